@@ -1,0 +1,22 @@
+"""TSSL-BP for the spiking neural network library that you have.
+
+>>> model = tssl_adapters.wrap(model)        # same forward, another gradient
+>>> model = tssl_adapters.unwrap(model)      # and back
+"""
+
+from tssl_adapters import errors, losses, rules
+from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "errors",
+    "inspect",
+    "is_wrapped",
+    "losses",
+    "rules",
+    "supported",
+    "unwrap",
+    "wrap",
+]

@@ -1,0 +1,293 @@
+"""Walk a model, decide about every layer, and only then change it. Knows no library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from numbers import Real
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from torch import nn
+
+from tssl_adapters import adapters
+from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, version_of
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.errors import (
+    AlreadyWrappedError,
+    NoSpikingLayersError,
+    UnsupportedConfigError,
+    UnsupportedLayerError,
+)
+from tssl_adapters.report import LayerReport, Report, Status, Supported
+from tssl_adapters.rules import BY_NAME, TSSLBP, Rule
+
+M = TypeVar("M", bound=nn.Module)
+Skip: TypeAlias = "str | type[nn.Module] | Iterable[str | type[nn.Module]]"
+
+
+class _Found(NamedTuple):
+    """A layer and the decision about it."""
+
+    report: LayerReport
+    module: nn.Module
+    kind: Kind | None
+
+
+def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: Skip = ()) -> M:
+    """Give every spiking layer of a model another gradient, in place.
+
+    The forward pass is the library's own, bit for bit, in training and in evaluation; parameters,
+    buffers, hooks and ``state_dict`` keys stay, so an optimizer that was built before goes on
+    working. :func:`unwrap` undoes it.
+
+    Args:
+        model: a model, or one layer, made of snnTorch, SpikingJelly or Norse layers.
+        tau_s: synaptic time constant in time steps. At 1 a layer emits its spikes, as it does
+            natively. Above 1 it is the neuron of the TSSL-BP paper and emits its post-synaptic
+            current, a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, in the shape of the spikes.
+        rule: a rule object or a rule's name; :class:`tssl_adapters.rules.TSSLBP` by default.
+        skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
+            match, and all below it, stays as it is.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: ``model`` is not a module, or another argument has the wrong type.
+        ValueError: ``tau_s`` below 1 or not finite, or an unknown rule name.
+        AlreadyWrappedError: a layer is wrapped already.
+        UnsupportedLayerError: there are spiking layers that cannot be wrapped; all are listed.
+        UnsupportedConfigError: the same, where only their settings are at fault.
+        NoSpikingLayersError: there is nothing to wrap.
+    """
+    _check_module(model, "wrap")
+    tau_s = _checked_tau_s(tau_s)
+    rule = _checked_rule(rule)
+    found = _decide(model, _checked_skip(skip))
+    _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
+    done: list[nn.Module] = []
+    try:
+        for report, module, kind in found:
+            if report.status == "wrap":
+                assert kind is not None
+                done.append(module)
+                module.__class__ = kind.wrapped  # type: ignore[assignment]
+                module._tssl_settings = Settings(report.path, rule, tau_s)  # type: ignore[assignment]
+                kind.attach(module)
+    except BaseException:
+        for module in done:
+            unwrap(module)
+        raise
+    return model
+
+
+def unwrap(model: M) -> M:
+    """Undo :func:`wrap`: every layer is its library's again; the weights stay as trained.
+
+    Args:
+        model: a model or a layer; one that is not wrapped is left alone.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+    """
+    _check_module(model, "unwrap")
+    loaded = {adapter.library: adapter for adapter in adapters.loaded()}
+    for module in model.modules():
+        if isinstance(module, Wrapped):
+            native = module._tssl_native
+            loaded[native.__module__.split(".")[0]].kinds[native].detach(module)
+            del module._tssl_settings
+            module.__class__ = native  # type: ignore[assignment]
+    return model
+
+
+def is_wrapped(model: nn.Module) -> bool:
+    """Whether any layer of a model is wrapped.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+    """
+    _check_module(model, "is_wrapped")
+    return any(isinstance(module, Wrapped) for module in model.modules())
+
+
+def inspect(model: nn.Module, *, skip: Skip = ()) -> Report[LayerReport]:
+    """What :func:`wrap` would do, layer by layer. Changes nothing.
+
+    Args:
+        model: a model or a layer.
+        skip: as for :func:`wrap`.
+
+    Returns:
+        A table to print; its rows are :class:`tssl_adapters.report.LayerReport`.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+    """
+    _check_module(model, "inspect")
+    return Report(
+        ("layer", "class", "library", "status", "how, or why not"),
+        [found.report for found in _decide(model, _checked_skip(skip))],
+        "No layer of snnTorch, SpikingJelly or Norse in this model.",
+    )
+
+
+def supported() -> Report[Supported]:
+    """Every layer class that can be wrapped, for the libraries that are installed.
+
+    Imports none of them.
+    """
+    rows = [
+        Supported(library, version, layer, mode)
+        for library, layers in KNOWN.items()
+        if (version := version_of(library)) is not None
+        for layer, mode in layers.items()
+    ]
+    empty = f"None of {', '.join(KNOWN)} is installed."
+    return Report(("library", "layer", "wrapped by"), rows, empty)
+
+
+def _decide(model: nn.Module, skip: tuple[str | type[nn.Module], ...]) -> list[_Found]:
+    loaded = list(adapters.loaded())
+    found = []
+    for path, module in model.named_modules():
+        for adapter in loaded:
+            decision = _decide_one(adapter, path, module, _skipped(model, path, skip))
+            if decision is not None:
+                found.append(decision)
+    return found
+
+
+def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -> _Found | None:
+    kind = adapter.kinds.get(type(module))
+    status: Status
+    config = False
+    if isinstance(module, Wrapped):
+        if module._tssl_native not in adapter.kinds:
+            return None
+        settings = module._tssl_settings
+        status = "skipped" if skipped else "wrapped"
+        detail = f"wrapped already: {settings.rule}, tau_s={settings.tau_s:g}"
+    elif kind is None and not adapter.spiking(module):
+        if not adapter.native(module):
+            return None
+        status, detail = "native", "does not spike: stays as it is"
+    elif skipped:
+        status, detail = "skipped", "stays native, as skip says"
+    else:
+        problem = adapter.why_not(module) if kind is None else kind.problem(module)
+        config = kind is not None
+        status = "wrap" if problem is None else "refused"
+        detail = adapter.mode(module) if problem is None else problem
+    version = version_of(adapter.library) or "?"
+    name = type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__
+    report = LayerReport(path or name, name, adapter.library, version, status, detail, config)
+    return _Found(report, module, kind)
+
+
+def _skipped(model: nn.Module, path: str, skip: tuple[str | type[nn.Module], ...]) -> bool:
+    """Whether a module or anything it is part of is to stay as it is."""
+    return any(
+        fnmatchcase(part, item) if isinstance(item, str) else isinstance(owner, item)
+        for item in skip
+        for part, owner in _with_owners(model, path)
+    )
+
+
+def _with_owners(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    yield "", model
+    names = path.split(".") if path else []
+    for end in range(1, len(names) + 1):
+        part = ".".join(names[:end])
+        yield part, model.get_submodule(part)
+
+
+def _refuse_what_cannot_be_wrapped(model: nn.Module, reports: list[LayerReport]) -> None:
+    wrapped = [r for r in reports if r.status == "wrapped"]
+    if wrapped:
+        raise AlreadyWrappedError(
+            f"{_list(wrapped)}\nCall tssl_adapters.unwrap(model) first to change the rule or "
+            "tau_s, or skip these layers to leave them as they are."
+        )
+    refused = [r for r in reports if r.status == "refused"]
+    if refused:
+        error = UnsupportedConfigError if all(r.config for r in refused) else UnsupportedLayerError
+        paths = ", ".join(repr(r.path) for r in refused)
+        raise error(
+            f"{len(refused)} spiking layer(s) of {type(model).__name__} cannot be wrapped, and "
+            f"nothing was changed:\n{_list(refused)}\nLeave them native with skip=[{paths}], or "
+            "replace them. tssl_adapters.supported() lists what can be wrapped."
+        )
+    if not any(r.status == "wrap" for r in reports):
+        skipped = sum(r.status == "skipped" for r in reports)
+        why = f" ({skipped} skipped)" if skipped else ""
+        raise NoSpikingLayersError(
+            f"{type(model).__name__} has no spiking layer to wrap{why}. "
+            "tssl_adapters.supported() lists what can be wrapped, tssl_adapters.inspect(model) "
+            "what was found."
+        )
+
+
+def _list(reports: list[LayerReport]) -> str:
+    return "\n".join(
+        f"  - {r.path} ({r.library} {r.version} {r.layer}): {r.detail}" for r in reports
+    )
+
+
+def _check_module(model: object, function: str) -> None:
+    if not isinstance(model, nn.Module):
+        hint = "; make an instance of it first" if isinstance(model, type) else ""
+        raise TypeError(
+            f"tssl_adapters.{function} takes a torch.nn.Module, not {_described(model)}{hint}."
+        )
+
+
+def _described(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"{value!r}"
+
+
+def _checked_tau_s(tau_s: object) -> float:
+    if not isinstance(tau_s, Real) or isinstance(tau_s, bool):
+        raise TypeError(f"tau_s must be a number of time steps, not {_described(tau_s)}.")
+    if not (math.isfinite(tau_s) and tau_s >= 1):
+        raise ValueError(
+            f"tau_s must be at least 1 time step and finite, not {tau_s!r}; 1 emits spikes, above "
+            "it the layer emits its post-synaptic current."
+        )
+    return float(tau_s)
+
+
+def _checked_rule(rule: object) -> Rule:
+    if rule is None:
+        return TSSLBP()
+    if isinstance(rule, Rule):
+        return rule
+    known = ", ".join(map(repr, BY_NAME))
+    if isinstance(rule, str):
+        if rule not in BY_NAME:
+            raise ValueError(f"Unknown rule {rule!r}; known names: {known}.")
+        return BY_NAME[rule]()
+    hint = "; write it with parentheses" if isinstance(rule, type) else ""
+    raise TypeError(
+        f"rule must be a rule object such as rules.TSSLBP(), or a name ({known}), "
+        f"not {_described(rule)}{hint}."
+    )
+
+
+def _checked_skip(skip: object) -> tuple[str | type[nn.Module], ...]:
+    items = (skip,) if isinstance(skip, str | type) else skip
+    if not isinstance(items, Iterable):
+        raise TypeError(f"skip must be a list of patterns and classes, not {_described(skip)}.")
+    checked = []
+    for item in items:
+        if not isinstance(item, str | type):
+            raise TypeError(
+                "skip takes dotted-name patterns and layer classes, "
+                f"not {_described(item)}; name the layer or its class."
+            )
+        checked.append(item)
+    return tuple(checked)

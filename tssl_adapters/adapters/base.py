@@ -1,0 +1,88 @@
+"""What an adapter is: the only kind of file that names a library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from tssl_adapters.engine.state import Settings
+
+class Wrapped:
+    """Mixed into a library's layer class; ``wrap`` swaps a layer's class to such a subclass.
+
+    Swapping the class keeps the object, its parameters, buffers, hooks, ``state_dict`` keys and
+    ``isinstance``, and, being module-level, deepcopy and pickle.
+    """
+
+    _tssl_native: ClassVar[type[nn.Module]]
+    _tssl_settings: Settings
+
+    def _get_name(self) -> str:
+        return self._tssl_native.__name__
+
+    def _tssl_runs_native(self) -> bool:
+        """Without a graph and without a PSC there is nothing to attach: native speed."""
+        return self._tssl_settings.tau_s == 1.0 and not torch.is_grad_enabled()
+
+
+def always_fits(layer: nn.Module) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A supported layer class.
+
+    Attributes:
+        wrapped: the subclass that a layer's class is swapped to.
+        problem: says what of a layer's settings cannot be wrapped, or ``None``.
+        attach: called on a layer after it was wrapped, ``detach`` before it is unwrapped.
+    """
+
+    wrapped: type[Wrapped]
+    problem: Callable[[Any], str | None] = always_fits
+    attach: Callable[[Any], None] = field(default=lambda layer: None)
+    detach: Callable[[Any], None] = field(default=lambda layer: None)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One library.
+
+    Attributes:
+        library: import name and name of the distribution.
+        kinds: supported classes, matched exactly, never by isinstance.
+        spiking: whether a module of the library emits spikes.
+        native: whether a module that does not spike is worth a line in ``inspect``.
+        reasons: why a class, or its subclasses, cannot be wrapped, by class name.
+        mode: ``"step"`` or ``"sequence"``: what a call of the layer brings.
+    """
+
+    library: str
+    kinds: Mapping[type[nn.Module], Kind]
+    spiking: Callable[[nn.Module], bool]
+    native: Callable[[nn.Module], bool]
+    mode: Callable[[nn.Module], str]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def why_not(self, layer: nn.Module) -> str:
+        """Why a spiking layer without a :class:`Kind` is refused."""
+        for base in type(layer).__mro__:
+            if base.__name__ in self.reasons and base.__module__.split(".")[0] == self.library:
+                return self.reasons[base.__name__]
+        for base in self.kinds:
+            if isinstance(layer, base):
+                return (
+                    f"it is a subclass of {base.__name__} and may have another neuron or another "
+                    "output; only the exact class is known"
+                )
+        return "its neuron is not known to this version of tssl_adapters"
+
+
+def defined_by(library: str, module: nn.Module) -> bool:
+    """Whether a module's own class is the library's, rather than the user's."""
+    return type(module).__module__.split(".")[0] == library

@@ -1,0 +1,143 @@
+"""snnTorch: ``Leaky``.
+
+The layer compares ``mem > threshold``. With ``reset_delay=True`` the returned ``mem`` is h[t] and
+the reset happens in the next call, from the incoming ``mem``; with ``reset_delay=False`` the
+layer resets before it returns as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import snntorch
+import torch
+from torch import Tensor, nn
+
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
+from tssl_adapters.engine.attach import attach
+from tssl_adapters.engine.state import trace_of, untag
+from tssl_adapters.errors import UnsupportedConfigError
+from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, ToValue
+
+_RESETS: dict[str, Reset] = {
+    "_base_sub": Subtract(),
+    "_base_zero": ToValue(0.0),
+    "_base_int": Never(),
+}
+_RESET_CODES = {"_base_sub": 0, "_base_zero": 1, "_base_int": 2}
+
+
+def _charge(mem: Tensor, drive: Tensor, beta: Tensor) -> Tensor:
+    return beta * mem + drive
+
+
+def _bound_reset(layer: snntorch.Leaky) -> str:
+    """The reset that the layer computes: bound when it was made, whatever was set since."""
+    return str(layer.state_function.__name__)
+
+
+class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
+    """``snntorch.Leaky`` with the gradient of a rule."""
+
+    _tssl_native = snntorch.Leaky
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        misuse = self.init_hidden and mem is not None  # the library's own error says it best
+        if misuse or self._tssl_runs_native():
+            return snntorch.Leaky.forward(self, input_, mem)
+        given = self.mem if mem is None else mem
+        fits = given.shape == input_.shape
+        state = given if fits else torch.zeros_like(input_, device=self.mem.device)
+        trace = trace_of(self._tssl_settings, state if fits else None, (0.0,))
+        neuron = self._tssl_neuron()
+        factor = self.graded_spikes_factor
+        graded = factor.requires_grad or bool(factor.ne(1.0).any())
+
+        def values() -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                self.mem = state
+                output = snntorch.Leaky.forward(self, input_)
+                spikes = output[0] if isinstance(output, tuple) else output
+                return (spikes.ne(0).to(spikes.dtype) if graded else spikes), self.mem
+
+        result = attach(
+            self._tssl_settings, neuron, input_, state, trace, values, sequence=False
+        )
+        self.mem = result.state
+        spikes = result.out * factor if graded else result.out
+        return spikes if self.init_hidden and not self.output else (spikes, self.mem)
+
+    def _tssl_neuron(self) -> Neuron:
+        beta = self.beta.clamp(0, 1)
+        reset = _RESETS[_bound_reset(self)]
+        delayed = self.reset_delay
+        if beta.requires_grad and delayed and isinstance(reset, Subtract):
+            _refuse_zero_beta(self, self._tssl_settings.path)
+        return Neuron(
+            charge=LinearCharge(beta, 1.0, 0.0, _charge, (beta,)),
+            reset=reset,
+            threshold=self.threshold,
+            timing="delayed" if delayed else "both",
+            strict=True,
+            detached=delayed,
+        )
+
+
+def _zero_beta(layer: snntorch.Leaky) -> bool:
+    delayed_subtract = layer.reset_delay and _bound_reset(layer) == "_base_sub"
+    return delayed_subtract and bool((layer.beta <= 0).any())
+
+
+def _refuse_zero_beta(layer: snntorch.Leaky, path: str) -> None:
+    if _zero_beta(layer):
+        raise UnsupportedConfigError(f"Layer '{path}': {_ZERO_BETA}.")
+
+
+_ZERO_BETA = (
+    "beta is 0 somewhere, and with reset_mechanism='subtract' and reset_delay=True the potential "
+    "that a spike removes is threshold/beta; use beta > 0, reset_mechanism='zero' or "
+    "reset_delay=False"
+)
+
+
+def _problem(layer: snntorch.Leaky) -> str | None:
+    if layer.inhibition:
+        return "inhibition=True is a winner-take-all layer; use inhibition=False"
+    if layer.state_quant:
+        return "state_quant is not supported yet; use state_quant=False"
+    bound = _bound_reset(layer)
+    if not layer.reset_delay and int(layer.reset_mechanism_val) != _RESET_CODES[bound]:
+        return (
+            "reset_mechanism was changed after the layer was made, and with reset_delay=False the "
+            "layer then mixes two resets; make a new layer with the reset that you want"
+        )
+    return _ZERO_BETA if _zero_beta(layer) else None
+
+
+def _spiking(module: nn.Module) -> bool:
+    return isinstance(module, (snntorch.SpikingNeuron, *_OTHER_SPIKING))
+
+
+_OTHER_SPIKING = tuple(
+    getattr(snntorch, name)
+    for name in ("LeakyParallel", "LeakyKernel", "AssociativeLeaky")
+    if isinstance(getattr(snntorch, name, None), type)
+)
+
+ADAPTER = Adapter(
+    library="snntorch",
+    kinds={
+        snntorch.Leaky: Kind(WrappedLeaky, _problem, detach=lambda layer: untag(layer.mem)),
+    },
+    spiking=_spiking,
+    native=lambda module: defined_by("snntorch", module),
+    mode=lambda module: "step",
+    reasons={
+        "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
+        "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
+        "DeltaLeaky": "its output is a difference of states, not a spike",
+        "LeakyParallel": "it has no state that a rule could follow step by step",
+        "StateLeaky": "it has no reset and is computed for all steps at once",
+        "AssociativeLeaky": "it has no reset and is computed for all steps at once",
+    },
+)

@@ -1,0 +1,1 @@
+"""The gradient engine: knows neurons and rules, and no library."""

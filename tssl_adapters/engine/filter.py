@@ -1,0 +1,47 @@
+"""A leaky synaptic current over a whole sequence, in front of the membrane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class SynapticCurrent(torch.autograd.Function):
+    """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
+
+    ``apply(drive [T, batch, ...], current [batch, ...], k, chain) -> i' [T, batch, ...]``;
+    ``chain=False`` sends nothing back over time. Backward in O(T); i' is kept only where k learns.
+    """
+
+    @staticmethod
+    def forward(drive: Tensor, current: Tensor, k: Tensor, chain: bool) -> Tensor:
+        charged = []
+        for x in drive.unbind(0):
+            charged.append(current + x)
+            current = charged[-1] + k * charged[-1]
+        return torch.stack(charged)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        drive, current, k, ctx.chain = inputs
+        ctx.save_for_backward(k, output if k.requires_grad else None)
+        ctx.meta = (drive.dtype, current.shape, current.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_charged: Tensor) -> tuple[Tensor | None, ...]:
+        k, charged = ctx.saved_tensors
+        drive_dtype, current_shape, current_dtype = ctx.meta
+        if not ctx.chain:
+            return grad_charged.to(drive_dtype), None, None, None
+        grads = list(grad_charged.unbind(0))
+        grad_k = None if charged is None else torch.zeros_like(k)
+        for t in reversed(range(len(grads) - 1)):
+            if grad_k is not None:
+                grad_k += (grads[t + 1] * charged[t]).sum_to_size(k.shape)
+            grads[t] = torch.addcmul(grads[t] + grads[t + 1], k, grads[t + 1])
+        grad_current = grads[0].sum_to_size(current_shape).to(current_dtype)
+        return torch.stack(grads).to(drive_dtype), grad_current, grad_k, None

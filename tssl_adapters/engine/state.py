@@ -1,0 +1,211 @@
+"""What has to travel from one call of a layer to the next beside the library's own state.
+
+Two things do, and both belong to the state tensor that the user's loop carries, never to the
+module, because a loop may call one layer on two states:
+
+- the *link*, through which the spike-time chain lambda goes back to the call before. It hangs on
+  the tensor object and is void once the tensor has another graph or was written to;
+- at ``tau_s > 1`` the *trace* a[t], which is forward state. It hangs on the tensor too, and its
+  values are also filed under the tensor's storage, so that ``mem = mem.detach()`` keeps them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from tssl_adapters.errors import LostLinkWarning, LostTraceError
+from tssl_adapters.neuron import Value
+from tssl_adapters.rules import Rule
+
+_ATTRIBUTE = "_tssl_tag"
+
+
+@dataclass
+class Settings:
+    """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant."""
+
+    path: str
+    rule: Rule
+    tau_s: float
+    warned: bool = field(default=False, compare=False)
+
+
+class Tag:
+    """Hangs on a state tensor. Copies and pickles of the tensor do not take it along: a copy is
+    a state of its own, and a graph cannot be copied."""
+
+    def __init__(self, state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
+        self.link = link
+        self.trace = trace
+        self.grad_fn = state.grad_fn
+        self.version = _version(state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+@dataclass(frozen=True)
+class _Filed:
+    storage: StorageWeakRef
+    version: int | None
+    geometry: tuple[Any, ...]
+    trace: Tensor
+
+
+_filed: dict[int, _Filed] = {}
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _geometry(tensor: Tensor) -> tuple[Any, ...]:
+    return (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef | None:
+    try:
+        return StorageWeakRef(tensor.untyped_storage())
+    except (NotImplementedError, RuntimeError):  # torch.func's wrappers have no storage
+        return None
+
+
+def _forget_dead() -> None:
+    for key in [key for key, filed in _filed.items() if filed.storage.expired()]:
+        del _filed[key]
+
+
+def tag(state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
+    """Hang link and trace on the state that goes back to the user's loop."""
+    setattr(state, _ATTRIBUTE, Tag(state, link, trace))
+    if trace is None:
+        return
+    storage = _storage(state)
+    setattr(trace, _ATTRIBUTE, Tag(trace, (), None))
+    if storage is not None:
+        _filed[storage.cdata] = _Filed(storage, _version(state), _geometry(state), trace.detach())
+
+
+def untag(state: object) -> None:
+    """Take our tag off a state (``unwrap``)."""
+    if isinstance(state, Tensor) and hasattr(state, _ATTRIBUTE):
+        delattr(state, _ATTRIBUTE)
+
+
+def _tag_of(state: Tensor) -> Tag | None:
+    found: Tag | None = getattr(state, _ATTRIBUTE, None)
+    return found if found is not None and found.version == _version(state) else None
+
+
+def link_of(settings: Settings, state: Tensor) -> tuple[Tensor, ...]:
+    """The link of an incoming state; empty where there is none.
+
+    Warns once a layer where the state has a graph but no link.
+    """
+    if state.grad_fn is None:
+        return ()
+    found = _tag_of(state)
+    if found is not None and found.link and found.grad_fn is state.grad_fn:
+        return found.link
+    if not settings.warned:
+        settings.warned = True
+        warnings.warn(
+            f"tssl_adapters: layer '{settings.path}' was given a state that has a graph but is "
+            "not the tensor an earlier call returned (cloned, masked, viewed, written to in "
+            "place, or computed by the model). Between these two calls the gradient is the "
+            "membrane's ordinary adjoint, without the rule's chain through spike times. Pass the "
+            "returned state on as it is, or detach it, to avoid this.",
+            LostLinkWarning,
+            stacklevel=4,
+        )
+    return ()
+
+
+def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) -> Tensor | None:
+    """The trace of an incoming state; ``None`` starts a new one.
+
+    Args:
+        settings: the layer's.
+        state: the incoming membrane potential, ``None`` where the layer makes a new one.
+        rest: values at which a potential rests; one of them everywhere is a new start.
+
+    Raises:
+        LostTraceError: the state is neither known nor at rest, or its trace has lost its graph.
+    """
+    if settings.tau_s == 1.0:
+        return None
+    if state is None:
+        _forget_dead()
+        return None
+    trace = _known_trace(state)
+    if trace is not None:
+        return _on_the_graph_of(state, trace, settings)
+    if at_rest(state, rest):
+        _forget_dead()
+        return None
+    raise LostTraceError(_lost(settings, "is not one that the layer returned, nor at rest"))
+
+
+def trace_beside(
+    settings: Settings, state: Tensor | None, trace: Tensor | float, rest: Sequence[Value]
+) -> Tensor | None:
+    """:func:`trace_of` for a library that keeps the trace itself, as a memory beside the state.
+
+    A state that was replaced without its trace (masked, say) is refused unless it is at rest; two
+    that came together from elsewhere (a copied or moved layer) are a pair.
+    """
+    if state is None:
+        return None
+    known = _known_trace(state) is not None
+    replaced = not isinstance(trace, Tensor) or (not known and _tag_of(trace) is not None)
+    if replaced:
+        if at_rest(state, rest):
+            return None
+        raise LostTraceError(_lost(settings, "is not one that the layer returned, nor at rest"))
+    assert isinstance(trace, Tensor)
+    return _on_the_graph_of(state, trace, settings)
+
+
+def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor:
+    """A trace is cut from its graph with its state."""
+    if state.grad_fn is None:
+        return trace.detach()
+    if trace.grad_fn is None and torch.is_grad_enabled():
+        raise LostTraceError(_lost(settings, "has a graph, its post-synaptic current has not"))
+    return trace
+
+
+def _known_trace(state: Tensor) -> Tensor | None:
+    found = _tag_of(state)
+    if found is not None and found.trace is not None:
+        return found.trace
+    storage = _storage(state)
+    filed = None if storage is None else _filed.get(storage.cdata)
+    if filed is None or filed.storage.expired() or filed.version != _version(state):
+        return None
+    return filed.trace if filed.geometry == _geometry(state) else None
+
+
+def at_rest(state: Tensor, rest: Sequence[Value]) -> bool:
+    """Whether the potential is at one of its rest values everywhere."""
+    with torch.no_grad():
+        return any(bool((state == value).all()) for value in rest)
+
+
+def _lost(settings: Settings, why: str) -> str:
+    return (
+        f"Layer '{settings.path}' (tau_s={settings.tau_s}) was given a membrane potential that "
+        f"{why}, so the post-synaptic current that belongs to it is lost. Clones, masks, in-place "
+        "writes and reentrant checkpointing lose it; detach() and detach_() keep it. Pass on the "
+        "state that the layer returned, or start anew from the library's initial state."
+    )

@@ -1,0 +1,40 @@
+"""What `tssl_adapters` raises and warns.
+
+Everything raised by :func:`tssl_adapters.wrap` is raised before the model was changed. Wrong
+arguments (not a module, a ``tau_s`` below 1, an unknown rule name) are plain ``TypeError`` and
+``ValueError``.
+"""
+
+from __future__ import annotations
+
+
+class TSSLAdaptersError(Exception):
+    """Base of every error of this package."""
+
+
+class UnsupportedLayerError(TSSLAdaptersError):
+    """The model has spiking layers that cannot be wrapped; the message lists every one."""
+
+
+class UnsupportedConfigError(UnsupportedLayerError):
+    """A layer of a supported class has a setting that cannot be wrapped."""
+
+
+class LibraryVersionError(TSSLAdaptersError):
+    """The installed version of a library does not behave as the adapter expects."""
+
+
+class AlreadyWrappedError(TSSLAdaptersError):
+    """The model, or a layer of it, is wrapped already."""
+
+
+class NoSpikingLayersError(TSSLAdaptersError):
+    """There is no layer to wrap."""
+
+
+class LostTraceError(TSSLAdaptersError):
+    """At ``tau_s > 1`` a membrane state came in whose post-synaptic current is not known."""
+
+
+class LostLinkWarning(UserWarning):
+    """A state came in with a graph but without the spike-time chain; the plain adjoint is used."""

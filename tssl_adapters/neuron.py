@@ -1,0 +1,91 @@
+"""The record of a neuron: what the engine has to know of one layer, whatever library it is from.
+
+One step of a neuron, with the carried state ``v``, the drive ``x`` and the spike ``s``:
+
+==============  =======================================  ==================================
+timing          charge                                   state handed to the next step
+==============  =======================================  ==================================
+``immediate``   h = decay v + gain x + offset            u = reset(h, s)
+``delayed``     r = spike of v; h = charge(reset(v, r))  h (its own reset comes a step later)
+``both``        r = spike of v; h = charge(reset(v, r))  u = reset(h, s - r)
+==============  =======================================  ==================================
+
+SpikingJelly and Norse reset at once; snnTorch's ``reset_delay=True`` is ``delayed`` and
+``reset_delay=False`` is ``both``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+Value: TypeAlias = "float | Tensor"
+Timing: TypeAlias = Literal["immediate", "delayed", "both"]
+
+
+@dataclass(frozen=True)
+class LinearCharge:
+    """``h = decay * v + gain * x + offset``.
+
+    ``decay``, ``gain`` and ``offset`` broadcast against one step ``[batch, ...]`` and may carry a
+    graph to the library's parameters: the engine differentiates with respect to them.
+    ``formula(v, x, *raw)`` computes the same charge in the library's own order of operations, so
+    that it can be recomputed bit for bit.
+    """
+
+    decay: Value
+    gain: Value
+    offset: Value
+    formula: Callable[..., Tensor]
+    raw: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToValue:
+    """A spike sets the membrane potential to ``value``."""
+
+    value: Value = 0.0
+
+
+@dataclass(frozen=True)
+class Subtract:
+    """A spike takes the threshold from the membrane potential."""
+
+
+@dataclass(frozen=True)
+class Never:
+    """A spike leaves the membrane potential alone."""
+
+
+Reset: TypeAlias = "ToValue | Subtract | Never"
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A layer's neuron: charge, reset, threshold and comparison (``>`` if strict, else ``>=``).
+
+    ``detached`` says whether the library cuts the gradient through the reset's spike.
+    """
+
+    charge: LinearCharge
+    reset: Reset
+    threshold: Value
+    timing: Timing = "immediate"
+    strict: bool = True
+    detached: bool = False
+
+    def values(self) -> tuple[Value, ...]:
+        """Every number of the neuron in a fixed order: what autograd has to see as inputs."""
+        charge = self.charge
+        value = self.reset.value if isinstance(self.reset, ToValue) else 0.0
+        return (charge.decay, charge.gain, charge.offset, self.threshold, value, *charge.raw)
+
+    def with_values(self, values: Sequence[Value]) -> Neuron:
+        """The same neuron with other numbers, in the order of :meth:`values`."""
+        decay, gain, offset, threshold, value, *raw = values
+        charge = replace(self.charge, decay=decay, gain=gain, offset=offset, raw=tuple(raw))
+        reset = ToValue(value) if isinstance(self.reset, ToValue) else self.reset
+        return replace(self, charge=charge, reset=reset, threshold=threshold)

@@ -1,0 +1,10 @@
+"""Learning rules. A rule is a small frozen object; a new one is one file in this folder."""
+
+from tssl_adapters.rules.base import Rule, Step
+from tssl_adapters.rules.surrogate import SurrogateGradient
+from tssl_adapters.rules.tsslbp import TSSLBP
+
+BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP}
+"""Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
+
+__all__ = ["BY_NAME", "Rule", "Step", "SurrogateGradient", "TSSLBP"]

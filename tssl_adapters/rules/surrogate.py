@@ -1,0 +1,62 @@
+"""Surrogate gradients: the spike's derivative replaced by a smooth function of the potential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from tssl_adapters.rules.base import ChainReset, Rule, Step
+
+
+@dataclass(frozen=True)
+class SurrogateGradient(Rule):
+    """Backpropagation through time with a surrogate derivative of the spike.
+
+    With the library's own formula as ``derivative`` this is the library's native gradient: STBP
+    (Wu et al., 2018) where the reset is detached, full backpropagation through time where it is
+    not. ``chain=False`` is SLTT (Meng et al., 2023): no gradient over time.
+
+    Args:
+        derivative: maps h - theta, ``[batch, ...]``, to d spike / d h of the same shape.
+        reset_path: ``None`` follows the layer (detached or not), ``"none"`` cuts the gradient
+            through the reset's spike, ``"complete"`` keeps it.
+        chain: whether gradient flows from a time step to the one before it.
+
+    Raises:
+        TypeError: ``derivative`` is not callable.
+        ValueError: an unknown ``reset_path``.
+    """
+
+    derivative: Callable[[Tensor], Tensor]
+    reset_path: Literal["none", "complete"] | None = None
+    chain: bool = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.derivative):
+            raise TypeError(
+                "SurrogateGradient: derivative must be a function of h - theta, "
+                f"not {self.derivative!r}."
+            )
+        if self.reset_path not in (None, "none", "complete"):
+            raise ValueError(
+                "SurrogateGradient: reset_path must be None, 'none' or 'complete', "
+                f"not {self.reset_path!r}."
+            )
+
+    def slope(self, step: Step) -> Tensor:
+        return self.derivative(step.charged - step.threshold)
+
+    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset:
+        return None, self.membrane_reset(step, slope)
+
+    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
+        return -(slope * step.removed) if self.resets_membrane(step.detached) else None
+
+    def resets_membrane(self, detached: bool) -> bool:
+        return self.reset_path == "complete" or (self.reset_path is None and not detached)
+
+    def splits_adjoint(self, detached: bool) -> bool:
+        return False

@@ -1,0 +1,81 @@
+"""TSSL-BP: backpropagation through spike times and through a neuron's own history."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.rules.base import ChainReset, Rule, Step
+
+ResetPath = Literal["reference", "complete", "none"]
+
+
+@dataclass(frozen=True)
+class TSSLBP(Rule):
+    """Temporal Spike Sequence Learning via Backpropagation.
+
+    W. Zhang and P. Li, "Temporal Spike Sequence Learning via Backpropagation for Deep Spiking
+    Neural Networks", NeurIPS 2020. A spike moves in time with the potential that caused it,
+    phi[t] = s[t] clip(1/d[t], 0, max_slope), where d[t] is the last step's rise of the potential;
+    a neuron that is silent around t (a[t] < 1/(4 tau_s)) emits a smooth fallback instead.
+
+    Args:
+        max_slope: upper bound of 1/d[t], in 1/potential.
+        fallback_width: width of the fallback's sigmoid, in units of potential.
+        fallback: emit the fallback at silent steps; without it silent neurons do not learn.
+        reset_path: how the chain over time goes through the reset. ``"reference"`` is the authors'
+            ``+(1 - F_v) R phi``, ``"complete"`` the derivative ``-F_v R phi``, ``"none"`` leaves
+            it out.
+
+    Raises:
+        ValueError: ``max_slope`` or ``fallback_width`` not positive and finite, or an unknown
+            ``reset_path``.
+    """
+
+    max_slope: float = 8.0
+    fallback_width: float = 0.2
+    fallback: bool = True
+    reset_path: ResetPath = "reference"
+
+    def __post_init__(self) -> None:
+        for name in ("max_slope", "fallback_width"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"TSSLBP: {name} must be positive and finite, not {value!r}.")
+        if self.reset_path not in get_args(ResetPath):
+            raise ValueError(
+                f"TSSLBP: reset_path must be one of {', '.join(map(repr, get_args(ResetPath)))}, "
+                f"not {self.reset_path!r}."
+            )
+
+    def slope(self, step: Step) -> Tensor:
+        return step.increment.reciprocal().clamp_(0.0, self.max_slope).mul_(step.spike)
+
+    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset:
+        if self.reset_path == "none":
+            return None, None
+        through_reset = slope * step.removed
+        if self.reset_path == "complete":
+            return None, -through_reset
+        return through_reset, -through_reset
+
+    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
+        return -(slope * step.removed) if self.reset_path == "complete" else None
+
+    def emit(self, step: Step) -> tuple[Tensor, Tensor] | None:
+        if not self.fallback:
+            return None
+        distance = (step.threshold - step.charged).mul_(1.0 / self.fallback_width)
+        z = distance.clamp_(-8.0, 8.0).exp_()
+        fallback = z / torch.square(1.0 + z).mul_(self.fallback_width)
+        return fallback, step.trace < 1.0 / (4.0 * step.tau_s)
+
+    def resets_membrane(self, detached: bool) -> bool:
+        return self.reset_path == "complete"
+
+    def splits_adjoint(self, detached: bool) -> bool:
+        return self.fallback or self.reset_path == "reference"
