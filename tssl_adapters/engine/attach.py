@@ -36,7 +36,7 @@ def attach(
     drive: Tensor,
     state: Tensor,
     trace: Tensor | None,
-    values: Values,
+    values: Values | None,
     *,
     sequence: bool,
     keep_states: bool = False,
@@ -49,7 +49,8 @@ def attach(
         drive: ``[batch, ...]``, or ``[T, batch, ...]`` for a sequence.
         state: incoming membrane potential, broadcasts against ``[batch, ...]``.
         trace: incoming trace, ``None`` for zero.
-        values: computes the library's own spikes and membrane potential, without recording.
+        values: computes the library's own spikes and membrane potential, without recording;
+            ``None`` has the engine compute them from the record.
         sequence: whether the first dimension is time.
         keep_states: for a sequence, whether ``values`` gives the potential after every step.
 

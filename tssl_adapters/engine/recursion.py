@@ -36,8 +36,6 @@ class Moment(NamedTuple):
     """r[t], the spike of the incoming state where its reset is still due (snnTorch), else None."""
     charged: Tensor
     spike: Tensor
-    after: Tensor
-    """The state handed to the next step."""
 
 
 class Carried(NamedTuple):
@@ -58,7 +56,7 @@ def fires(neuron: Neuron, potential: Tensor) -> Tensor:
 
 
 def forward_step(neuron: Neuron, state: Tensor, drive: Tensor) -> Moment:
-    """Charge, fire and reset, in the library's own order of operations."""
+    """Charge and fire, in the library's own order of operations."""
     charge, reset = neuron.charge, neuron.reset
     before = None if neuron.timing == "immediate" else fires(neuron, state)
     held = state
@@ -67,13 +65,12 @@ def forward_step(neuron: Neuron, state: Tensor, drive: Tensor) -> Moment:
     charged = charge.formula(held, drive, *charge.raw)
     if before is not None and isinstance(reset, Subtract):
         charged = charged - before * neuron.threshold
-    spike = fires(neuron, charged)
-    return Moment(
-        state, drive, before, charged, spike, _reset(neuron, charged, spike, before)
-    )
+    return Moment(state, drive, before, charged, fires(neuron, charged))
 
 
-def _reset(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor | None) -> Tensor:
+def state_after(neuron: Neuron, moment: Moment) -> Tensor:
+    """The state handed to the next step: after the reset, unless that is delayed."""
+    charged, spike, before = moment.charged, moment.spike, moment.before
     if neuron.timing == "delayed":
         return charged
     due = spike if before is None else spike - before
@@ -104,7 +101,8 @@ def _increment(neuron: Neuron, moment: Moment) -> Tensor:
 def _removed(neuron: Neuron, charged: Tensor) -> Value:
     """R[t] = -du/ds."""
     if isinstance(neuron.reset, ToValue):
-        return charged - neuron.reset.value
+        value = neuron.reset.value
+        return charged if isinstance(value, float) and value == 0.0 else charged - value
     if isinstance(neuron.reset, Subtract):
         delayed = neuron.timing == "delayed"
         return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold
@@ -221,12 +219,15 @@ class Backward:
         carried = self.carried
         if carried.chain is None or carried.decayed_chain is None:
             return direct, None
-        plain, decayed = self.rule.chain_reset(step, slope)
-        through_reset = None if plain is None else plain * carried.chain
-        if decayed is not None:
-            through_reset = _add(through_reset, decayed * carried.decayed_chain)
         chain = _plus_product(direct, kept, carried.decayed_chain)
-        return (chain if through_reset is None else chain + through_reset), through_reset
+        reset = self.rule.chain_reset(step, slope)
+        if reset is None:
+            return chain, None
+        later = reset.decayed * carried.decayed_chain
+        if reset.plain:
+            later = later.add_(carried.chain, alpha=reset.plain)
+        through_reset = later.mul_(reset.factor)
+        return chain.add_(through_reset), through_reset
 
     def _membrane(
         self, grad_state: Tensor | None, reset_adjoint: Tensor | None, kept: Tensor | None

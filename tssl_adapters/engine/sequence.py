@@ -21,7 +21,7 @@ from tssl_adapters.engine.plan import (
     value_gradients,
     working_dtype,
 )
-from tssl_adapters.engine.recursion import Backward, Moment, forward_step
+from tssl_adapters.engine.recursion import Backward, Moment, forward_step, state_after
 from tssl_adapters.neuron import Neuron, Value
 
 Values = Callable[[], "tuple[Tensor, Tensor]"]
@@ -51,8 +51,9 @@ def moments(neuron: Neuron, drive: Tensor, state: Tensor) -> list[Moment]:
     """Every step of a sequence, recomputed from the drive."""
     steps = []
     for x in drive.unbind(0):
+        if steps:
+            state = state_after(neuron, steps[-1])
         steps.append(forward_step(neuron, state, x))
-        state = steps[-1].after
     return steps
 
 
@@ -72,8 +73,9 @@ class SequenceFunction(torch.autograd.Function):
             neuron = plan.neuron.with_values(rest[plan.links :])
             steps = moments(neuron, drive, state)
             spikes = torch.stack([m.spike for m in steps])
-            states = [m.after for m in steps]
-            membrane = torch.stack(states) if plan.keep_membrane else states[-1]
+            kept = steps if plan.keep_membrane else steps[-1:]
+            states = torch.stack([state_after(neuron, m) for m in kept])
+            membrane = states if plan.keep_membrane else states[0].clone()
         else:
             spikes, membrane = values()
         out = spikes if plan.tau_s == 1.0 else psc(spikes, trace, plan.tau_s)

@@ -20,7 +20,7 @@ from tssl_adapters.engine.plan import (
     value_gradients,
     working_dtype,
 )
-from tssl_adapters.engine.recursion import Backward, forward_step
+from tssl_adapters.engine.recursion import Backward, forward_step, state_after
 from tssl_adapters.engine.sequence import Values, next_trace
 
 class StepFunction(torch.autograd.Function):
@@ -36,8 +36,9 @@ class StepFunction(torch.autograd.Function):
         *rest: Any,
     ) -> tuple[Tensor, ...]:
         if values is None:
-            moment = forward_step(plan.neuron.with_values(rest[plan.links :]), state, drive)
-            spike, after = moment.spike, moment.after
+            neuron = plan.neuron.with_values(rest[plan.links :])
+            moment = forward_step(neuron, state, drive)
+            spike, after = moment.spike, state_after(neuron, moment)
         else:
             spike, after = values()
         return (next_trace(trace, spike, plan.tau_s), after, *empty_links(plan, after))

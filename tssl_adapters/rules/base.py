@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -36,7 +36,12 @@ class Step:
     detached: bool
 
 
-ChainReset: TypeAlias = "tuple[Tensor | None, Tensor | None]"
+class ChainReset(NamedTuple):
+    """``factor * (plain * lambda[t+1] + decayed * F_v lambda[t+1])``."""
+
+    factor: Tensor
+    plain: float
+    decayed: float
 
 
 class Rule(ABC):
@@ -53,9 +58,11 @@ class Rule(ABC):
         """phi[t] = d spike / d potential, as the rule has it."""
 
     @abstractmethod
-    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset:
-        """What the reset adds to the chain: ``(p, q)`` means ``p lambda[t+1] + q F_v lambda[t+1]``,
-        with F_v the derivative of the next step's charge with respect to the potential."""
+    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset | None:
+        """What the spike, through the reset it causes, adds to the spike-time chain.
+
+        F_v is the derivative of the next step's charge with respect to the potential.
+        """
 
     @abstractmethod
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:

@@ -55,13 +55,11 @@ class TSSLBP(Rule):
     def slope(self, step: Step) -> Tensor:
         return step.increment.reciprocal().clamp_(0.0, self.max_slope).mul_(step.spike)
 
-    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset:
+    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset | None:
         if self.reset_path == "none":
-            return None, None
-        through_reset = slope * step.removed
-        if self.reset_path == "complete":
-            return None, -through_reset
-        return through_reset, -through_reset
+            return None
+        plain = 1.0 if self.reset_path == "reference" else 0.0
+        return ChainReset(slope * step.removed, plain, -1.0)
 
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
@@ -69,9 +67,11 @@ class TSSLBP(Rule):
     def emit(self, step: Step) -> tuple[Tensor, Tensor] | None:
         if not self.fallback:
             return None
-        distance = (step.threshold - step.charged).mul_(1.0 / self.fallback_width)
-        z = distance.clamp_(-8.0, 8.0).exp_()
-        fallback = z / torch.square(1.0 + z).mul_(self.fallback_width)
+        # z / (w (1+z)^2) is the sigmoid's derivative; on this side of 0 it does not cancel.
+        distance = (step.charged - step.threshold).abs_().mul_(-1.0 / self.fallback_width)
+        sigmoid = distance.clamp_(min=-8.0).sigmoid_()
+        fallback = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0)
+        fallback = fallback.mul_(1.0 / self.fallback_width)
         return fallback, step.trace < 1.0 / (4.0 * step.tau_s)
 
     def resets_membrane(self, detached: bool) -> bool:

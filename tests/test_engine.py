@@ -1,0 +1,203 @@
+"""Naive, sequence and step engine hold each other: every reset, timing, shape and cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tssl_adapters import rules
+from tssl_adapters.engine import naive
+from tssl_adapters.engine.attach import attach
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, Timing, ToValue
+
+RULES = [
+    rules.TSSLBP(),
+    rules.TSSLBP(reset_path="complete"),
+    rules.TSSLBP(reset_path="none"),
+    rules.TSSLBP(fallback=False, reset_path="complete"),
+    rules.TSSLBP(fallback=False, reset_path="none"),
+    rules.TSSLBP(fallback=False),
+    rules.TSSLBP(max_slope=1.5, fallback_width=0.5),
+    rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2),
+    rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, reset_path="complete"),
+    rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, reset_path="none"),
+    rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, chain=False),
+]
+SHAPES = [(), (4,), (3, 4), (1, 4)]
+
+
+@dataclass
+class Problem:
+    """A neuron with everything that goes in and comes back."""
+
+    timing: Timing
+    reset: str
+    strict: bool
+    detached: bool
+    values: dict[str, Tensor]
+    drive: Tensor
+    state: Tensor
+    trace: Tensor
+    grad_out: Tensor
+    grad_states: Tensor
+    tau_s: float
+    rule: rules.Rule
+
+    def neuron(self, leaves: dict[str, Tensor]) -> Neuron:
+        decay, gain, offset = (leaves[k] for k in ("decay", "gain", "offset"))
+        resets: dict[str, Reset] = {
+            "value": ToValue(leaves["reset_value"] if self.timing == "immediate" else 0.0),
+            "subtract": Subtract(),
+            "never": Never(),
+        }
+        raw = (decay.detach(), gain.detach(), offset.detach())
+        return Neuron(
+            LinearCharge(decay, gain, offset, linear, raw),
+            resets[self.reset],
+            leaves["threshold"],
+            self.timing,
+            self.strict,
+            self.detached,
+        )
+
+
+def linear(v: Tensor, x: Tensor, decay: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    return decay * v + gain * x + offset
+
+
+@st.composite
+def problems(draw: st.DrawFn, max_steps: int = 12) -> Problem:
+    steps = draw(st.integers(1, max_steps))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    timing: Timing = draw(st.sampled_from(["immediate", "delayed", "both"]))
+
+    def rand(shape: tuple[int, ...], low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    def shape() -> tuple[int, ...]:
+        return draw(st.sampled_from(SHAPES))
+
+    full = (3, 4)
+    return Problem(
+        timing=timing,
+        reset=draw(st.sampled_from(["value", "subtract", "never"])),
+        strict=draw(st.booleans()),
+        detached=draw(st.booleans()),
+        values={
+            "decay": rand(shape(), 0.3, 1.0),
+            "gain": rand(shape(), 0.3, 1.2),
+            "offset": rand(shape(), -0.2, 0.2),
+            "threshold": rand(shape(), 0.3, 1.0),
+            "reset_value": rand(shape(), -0.3, 0.1),
+        },
+        drive=rand((steps, *full), -1.0, 2.0),
+        state=rand(full, -0.5, 1.5),
+        trace=rand(full, 0.0, 1.0),
+        grad_out=rand((steps, *full), -1.0, 1.0),
+        grad_states=rand((steps, *full), -1.0, 1.0) * draw(st.sampled_from([0.0, 1.0])),
+        tau_s=draw(st.sampled_from([1.0, 1.5, 3.0])),
+        rule=draw(st.sampled_from(RULES)),
+    )
+
+
+def by_naive(p: Problem) -> tuple[list[Tensor], list[Tensor]]:
+    neuron = p.neuron(p.values)
+    trace = p.trace if p.tau_s > 1 else torch.zeros_like(p.trace)
+    run = naive.forward(neuron, p.tau_s, p.drive, p.state, trace)
+    grads = naive.backward(neuron, p.rule, p.tau_s, p.drive, run, p.grad_out, p.grad_states)
+    found = [grads.drive, grads.state]
+    found += [grads.trace] if p.tau_s > 1 else []
+    for name, value in p.values.items():
+        learned = name != "reset_value" or (p.timing == "immediate" and p.reset == "value")
+        found.append(getattr(grads, name).sum_to_size(value.shape) * learned)
+    return [run.psc, run.state], found
+
+
+def by_engine(p: Problem, cuts: list[int] | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Run as sequences cut at ``cuts``, or step by step where ``cuts`` is ``None``."""
+    leaves = {name: value.clone().requires_grad_() for name, value in p.values.items()}
+    drive, state, trace = (t.clone().requires_grad_() for t in (p.drive, p.state, p.trace))
+    neuron, layer = p.neuron(leaves), Settings("layer", p.rule, p.tau_s)
+    v, a = state, trace if p.tau_s > 1 else None
+    outs, states = [], []
+    if cuts is None:
+        for x in drive:
+            result = attach(layer, neuron, x, v, a, None, sequence=False)
+            v, a = result.state, result.trace
+            outs.append(result.out)
+            states.append(v)
+        out, seen = torch.stack(outs), torch.stack(states)
+    else:
+        bounds = [0, *cuts, len(drive)]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            part = drive[start:stop]
+            result = attach(layer, neuron, part, v, a, None, sequence=True, keep_states=True)
+            v, a = result.state, result.trace
+            outs.append(result.out)
+            assert result.states is not None
+            states.append(result.states)
+        out, seen = torch.cat(outs), torch.cat(states)
+    loss = (out * p.grad_out).sum() + (seen * p.grad_states).sum()
+    wanted = [drive, state, *([trace] if p.tau_s > 1 else []), *leaves.values()]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+    return [out, seen], grads
+
+
+def agree(left: list[Tensor], right: list[Tensor], tolerance: float = 1e-12) -> None:
+    for ours, theirs in zip(left, right, strict=True):
+        scale = max(1.0, float(theirs.detach().abs().max()))
+        assert float((ours - theirs).detach().abs().max()) <= tolerance * scale
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(p=problems(), data=st.data())
+def test_engines_agree(p: Problem, data: st.DataObject) -> None:
+    values, grads = by_naive(p)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(p.drive) - 1), max_size=3))) if len(
+        p.drive
+    ) > 1 else []
+    for chosen in ([], cuts, None):
+        our_values, our_grads = by_engine(p, chosen)
+        agree(our_values, values)
+        agree(our_grads, grads)
+
+
+@settings(max_examples=6, deadline=None)
+@given(p=problems(max_steps=200))
+def test_engines_agree_on_long_sequences(p: Problem) -> None:
+    values, grads = by_naive(p)
+    for chosen in ([], None):
+        our_values, our_grads = by_engine(p, chosen)
+        agree(our_values, values, 1e-11)
+        agree(our_grads, grads, 1e-11)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_sequence_keeps_one_tensor(tau_s: float) -> None:
+    """At most one T x N tensor is kept for backward."""
+    drive = torch.rand(50, 8, 16, requires_grad=True)
+    neuron = Neuron(LinearCharge(0.8, 1.0, 0.0, lambda v, x: 0.8 * v + x), ToValue(), 1.0)
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        attach(
+            Settings("layer", rules.TSSLBP(), tau_s),
+            neuron,
+            drive,
+            torch.zeros(8, 16),
+            None,
+            None,
+            sequence=True,
+        )
+    assert sum(n for n in kept if n >= drive.numel()) == drive.numel()

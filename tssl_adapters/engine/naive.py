@@ -1,0 +1,155 @@
+"""The recursion as the paper and its extension have it, one readable line a formula.
+
+No autograd, no in-place operation, everything kept: what the fast engines are held to. Tensors are
+time first, ``[T, batch, ...]``, of any float dtype. Notation: x drive, h charged, s spike, u
+membrane potential after reset, v the state that the library carries (u, or h where its reset is
+delayed), r the spike of an incoming v whose reset is still due, a the PSC.
+
+Source: W. Zhang and P. Li, "Temporal Spike Sequence Learning via Backpropagation for Deep Spiking
+Neural Networks", NeurIPS 2020, in O(T); a second adjoint, mu, for losses on the membrane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.neuron import Neuron, Subtract, ToValue
+from tssl_adapters.rules import Rule, Step
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Every quantity of the forward pass, each ``[T, batch, ...]``."""
+
+    entering: Tensor
+    due: Tensor
+    charged: Tensor
+    spike: Tensor
+    state: Tensor
+    psc: Tensor
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of everything that a layer takes in; parameters unreduced, summed over time."""
+
+    drive: Tensor
+    state: Tensor
+    trace: Tensor
+    decay: Tensor
+    gain: Tensor
+    offset: Tensor
+    threshold: Tensor
+    reset_value: Tensor
+
+
+def forward(
+    neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: Tensor
+) -> Forward:
+    """Run the neuron from the state v[-1] and the trace a[-1]."""
+    charge, theta = neuron.charge, neuron.threshold
+    to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
+
+    def fires(potential: Tensor) -> Tensor:
+        over = potential > theta if neuron.strict else potential >= theta
+        return over.to(potential.dtype)
+
+    v, a = state.expand_as(drive[0]), trace
+    rows = []
+    for x in drive:
+        entering = v
+        r = torch.zeros_like(x) if neuron.timing == "immediate" else fires(v)
+        if to_value:
+            v = (1 - r) * v
+        h = charge.decay * v + charge.gain * x + charge.offset
+        if subtract:
+            h = h - theta * r
+        s = fires(h)
+        taken = torch.zeros_like(s) if neuron.timing == "delayed" else s - r
+        if isinstance(neuron.reset, ToValue):
+            v = (1 - taken) * h + taken * neuron.reset.value
+        else:
+            v = h - taken * theta if subtract else h
+        a = a + (s - a) / tau_s
+        rows.append((entering, r, h, s, v, a))
+    return Forward(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def backward(
+    neuron: Neuron,
+    rule: Rule,
+    tau_s: float,
+    drive: Tensor,
+    run: Forward,
+    grad_psc: Tensor,
+    grad_state: Tensor,
+) -> Gradients:
+    """Go back from ``grad_psc`` and ``grad_state``, the gradients of a[t] and v[t]."""
+    decay, theta = neuron.charge.decay, neuron.threshold
+    to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
+    delayed, both = neuron.timing == "delayed", neuron.timing == "both"
+    zero = torch.zeros_like(drive[0])
+    G = lam = mu = zero  # of step t+1
+    f_v = zero  # F_v of step t+1
+    sums = {
+        name: zero for name in ("decay", "gain", "offset", "threshold", "reset_value")
+    }
+    grad_drive = []
+    for t in reversed(range(len(drive))):
+        v, r, h, s, a = run.entering[t], run.due[t], run.charged[t], run.spike[t], run.psc[t]
+        held = (1 - r) * v if to_value else v
+        removed = zero
+        if isinstance(neuron.reset, ToValue):
+            removed = h - neuron.reset.value
+        elif subtract:
+            removed = theta / decay + zero if delayed else theta + zero
+        u_before = (held - removed * r if subtract else held) if delayed else v
+        kept = 1 - (s - r if both else s) if to_value else torch.ones_like(s)
+
+        c = grad_state[t]
+        G = grad_psc[t] / tau_s + (1 - 1 / tau_s) * G
+        if not rule.chain:
+            lam = mu = zero
+        step = Step(s, h, h - u_before, a, removed, theta, tau_s, neuron.detached)
+        phi = rule.slope(step)
+        factor, plain, decayed = rule.chain_reset(step, phi) or (zero, 0.0, 0.0)
+        from_membrane = rule.membrane_reset(step, phi)
+        from_membrane = zero if from_membrane is None else from_membrane
+
+        through_reset = factor * (plain * lam + decayed * f_v * lam)
+        into_reset = f_v * mu if delayed else c + f_v * mu
+        grad_u = f_v * (lam + mu) if delayed else c + f_v * (lam + mu)
+        p = phi * G + through_reset
+        lam_now = phi * G + kept * f_v * lam + through_reset
+        mu_now = into_reset * (kept + from_membrane) + (c if delayed else zero)
+        e = lam_now
+        fallback = rule.emit(step)
+        if fallback is not None:
+            smooth, where = fallback
+            e = torch.where(where, G * smooth, e)
+            p = torch.where(where, G * smooth, p)
+        e = e + mu_now
+        p = p + from_membrane * into_reset
+
+        sums["decay"] = sums["decay"] + e * held
+        sums["gain"] = sums["gain"] + e * drive[t]
+        sums["offset"] = sums["offset"] + e
+        sums["threshold"] = sums["threshold"] - p
+        if subtract:
+            taken = zero if delayed else s - r
+            sums["threshold"] = sums["threshold"] - taken * grad_u - r * (lam_now + mu_now)
+        if to_value and not delayed:
+            sums["reset_value"] = sums["reset_value"] + (s - r) * grad_u
+        grad_drive.append(neuron.charge.gain * e)
+        lam, mu = lam_now, mu_now
+        f_v = (decay * (1 - r) if to_value and both else decay) + zero
+    entering = (1 - run.due[0] if to_value and delayed else 1.0) * f_v * (lam + mu)
+    return Gradients(
+        drive=torch.stack(grad_drive[::-1]),
+        state=entering if rule.chain else zero,
+        trace=(1 - 1 / tau_s) * tau_s * G if tau_s > 1 else zero,
+        **sums,
+    )
