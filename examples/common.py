@@ -30,7 +30,14 @@ TAU_M = 5.0
 PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, which the authors use for every data set
 MAX_WEIGHT = 4.0
 MAX_GRADIENT_NORM = 1.0
+MEAN_LOSS = "cross-entropy"  # the others are summed over the batch, as the authors do
 FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3}  # in which the targets differ
+
+# What a run computes depends on these: a checkpoint goes on only under its own.
+SETTINGS = (
+    "library", "data", "rule", "tau_s", "network", "loss", "time_steps", "batch_size", "lr",
+    "seed", "limit",
+)  # fmt: skip
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 Record = dict[str, Any]
@@ -230,6 +237,7 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0
+    samples: int = 0
     loss: float = 0.0
     correct: int = 0
     seconds: float = 0.0
@@ -287,11 +295,6 @@ class Interrupt:
             raise KeyboardInterrupt
         self.pressed = True
 
-    def check(self) -> None:
-        """Raise what was held back."""
-        if self.pressed:
-            raise KeyboardInterrupt
-
 
 class Trainer:
     """One run: a model, its optimizer, and how far they have come, all kept in the checkpoint."""
@@ -333,27 +336,22 @@ class Trainer:
             disable=True if self.args.quiet else None,  # None: where there is no terminal
         )
         self.model.train()
-        seen = self.progress.batch * self.args.batch_size
-        for batch in bar:
-            started = time.perf_counter()
-            loss, correct = self._train_batch(batch)
-            seen += len(batch)
-            self.progress.batch += 1
-            self.progress.loss += loss
-            self.progress.correct += correct
-            self.progress.seconds += time.perf_counter() - started
-            bar.set_postfix(
-                loss=f"{self.progress.loss / seen:.3f}",
-                accuracy=f"{self.progress.correct / seen:.1%}",
-                refresh=False,
-            )
-            if interrupt.pressed:
-                self.save(epoch_start)
-                bar.close()
-            interrupt.check()
+        with bar:
+            for batch in bar:
+                self._train_batch(batch)
+                bar.set_postfix(
+                    loss=f"{self.progress.loss / self.progress.samples:.3f}",
+                    accuracy=f"{self.progress.correct / self.progress.samples:.1%}",
+                    refresh=False,
+                )
+                if interrupt.pressed:
+                    self.save(epoch_start)
+                    path = self.args.checkpoint
+                    raise SystemExit(f"interrupted; --resume goes on from {path}")
 
-    def _train_batch(self, batch: Tensor) -> tuple[float, int]:
-        """One step of the optimizer; the loss summed over the samples, and how many were right."""
+    def _train_batch(self, batch: Tensor) -> None:
+        """One step of the optimizer, and its part in the epoch's sums."""
+        started = time.perf_counter()
         labels = self.data.train_labels[batch]
         output = self._run(self.data.train_images[batch])
         loss = batch_loss(self.args.loss, output, labels, self.args.tau_s)
@@ -364,8 +362,11 @@ class Trainer:
         with torch.no_grad():
             for weight in self.model.parameters():
                 weight.clamp_(-MAX_WEIGHT, MAX_WEIGHT)
-        samples = len(batch) if self.args.loss == "cross-entropy" else 1
-        return loss.item() * samples, self._num_correct(output, labels)
+        self.progress.batch += 1
+        self.progress.samples += len(batch)
+        self.progress.loss += loss.item() * (len(batch) if self.args.loss == MEAN_LOSS else 1)
+        self.progress.correct += self._num_correct(output, labels)
+        self.progress.seconds += time.perf_counter() - started
 
     def _run(self, pixels: Tensor) -> Tensor:
         return self.forward(self.model, encode(pixels, self.args.time_steps, self.args.tau_s))
@@ -389,7 +390,7 @@ class Trainer:
 
     def _end_epoch(self) -> Record:
         test_accuracy, spike_rate = self.evaluate()
-        args, done, num_train = self.args, self.progress, len(self.data.train_labels)
+        args, done = self.args, self.progress
         self.progress = Progress(done.epoch + 1, best=max(done.best, test_accuracy))
         record = {
             "library": args.library,
@@ -400,8 +401,8 @@ class Trainer:
             "network": args.network,
             "seed": args.seed,
             "epoch": self.progress.epoch,
-            "train_loss": done.loss / num_train,
-            "train_accuracy": done.correct / num_train,
+            "train_loss": done.loss / done.samples,
+            "train_accuracy": done.correct / done.samples,
             "test_accuracy": test_accuracy,
             "seconds": done.seconds,
             "spike_rate": spike_rate,
@@ -415,16 +416,10 @@ class Trainer:
             print(_report(record, args.epochs, self.progress.best), flush=True)
         return record
 
-    # Settings that change what a run computes: a checkpoint goes on only under its own.
-    SETTINGS = (
-        "library", "data", "rule", "tau_s", "network", "loss", "time_steps", "batch_size", "lr",
-        "seed", "limit",
-    )  # fmt: skip
-
     def save(self, order: Tensor) -> None:
         """Write the checkpoint in one piece; ``order`` draws the order of the current epoch."""
         checkpoint = {
-            "settings": {name: getattr(self.args, name) for name in self.SETTINGS},
+            "settings": {name: getattr(self.args, name) for name in SETTINGS},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
@@ -476,10 +471,7 @@ def train(
         trainer.load()
         if not args.quiet:
             print(f"resuming after {trainer.progress.epoch} of {args.epochs} epochs")
-    try:
-        return trainer.fit()
-    except KeyboardInterrupt:
-        raise SystemExit(f"interrupted; --resume goes on from {args.checkpoint}") from None
+    return trainer.fit()
 
 
 def _report(record: Record, epochs: int, best: float) -> str:

@@ -1,4 +1,4 @@
-"""The training scripts: data, options, log, checkpoints, and that all three start and learn alike."""
+"""The training scripts: data, options, log, checkpoints; all three start and learn alike."""
 
 import gzip
 import json
@@ -355,14 +355,14 @@ def test_ctrl_c_leaves_a_checkpoint_that_goes_on_exactly(batches, tmp_path, monk
     train_batch = common.Trainer._train_batch
     done = []
 
-    def press(self: common.Trainer, batch: Tensor) -> tuple[float, int]:
+    def press(self: common.Trainer, batch: Tensor) -> None:
         done.append(batch)
         if len(done) == batches:  # of 4 an epoch; the batch goes on to its end
             os.kill(os.getpid(), signal.SIGINT)
-        return train_batch(self, batch)
+        train_batch(self, batch)
 
     monkeypatch.setattr(common.Trainer, "_train_batch", press)
-    with pytest.raises(SystemExit, match="interrupted; --resume goes on from .*run.pt"):
+    with pytest.raises(SystemExit, match=r"interrupted; --resume goes on from .*run\.pt"):
         run_script("spikingjelly", tmp_path / "parts", "--epochs", "2")
     assert len(done) == batches
     _, found = run_script("spikingjelly", tmp_path / "parts", "--epochs", "2", "--resume")
@@ -386,17 +386,17 @@ def test_checkpoint_is_kept_where_writing_a_new_one_fails(tmp_path, monkeypatch)
         path.write_bytes(b"half a check")
         raise OSError("disk full")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(torch, "save", fail)
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
         run_script("spikingjelly", tmp_path, "--epochs", "2", "--resume")
     assert_equal_state(torch.load(tmp_path / "run.pt", weights_only=True), before)
 
 
 def test_resume_refuses(tmp_path):
-    with pytest.raises(SystemExit, match="no checkpoint at .*run.pt to resume"):
+    with pytest.raises(SystemExit, match=r"no checkpoint at .*run\.pt to resume"):
         run_script("spikingjelly", tmp_path, "--resume")
     run_script("spikingjelly", tmp_path, "--epochs", "1")
-    with pytest.raises(SystemExit, match="was made with --tau-s 1.0, not 3.0"):
+    with pytest.raises(SystemExit, match=r"was made with --tau-s 1\.0, not 3\.0"):
         run_script("spikingjelly", tmp_path, "--resume", "--tau-s", "3")
 
 

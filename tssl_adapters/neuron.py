@@ -86,6 +86,6 @@ class Neuron:
     def with_values(self, values: Sequence[Value]) -> Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""
         decay, gain, offset, threshold, value, *raw = values
-        charge = replace(self.charge, decay=decay, gain=gain, offset=offset, raw=tuple(raw))
+        charge = LinearCharge(decay, gain, offset, self.charge.formula, tuple(raw))
         reset = ToValue(value) if isinstance(self.reset, ToValue) else self.reset
         return replace(self, charge=charge, reset=reset, threshold=threshold)

@@ -7,7 +7,7 @@ so that the engine sees ``i'`` as the drive.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import norse.torch as norse
 import torch
@@ -18,7 +18,7 @@ from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
-from tssl_adapters.engine.attach import Result, attach
+from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Subtract, ToValue, Value
@@ -32,17 +32,53 @@ def _box_charge(v: Tensor, drive: Tensor, rate: Value, v_leak: Value) -> Tensor:
     return v + rate * (drive + v_leak - v)
 
 
-def _neuron(layer: Any, formula: Any, reset: Reset) -> Neuron:
+class _Record(NamedTuple):
+    """What ``p`` and ``dt`` make of a layer."""
+
+    neuron: Neuron
+    minus_leak: Value
+    """k in i = i' + k i'."""
+
+
+def _record(layer: Any) -> _Record:
+    """The layer's record; looked up anew only when ``p`` or ``dt`` changed, or where they learn."""
     p = layer.p
+    tensors = [value for value in p if isinstance(value, Tensor)]
+    if any(tensor.requires_grad for tensor in tensors):
+        return _make_record(layer)
+    key = (layer.dt, *(tensor._version for tensor in tensors))
+    seen, versions, record = layer._tssl_settings.memo.get("record", (None, (), None))
+    if seen is not p or versions != key:
+        record = _make_record(layer)
+        layer._tssl_settings.memo["record"] = (p, key, record)
+    return record  # type: ignore[no-any-return]
+
+
+def _make_record(layer: Any) -> _Record:
+    p, box = layer.p, isinstance(layer, norse.LIFBoxCell)
     rate = layer.dt * p.tau_mem_inv
-    return Neuron(
-        charge=LinearCharge(1.0 - rate, rate, rate * p.v_leak, formula, (rate, p.v_leak)),
-        reset=reset,
-        threshold=p.v_th,
+    subtract = box and p.reset_method is reset_subtract
+    neuron = Neuron(
+        charge=LinearCharge(
+            decay=_number(1.0 - rate),
+            gain=_number(rate),
+            offset=_number(rate * p.v_leak),
+            formula=_box_charge if box else _charge,
+            raw=(_number(rate), _number(p.v_leak)),
+        ),
+        reset=Subtract() if subtract else ToValue(_number(p.v_reset)),
+        threshold=_number(p.v_th),
         timing="immediate",
         strict=True,
         detached=False,
     )
+    return _Record(neuron, 0.0 if box else _number(-layer.dt * p.tau_syn_inv))
+
+
+def _number(value: Value) -> Value:
+    """A scalar that does not learn as a plain number, which torch handles faster."""
+    plain = isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad
+    return value.item() if plain else value  # type: ignore[union-attr]
 
 
 class _Layer(Wrapped):
@@ -59,32 +95,40 @@ class _Layer(Wrapped):
         out, after = self._tssl_run(dense, state)
         return (out.to_sparse() if input_tensor.is_sparse else out), after
 
-    def _tssl_run(self: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        raise NotImplementedError
-
-    def _tssl_attach(
-        self: Any, neuron: Neuron, x: Tensor, drive: Tensor, given: Any, state: Any
-    ) -> Result:
-        """``x`` is the layer's input, ``drive`` the membrane's, ``state`` what ``given`` became."""
+    def _tssl_run(self: Any, x: Tensor, given: Any) -> tuple[Tensor, Any]:
         p, settings = self.p, self._tssl_settings
-        v = None if given is None else given.v
         sequence = isinstance(self, SNN)
+        state = self.state_fallback(x) if given is None else given
+        drive = self._tssl_drive(x, state)
 
-        def values() -> tuple[Tensor, Tensor]:
+        def run(x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 spikes, after = self._tssl_native.forward(self, x, state)
             return spikes, after.v
 
-        return attach(
+        def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            rest = self.state_fallback(x)._replace(v=v)
+            return (self._tssl_drive(x, rest), *run(x, rest))
+
+        result = attach(
             settings,
-            neuron,
+            _record(self).neuron,
             drive,
             state.v,
-            trace_of(settings, v, (0.0, p.v_reset, p.v_leak)),
-            values,
+            trace_of(settings, None if given is None else given.v, (0.0, p.v_reset, p.v_leak)),
+            Native(x, lambda: run(x, state), probe),
             sequence=sequence,
             keep_states=sequence and self.record_states,
         )
+        return result.out, self._tssl_state(result, drive)
+
+    def _tssl_drive(self: Any, x: Tensor, state: Any) -> Tensor:
+        """What charges the membrane."""
+        raise NotImplementedError
+
+    def _tssl_state(self: Any, result: Result, drive: Tensor) -> Any:
+        """The library's state after the call."""
+        raise NotImplementedError
 
 
 class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
@@ -92,12 +136,14 @@ class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
 
     _tssl_native = norse.LIFCell
 
-    def _tssl_run(self, x: Tensor, given: Any) -> tuple[Tensor, Any]:
-        state = self.state_fallback(x) if given is None else given
-        charged = _incoming(self, state.i) + x
-        after = charged + _minus_leak(self) * charged
-        result = self._tssl_attach(_neuron(self, _charge, ToValue(self.p.v_reset)), x, charged, given, state)
-        return result.out, LIFFeedForwardState(v=result.state, i=after)
+    def _tssl_drive(self, x: Tensor, state: Any) -> Tensor:
+        # Where the rule has no chain over time, the current's graph ends here too.
+        chain = self._tssl_settings.rule.chain
+        current: Tensor = state.i if chain else state.i.detach()
+        return current + x
+
+    def _tssl_state(self, result: Result, drive: Tensor) -> Any:
+        return LIFFeedForwardState(result.state, drive + _record(self).minus_leak * drive)
 
 
 class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
@@ -105,15 +151,14 @@ class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
 
     _tssl_native = norse.LIF
 
-    def _tssl_run(self, x: Tensor, given: Any) -> tuple[Tensor, Any]:
-        state = self.state_fallback(x) if given is None else given
-        k = _minus_leak(self)
+    def _tssl_drive(self, x: Tensor, state: Any) -> Tensor:
         chain = self._tssl_settings.rule.chain
-        charged = SynapticCurrent.apply(x, state.i, k, chain)  # type: ignore[no-untyped-call]
-        result = self._tssl_attach(_neuron(self, _charge, ToValue(self.p.v_reset)), x, charged, given, state)
-        shown = charged if self.record_states else charged[-1]
-        v = result.states if self.record_states else result.state
-        return result.out, LIFFeedForwardState(v=v, i=shown + k * shown)
+        drive: Tensor = SynapticCurrent.apply(x, state.i, _record(self).minus_leak, chain)  # type: ignore[no-untyped-call]
+        return drive
+
+    def _tssl_state(self, result: Result, drive: Tensor) -> Any:
+        shown, v = (drive, result.states) if self.record_states else (drive[-1], result.state)
+        return LIFFeedForwardState(v, shown + _record(self).minus_leak * shown)
 
 
 class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
@@ -121,21 +166,11 @@ class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
 
     _tssl_native = norse.LIFBoxCell
 
-    def _tssl_run(self, x: Tensor, given: Any) -> tuple[Tensor, Any]:
-        state = self.state_fallback(x) if given is None else given
-        reset = Subtract() if self.p.reset_method is reset_subtract else ToValue(self.p.v_reset)
-        result = self._tssl_attach(_neuron(self, _box_charge, reset), x, x, given, state)
-        return result.out, LIFBoxFeedForwardState(v=result.state)
+    def _tssl_drive(self, x: Tensor, state: Any) -> Tensor:
+        return x
 
-
-def _incoming(layer: Any, current: Tensor) -> Tensor:
-    """Where the rule has no chain over time, the current's graph ends here too."""
-    return current if layer._tssl_settings.rule.chain else current.detach()
-
-
-def _minus_leak(layer: Any) -> Tensor:
-    leak: Tensor = -layer.dt * layer.p.tau_syn_inv
-    return leak
+    def _tssl_state(self, result: Result, drive: Tensor) -> Any:
+        return LIFBoxFeedForwardState(result.state)
 
 
 def _problem(layer: Any) -> str | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
-from tssl_adapters.engine.attach import attach
+from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.state import trace_of, untag
 from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, ToValue
@@ -50,22 +50,31 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
         state = given if fits else torch.zeros_like(input_, device=self.mem.device)
         trace = trace_of(self._tssl_settings, state if fits else None, (0.0,))
         neuron = self._tssl_neuron()
-        factor = self.graded_spikes_factor
-        graded = factor.requires_grad or bool(factor.ne(1.0).any())
+        graded = self._tssl_graded()
 
-        def values() -> tuple[Tensor, Tensor]:
+        def run(drive: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                self.mem = state
-                output = snntorch.Leaky.forward(self, input_)
+                self.mem = mem
+                output = snntorch.Leaky.forward(self, drive)
                 spikes = output[0] if isinstance(output, tuple) else output
                 return (spikes.ne(0).to(spikes.dtype) if graded else spikes), self.mem
 
+        native = Native(input_, lambda: run(input_, state), lambda x, mem: (x, *run(x, mem)))
         result = attach(
-            self._tssl_settings, neuron, input_, state, trace, values, sequence=False
+            self._tssl_settings, neuron, input_, state, trace, native, sequence=False
         )
-        self.mem = result.state
-        spikes = result.out * factor if graded else result.out
+        self.mem, self.reset = result.state, result.before
+        spikes = result.out * self.graded_spikes_factor if graded else result.out
         return spikes if self.init_hidden and not self.output else (spikes, self.mem)
+
+    def _tssl_graded(self) -> bool:
+        """Whether the output spikes are scaled; looked up anew only when the factor changed."""
+        factor = self.graded_spikes_factor
+        seen, version, graded = self._tssl_settings.memo.get("graded", (None, 0, False))
+        if seen is not factor or version != factor._version:
+            graded = factor.requires_grad or bool(factor.ne(1.0).any())
+            self._tssl_settings.memo["graded"] = (factor, factor._version, graded)
+        return bool(graded)
 
     def _tssl_neuron(self) -> Neuron:
         beta = self.beta.clamp(0, 1)

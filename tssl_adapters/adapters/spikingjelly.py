@@ -15,7 +15,7 @@ from spikingjelly.activation_based import base, neuron, surrogate
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
-from tssl_adapters.engine.attach import Result, attach
+from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.state import trace_beside, untag
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
 
@@ -72,12 +72,14 @@ class _Node(Wrapped):
         settings = self._tssl_settings
         rest = (0.0 if self.v_reset is None else self.v_reset, 0.0)
 
-        def values() -> tuple[Tensor, Tensor]:
+        def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), self._tssl_without_trace():
                 if keep:
-                    self.v = state
-                    return self._tssl_native.forward(self, x), self.v_seq
-                (spikes,), (after,) = self._tssl_native.functional_forward(self, (x,), (state,))
+                    self.v = potential
+                    return self._tssl_native.forward(self, drive), self.v_seq
+                (spikes,), (after,) = self._tssl_native.functional_forward(
+                    self, (drive,), (potential,)
+                )
                 # A step's spikes are a view of a sequence's; the caller may write to them.
                 return spikes.clone() if spikes._is_view() else spikes, after
 
@@ -87,7 +89,7 @@ class _Node(Wrapped):
             x,
             state,
             trace_beside(settings, state if started else None, *trace, rest) if trace else None,
-            values,
+            Native(x, lambda: run(x, state), lambda drive, v: (drive, *run(drive, v))),
             sequence=self.step_mode == "m",
             keep_states=keep,
         )

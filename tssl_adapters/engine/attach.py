@@ -1,17 +1,38 @@
-"""Attach a rule's gradient to values that the library computed: the one door into the engine."""
+"""Attach a rule's gradient to the library's forward pass: the one door into the engine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.plan import Plan
-from tssl_adapters.engine.sequence import SequenceFunction, Values
+from tssl_adapters.engine.plan import Plan, Values, link_size
+from tssl_adapters.engine.recursion import charge, fires, state_after
+from tssl_adapters.engine.sequence import SequenceFunction, compute
 from tssl_adapters.engine.state import Settings, link_of, tag
 from tssl_adapters.engine.step import StepFunction
-from tssl_adapters.neuron import Neuron, Value
+from tssl_adapters.neuron import Neuron
+
+ENOUGH = 4096
+"""Values that must come out bit-equal before the record stands in for the library."""
+ROUNDS = 32
+
+
+class Native(NamedTuple):
+    """How to run the library's own forward pass, without recording it.
+
+    Attributes:
+        input: what the layer was given, ``[batch, ...]`` or ``[T, batch, ...]``.
+        values: runs this call: spikes, and the potential (after every step if states are kept).
+        probe: runs the layer on another input and potential, at rest otherwise; gives the
+            membrane's drive as well: ``(input, potential) -> drive, spikes, potential``.
+    """
+
+    input: Tensor
+    values: Values
+    probe: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Result(NamedTuple):
@@ -22,12 +43,14 @@ class Result(NamedTuple):
         state: membrane potential after the last step ``[batch, ...]``; carries the link.
         states: after every step ``[T, batch, ...]`` where asked for, else ``None``.
         trace: a[T-1] ``[batch, ...]`` at ``tau_s > 1``, else ``None``.
+        before: of a step, the spike of the incoming state where its reset was still due.
     """
 
     out: Tensor
     state: Tensor
     states: Tensor | None
     trace: Tensor | None
+    before: Tensor | None
 
 
 def attach(
@@ -36,7 +59,7 @@ def attach(
     drive: Tensor,
     state: Tensor,
     trace: Tensor | None,
-    values: Values | None,
+    native: Native | None,
     *,
     sequence: bool,
     keep_states: bool = False,
@@ -49,30 +72,97 @@ def attach(
         drive: ``[batch, ...]``, or ``[T, batch, ...]`` for a sequence.
         state: incoming membrane potential, broadcasts against ``[batch, ...]``.
         trace: incoming trace, ``None`` for zero.
-        values: computes the library's own spikes and membrane potential, without recording;
-            ``None`` has the engine compute them from the record.
+        native: the library's own forward pass. It is run unless the record was found to
+            reproduce it bit for bit; ``None`` has the record used unseen.
         sequence: whether the first dimension is time.
-        keep_states: for a sequence, whether ``values`` gives the potential after every step.
+        keep_states: for a sequence, whether to return the potential after every step.
 
     Returns:
         The library's values with the rule's gradient.
     """
-    plan = Plan(neuron, settings.rule, settings.tau_s, keep_membrane=keep_states)
-    link = link_of(settings, state) if plan.links else ()
-    if link:
-        plan = Plan(neuron, settings.rule, settings.tau_s, True, keep_states)
-    slots: tuple[Value | None, ...] = link or (None,) * plan.links
-    function = SequenceFunction if sequence else StepFunction
+    links = link_size(neuron, settings.rule)
+    link = link_of(settings, state) if links else ()
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
-    compute = None if torch._C._are_functorch_transforms_active() else values
-    out, membrane, *new_link = function.apply(  # type: ignore[no-untyped-call]
-        plan, compute, drive, state, trace, *slots, *plan.inputs()
+    functional = torch._C._are_functorch_transforms_active()
+    values = None
+    if native is not None and not functional:
+        call = _Call(settings, neuron, state, sequence, keep_states)
+        values = None if call.reproduces(native) else native.values
+    plan = Plan(
+        neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional
     )
+    inputs = (plan, values, drive, state, trace, *(link or (None,) * links), *neuron.values())
+    if sequence:
+        out, membrane, *new_link = SequenceFunction.apply(*inputs)
+        before = None
+    else:
+        out, membrane, _, _, before, *new_link = StepFunction.apply(*inputs)
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None
     if settings.tau_s != 1.0:
         new_trace = (out[-1] if sequence else out).clone()
     tag(last, tuple(new_link) if last.requires_grad else (), new_trace)
-    return Result(out, last, membrane if keep_states else None, new_trace)
+    return Result(out, last, membrane if keep_states else None, new_trace, before)
+
+
+class _Call(NamedTuple):
+    """A call of a layer, as far as it matters to whether its record reproduces the library."""
+
+    settings: Settings
+    neuron: Neuron
+    state: Tensor
+    sequence: bool
+    keep_states: bool
+
+    def reproduces(self, native: Native) -> bool:
+        """Whether the record's forward pass is the library's, bit for bit.
+
+        Tried once for each configuration, dtype and device, on random potentials around the
+        threshold. Where it is not, because a library's kernel fuses operations, say, the library
+        goes on computing.
+        """
+        neuron, given = self.neuron, native.input
+        key = (
+            neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict,
+            given.dtype, self.state.dtype, given.device, self.sequence, self.keep_states,
+        )  # fmt: skip
+        known = self.settings.reproduces.get(key)
+        if known is None and given.numel():
+            known = self._try(native)
+            self.settings.reproduces[key] = known
+        return bool(known)
+
+    @torch.no_grad()
+    def _try(self, native: Native) -> bool:
+        given = native.input
+        shape = given.shape[1:] if self.sequence else given.shape
+        generator = torch.Generator(given.device).manual_seed(0)
+
+        def noise(size: torch.Size, width: float) -> Tensor:
+            flat = torch.rand(size, generator=generator, device=given.device)
+            return (2.0 * flat - 1.0) * width
+
+        for _ in range(min(ROUNDS, -(-ENOUGH // given.numel()))):
+            state = (self.neuron.threshold + noise(shape, 1.0)).to(self.state.dtype)
+            drive, *theirs = native.probe(noise(given.shape, 2.0).to(given.dtype), state)
+            ours = self._compute(drive, state)
+            if not all(_same(a, b) for a, b in zip(ours, theirs, strict=True)):
+                return False
+        return True
+
+    def _compute(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.sequence:
+            return compute(self.neuron, drive, state, self.keep_states)
+        before, charged = charge(self.neuron, state, drive)
+        spike = fires(self.neuron, charged)
+        return spike, state_after(self.neuron, charged, spike, before)
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    return (
+        ours.dtype == theirs.dtype
+        and ours.shape == theirs.shape
+        and torch.allclose(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+    )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tssl_adapters.neuron import Value
+
 
 class SynapticCurrent(torch.autograd.Function):
     """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
@@ -17,7 +19,7 @@ class SynapticCurrent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(drive: Tensor, current: Tensor, k: Tensor, chain: bool) -> Tensor:
+    def forward(drive: Tensor, current: Tensor, k: Value, chain: bool) -> Tensor:
         charged = []
         for x in drive.unbind(0):
             charged.append(current + x)
@@ -27,13 +29,16 @@ class SynapticCurrent(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         drive, current, k, ctx.chain = inputs
-        ctx.save_for_backward(k, output if k.requires_grad else None)
+        ctx.number = None if isinstance(k, Tensor) else k
+        learns = isinstance(k, Tensor) and k.requires_grad
+        ctx.save_for_backward(k if ctx.number is None else None, output if learns else None)
         ctx.meta = (drive.dtype, current.shape, current.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_charged: Tensor) -> tuple[Tensor | None, ...]:
         k, charged = ctx.saved_tensors
+        k = k if ctx.number is None else ctx.number
         drive_dtype, current_shape, current_dtype = ctx.meta
         if not ctx.chain:
             return grad_charged.to(drive_dtype), None, None, None
@@ -42,6 +47,6 @@ class SynapticCurrent(torch.autograd.Function):
         for t in reversed(range(len(grads) - 1)):
             if grad_k is not None:
                 grad_k += (grads[t + 1] * charged[t]).sum_to_size(k.shape)
-            grads[t] = torch.addcmul(grads[t] + grads[t + 1], k, grads[t + 1])
+            grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]
         grad_current = grads[0].sum_to_size(current_shape).to(current_dtype)
         return torch.stack(grads).to(drive_dtype), grad_current, grad_k, None

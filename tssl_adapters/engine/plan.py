@@ -2,58 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.recursion import Backward, Carried, Moment
+from tssl_adapters.engine.recursion import Backward, Moment
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
 
+LEARNED = 5
+"""How many of a neuron's values take a gradient: the others only serve the charge's formula."""
 
-@dataclass(frozen=True)
-class Plan:
+Values: TypeAlias = Callable[[], "tuple[Tensor, Tensor]"]
+"""Returns what the library computed: spikes, and the membrane potential after the last step or,
+where ``keep_states``, after every one."""
+
+
+class Plan(NamedTuple):
     """The static part of a call.
 
     Attributes:
-        neuron: the record; its tensors are replaced by those that autograd hands over.
+        neuron: the record; under torch.func its tensors are replaced by those autograd hands over.
         rule: the learning rule.
         tau_s: synaptic time constant in steps; at 1 the layer emits its spikes.
+        links: how many tensors the link between two calls has.
         linked: whether the incoming state came with a link.
-        keep_membrane: return the state after every step rather than after the last one.
+        keep_states: return the state after every step rather than after the last one.
+        functional: whether torch.func is at work.
     """
 
     neuron: Neuron
     rule: Rule
     tau_s: float
-    linked: bool = False
-    keep_membrane: bool = False
+    links: int
+    linked: bool
+    keep_states: bool
+    functional: bool
 
-    @property
-    def links(self) -> int:
-        """How many tensors the link between two calls has; 0 where none is needed.
 
-        lambda[t+1] and F_v lambda[t+1]; where the layer hands on h, the reset belongs to the call
-        before, so that F_v mu[t+1] has to go the same way.
-        """
-        rule, neuron = self.rule, self.neuron
-        if not rule.chain:
-            return 0
-        delayed = neuron.timing == "delayed"
-        if rule.splits_adjoint(neuron.detached) or (
-            delayed and rule.resets_membrane(neuron.detached)
-        ):
-            return 3 if delayed else 2
-        return 0
+class EngineFunction(torch.autograd.Function):
+    """An autograd function whose ``apply`` does not look up its signature anew in every call."""
 
-    def inputs(self) -> tuple[Value, ...]:
-        """The neuron's numbers as autograd inputs; the raw ones only serve recomputation."""
-        values = self.neuron.values()
-        raw = tuple(v.detach() if isinstance(v, Tensor) else v for v in values[5:])
-        return (*values[:5], *raw)
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)  # type: ignore[no-untyped-call]
+        return super(torch.autograd.Function, cls).apply(*args)
+
+
+def link_size(neuron: Neuron, rule: Rule) -> int:
+    """How many tensors the link between two calls needs: 0, 2 or 3.
+
+    They carry lambda[t+1] and F_v lambda[t+1]; where the layer hands on h, the reset belongs to
+    the call before, so that F_v mu[t+1] has to go the same way.
+    """
+    delayed = neuron.timing == "delayed"
+    needed = rule.chain and (
+        rule.splits_adjoint(neuron.detached)
+        or (delayed and rule.resets_membrane(neuron.detached))
+    )
+    return (3 if delayed else 2) if needed else 0
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
@@ -63,18 +73,16 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 
 def in_working_dtype(moment: Moment) -> Moment:
     dtype = working_dtype(moment.charged)
-    if moment.charged.dtype == dtype:
+    if moment.spike.dtype == moment.charged.dtype == dtype:
         return moment
     return Moment(*(None if field is None else field.to(dtype) for field in moment))  # type: ignore[arg-type]
 
 
-def empty_links(plan: Plan, like: Tensor) -> tuple[Tensor, ...]:
-    """Tensors without storage of their own that carry only gradients."""
+def empty_links(plan: Plan, like: Tensor) -> list[Tensor]:
+    """Tensors of one element, spread over the state's shape: they carry only gradients."""
+    strides = (0,) * like.ndim
     dtype = working_dtype(like)
-    return tuple(
-        torch.zeros((), dtype=dtype, device=like.device).expand(like.shape)
-        for _ in range(plan.links)
-    )
+    return [like.new_empty_strided(like.shape, strides, dtype=dtype) for _ in range(plan.links)]
 
 
 def save(ctx: Any, plan: Plan, tensors: Sequence[Tensor | None], values: Sequence[Value]) -> None:
@@ -86,26 +94,23 @@ def save(ctx: Any, plan: Plan, tensors: Sequence[Tensor | None], values: Sequenc
     ctx.set_materialize_grads(False)
 
 
-def restore(ctx: Any) -> tuple[Plan, Neuron, tuple[Tensor, ...]]:
+def restore(ctx: Any) -> tuple[Plan, Neuron, tuple[Any, ...]]:
     """The inverse of :func:`save`."""
-    saved = ctx.saved_tensors
-    tensors, rest = saved[: ctx.count], iter(saved[ctx.count :])
+    plan: Plan = ctx.plan
+    saved = ctx.saved_tensors  # raises where one was changed in place since
+    if not plan.functional:
+        return plan, plan.neuron, saved[: ctx.count]
+    rest = iter(saved[ctx.count :])
     values = [next(rest) if number is None else number for number in ctx.numbers]
-    return ctx.plan, ctx.plan.neuron.with_values(values), tensors
-
-
-def carried_in(links: Sequence[Tensor | None]) -> Carried:
-    return Carried(*links)
+    return plan, plan.neuron.with_values(values), saved[: ctx.count]
 
 
 def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of the link that came in; a missing link takes none."""
-    if not plan.links:
-        return ()
     if not plan.linked:
         return (None,) * plan.links
     return tuple(
-        None if part is None else part.sum_to_size(like.shape)
+        None if part is None else part.expand(like.shape)
         for part in backward.carried[: plan.links]
     )
 
@@ -115,12 +120,11 @@ def reduced(grad: Tensor | None, like: Tensor) -> Tensor | None:
     return None if grad is None else grad.sum_to_size(like.shape).to(like.dtype)
 
 
-def value_gradients(
-    backward: Backward, values: Sequence[Value], count: int
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the five numbers that learn, then ``None`` for the raw ones."""
-    learned = tuple(
+def value_gradients(backward: Backward) -> list[Tensor | None]:
+    """Gradients of the values that learn, then ``None`` for the others."""
+    values = backward.neuron.values()
+    learned = [
         reduced(total, value) if isinstance(value, Tensor) else None
         for total, value in zip(backward.sums, values, strict=False)
-    )
-    return (*learned, *(None,) * (count - len(learned)))
+    ]
+    return learned + [None] * (len(values) - LEARNED)

@@ -55,22 +55,24 @@ def fires(neuron: Neuron, potential: Tensor) -> Tensor:
     return compare(potential, neuron.threshold).to(potential.dtype)
 
 
-def forward_step(neuron: Neuron, state: Tensor, drive: Tensor) -> Moment:
-    """Charge and fire, in the library's own order of operations."""
-    charge, reset = neuron.charge, neuron.reset
-    before = None if neuron.timing == "immediate" else fires(neuron, state)
-    held = state
-    if before is not None and isinstance(reset, ToValue):
-        held = (1 - before) * state
-    charged = charge.formula(held, drive, *charge.raw)
-    if before is not None and isinstance(reset, Subtract):
+def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
+    """r[t] (where the neuron has one) and h[t], in the library's own order of operations."""
+    formula, raw = neuron.charge.formula, neuron.charge.raw
+    if neuron.timing == "immediate":
+        return None, formula(state, drive, *raw)
+    before = fires(neuron, state)
+    if isinstance(neuron.reset, ToValue):
+        return before, formula((1 - before) * state, drive, *raw)
+    charged = formula(state, drive, *raw)
+    if isinstance(neuron.reset, Subtract):
         charged = charged - before * neuron.threshold
-    return Moment(state, drive, before, charged, fires(neuron, charged))
+    return before, charged
 
 
-def state_after(neuron: Neuron, moment: Moment) -> Tensor:
+def state_after(
+    neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor | None
+) -> Tensor:
     """The state handed to the next step: after the reset, unless that is delayed."""
-    charged, spike, before = moment.charged, moment.spike, moment.before
     if neuron.timing == "delayed":
         return charged
     due = spike if before is None else spike - before
@@ -78,7 +80,7 @@ def state_after(neuron: Neuron, moment: Moment) -> Tensor:
         return (1 - due) * charged + due * neuron.reset.value
     if isinstance(neuron.reset, Subtract):
         return charged - due * neuron.threshold
-    return charged
+    return charged.clone()
 
 
 def _held(neuron: Neuron, moment: Moment) -> Tensor:
@@ -88,13 +90,15 @@ def _held(neuron: Neuron, moment: Moment) -> Tensor:
     return moment.state
 
 
-def _increment(neuron: Neuron, moment: Moment) -> Tensor:
+def _increment(neuron: Neuron, moment: Moment, removed: Value) -> Tensor:
     """d[t] = h[t] - u[t-1]; a delayed reset makes u[t-1] out of the incoming h[t-1]."""
     if neuron.timing != "delayed":
         return moment.charged - moment.state
     if isinstance(neuron.reset, Subtract):
         assert moment.before is not None
-        return moment.charged - (moment.state - moment.before * _removed(neuron, moment.charged))
+        if isinstance(removed, Tensor):
+            return moment.charged - torch.addcmul(moment.state, moment.before, removed, value=-1)
+        return moment.charged - (moment.state - moment.before * removed)
     return moment.charged - _held(neuron, moment)
 
 
@@ -125,22 +129,11 @@ def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     return left + right
 
 
-def _kept_with(kept: Tensor | None, membrane_reset: Tensor | None) -> Tensor | None:
-    if membrane_reset is None:
-        return kept
-    return membrane_reset + (1.0 if kept is None else kept)
-
-
-def _plus_product(total: Tensor, left: Tensor | None, right: Tensor) -> Tensor:
-    """``total + left * right``; a ``left`` of ``None`` is one."""
-    return total + right if left is None else torch.addcmul(total, left, right)
-
-
 class Backward:
     """The reverse pass over the steps of one call: feed it moments from the last to the first.
 
     Args:
-        neuron: the record, its values detached.
+        neuron: the layer's record.
         rule: the learning rule.
         tau_s: synaptic time constant.
         needs: which of decay, gain, offset, threshold and reset value want a gradient.
@@ -154,6 +147,8 @@ class Backward:
         self.needs = needs
         self.carried = carried if rule.chain else Carried()
         self.sums: list[Tensor | None] = [None] * len(needs)
+        self.needs_any = any(needs)
+        self.needs_reset = needs[THRESHOLD] or needs[RESET_VALUE]
 
     def step(
         self, moment: Moment, trace: Tensor, grad_spike: Tensor, grad_state: Tensor | None
@@ -161,7 +156,7 @@ class Backward:
         """Go one step back.
 
         Args:
-            moment: the recomputed time step.
+            moment: the time step.
             trace: a[t].
             grad_spike: G[t].
             grad_state: c[t], the gradient with respect to the state that the step handed on.
@@ -170,77 +165,88 @@ class Backward:
             The gradient with respect to the drive.
         """
         neuron, rule, carried = self.neuron, self.rule, self.carried
+        removed = _removed(neuron, moment.charged)
         step = Step(
             spike=moment.spike,
             charged=moment.charged,
-            increment=_increment(neuron, moment),
+            increment=_increment(neuron, moment, removed),
             trace=trace,
-            removed=_removed(neuron, moment.charged),
+            removed=removed,
             threshold=neuron.threshold,
             tau_s=self.tau_s,
             detached=neuron.detached,
         )
         slope = rule.slope(step)
         kept = _kept(neuron, moment)
-        direct = slope * grad_spike
-        chain, through_reset = self._chain(step, slope, kept, direct)
-        membrane_reset = None
+        chain, through_reset = self._chain(step, slope, kept, grad_spike)
+
         reset_adjoint = carried.decayed_membrane
         if neuron.timing != "delayed":
             reset_adjoint = _add(grad_state, reset_adjoint)
-        if reset_adjoint is not None:
-            membrane_reset = rule.membrane_reset(step, slope)
-        membrane = self._membrane(grad_state, reset_adjoint, _kept_with(kept, membrane_reset))
+        membrane_reset = None if reset_adjoint is None else rule.membrane_reset(step, slope)
+        membrane = self._membrane(grad_state, reset_adjoint, kept, membrane_reset)
 
         fallback = rule.emit(step)
         emitted = chain
         if fallback is not None:
-            smooth, where = fallback
-            emitted = torch.where(where, grad_spike * smooth, chain)
+            emitted = torch.where(fallback.where, grad_spike * fallback.slope, chain)
         total = emitted if membrane is None else emitted + membrane
 
-        if any(self.needs):
+        if self.needs_any:
             self._charge_sums(moment, total)
-        if self.needs[THRESHOLD] or self.needs[RESET_VALUE]:
-            firing = direct if through_reset is None else direct + through_reset
+        if self.needs_reset:
+            firing = slope * grad_spike
+            if through_reset is not None:
+                firing = firing + through_reset
             if fallback is not None:
-                firing = torch.where(fallback[1], grad_spike * fallback[0], firing)
+                firing = torch.where(fallback.where, grad_spike * fallback.slope, firing)
             if membrane_reset is not None and reset_adjoint is not None:
                 firing = torch.addcmul(firing, membrane_reset, reset_adjoint)
             self._reset_sums(moment, firing, grad_state, _add(chain, membrane))
-        self._carry(moment, chain, membrane)
+        if rule.chain:
+            self._carry(moment, chain, membrane)
         gain = neuron.charge.gain
         return total if isinstance(gain, float) and gain == 1.0 else total * gain
 
     def _chain(
-        self, step: Step, slope: Tensor, kept: Tensor | None, direct: Tensor
+        self, step: Step, slope: Tensor, kept: Tensor | None, grad_spike: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """lambda[t], and the part of it that came through the reset's spike."""
-        carried = self.carried
-        if carried.chain is None or carried.decayed_chain is None:
-            return direct, None
-        chain = _plus_product(direct, kept, carried.decayed_chain)
+        later, decayed, _ = self.carried
+        if later is None or decayed is None:
+            return slope * grad_spike, None
+        if kept is None:
+            chain = torch.addcmul(decayed, slope, grad_spike)
+        else:
+            chain = torch.mul(slope, grad_spike).addcmul_(kept, decayed)
         reset = self.rule.chain_reset(step, slope)
         if reset is None:
             return chain, None
-        later = reset.decayed * carried.decayed_chain
         if reset.plain:
-            later = later.add_(carried.chain, alpha=reset.plain)
-        through_reset = later.mul_(reset.factor)
-        return chain.add_(through_reset), through_reset
+            plain = later if reset.plain == 1.0 else later * reset.plain
+            arriving = torch.add(plain, decayed, alpha=reset.decayed)
+        else:
+            arriving = decayed * reset.decayed
+        through_reset = arriving * reset.factor if self.needs_reset else None
+        return chain.addcmul_(reset.factor, arriving), through_reset
 
     def _membrane(
-        self, grad_state: Tensor | None, reset_adjoint: Tensor | None, kept: Tensor | None
+        self,
+        grad_state: Tensor | None,
+        reset_adjoint: Tensor | None,
+        kept: Tensor | None,
+        membrane_reset: Tensor | None,
     ) -> Tensor | None:
-        """mu[t]. ``kept`` has the rule's part in it already."""
+        """mu[t]."""
+        delayed = self.neuron.timing == "delayed"
         if reset_adjoint is None:
-            return grad_state if self.neuron.timing == "delayed" else None
+            return grad_state if delayed else None
+        if membrane_reset is not None:
+            kept = membrane_reset + (1.0 if kept is None else kept)
         through = reset_adjoint if kept is None else reset_adjoint * kept
-        return _add(grad_state, through) if self.neuron.timing == "delayed" else through
+        return _add(grad_state, through) if delayed else through
 
     def _carry(self, moment: Moment, chain: Tensor, membrane: Tensor | None) -> None:
-        if not self.rule.chain:
-            return
         decay = self.neuron.charge.decay
         if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
             assert moment.before is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tssl_adapters.engine.plan import (
+    LEARNED,
+    EngineFunction,
     Plan,
-    carried_in,
+    Values,
     carried_out,
     empty_links,
     in_working_dtype,
@@ -21,25 +22,12 @@ from tssl_adapters.engine.plan import (
     value_gradients,
     working_dtype,
 )
-from tssl_adapters.engine.recursion import Backward, Moment, forward_step, state_after
-from tssl_adapters.neuron import Neuron, Value
-
-Values = Callable[[], "tuple[Tensor, Tensor]"]
-"""Returns what the library computed: spikes ``[T, batch, ...]`` and the membrane potential, after
-the last step or, where ``keep_membrane``, after every one."""
-
-
-def psc(spikes: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
-    """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s over ``[T, ...]``, from a[-1] = ``trace`` or 0."""
-    traces = []
-    for spike in spikes.unbind(0):
-        trace = next_trace(trace, spike, tau_s)
-        traces.append(trace)
-    return torch.stack(traces) if traces else spikes.clone()
+from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
+from tssl_adapters.neuron import Neuron
 
 
 def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
-    """One step of the post-synaptic current; at ``tau_s == 1`` it is the spike."""
+    """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, from 0 where ``trace`` is ``None``."""
     if tau_s == 1.0:
         return spike
     if trace is None:
@@ -47,18 +35,44 @@ def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
     return trace + (spike - trace) / tau_s
 
 
-def moments(neuron: Neuron, drive: Tensor, state: Tensor) -> list[Moment]:
-    """Every step of a sequence, recomputed from the drive."""
-    steps = []
-    for x in drive.unbind(0):
+def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:
+    """:func:`next_trace` over a list of time steps."""
+    found = []
+    for spike in spikes:
+        trace = next_trace(trace, spike, tau_s)
+        found.append(trace)
+    return found
+
+
+def moments(
+    neuron: Neuron, drive: Tensor, state: Tensor, spikes: Tensor | None = None
+) -> list[Moment]:
+    """Every step of a sequence, computed from the drive (and the spikes, where they are known)."""
+    steps: list[Moment] = []
+    for t, x in enumerate(drive.unbind(0)):
         if steps:
-            state = state_after(neuron, steps[-1])
-        steps.append(forward_step(neuron, state, x))
+            last = steps[-1]
+            state = state_after(neuron, last.charged, last.spike, last.before)
+        before, charged = charge(neuron, state, x)
+        spike = fires(neuron, charged) if spikes is None else spikes[t].to(charged.dtype)
+        steps.append(Moment(state, x, before, charged, spike))
     return steps
 
 
-class SequenceFunction(torch.autograd.Function):
-    """``(plan, values, drive, state, trace, *links, *neuron values) -> out, membrane, *links``."""
+def compute(
+    neuron: Neuron, drive: Tensor, state: Tensor, keep_states: bool
+) -> tuple[Tensor, Tensor]:
+    """Spikes and membrane potential as :data:`Values` has them, from the record alone."""
+    steps = moments(neuron, drive, state)
+    states = [
+        state_after(neuron, m.charged, m.spike, m.before)
+        for m in (steps if keep_states else steps[-1:])
+    ]
+    return torch.stack([m.spike for m in steps]), torch.stack(states) if keep_states else states[0]
+
+
+class SequenceFunction(EngineFunction):
+    """``(plan, values, drive, state, trace, *links, *neuron values) -> out, states, *links``."""
 
     @staticmethod
     def forward(
@@ -71,55 +85,47 @@ class SequenceFunction(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         if values is None:
             neuron = plan.neuron.with_values(rest[plan.links :])
-            steps = moments(neuron, drive, state)
-            spikes = torch.stack([m.spike for m in steps])
-            kept = steps if plan.keep_membrane else steps[-1:]
-            states = torch.stack([state_after(neuron, m) for m in kept])
-            membrane = states if plan.keep_membrane else states[0].clone()
+            spikes, states = compute(neuron, drive, state, plan.keep_states)
         else:
-            spikes, membrane = values()
-        out = spikes if plan.tau_s == 1.0 else psc(spikes, trace, plan.tau_s)
-        last = membrane[-1] if plan.keep_membrane else membrane
-        return (out, membrane, *empty_links(plan, last))
+            spikes, states = values()
+        out = spikes
+        if plan.tau_s != 1.0:
+            out = torch.stack(traces(list(spikes.unbind(0)), trace, plan.tau_s))
+        return (out, states, *empty_links(plan, states[-1] if plan.keep_states else states))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        plan, _, drive, state, trace, *rest = inputs
-        save(ctx, plan, (drive, state, trace), rest[plan.links :])
-        ctx.spike_dtype = output[0].dtype
+        plan, values, drive, state, trace, *rest = inputs
+        # Spikes that the record does not reproduce have to be kept, one byte each.
+        known = None if values is None else _spikes_of(output[0], trace, plan.tau_s)
+        save(ctx, plan, (drive, state, trace, known), rest[plan.links :])
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_out: Tensor | None, grad_membrane: Tensor | None, *grad_links: Tensor | None
+        ctx: Any, grad_out: Tensor | None, grad_states: Tensor | None, *grad_links: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        plan, neuron, (drive, state, trace) = restore(ctx)
-        steps = moments(neuron, drive, state)
-        traces = _traces(steps, trace, plan.tau_s)
-        needs = ctx.needs_input_grad[5 + plan.links :][:5]
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried_in(grad_links))
+        plan, neuron, (drive, state, trace, known) = restore(ctx)
+        steps = moments(neuron, drive, state, known)
+        psc = traces([m.spike for m in steps], trace, plan.tau_s)
+        needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
 
         dtype = working_dtype(steps[-1].charged)
         grad_drive: list[Tensor] = []
         grad_trace: Tensor | None = None
         for t in reversed(range(len(steps))):
             grad_trace = _through_psc(grad_out, grad_trace, t, plan.tau_s, dtype)
-            grad_spike = (
-                torch.zeros_like(steps[t].charged, dtype=dtype)
-                if grad_trace is None
-                else grad_trace / plan.tau_s
-                if plan.tau_s != 1.0
-                else grad_trace
-            )
-            grad_state = _at(grad_membrane, t, len(steps), plan.keep_membrane, dtype)
+            if grad_trace is None:
+                grad_spike = torch.zeros_like(steps[t].charged, dtype=dtype)
+            else:
+                grad_spike = grad_trace if plan.tau_s == 1.0 else grad_trace / plan.tau_s
+            grad_state = _at(grad_states, t, len(steps), plan.keep_states, dtype)
             moment = in_working_dtype(steps[t])
-            grad_drive.append(
-                backward.step(moment, traces[t].to(dtype), grad_spike, grad_state)
-            )
+            grad_drive.append(backward.step(moment, psc[t].to(dtype), grad_spike, grad_state))
         entering = backward.entering(in_working_dtype(steps[0]), plan.linked)
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
-        values = neuron.values()
         return (
             None,
             None,
@@ -127,16 +133,17 @@ class SequenceFunction(torch.autograd.Function):
             reduced(entering, state),
             None if trace is None else reduced(grad_trace, trace),
             *carried_out(backward, plan, steps[0].charged),
-            *value_gradients(backward, values, len(values)),
+            *value_gradients(backward),
         )
 
 
-def _traces(steps: list[Moment], trace: Tensor | None, tau_s: float) -> list[Tensor]:
-    traces = []
-    for moment in steps:
-        trace = next_trace(trace, moment.spike, tau_s)
-        traces.append(trace)
-    return traces
+def _spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
+    """The spikes of an emitted PSC, as booleans."""
+    if tau_s == 1.0:
+        return out != 0
+    first = torch.zeros_like(out[:1]) if trace is None else trace.detach().unsqueeze(0)
+    before = torch.cat([first, out[:-1]])
+    return tau_s * (out - before) + before > 0.5
 
 
 def _through_psc(

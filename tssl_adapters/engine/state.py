@@ -29,12 +29,22 @@ _ATTRIBUTE = "_tssl_tag"
 
 @dataclass
 class Settings:
-    """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant."""
+    """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant.
+
+    The rest is remembered between calls: whether a lost link was warned of, where the record
+    reproduces the library, and an adapter's look-ups.
+    """
 
     path: str
     rule: Rule
     tau_s: float
     warned: bool = field(default=False, compare=False)
+    reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
+
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "reproduces": {}, "memo": {}}
 
 
 class Tag:

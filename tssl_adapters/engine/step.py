@@ -1,4 +1,8 @@
-"""The same recursion one step a call, for the time loop that the user writes."""
+"""The same recursion one step a call, for the time loop that the user writes.
+
+h[t] and s[t] are kept rather than recomputed: per call that is cheaper, and the loop keeps the
+state alive anyway.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tssl_adapters.engine.plan import (
+    LEARNED,
+    EngineFunction,
     Plan,
-    carried_in,
+    Values,
     carried_out,
     empty_links,
     in_working_dtype,
@@ -18,13 +24,15 @@ from tssl_adapters.engine.plan import (
     restore,
     save,
     value_gradients,
-    working_dtype,
 )
-from tssl_adapters.engine.recursion import Backward, forward_step, state_after
-from tssl_adapters.engine.sequence import Values, next_trace
+from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
+from tssl_adapters.engine.sequence import next_trace
 
-class StepFunction(torch.autograd.Function):
-    """``(plan, values, drive, state, trace, *links, *neuron values) -> out, state, *links``."""
+
+class StepFunction(EngineFunction):
+    """``(plan, values, drive, state, trace, *links, *neuron values)``
+    ``-> out, state, spike, charged, before, *links``; spike, charged and before take no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -34,47 +42,71 @@ class StepFunction(torch.autograd.Function):
         state: Tensor,
         trace: Tensor | None,
         *rest: Any,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
+        neuron = plan.neuron.with_values(rest[plan.links :]) if plan.functional else plan.neuron
+        before, charged = charge(neuron, state, drive)
         if values is None:
-            neuron = plan.neuron.with_values(rest[plan.links :])
-            moment = forward_step(neuron, state, drive)
-            spike, after = moment.spike, state_after(neuron, moment)
+            spike = fires(neuron, charged)
+            after = state_after(neuron, charged, spike, before)
         else:
             spike, after = values()
-        return (next_trace(trace, spike, plan.tau_s), after, *empty_links(plan, after))
+        delayed, emits_spike = neuron.timing == "delayed", plan.tau_s == 1.0
+        return (
+            spike if emits_spike else next_trace(trace, spike, plan.tau_s),
+            after,
+            None if emits_spike else spike,
+            None if delayed else charged,
+            before,
+            *empty_links(plan, after),
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, _, drive, state, trace, *rest = inputs
-        save(ctx, plan, (drive, state, trace), rest[plan.links :])
+        out, after, spike, charged, before, *_ = output
+        spike, charged = out if spike is None else spike, after if charged is None else charged
+        ctx.mark_non_differentiable(
+            *(t for t in (*output[2:5],) if t is not None)
+        )
+        needs_drive = ctx.needs_input_grad[5 + plan.links + 1]
+        ctx.drive_dtype = drive.dtype
+        kept = (drive if needs_drive else None, state, trace, spike, charged, before)
+        save(ctx, plan, kept, rest[plan.links :])
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_out: Tensor | None, grad_state: Tensor | None, *grad_links: Tensor | None
+        ctx: Any,
+        grad_out: Tensor | None,
+        grad_state: Tensor | None,
+        _spike: None,
+        _charged: None,
+        _before: None,
+        *grad_links: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        plan, neuron, (drive, state, trace) = restore(ctx)
-        moment = forward_step(neuron, state, drive)
-        now = next_trace(trace, moment.spike, plan.tau_s)
-        dtype = working_dtype(moment.charged)
-        moment = in_working_dtype(moment)
-        needs = ctx.needs_input_grad[5 + plan.links :][:5]
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried_in(grad_links))
+        plan, neuron, (drive, state, trace, spike, charged, before) = restore(ctx)
+        moment = in_working_dtype(Moment(state, drive, before, charged, spike))
+        dtype = moment.charged.dtype
+        needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
 
+        emits_spike = plan.tau_s == 1.0
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
         grad_out = grad_out.to(dtype)
-        grad_spike = grad_out if plan.tau_s == 1.0 else grad_out / plan.tau_s
+        grad_spike = grad_out if emits_spike else grad_out / plan.tau_s
         if grad_state is not None:
             grad_state = grad_state.to(dtype)
-        grad_drive = backward.step(moment, now.to(dtype), grad_spike, grad_state)
-        values = neuron.values()
+        now = moment.spike
+        if not emits_spike:
+            now = next_trace(trace, now, plan.tau_s)
+        grad_drive = backward.step(moment, now, grad_spike, grad_state)
         return (
             None,
             None,
-            reduced(grad_drive, drive),
+            grad_drive.to(ctx.drive_dtype),
             reduced(backward.entering(moment, plan.linked), state),
             None if trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), trace),
             *carried_out(backward, plan, moment.charged),
-            *value_gradients(backward, values, len(values)),
+            *value_gradients(backward),
         )

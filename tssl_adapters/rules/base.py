@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,8 +10,7 @@ from torch import Tensor
 from tssl_adapters.neuron import Value
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One time step of a layer, as a rule sees it. Tensors are ``[batch, ...]``.
 
     Attributes:
@@ -44,6 +42,13 @@ class ChainReset(NamedTuple):
     decayed: float
 
 
+class Fallback(NamedTuple):
+    """Emit ``G[t] * slope`` instead of lambda[t] where ``where`` holds."""
+
+    slope: Tensor
+    where: Tensor
+
+
 class Rule(ABC):
     """A learning rule, local to the neuron. The engine forms every adjoint from these answers.
 
@@ -68,8 +73,8 @@ class Rule(ABC):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         """What the reset adds to du/dh on the way of a loss on the membrane potential."""
 
-    def emit(self, step: Step) -> tuple[Tensor, Tensor] | None:
-        """``(f, where)``: where ``where`` holds, G[t] f is emitted instead of lambda[t]."""
+    def emit(self, step: Step) -> Fallback | None:
+        """What to emit instead of lambda[t], and where."""
         return None
 
     @abstractmethod

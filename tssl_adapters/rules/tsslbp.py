@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tssl_adapters.rules.base import ChainReset, Rule, Step
+from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 
 ResetPath = Literal["reference", "complete", "none"]
 
@@ -64,15 +64,15 @@ class TSSLBP(Rule):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
 
-    def emit(self, step: Step) -> tuple[Tensor, Tensor] | None:
+    def emit(self, step: Step) -> Fallback | None:
         if not self.fallback:
             return None
-        # z / (w (1+z)^2) is the sigmoid's derivative; on this side of 0 it does not cancel.
-        distance = (step.charged - step.threshold).abs_().mul_(-1.0 / self.fallback_width)
-        sigmoid = distance.clamp_(min=-8.0).sigmoid_()
-        fallback = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0)
-        fallback = fallback.mul_(1.0 / self.fallback_width)
-        return fallback, step.trace < 1.0 / (4.0 * step.tau_s)
+        # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
+        distance = (step.charged - step.threshold).mul_(1.0 / self.fallback_width)
+        sigmoid = distance.clamp_(-8.0, 8.0).sigmoid_()
+        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0)
+        slope = slope.mul_(1.0 / self.fallback_width)
+        return Fallback(slope, step.trace < 1.0 / (4.0 * step.tau_s))
 
     def resets_membrane(self, detached: bool) -> bool:
         return self.reset_path == "complete"
