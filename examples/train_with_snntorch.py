@@ -18,7 +18,7 @@ import tssl_adapters
 
 
 def arctan_derivative(x: Tensor) -> Tensor:
-    """The default surrogate of snnTorch, ``surrogate.atan(alpha=2)``: slope at h - theta."""
+    """snnTorch's default surrogate, ``surrogate.atan(alpha=2)``: slope at h - theta."""
     return 1 / (1 + (math.pi * x) ** 2)
 
 
