@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def by_engine(p: Problem, cuts: list[int] | None) -> tuple[list[Tensor], list[Te
         out, seen = torch.stack(outs), torch.stack(states)
     else:
         bounds = [0, *cuts, len(drive)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             part = drive[start:stop]
             result = attach(layer, neuron, part, v, a, None, sequence=True, keep_states=True)
             v, a = result.state, result.trace
@@ -160,9 +161,11 @@ def agree(left: list[Tensor], right: list[Tensor], tolerance: float = 1e-12) -> 
 @given(p=problems(), data=st.data())
 def test_engines_agree(p: Problem, data: st.DataObject) -> None:
     values, grads = by_naive(p)
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(p.drive) - 1), max_size=3))) if len(
-        p.drive
-    ) > 1 else []
+    cuts = (
+        sorted(data.draw(st.sets(st.integers(1, len(p.drive) - 1), max_size=3)))
+        if len(p.drive) > 1
+        else []
+    )
     for chosen in ([], cuts, None):
         our_values, our_grads = by_engine(p, chosen)
         agree(our_values, values)

@@ -63,7 +63,8 @@ def test_native_gradient(case: Case, losses: str) -> None:
     our_values, our_grads = gradients(case, wrapped, x, v0, losses)
     assert 0.1 < float((values[0] != 0).double().mean()) < 0.9
     for ours, theirs in zip(our_values, values, strict=True):
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
     # snnTorch's spikes are float32 whatever the input, and so are their cotangents.
     float32_inside = "snntorch" in case.name
     for ours, theirs in zip(our_grads, grads, strict=True):

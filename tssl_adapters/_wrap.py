@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 from torch import nn
 
 from tssl_adapters import adapters
@@ -101,7 +101,7 @@ def unwrap(model: M) -> M:
             native = module._tssl_native
             loaded[native.__module__.split(".")[0]].kinds[native].detach(module)
             del module._tssl_settings
-            module.__class__ = native  # type: ignore[assignment]
+            module.__class__ = native
     return model
 
 
@@ -184,7 +184,9 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
         status = "wrap" if problem is None else "refused"
         detail = adapter.mode(module) if problem is None else problem
     version = version_of(adapter.library) or "?"
-    name = type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__
+    name = (
+        type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__
+    )
     report = LayerReport(path or name, name, adapter.library, version, status, detail, config)
     return _Found(report, module, kind)
 
@@ -251,7 +253,7 @@ def _described(value: object) -> str:
 
 
 def _checked_tau_s(tau_s: object) -> float:
-    if not isinstance(tau_s, Real) or isinstance(tau_s, bool):
+    if not isinstance(tau_s, float | int | np.floating) or isinstance(tau_s, bool):
         raise TypeError(f"tau_s must be a number of time steps, not {_described(tau_s)}.")
     if not (math.isfinite(tau_s) and tau_s >= 1):
         raise ValueError(

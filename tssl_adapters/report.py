@@ -84,7 +84,9 @@ class Report(Sequence[R], Generic[R]):
         indent = sum(widths) + 2 * len(widths)
         lines = []
         for line in table:
-            fixed = "".join(f"{cell:<{width + 2}}" for cell, width in zip(line, widths, strict=False))
+            fixed = "".join(
+                f"{cell:<{width + 2}}" for cell, width in zip(line, widths, strict=False)
+            )
             last = textwrap.wrap(line[-1], 60) or [""]
             lines.append(fixed + last[0])
             lines.extend(" " * indent + more for more in last[1:])

@@ -11,6 +11,7 @@ from torch import nn
 
 from tssl_adapters.engine.state import Settings
 
+
 class Wrapped:
     """Mixed into a library's layer class; ``wrap`` swaps a layer's class to such a subclass.
 
@@ -18,11 +19,12 @@ class Wrapped:
     ``isinstance``, and, being module-level, deepcopy and pickle.
     """
 
-    _tssl_native: ClassVar[type[nn.Module]]
+    _tssl_native: ClassVar[Any]
     _tssl_settings: Settings
 
     def _get_name(self) -> str:
-        return self._tssl_native.__name__
+        name: str = self._tssl_native.__name__
+        return name
 
     def _tssl_runs_native(self) -> bool:
         """Without a graph and without a PSC there is nothing to attach: native speed."""
@@ -30,6 +32,7 @@ class Wrapped:
 
 
 def always_fits(layer: nn.Module) -> str | None:
+    """The ``problem`` of a class that has none."""
     return None
 
 

@@ -21,7 +21,7 @@ from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
-from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Subtract, ToValue, Value
+from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value
 
 
 def _charge(v: Tensor, current: Tensor, rate: Value, v_leak: Value) -> Tensor:
@@ -83,8 +83,6 @@ def _number(value: Value) -> Value:
 
 class _Layer(Wrapped):
     """What all wrapped layers share. Mixed in before the library's class."""
-
-    _tssl_native: Any
 
     # SequentialState looks for "state" in this signature.
     def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:

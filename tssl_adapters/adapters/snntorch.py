@@ -40,6 +40,7 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
     """``snntorch.Leaky`` with the gradient of a rule."""
 
     _tssl_native = snntorch.Leaky
+    mem: Tensor
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         misuse = self.init_hidden and mem is not None  # the library's own error says it best
@@ -60,9 +61,7 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
                 return (spikes.ne(0).to(spikes.dtype) if graded else spikes), self.mem
 
         native = Native(input_, lambda: run(input_, state), lambda x, mem: (x, *run(x, mem)))
-        result = attach(
-            self._tssl_settings, neuron, input_, state, trace, native, sequence=False
-        )
+        result = attach(self._tssl_settings, neuron, input_, state, trace, native, sequence=False)
         self.mem, self.reset = result.state, result.before
         spikes = result.out * self.graded_spikes_factor if graded else result.out
         return spikes if self.init_hidden and not self.output else (spikes, self.mem)

@@ -25,8 +25,6 @@ _TRACE = "psc"
 class _Node(Wrapped):
     """What all wrapped nodes share. Mixed in before the library's class."""
 
-    _tssl_native: Any
-
     def _tssl_charge(self) -> LinearCharge:
         raise NotImplementedError
 
@@ -42,8 +40,7 @@ class _Node(Wrapped):
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         if self._tssl_runs_native():
-            spikes: Tensor = self._tssl_native.forward(self, *args, **kwargs)
-            return spikes
+            return self._tssl_native.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
         (x,) = (*args, *kwargs.values())
         keep = self.store_v_seq and self.step_mode == "m"
         result = self._tssl_run(x, tuple(self._memories.values()), keep)
@@ -53,7 +50,8 @@ class _Node(Wrapped):
             self.v_seq = result.states
         elif self.store_v_seq:
             self._append_v_seq(self.v)
-        return result.out
+        out: Tensor = result.out
+        return out
 
     def functional_forward(
         self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
@@ -66,11 +64,14 @@ class _Node(Wrapped):
         return (result.out,), _states(result)
 
     def _tssl_run(self: Any, x: Tensor, states: tuple[Any, ...], keep: bool) -> Result:
-        v, *trace = states
+        v, trace = (*states, None)[:2]
         (state,) = self.materialize_states((x,), (v,), self.step_mode)
         started = isinstance(v, Tensor) and v.shape == state.shape
         settings = self._tssl_settings
-        rest = (0.0 if self.v_reset is None else self.v_reset, 0.0)
+        incoming = None
+        if trace is not None:
+            rest = (_leak_towards(self), 0.0)
+            incoming = trace_beside(settings, state if started else None, trace, rest)
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), self._tssl_without_trace():
@@ -88,7 +89,7 @@ class _Node(Wrapped):
             self._tssl_neuron(),
             x,
             state,
-            trace_beside(settings, state if started else None, *trace, rest) if trace else None,
+            incoming,
             Native(x, lambda: run(x, state), lambda drive, v: (drive, *run(drive, v))),
             sequence=self.step_mode == "m",
             keep_states=keep,

@@ -46,9 +46,7 @@ class Gradients:
     reset_value: Tensor
 
 
-def forward(
-    neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: Tensor
-) -> Forward:
+def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: Tensor) -> Forward:
     """Run the neuron from the state v[-1] and the trace a[-1]."""
     charge, theta = neuron.charge, neuron.threshold
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
@@ -94,9 +92,7 @@ def backward(
     zero = torch.zeros_like(drive[0])
     G = lam = mu = zero  # of step t+1
     f_v = zero  # F_v of step t+1
-    sums = {
-        name: zero for name in ("decay", "gain", "offset", "threshold", "reset_value")
-    }
+    sums = dict.fromkeys(("decay", "gain", "offset", "threshold", "reset_value"), zero)
     grad_drive = []
     for t in reversed(range(len(drive))):
         v, r, h, s, a = run.entering[t], run.due[t], run.charged[t], run.spike[t], run.psc[t]

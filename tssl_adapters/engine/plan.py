@@ -49,7 +49,7 @@ class EngineFunction(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
-        return super(torch.autograd.Function, cls).apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
 def link_size(neuron: Neuron, rule: Rule) -> int:
@@ -60,8 +60,7 @@ def link_size(neuron: Neuron, rule: Rule) -> int:
     """
     delayed = neuron.timing == "delayed"
     needed = rule.chain and (
-        rule.splits_adjoint(neuron.detached)
-        or (delayed and rule.resets_membrane(neuron.detached))
+        rule.splits_adjoint(neuron.detached) or (delayed and rule.resets_membrane(neuron.detached))
     )
     return (3 if delayed else 2) if needed else 0
 
@@ -72,6 +71,7 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def in_working_dtype(moment: Moment) -> Moment:
+    """The moment in the dtype that adjoints are carried in."""
     dtype = working_dtype(moment.charged)
     if moment.spike.dtype == moment.charged.dtype == dtype:
         return moment
@@ -110,8 +110,7 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
     if not plan.linked:
         return (None,) * plan.links
     return tuple(
-        None if part is None else part.expand(like.shape)
-        for part in backward.carried[: plan.links]
+        None if part is None else part.expand(like.shape) for part in backward.carried[: plan.links]
     )
 
 

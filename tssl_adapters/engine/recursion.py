@@ -69,9 +69,7 @@ def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None,
     return before, charged
 
 
-def state_after(
-    neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor | None
-) -> Tensor:
+def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor | None) -> Tensor:
     """The state handed to the next step: after the reset, unless that is delayed."""
     if neuron.timing == "delayed":
         return charged
@@ -251,9 +249,7 @@ class Backward:
         if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
             assert moment.before is not None
             decay = decay * (1 - moment.before)
-        self.carried = Carried(
-            chain, chain * decay, None if membrane is None else membrane * decay
-        )
+        self.carried = Carried(chain, chain * decay, None if membrane is None else membrane * decay)
 
     def _charge_sums(self, moment: Moment, emitted: Tensor) -> None:
         if self.needs[DECAY]:

@@ -49,7 +49,8 @@ class Settings:
 
 class Tag:
     """Hangs on a state tensor. Copies and pickles of the tensor do not take it along: a copy is
-    a state of its own, and a graph cannot be copied."""
+    a state of its own, and a graph cannot be copied.
+    """
 
     def __init__(self, state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
         self.link = link
@@ -85,13 +86,17 @@ def _geometry(tensor: Tensor) -> tuple[Any, ...]:
 
 def _storage(tensor: Tensor) -> StorageWeakRef | None:
     try:
-        return StorageWeakRef(tensor.untyped_storage())
+        return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
     except (NotImplementedError, RuntimeError):  # torch.func's wrappers have no storage
         return None
 
 
+def _dead(filed: _Filed) -> bool:
+    return bool(filed.storage.expired())  # type: ignore[no-untyped-call]
+
+
 def _forget_dead() -> None:
-    for key in [key for key, filed in _filed.items() if filed.storage.expired()]:
+    for key in [key for key, filed in _filed.items() if _dead(filed)]:
         del _filed[key]
 
 
@@ -175,6 +180,7 @@ def trace_beside(
     that came together from elsewhere (a copied or moved layer) are a pair.
     """
     if state is None:
+        _forget_dead()
         return None
     known = _known_trace(state) is not None
     replaced = not isinstance(trace, Tensor) or (not known and _tag_of(trace) is not None)
@@ -201,7 +207,7 @@ def _known_trace(state: Tensor) -> Tensor | None:
         return found.trace
     storage = _storage(state)
     filed = None if storage is None else _filed.get(storage.cdata)
-    if filed is None or filed.storage.expired() or filed.version != _version(state):
+    if filed is None or _dead(filed) or filed.version != _version(state):
         return None
     return filed.trace if filed.geometry == _geometry(state) else None
 

@@ -65,9 +65,7 @@ class StepFunction(EngineFunction):
         plan, _, drive, state, trace, *rest = inputs
         out, after, spike, charged, before, *_ = output
         spike, charged = out if spike is None else spike, after if charged is None else charged
-        ctx.mark_non_differentiable(
-            *(t for t in (*output[2:5],) if t is not None)
-        )
+        ctx.mark_non_differentiable(*(t for t in (*output[2:5],) if t is not None))
         needs_drive = ctx.needs_input_grad[5 + plan.links + 1]
         ctx.drive_dtype = drive.dtype
         kept = (drive if needs_drive else None, state, trace, spike, charged, before)

@@ -7,4 +7,4 @@ from tssl_adapters.rules.tsslbp import TSSLBP
 BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP}
 """Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
 
-__all__ = ["BY_NAME", "Rule", "Step", "SurrogateGradient", "TSSLBP"]
+__all__ = ["BY_NAME", "TSSLBP", "Rule", "Step", "SurrogateGradient"]

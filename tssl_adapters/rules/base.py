@@ -84,4 +84,5 @@ class Rule(ABC):
     @abstractmethod
     def splits_adjoint(self, detached: bool) -> bool:
         """Whether the spike-time chain differs from the ordinary adjoint of the membrane, so that
-        it needs a channel of its own from one call of a layer to the one before."""
+        it needs a channel of its own from one call of a layer to the one before.
+        """

@@ -1,0 +1,174 @@
+"""Small models as each library's users write them, one of all three, and how to compare models.
+
+A model takes ``[T, batch, 4]``, starts from rest, and returns every spiking layer's output.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import norse.torch as norse
+import snntorch
+import torch
+from norse.torch.functional.lif import LIFParameters
+from norse.torch.functional.lif_box import LIFBoxParameters
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import Tensor, nn
+
+INPUTS = 4
+T = torch.as_tensor
+LIVELY = {"tau_mem_inv": T(300.0), "v_th": T(0.3)}
+"""Norse's own defaults need a drive of 10 to spike."""
+
+
+class SnnTorchNet(nn.Module):
+    """Explicit state, hidden state, learnable decay and threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(INPUTS, 6)
+        self.lif1 = snntorch.Leaky(beta=0.8, threshold=0.5, learn_beta=True, learn_threshold=True)
+        self.drop = nn.Dropout(0.3)
+        self.fc2 = nn.Linear(6, 5)
+        self.lif2 = snntorch.Leaky(
+            beta=torch.full((5,), 0.7),
+            threshold=0.3,
+            init_hidden=True,
+            output=True,
+            reset_mechanism="zero",
+            reset_delay=False,
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        mem = self.lif1.reset_mem()
+        self.lif2.reset_mem()
+        rows = []
+        for step in x:
+            spk, mem = self.lif1(self.fc1(step), mem)
+            rows.append((spk, mem, *self.lif2(self.fc2(self.drop(spk)))))
+        return tuple(map(torch.stack, zip(*rows, strict=True)))
+
+
+class SpikingJellyNet(nn.Module):
+    """Multi-step and single-step nodes in the library's containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            layer.Linear(INPUTS, 6),
+            neuron.LIFNode(tau=3.0, v_threshold=0.3),
+            layer.Dropout(0.3),
+            layer.Linear(6, 6),
+            neuron.ParametricLIFNode(v_threshold=0.2, v_reset=None, detach_reset=True),
+        )
+        functional.set_step_mode(self.conv, "m")
+        self.head = layer.MultiStepContainer(nn.Linear(6, 5), neuron.IFNode(v_threshold=0.3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        functional.reset_net(self)
+        hidden = self.conv(x)
+        return hidden, self.head(hidden), self.conv[1].v, self.head[1].v
+
+
+class NorseNet(nn.Module):
+    """``SequentialState`` over a whole sequence, and a lifted cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = norse.SequentialState(
+            nn.Linear(INPUTS, 6), norse.LIF(LIFParameters(**LIVELY)), nn.Linear(6, 6)
+        )
+        self.cell = norse.Lift(norse.LIFCell(LIFParameters(**LIVELY)))
+        self.box = norse.LIFBoxCell(LIFBoxParameters(**LIVELY))
+        self.readout = norse.LI()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        hidden, states = self.body(x)
+        spikes, state = self.cell(hidden)
+        box, outs = None, []
+        for step in hidden:
+            out, box = self.box(step, box)
+            outs.append(out)
+        membrane, _ = self.readout(spikes)
+        return spikes, torch.stack(outs), membrane, state.v, state.i, box.v, states[1].v
+
+
+class MixedNet(nn.Module):
+    """All three libraries, in nested containers; one neuron is registered twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        leaky = snntorch.Leaky(beta=0.8, threshold=0.3, init_hidden=True)
+        self.body = nn.Sequential(
+            OrderedDict(fc=nn.Linear(INPUTS, 6), inner=nn.Sequential(OrderedDict(lif=leaky)))
+        )
+        self.again = leaky
+        node = neuron.LIFNode(tau=2.0, v_threshold=0.3, step_mode="m")
+        self.middle = nn.ModuleDict({"fc": nn.Linear(6, 6), "node": node})
+        self.head = nn.ModuleList(
+            [nn.Linear(6, 5), norse.LIF(LIFParameters(**LIVELY)), norse.LI()]
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.again.reset_mem()
+        functional.reset_net(self)
+        first = torch.stack([self.body(step) for step in x])
+        second = self.middle["node"](self.middle["fc"](first))
+        third, state = self.head[1](self.head[0](second))
+        return first, second, third, self.head[2](third)[0], state.v
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "snntorch": SnnTorchNet,
+    "spikingjelly": SpikingJellyNet,
+    "norse": NorseNet,
+    "mixed": MixedNet,
+}
+SPIKING = {
+    "snntorch": ["lif1", "lif2"],
+    "spikingjelly": ["conv.1", "conv.4", "head.1"],
+    "norse": ["body.1", "cell.lifted_module", "box"],
+    "mixed": ["body.inner.lif", "middle.node", "head.1"],
+}
+"""Dotted paths of the layers to wrap."""
+
+
+def inputs() -> Tensor:
+    return 0.5 + torch.randn(6, 3, INPUTS, generator=torch.Generator().manual_seed(3))
+
+
+def numbers(model: nn.Module) -> list[Tensor]:
+    """What a forward and a backward pass give: outputs, then gradients."""
+    torch.manual_seed(1)
+    x = inputs().requires_grad_()
+    outs = [out for out in model(x) if out.ndim == 3]
+    generator = torch.Generator().manual_seed(4)
+    loss = sum((out * torch.randn(out.shape, generator=generator)).sum() for out in outs)
+    wanted = [x, *model.parameters()]
+    assert isinstance(loss, Tensor)
+    grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return [*outs, *(torch.zeros(()) if grad is None else grad for grad in grads)]
+
+
+def equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def anatomy(model: nn.Module) -> dict[str, Any]:
+    """Every module with its class, attributes, parameters, hooks and memories: the objects."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        found[path] = module
+        found[f"{path} class"] = type(module)
+        for name, value in vars(module).items():
+            found[f"{path}.{name}"] = value
+            if isinstance(value, dict):
+                found |= {f"{path}.{name}[{key!r}]": inner for key, inner in value.items()}
+    return found
+
+
+def assert_same_anatomy(now: dict[str, Any], before: dict[str, Any]) -> None:
+    assert list(now) == list(before)
+    assert [key for key in now if now[key] is not before[key]] == []
