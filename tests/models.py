@@ -149,6 +149,8 @@ def numbers(model: nn.Module) -> list[Tensor]:
     wanted = [x, *model.parameters()]
     assert isinstance(loss, Tensor)
     grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+    with torch.no_grad():
+        model(x)  # leaves states without a graph behind: those can be copied
     return [*outs, *(torch.zeros(()) if grad is None else grad for grad in grads)]
 
 

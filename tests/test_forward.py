@@ -11,7 +11,7 @@ import norse.torch as norse
 import pytest
 import snntorch
 import torch
-from layers import BATCH, CASES, NEURONS, Case
+from layers import CASES, NEURONS, Case
 from models import MODELS
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
@@ -24,7 +24,16 @@ BITS = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-MODES = ["grad", "input-without-grad", "no_grad", "inference"]
+BATCH = 256
+"""Wide, so that a wrapped layer's probing of its record takes few rounds."""
+MODES = [
+    (torch.float32, "grad"),
+    (torch.float64, "grad"),
+    (torch.float32, "no_grad"),
+    (torch.float64, "no_grad"),
+    (torch.float32, "inference"),
+    (torch.float32, "input without grad"),
+]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -95,7 +104,7 @@ def assert_same_in_a_row(
 
 
 def drive(steps: int, dtype: torch.dtype, mode: str = "") -> Tensor:
-    x = 1.0 + torch.randn(steps, BATCH, NEURONS, dtype=dtype)
+    x = 0.7 + 1.5 * torch.randn(steps, BATCH, NEURONS, dtype=dtype)
     return x.requires_grad_(mode == "grad")
 
 
@@ -116,44 +125,62 @@ def unusual_values(dtype: torch.dtype) -> Tensor:
     info = torch.finfo(dtype)
     values = [torch.nan, torch.inf, -torch.inf, info.max, info.min, info.tiny, -info.tiny, -0.0]
     for i, value in enumerate(values):
-        x.view(8, -1)[i % 5 + 1, i] = value
+        x[i % 5 + 1, i] = value
     return x
 
 
 @every_case
-@every_dtype
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("dtype", "mode"), MODES)
 def test_bit_equal(case: Case, dtype: torch.dtype, mode: str) -> None:
-    """From rest and from a given state, in calls of four, one and two steps, and in odd layouts."""
+    """From rest and from a given state, in calls of three, one and two steps, in odd layouts."""
     native, wrapped = pair(case, dtype)
+    v0 = 0.3 + 0.5 * torch.randn(BATCH, NEURONS, dtype=dtype)
     with context(mode):
-        for training in (True, False):
+        for training, start in ((True, v0), (False, None)):
             native.train(training)
             wrapped.train(training)
-            v0 = 0.3 + 0.5 * torch.randn(BATCH, NEURONS, dtype=dtype)
-            chunks = [drive(steps, dtype, mode) for steps in (4, 1, 2)]
-            if not training:
+            chunks = [drive(steps, dtype, mode) for steps in (3, 1, 2)]
+            if mode == "grad" and not training:
                 chunks += unusual_layouts(dtype)
-            for start in (None, v0):
-                out = assert_same_in_a_row(wrapped, native, chunks, start)
-                assert 0.1 < float((out != 0).double().mean()) < 0.9
+            out = assert_same_in_a_row(wrapped, native, chunks, start)
+            assert 0.05 < float((out != 0).double().mean()) < 0.95
+
+
+@every_case
+@pytest.mark.parametrize(
+    ("dtype", "drive_dtype"),
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float32),
+        (torch.float32, torch.int64),
+    ],
+    ids=str,
+)
+def test_bit_equal_in_other_dtypes(
+    case: Case, dtype: torch.dtype, drive_dtype: torch.dtype
+) -> None:
+    """Half precision, and drives of another dtype than the layer's."""
+    native, wrapped = pair(case, dtype)
+    x = (1.0 + 2.0 * torch.randn(3, BATCH, NEURONS)).to(drive_dtype)
+    x.requires_grad_(drive_dtype.is_floating_point)
+    assert assert_same_in_a_row(wrapped, native, [x], None).any()
 
 
 @every_case
 @every_dtype
-@pytest.mark.parametrize("mode", ["grad", "no_grad"])
-def test_bit_equal_by_the_case_s_own_loop(case: Case, dtype: torch.dtype, mode: str) -> None:
+def test_bit_equal_by_the_case_s_own_loop(case: Case, dtype: torch.dtype) -> None:
     """Stacked potentials and currents of every step, recorded by the layer where it can."""
     native, wrapped = pair(case, dtype)
-    x, v0 = drive(5, dtype, mode), torch.randn(BATCH, NEURONS, dtype=dtype)
-    with context(mode):
-        for start in (None, v0):
-            ours, theirs = case.run(wrapped, x, start), case.run(native, x, start)
-            runs = [
-                {"out": r.out, "v": r.membrane, **{f"{i}": o for i, o in enumerate(r.others)}}
-                for r in (ours, theirs)
-            ]
-            assert_same(*runs)
+    x, v0 = drive(4, dtype, "grad"), torch.randn(BATCH, NEURONS, dtype=dtype)
+    for start in (None, v0):
+        ours, theirs = case.run(wrapped, x, start), case.run(native, x, start)
+        runs = [
+            {"out": r.out, "v": r.membrane, **{f"{i}": o for i, o in enumerate(r.others)}}
+            for r in (ours, theirs)
+        ]
+        assert_same(*runs)
 
 
 @every_case
@@ -163,7 +190,7 @@ def test_bit_equal_on_unusual_numbers(case: Case, dtype: torch.dtype, mode: str)
     """NaN and infinite drives and states take the way they take natively."""
     native, wrapped = pair(case, dtype)
     x = unusual_values(dtype).requires_grad_(mode == "grad")
-    v0 = unusual_values(dtype)[3]
+    v0 = drive(1, dtype)[0]
     v0.view(-1)[-4:] = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0])
     with context(mode):
         for start in (None, v0):
@@ -172,18 +199,19 @@ def test_bit_equal_on_unusual_numbers(case: Case, dtype: torch.dtype, mode: str)
 
 
 @every_case
-@pytest.mark.parametrize("shape", [(0, NEURONS), (2, 3, 2, NEURONS), (NEURONS,)], ids=str)
-def test_bit_equal_in_other_shapes(case: Case, shape: tuple[int, ...]) -> None:
+def test_bit_equal_in_other_shapes(case: Case) -> None:
     """An empty batch, images, and no batch at all."""
     native, wrapped = pair(case, torch.float32)
-    x = (0.6 + torch.randn(4, *shape)).requires_grad_()
-    assert_same_in_a_row(wrapped, native, [x[:3], x[3:]], None)
+    for shape in [(0, NEURONS), (2, 3, 2, NEURONS), (NEURONS,)]:
+        x = (1.0 + torch.randn(3, *shape)).requires_grad_()
+        out = assert_same_in_a_row(wrapped, native, [x[:2], x[2:]], None)
+        assert out.any() or out.numel() == 0
 
 
 @every_case
-@every_dtype
-def test_native_again_after_unwrap(case: Case, dtype: torch.dtype) -> None:
+def test_native_again_after_unwrap(case: Case) -> None:
     """Values and gradients, after the wrapped layer ran in both modes."""
+    dtype = torch.float32
     native, wrapped = pair(case, dtype)
     x = drive(4, dtype, "grad")
     case.run(wrapped, x, None)

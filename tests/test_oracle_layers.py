@@ -176,7 +176,9 @@ def test_gradients(case: Case, options: str, tau_s: float) -> None:
     ours = torch.autograd.grad(loss, wanted, allow_unused=True)  # type: ignore[arg-type]
     expected = by_oracle(layer, case, x, v0, weights, tau_s, settings, run)
 
-    tolerance = 1e-5 if "snntorch" in case.name else 1e-10
+    # snnTorch's spikes, and where Norse's LIF starts from rest its first step, are float32.
+    single = isinstance(layer, norse.LIF) and v0 is None
+    tolerance = 1e-5 if "snntorch" in case.name else 1e-8 if single else 1e-10
     for gradient, reference in zip(ours, expected, strict=True):
         gradient = torch.zeros(reference.shape) if gradient is None else gradient
         assert gradient.shape == reference.shape
@@ -195,7 +197,6 @@ def by_oracle(
     run: Any,
 ) -> list[Array]:
     record, leak = known(layer)
-    # Norse's LIF starts in float32 whatever the input.
     rest = np.float32(case.rest) if isinstance(layer, norse.LIF) else case.rest
     start = np.full(x.shape[1:], rest, dtype=np.float64) if v0 is None else v0
     factor = as_array(getattr(layer, "graded_spikes_factor", 1.0))

@@ -37,9 +37,9 @@ import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
 
-BATCH, NEURONS, STEPS = 3, 6, 12
-CUTS = (4, 5, 9)
-"""Where a sequence is cut into calls, or a state is tampered with: after 4, 5 and 9 steps."""
+BATCH, NEURONS, STEPS = 4, 256, 9
+CUTS = (3, 4, 7)
+"""Where a sequence is cut into calls, or a state is tampered with: after 3, 4 and 7 steps."""
 TAUS = [1.0, 3.0]
 
 Edit: TypeAlias = Callable[[Tensor], Tensor]
@@ -149,7 +149,7 @@ def snntorch_loops() -> Iterator[Loop]:
                         "timing": "delayed" if delay else "both",
                     },
                     hidden=hidden,
-                    tolerance=1e-5,
+                    tolerance=3e-5,
                 )
 
 
@@ -470,7 +470,7 @@ def same_values(ours: Runs, theirs: Runs) -> None:
 def close_values(ours: Runs, theirs: Runs) -> None:
     close(ours.out, theirs.out, 1e-6)
     for left, right in zip(ours.seen, theirs.seen, strict=True):
-        close(left.v, right.v, 1e-12)
+        close(left.v, right.v, 1e-11)
 
 
 def close_grads(ours: Runs, theirs: Runs, tolerance: float) -> None:
@@ -516,7 +516,7 @@ def test_calls_add_up_from_a_state(loop: Loop) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize("tau_s", TAUS)
-@pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 11), tuple(range(1, STEPS))], ids=str)
+@pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 8), tuple(range(1, STEPS))], ids=str)
 def test_cuts_do_not_matter(loop: Loop, tau_s: float, cuts: tuple[int, ...]) -> None:
     """Wherever a sequence is cut into calls, values and gradients are the same."""
     x = drive_of(seed=3)
@@ -525,11 +525,9 @@ def test_cuts_do_not_matter(loop: Loop, tau_s: float, cuts: tuple[int, ...]) -> 
     expected = run_reference(loop, loop.make(), x, tau_s, cuts=(), watch=False)
     close(ours.out, expected.out, 1e-6)
     close_grads(ours, expected, loop.tolerance)
-    if not loop.sequence and not loop.hidden:
-        return
     again = run_layer(loop, layer, x, cuts=(), watch=False)
     assert torch.equal(ours.out, again.out)
-    close_grads(ours, again, 1e-12)
+    close_grads(ours, again, 1e-11)
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
@@ -539,7 +537,7 @@ def test_forward_is_the_librarys(loop: Loop, tau_s: float) -> None:
     ours = run_layer(loop, wrapped(loop, tau_s), x)
     twin = run_layer(loop, loop.make(), x, grad=False)
     same_values(ours, twin._replace(out=psc_of(twin.out, tau_s)))
-    assert 0.2 < float(twin.out.mean()) < 0.8
+    assert 0.2 < float(twin.out.detach().mean()) < 0.8
 
 
 def psc_of(spikes: Tensor, tau_s: float) -> Tensor:
@@ -568,7 +566,7 @@ def test_step_equals_sequence(step: str, sequence: str, tau_s: float) -> None:
         run_layer(loop, wrapped(loop, tau_s), x) for loop in LOOPS if loop.name in (step, sequence)
     )
     close_values(left, right)
-    close_grads(left, right, 1e-12)
+    close_grads(left, right, 1e-11)
 
 
 @pytest.mark.parametrize("loop", [loop for loop in EXPLICIT if not loop.sequence], ids=str)
@@ -599,4 +597,377 @@ def test_one_neuron_on_two_states(loop: Loop, tau_s: float) -> None:
     assert torch.equal(out, expected_out)
     assert half > 0
     for ours, theirs in zip(grads, [*expected[:2], *params], strict=True):
-        close(ours, theirs, 1e-12)
+        close(ours, theirs, 1e-11)
+
+
+# --- states that are cut off ------------------------------------------------------------------
+
+
+def detach(t: Tensor) -> Tensor:
+    return t.detach()
+
+
+def detach_(t: Tensor) -> Tensor:
+    return t.detach_()
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+@pytest.mark.parametrize("edit", [detach, detach_])
+def test_detach_cuts_the_chain(loop: Loop, tau_s: float, edit: Edit) -> None:
+    """Nothing changes forward, the trace goes on; gradients are those of separate windows."""
+    x = drive_of()
+    layer = wrapped(loop, tau_s)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LostLinkWarning)
+        ours = run_layer(loop, layer, x, edit=edit)
+    same_values(ours, run_layer(loop, layer, x))
+    expected = run_reference(loop, loop.make(), x, tau_s, edit=detach)
+    close_values(ours, expected)
+    close_grads(ours, expected, loop.tolerance)
+
+
+def detached(loop: Loop, layer: Any, state: State) -> State:
+    """Cut off in the way that each library has for it."""
+    if isinstance(layer, snntorch.Leaky) and loop.hidden:
+        snntorch.Leaky.detach_hidden()
+    elif loop.hidden:
+        functional.detach_net(layer)
+    elif isinstance(layer, snntorch.Leaky):
+        layer.detach(state.v)
+    else:
+        return state.edited(detach)
+    return state
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_truncated_backpropagation(loop: Loop, tau_s: float) -> None:
+    """A backward() for each window, with the library's own way to cut, as separate windows."""
+    x = drive_of()
+    layer = wrapped(loop, tau_s)
+    given = x.clone().requires_grad_()
+    state, outs = None, []
+    for begin, end in bounds(STEPS, CUTS):
+        out, state = loop.call(layer, given[begin:end], state)
+        loss_of(out, [], seed=end).backward()
+        outs.append(out.detach())
+        state = detached(loop, layer, state)
+    plain = run_layer(loop, wrapped(loop, tau_s), x, grad=False)
+    assert torch.equal(torch.cat(outs), plain.out.detach())
+
+    reference = Reference(loop, loop.make(), tau_s, {})
+    expected = x.clone().requires_grad_()
+    state, trace = None, None
+    for begin, end in bounds(STEPS, CUTS):
+        out, states, trace = reference.call(expected[begin:end], state, trace)
+        loss_of(out.to(outs[0].dtype), [], seed=end).backward()
+        state = states[-1].edited(detach)
+        trace = trace.detach() if tau_s > 1.0 else None
+    leaves = zip(
+        [given, *loop.params(layer)], [expected, *loop.params(reference.layer)], strict=True
+    )
+    for ours, theirs in leaves:
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        close(ours.grad, theirs.grad, loop.tolerance)
+
+
+# --- states that lose their link --------------------------------------------------------------
+
+MASK = (torch.rand(BATCH, NEURONS, generator=torch.Generator().manual_seed(5)) < 0.6).double()
+
+
+def clone(t: Tensor) -> Tensor:
+    return t.clone()
+
+
+def masked(t: Tensor) -> Tensor:
+    return t * MASK
+
+
+def viewed(t: Tensor) -> Tensor:
+    return t.view_as(t)
+
+
+def reshaped(t: Tensor) -> Tensor:
+    return t.flatten().reshape(t.shape)
+
+
+def masked_in_place(t: Tensor) -> Tensor:
+    return t.mul_(MASK)
+
+
+def written(t: Tensor) -> Tensor:
+    t[1, :2] = 0.0
+    return t
+
+
+def shrunk(t: Tensor) -> Tensor:
+    """Not at rest anywhere, and still positive."""
+    return t * 0.9
+
+
+UNCHANGED = [clone, viewed, reshaped]
+EDITS = [*UNCHANGED, masked, masked_in_place, written, shrunk]
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("edit", EDITS)
+def test_lost_link(loop: Loop, edit: Edit) -> None:
+    """At tau_s = 1 the forward is right, the gradient the ordinary adjoint, with one warning."""
+    x = drive_of()
+    layer = wrapped(loop, 1.0)
+    with pytest.warns(LostLinkWarning, match=f"layer '{NAME}'") as caught:
+        ours = run_layer(loop, layer, x, edit=edit)
+    assert len([w for w in caught if w.category is LostLinkWarning]) == 1
+    same_values(ours, run_layer(loop, loop.make(), x, edit=edit, grad=False))
+    expected = run_reference(loop, loop.make(), x, 1.0, edit=lambda t: edit(t.clone()))
+    close_values(ours, expected)
+    close_grads(ours, expected, loop.tolerance)
+    plain = run_reference(loop, loop.make(), x, 1.0)
+    assert float((plain.grads[0] - expected.grads[0]).abs().max()) > 1e-2
+
+
+def written_outputs(loop: Loop, layer: Any, factor: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Run call by call with the outputs halved, in the way that ``factor`` does it."""
+    x = drive_of().requires_grad_()
+    handle = layer.register_forward_hook(
+        lambda _, __, out: (factor(out[0]), *out[1:]) if isinstance(out, tuple) else factor(out)
+    )
+    out, _ = loop.call(layer, x, None)
+    handle.remove()
+    return [out.detach(), *gradients(loss_of(out, []), [x, *loop.params(layer)])]
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_outputs_written_to_in_place(loop: Loop, tau_s: float) -> None:
+    """As by ``nn.Dropout(inplace=True)`` or ``out += skip``; where the library allows it."""
+    expected = written_outputs(loop, wrapped(loop, tau_s), lambda out: out * 0.5)
+    try:
+        written_outputs(loop, loop.make(), lambda out: out.mul_(0.5))
+    except RuntimeError:  # Norse's cells need their output for the reset
+        if tau_s == 1.0:
+            return
+    ours = written_outputs(loop, wrapped(loop, tau_s), lambda out: out.mul_(0.5))
+    for left, right in zip(ours, expected, strict=True):
+        assert torch.equal(left, right)
+
+
+def quiet_run(loop: Loop, layer: Any, x: Tensor, **options: Any) -> Runs:
+    """A lost link is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LostLinkWarning)
+        return run_layer(loop, layer, x, **options)
+
+
+WITHOUT_LINK = [
+    (loop, path)
+    for loop in LOOPS
+    for path in ("none", "complete")
+    if path == "none" or loop.words.get("timing") != "delayed"
+]
+
+
+@pytest.mark.parametrize(("loop", "reset_path"), WITHOUT_LINK, ids=str)
+def test_rules_without_a_link(loop: Loop, reset_path: Any) -> None:
+    """The state's own graph carries all, so nothing is lost and nothing is warned of."""
+    options = {"fallback": False, "reset_path": reset_path}
+    rule = rules.TSSLBP(**options)
+    x = drive_of()
+    plain = quiet_run(loop, wrapped(loop, 1.0, rule), x)
+    close_grads(plain, run_reference(loop, loop.make(), x, 1.0, options=options), loop.tolerance)
+    for edit in UNCHANGED:
+        ours = quiet_run(loop, wrapped(loop, 1.0, rule), x, edit=edit)
+        same_values(ours, plain)
+        close_grads(ours, plain, 1e-11)
+    ours = quiet_run(loop, wrapped(loop, 1.0, rule), x, edit=masked)
+    expected = run_reference(loop, loop.make(), x, 1.0, edit=masked, options=options)
+    close_grads(ours, expected, loop.tolerance)
+
+
+def derivative_of(loop: Loop) -> Callable[[Tensor], Tensor]:
+    """The library's default surrogate."""
+    if loop.name.startswith("snntorch"):
+        return lambda x: 1.0 / (1.0 + (torch.pi * x) ** 2)
+    if loop.name.startswith("spikingjelly"):
+        return lambda x: 4.0 * torch.sigmoid(4.0 * x) * (1.0 - torch.sigmoid(4.0 * x))
+    return lambda x: 1.0 / (x.abs() + 1.0) ** 2
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("edit", [clone, masked, masked_in_place, detach])
+def test_surrogate_gradients_of_edited_states(loop: Loop, edit: Edit) -> None:
+    """Nothing to lose: the native gradient, whatever the loop does to the state."""
+    x = drive_of()
+    layer = wrapped(loop, 1.0, rules.SurrogateGradient(derivative_of(loop)))
+    ours = quiet_run(loop, layer, x, edit=edit, start=start_state(loop, x))
+    native = run_layer(loop, loop.make(), x, edit=edit, start=start_state(loop, x))
+    same_values(ours, native)
+    close_grads(ours, native, loop.tolerance)
+
+
+def test_each_layer_warns_once() -> None:
+    model = nn.Sequential(snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.8))
+    tssl_adapters.wrap(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            x = torch.rand(3, 4, requires_grad=True)
+            states = [layer.init_leaky() for layer in model]
+            for _ in range(4):
+                spikes = x
+                for index, layer in enumerate(model):
+                    spikes, states[index] = layer(spikes, states[index] * 0.9)
+    texts = [str(w.message) for w in caught if w.category is LostLinkWarning]
+    assert len(texts) == 2
+    assert "layer '0'" in texts[0]
+    assert "layer '1'" in texts[1]
+    assert "ordinary adjoint" in texts[0]
+
+
+# --- the trace --------------------------------------------------------------------------------
+
+
+VIEWS = [viewed, reshaped]
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("edit", [edit for edit in EDITS if edit not in VIEWS])
+def test_lost_trace(loop: Loop, edit: Edit) -> None:
+    """At tau_s > 1 a state that is not the layer's own is refused, also without a graph."""
+    x = drive_of()
+    with pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
+        run_layer(loop, wrapped(loop, 3.0), x, edit=edit)
+    with torch.no_grad(), pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
+        run_layer(loop, wrapped(loop, 3.0), x, edit=edit, grad=False)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("edit", VIEWS)
+def test_the_trace_of_a_view(loop: Loop, edit: Edit) -> None:
+    """It is known by its memory, but its graph is not, except where the layer keeps it."""
+    x = drive_of()
+    with torch.no_grad():
+        ours = run_layer(loop, wrapped(loop, 3.0), x, edit=edit, grad=False)
+        same_values(ours, run_layer(loop, wrapped(loop, 3.0), x, grad=False))
+    if not loop.name.startswith("spikingjelly"):
+        with pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
+            run_layer(loop, wrapped(loop, 3.0), x, edit=edit)
+        return
+    with pytest.warns(LostLinkWarning, match=f"layer '{NAME}'"):
+        ours = run_layer(loop, wrapped(loop, 3.0), x, edit=edit)
+    expected = run_reference(loop, loop.make(), x, 3.0, edit=clone, edit_trace=clone)
+    close_values(ours, expected)
+    close_grads(ours, expected, loop.tolerance)
+
+
+def zero_(t: Tensor) -> Tensor:
+    return t.detach_().zero_()
+
+
+def zeros_like(t: Tensor) -> Tensor:
+    return torch.zeros_like(t)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+@pytest.mark.parametrize("edit", [zero_, zeros_like])
+def test_zeroed_states_start_anew(loop: Loop, tau_s: float, edit: Edit) -> None:
+    """No trace leaks over: the next calls are those of a new layer that starts from zero."""
+    x = drive_of()
+    ours = run_layer(loop, wrapped(loop, tau_s), x, edit=edit)
+    windows = []
+    for begin, end in bounds(STEPS, CUTS):
+        start = None
+        if begin:
+            zero = torch.zeros(BATCH, NEURONS, dtype=torch.float64)
+            start = State(zero, None if ours.seen[0].i is None else zero)
+        windows.append(
+            run_layer(loop, wrapped(loop, tau_s), x[begin:end], cuts=(), start=start, grad=False)
+        )
+    assert torch.equal(ours.out, torch.cat([run.out for run in windows]))
+    for state, run in zip(ours.seen, windows, strict=True):
+        assert torch.equal(state.v, run.seen[0].v)
+    expected = run_reference(
+        loop, loop.make(), x, tau_s, edit=zeros_like, edit_trace=zeros_like
+    )
+    close_values(ours, expected)
+    close_grads(ours, expected, loop.tolerance)
+
+
+def restarted(loop: Loop, layer: Any) -> None:
+    """A new start as each library has it; ``None`` for the state does it elsewhere."""
+    if isinstance(layer, snntorch.Leaky):
+        utils.reset(nn.Sequential(layer))
+    elif loop.hidden:
+        functional.reset_net(layer)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_a_new_sequence_knows_nothing_of_the_last(loop: Loop, tau_s: float) -> None:
+    """After ``utils.reset``, ``reset_net``, ``init_leaky()`` or ``None``, with another batch."""
+    layer = wrapped(loop, tau_s)
+    loop.call(layer, drive_of(seed=8), None)
+    for x in (drive_of(seed=9), drive_of(seed=10)[:, :2]):
+        restarted(loop, layer)
+        ours = run_layer(loop, layer, x)
+        fresh = run_layer(loop, wrapped(loop, tau_s), x)
+        same_values(ours, fresh)
+        for left, right in zip(ours.grads, fresh.grads, strict=True):
+            assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    "loop", [loop for loop in LOOPS if not loop.name.startswith("norse")], ids=str
+)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_another_batch_starts_anew(loop: Loop, tau_s: float) -> None:
+    """snnTorch and SpikingJelly make a new state where the old has another shape."""
+    layer, twin = wrapped(loop, tau_s), loop.make()
+    x, other = drive_of(seed=8), drive_of(seed=9)[:, :2]
+    _, state = loop.call(layer, x, None)
+    out, after = loop.call(layer, other, state)
+    _, their_state = loop.call(twin, x, None)
+    their_out, their_after = loop.call(twin, other, their_state)
+    assert torch.equal(out, psc_of(their_out, tau_s))
+    assert torch.equal(after.v, their_after.v)
+
+
+RESETTING = [loop for loop in LOOPS if "subtract" not in loop.name and "-delay" not in loop.name]
+RESETTING = [loop for loop in RESETTING if "Parametric" not in loop.name]
+
+
+@pytest.mark.parametrize("loop", RESETTING, ids=str)
+@pytest.mark.parametrize("edit", [None, detach, detach_])
+def test_a_state_at_rest_keeps_its_trace(loop: Loop, edit: Edit | None) -> None:
+    """Every neuron has just spiked and is reset: the state looks new, and is not."""
+    x = torch.full((6, BATCH, NEURONS), 20.0, dtype=torch.float64)
+    x[4:] = -1000.0
+    ours = run_layer(loop, wrapped(loop, 3.0), x, cuts=(2, 3, 4), edit=edit)
+    expected = torch.tensor([1 - (2 / 3) ** n for n in (1, 2, 3, 4)])
+    expected = torch.cat([expected, expected[-1] * torch.tensor([2 / 3, 4 / 9])])
+    assert float((ours.out - expected[:, None, None]).detach().abs().max()) < 1e-6
+    assert float((ours.seen[0].v - ours.seen[0].v.flatten()[0]).detach().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+def test_partly_at_rest_is_not_at_rest(loop: Loop) -> None:
+    def all_but_one(t: Tensor) -> Tensor:
+        t = torch.zeros_like(t)
+        t[-1, -1] = 1e-3
+        return t
+
+    with pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
+        run_layer(loop, wrapped(loop, 3.0), drive_of(), edit=all_but_one)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+def test_a_state_of_another_layer_is_refused(loop: Loop) -> None:
+    """A potential that was made up, or came from an unwrapped layer."""
+    x = drive_of()
+    _, state = loop.call(loop.make(), x, None)
+    with pytest.raises(LostTraceError, match="is not one that the layer returned, nor at rest"):
+        loop.call(wrapped(loop, 3.0), x, state.edited(detach))

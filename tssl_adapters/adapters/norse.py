@@ -25,11 +25,16 @@ from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value
 
 
 def _charge(v: Tensor, current: Tensor, rate: Value, v_leak: Value) -> Tensor:
-    return v + rate * ((v_leak - v) + current)
+    # In place and the other way round: the same value, fewer allocations.
+    return _times(rate, (v_leak - v) + current).add_(v)
 
 
 def _box_charge(v: Tensor, drive: Tensor, rate: Value, v_leak: Value) -> Tensor:
-    return v + rate * (drive + v_leak - v)
+    return _times(rate, drive + v_leak - v).add_(v)
+
+
+def _times(rate: Value, increment: Tensor) -> Tensor:
+    return rate * increment if isinstance(rate, Tensor) else increment.mul_(rate)
 
 
 class _Record(NamedTuple):

@@ -75,7 +75,7 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
         return charged
     due = spike if before is None else spike - before
     if isinstance(neuron.reset, ToValue):
-        return (1 - due) * charged + due * neuron.reset.value
+        return (1 - due).mul_(charged).add_(due * neuron.reset.value)
     if isinstance(neuron.reset, Subtract):
         return charged - due * neuron.threshold
     return charged.clone()
@@ -185,9 +185,10 @@ class Backward:
         membrane = self._membrane(grad_state, reset_adjoint, kept, membrane_reset)
 
         fallback = rule.emit(step)
-        emitted = chain
+        emitted, smooth = chain, None
         if fallback is not None:
-            emitted = torch.where(fallback.where, grad_spike * fallback.slope, chain)
+            smooth = grad_spike * fallback.slope
+            emitted = torch.where(fallback.where, smooth, chain)
         total = emitted if membrane is None else emitted + membrane
 
         if self.needs_any:
@@ -196,15 +197,19 @@ class Backward:
             firing = slope * grad_spike
             if through_reset is not None:
                 firing = firing + through_reset
-            if fallback is not None:
-                firing = torch.where(fallback.where, grad_spike * fallback.slope, firing)
+            if fallback is not None and smooth is not None:
+                firing = torch.where(fallback.where, smooth, firing)
             if membrane_reset is not None and reset_adjoint is not None:
                 firing = torch.addcmul(firing, membrane_reset, reset_adjoint)
             self._reset_sums(moment, firing, grad_state, _add(chain, membrane))
         if rule.chain:
             self._carry(moment, chain, membrane)
         gain = neuron.charge.gain
-        return total if isinstance(gain, float) and gain == 1.0 else total * gain
+        if isinstance(gain, Tensor):
+            return total * gain
+        if gain == 1.0:
+            return total
+        return total * gain if total is chain else total.mul_(gain)
 
     def _chain(
         self, step: Step, slope: Tensor, kept: Tensor | None, grad_spike: Tensor
