@@ -17,7 +17,8 @@ from norse.torch.functional.lif_box import LIFBoxParameters
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
-INPUTS = 4
+INPUTS, BATCH = 4, 256
+"""Wide, so that a wrapped layer's probing of its record takes few rounds."""
 T = torch.as_tensor
 LIVELY = {"tau_mem_inv": T(300.0), "v_th": T(0.3)}
 """Norse's own defaults need a drive of 10 to spike."""
@@ -107,9 +108,7 @@ class MixedNet(nn.Module):
         self.again = leaky
         node = neuron.LIFNode(tau=2.0, v_threshold=0.3, step_mode="m")
         self.middle = nn.ModuleDict({"fc": nn.Linear(6, 6), "node": node})
-        self.head = nn.ModuleList(
-            [nn.Linear(6, 5), norse.LIF(LIFParameters(**LIVELY)), norse.LI()]
-        )
+        self.head = nn.ModuleList([nn.Linear(6, 5), norse.LIF(LIFParameters(**LIVELY)), norse.LI()])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         self.again.reset_mem()
@@ -136,7 +135,7 @@ SPIKING = {
 
 
 def inputs() -> Tensor:
-    return 0.5 + torch.randn(6, 3, INPUTS, generator=torch.Generator().manual_seed(3))
+    return 0.5 + torch.randn(6, BATCH, INPUTS, generator=torch.Generator().manual_seed(3))
 
 
 def numbers(model: nn.Module) -> list[Tensor]:

@@ -23,7 +23,7 @@ from tssl_adapters import adapters
 from tssl_adapters.errors import UnsupportedLayerError
 
 PACKAGES = {
-    "snntorch": ["snntorch._neurons", "snntorch._layers"],
+    "snntorch": ["snntorch"],
     "spikingjelly": [
         f"spikingjelly.activation_based.{name}"
         for name in ("neuron", "layer", "encoding", "rnn", "lava_exchange", "lynxi_exchange")
@@ -33,13 +33,16 @@ PACKAGES = {
 STEPS, N = 6, 5
 
 ARGUMENTS: dict[str, Any] = {
-    **dict.fromkeys(("beta", "alpha", "current_decay", "voltage_decay"), 0.8),
+    **dict.fromkeys(("beta", "current_decay", "voltage_decay"), 0.8),
     **dict.fromkeys(("input_size", "hidden_size", "in_dim", "d_value", "num_node"), N),
     **dict.fromkeys(("dec_pop_dim", "V", "num_spiking_neurons"), N),
-    **dict.fromkeys(("d_key", "act_dim", "num_layers", "tau"), 1),
+    **dict.fromkeys(("in_features", "out_features", "channels"), N),
+    **dict.fromkeys(("d_key", "act_dim", "num_layers"), 1),
     **dict.fromkeys(("T", "n_steps", "seq_length"), STEPS),
     "k": 2,
+    "alpha": 0.9,
     "tau": 2.0,
+    "decay_input": False,
     "act": torch.relu,
     "spiking_method": izhikevich.tonic_spiking,
 }
@@ -69,7 +72,7 @@ SPIKES_BY_TABLE = {
     "norse": "SNN SNNCell SNNRecurrent SNNRecurrentCell LIFCorrelation".split(),
 }
 NATIVE_BY_TABLE = {
-    "snntorch": "GradedSpikes RecurrentOneToOne".split(),
+    "snntorch": ["GradedSpikes"],
     "spikingjelly": "NonSpikingBaseNode NoisyNonSpikingBaseNode NoisyNonSpikingIFNode".split()
     + ["BatchNorm2d"],
     "norse": "LIBoxCell LConv2d Lift SequentialState RecurrentSequential ExpFilter".split()
@@ -83,19 +86,21 @@ NATIVE_MODULES = (".layer", ".encoding", ".encode")
 
 def modules_of(package: str) -> Iterator[str]:
     yield package
-    for found in pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", [])):
+    path = getattr(importlib.import_module(package), "__path__", []) if "." in package else []
+    for found in pkgutil.iter_modules(path):
         yield f"{package}.{found.name}"
 
 
 def classes() -> list[Any]:
-    """``(library, class)`` of every module class where it is defined."""
-    rows = []
+    """``(library, class)`` of every module class that a library's public modules hold."""
+    rows = {}
     for library, packages in PACKAGES.items():
         for name in (name for package in packages for name in modules_of(package)):
             for cls in vars(importlib.import_module(name)).values():
-                if inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__ == name:
-                    rows.append(pytest.param(library, cls, id=f"{name}.{cls.__name__}"))
-    return rows
+                ours = inspect.isclass(cls) and cls.__module__.startswith(packages[0].split(".")[0])
+                if ours and issubclass(cls, nn.Module):
+                    rows[cls] = pytest.param(library, cls, id=f"{cls.__module__}.{cls.__name__}")
+    return list(rows.values())
 
 
 def made(cls: type[nn.Module]) -> nn.Module | None:

@@ -12,7 +12,7 @@ import pytest
 import snntorch
 import torch
 from layers import CASES, NEURONS, Case
-from models import MODELS
+from models import BATCH, INPUTS, MODELS
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
@@ -24,8 +24,6 @@ BITS = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-BATCH = 256
-"""Wide, so that a wrapped layer's probing of its record takes few rounds."""
 MODES = [
     (torch.float32, "grad"),
     (torch.float64, "grad"),
@@ -238,7 +236,7 @@ def test_whole_models(name: str, mode: str) -> None:
     torch.manual_seed(0)
     native = MODELS[name]()
     wrapped = tssl_adapters.wrap(copy.deepcopy(native))
-    x = 0.5 + torch.randn(6, BATCH, 4)
+    x = 0.5 + torch.randn(6, BATCH, INPUTS)
     with context(mode):
         for training in (True, False, True):
             native.train(training)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tssl_adapters.engine.state import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def eager(forward: F) -> F:
+    """Break torch.compile's graph at a layer: what is around it compiles, the layer runs as is."""
+    return torch.compiler.disable(forward)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Wrapped:
@@ -84,6 +93,20 @@ class Adapter:
                     "output; only the exact class is known"
                 )
         return "its neuron is not known to this version of tssl_adapters"
+
+
+def remembered(settings: Settings, name: str, sources: Sequence[Any], make: Callable[[], T]) -> T:
+    """``make()``, but only where one of its sources changed since, or learns."""
+    tensors = [source for source in sources if isinstance(source, Tensor)]
+    if any(tensor.requires_grad for tensor in tensors):
+        return make()
+    versions = [tensor._version for tensor in tensors]
+    seen = settings.memo.get(name)
+    if seen is not None and seen[1] == versions and all(map(operator.is_, seen[0], sources)):
+        return seen[2]  # type: ignore[no-any-return]
+    made = make()
+    settings.memo[name] = (tuple(sources), versions, made)
+    return made
 
 
 def defined_by(library: str, module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager, remembered
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
@@ -46,17 +46,8 @@ class _Record(NamedTuple):
 
 
 def _record(layer: Any) -> _Record:
-    """The layer's record; looked up anew only when ``p`` or ``dt`` changed, or where they learn."""
-    p = layer.p
-    tensors = [value for value in p if isinstance(value, Tensor)]
-    if any(tensor.requires_grad for tensor in tensors):
-        return _make_record(layer)
-    key = (layer.dt, *(tensor._version for tensor in tensors))
-    seen, versions, record = layer._tssl_settings.memo.get("record", (None, (), None))
-    if seen is not p or versions != key:
-        record = _make_record(layer)
-        layer._tssl_settings.memo["record"] = (p, key, record)
-    return record  # type: ignore[no-any-return]
+    sources = (layer.dt, *layer.p)
+    return remembered(layer._tssl_settings, "record", sources, lambda: _make_record(layer))
 
 
 def _make_record(layer: Any) -> _Record:
@@ -90,6 +81,7 @@ class _Layer(Wrapped):
     """What all wrapped layers share. Mixed in before the library's class."""
 
     # SequentialState looks for "state" in this signature.
+    @eager
     def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         if self._tssl_runs_native():
             native: tuple[Tensor, Any] = self._tssl_native.forward(self, input_tensor, state)

@@ -13,7 +13,7 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager, remembered
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.state import trace_of, untag
 from tssl_adapters.errors import UnsupportedConfigError
@@ -42,6 +42,7 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
     _tssl_native = snntorch.Leaky
     mem: Tensor
 
+    @eager
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         misuse = self.init_hidden and mem is not None  # the library's own error says it best
         if misuse or self._tssl_runs_native():
@@ -67,38 +68,35 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
         return spikes if self.init_hidden and not self.output else (spikes, self.mem)
 
     def _tssl_graded(self) -> bool:
-        """Whether the output spikes are scaled; looked up anew only when the factor changed."""
+        """Whether the output spikes are scaled."""
         factor = self.graded_spikes_factor
-        seen, version, graded = self._tssl_settings.memo.get("graded", (None, 0, False))
-        if seen is not factor or version != factor._version:
-            graded = factor.requires_grad or bool(factor.ne(1.0).any())
-            self._tssl_settings.memo["graded"] = (factor, factor._version, graded)
-        return bool(graded)
+        if factor.requires_grad:
+            return True
+        scaled = lambda: bool(factor.ne(1.0).any())  # noqa: E731
+        return remembered(self._tssl_settings, "graded", (factor,), scaled)
 
     def _tssl_neuron(self) -> Neuron:
+        sources = (self.beta, self.threshold, self.reset_delay, self.state_function.__func__)
+        return remembered(self._tssl_settings, "neuron", sources, self._tssl_make_neuron)
+
+    def _tssl_make_neuron(self) -> Neuron:
         beta = self.beta.clamp(0, 1)
         reset = _RESETS[_bound_reset(self)]
-        delayed = self.reset_delay
-        if beta.requires_grad and delayed and isinstance(reset, Subtract):
-            _refuse_zero_beta(self, self._tssl_settings.path)
+        if _zero_beta(self):
+            raise UnsupportedConfigError(f"Layer '{self._tssl_settings.path}': {_ZERO_BETA}.")
         return Neuron(
             charge=LinearCharge(beta, 1.0, 0.0, _charge, (beta,)),
             reset=reset,
             threshold=self.threshold,
-            timing="delayed" if delayed else "both",
+            timing="delayed" if self.reset_delay else "both",
             strict=True,
-            detached=delayed,
+            detached=self.reset_delay,
         )
 
 
 def _zero_beta(layer: snntorch.Leaky) -> bool:
     delayed_subtract = layer.reset_delay and _bound_reset(layer) == "_base_sub"
     return delayed_subtract and bool((layer.beta <= 0).any())
-
-
-def _refuse_zero_beta(layer: snntorch.Leaky, path: str) -> None:
-    if _zero_beta(layer):
-        raise UnsupportedConfigError(f"Layer '{path}': {_ZERO_BETA}.")
 
 
 _ZERO_BETA = (

@@ -14,7 +14,7 @@ import torch
 from spikingjelly.activation_based import base, neuron, surrogate
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.state import trace_beside, untag
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
@@ -38,6 +38,7 @@ class _Node(Wrapped):
             detached=self.detach_reset,
         )
 
+    @eager
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         if self._tssl_runs_native():
             return self._tssl_native.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
@@ -53,6 +54,7 @@ class _Node(Wrapped):
         out: Tensor = result.out
         return out
 
+    @eager
     def functional_forward(
         self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:

@@ -111,11 +111,11 @@ def backward(
             lam = mu = zero
         step = Step(s, h, h - u_before, a, removed, theta, tau_s, neuron.detached)
         phi = rule.slope(step)
-        factor, plain, decayed = rule.chain_reset(step, phi) or (zero, 0.0, 0.0)
+        amount, plain, decayed = rule.chain_reset(step) or (zero, 0.0, 0.0)
         from_membrane = rule.membrane_reset(step, phi)
         from_membrane = zero if from_membrane is None else from_membrane
 
-        through_reset = factor * (plain * lam + decayed * f_v * lam)
+        through_reset = phi * amount * (plain * lam + decayed * f_v * lam)
         into_reset = f_v * mu if delayed else c + f_v * mu
         grad_u = f_v * (lam + mu) if delayed else c + f_v * (lam + mu)
         p = phi * G + through_reset

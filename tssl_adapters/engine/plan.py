@@ -116,7 +116,9 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
 
 def reduced(grad: Tensor | None, like: Tensor) -> Tensor | None:
     """A gradient in the shape and dtype of the tensor it belongs to."""
-    return None if grad is None else grad.sum_to_size(like.shape).to(like.dtype)
+    if grad is None or (grad.shape == like.shape and grad.dtype == like.dtype):
+        return grad
+    return grad.sum_to_size(like.shape).to(like.dtype)
 
 
 def value_gradients(backward: Backward) -> list[Tensor | None]:

@@ -65,6 +65,8 @@ def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None,
         return before, formula((1 - before) * state, drive, *raw)
     charged = formula(state, drive, *raw)
     if isinstance(neuron.reset, Subtract):
+        if isinstance(neuron.threshold, Tensor):  # the product is exact, so one rounding as well
+            return before, torch.addcmul(charged, before, neuron.threshold, value=-1)
         charged = charged - before * neuron.threshold
     return before, charged
 
@@ -75,10 +77,16 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
         return charged
     due = spike if before is None else spike - before
     if isinstance(neuron.reset, ToValue):
-        return (1 - due).mul_(charged).add_(due * neuron.reset.value)
+        kept, value = (1 - due).mul_(charged), neuron.reset.value
+        return kept if _is(value, 0.0) else kept.add_(due * value)
     if isinstance(neuron.reset, Subtract):
         return charged - due * neuron.threshold
     return charged.clone()
+
+
+def _is(value: Value, number: float) -> bool:
+    """Whether a value is this number, without looking into a tensor."""
+    return isinstance(value, float) and value == number
 
 
 def _held(neuron: Neuron, moment: Moment) -> Tensor:
@@ -104,21 +112,21 @@ def _removed(neuron: Neuron, charged: Tensor) -> Value:
     """R[t] = -du/ds."""
     if isinstance(neuron.reset, ToValue):
         value = neuron.reset.value
-        return charged if isinstance(value, float) and value == 0.0 else charged - value
+        return charged if _is(value, 0.0) else charged - value
     if isinstance(neuron.reset, Subtract):
         delayed = neuron.timing == "delayed"
         return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold
     return 0.0
 
 
-def _kept(neuron: Neuron, moment: Moment) -> Tensor | None:
-    """D[t] = du/dh at a fixed spike; ``None`` is one."""
+def _taken(neuron: Neuron, moment: Moment) -> Tensor | None:
+    """1 - D[t], where D[t] = du/dh at a fixed spike; ``None`` is zero."""
     if not isinstance(neuron.reset, ToValue):
         return None
     if neuron.timing == "both":
         assert moment.before is not None
-        return 1 - (moment.spike - moment.before)
-    return 1 - moment.spike
+        return moment.spike - moment.before
+    return moment.spike
 
 
 def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
@@ -175,14 +183,15 @@ class Backward:
             detached=neuron.detached,
         )
         slope = rule.slope(step)
-        kept = _kept(neuron, moment)
-        chain, through_reset = self._chain(step, slope, kept, grad_spike)
+        taken = _taken(neuron, moment)
+        arriving = self._arriving(step, grad_spike)
+        chain = self._chain(slope, arriving, taken)
 
         reset_adjoint = carried.decayed_membrane
         if neuron.timing != "delayed":
             reset_adjoint = _add(grad_state, reset_adjoint)
         membrane_reset = None if reset_adjoint is None else rule.membrane_reset(step, slope)
-        membrane = self._membrane(grad_state, reset_adjoint, kept, membrane_reset)
+        membrane = self._membrane(grad_state, reset_adjoint, taken, membrane_reset)
 
         fallback = rule.emit(step)
         emitted, smooth = chain, None
@@ -194,9 +203,7 @@ class Backward:
         if self.needs_any:
             self._charge_sums(moment, total)
         if self.needs_reset:
-            firing = slope * grad_spike
-            if through_reset is not None:
-                firing = firing + through_reset
+            firing = slope * arriving
             if fallback is not None and smooth is not None:
                 firing = torch.where(fallback.where, smooth, firing)
             if membrane_reset is not None and reset_adjoint is not None:
@@ -211,42 +218,46 @@ class Backward:
             return total
         return total * gain if total is chain else total.mul_(gain)
 
-    def _chain(
-        self, step: Step, slope: Tensor, kept: Tensor | None, grad_spike: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """lambda[t], and the part of it that came through the reset's spike."""
+    def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
+        """What the spike is told, before its slope: G[t], and what came back through the reset."""
         later, decayed, _ = self.carried
-        if later is None or decayed is None:
-            return slope * grad_spike, None
-        if kept is None:
-            chain = torch.addcmul(decayed, slope, grad_spike)
-        else:
-            chain = torch.mul(slope, grad_spike).addcmul_(kept, decayed)
-        reset = self.rule.chain_reset(step, slope)
-        if reset is None:
-            return chain, None
+        reset = self.rule.chain_reset(step) if later is not None else None
+        if reset is None or later is None or decayed is None:
+            return grad_spike
         if reset.plain:
             plain = later if reset.plain == 1.0 else later * reset.plain
-            arriving = torch.add(plain, decayed, alpha=reset.decayed)
+            back = torch.add(plain, decayed, alpha=reset.decayed)
         else:
-            arriving = decayed * reset.decayed
-        through_reset = arriving * reset.factor if self.needs_reset else None
-        return chain.addcmul_(reset.factor, arriving), through_reset
+            back = decayed * reset.decayed
+        if isinstance(reset.amount, Tensor):
+            return torch.addcmul(grad_spike, reset.amount, back)
+        return torch.add(grad_spike, back, alpha=reset.amount)
+
+    def _chain(self, slope: Tensor, arriving: Tensor, taken: Tensor | None) -> Tensor:
+        """lambda[t]."""
+        decayed = self.carried.decayed_chain
+        if decayed is None:
+            return slope * arriving
+        if taken is None:
+            return torch.addcmul(decayed, slope, arriving)
+        return torch.addcmul(decayed, taken, decayed, value=-1).addcmul_(slope, arriving)
 
     def _membrane(
         self,
         grad_state: Tensor | None,
         reset_adjoint: Tensor | None,
-        kept: Tensor | None,
+        taken: Tensor | None,
         membrane_reset: Tensor | None,
     ) -> Tensor | None:
         """mu[t]."""
         delayed = self.neuron.timing == "delayed"
         if reset_adjoint is None:
             return grad_state if delayed else None
+        through = reset_adjoint
+        if taken is not None:
+            through = torch.addcmul(through, taken, through, value=-1)
         if membrane_reset is not None:
-            kept = membrane_reset + (1.0 if kept is None else kept)
-        through = reset_adjoint if kept is None else reset_adjoint * kept
+            through = torch.addcmul(through, membrane_reset, reset_adjoint)
         return _add(grad_state, through) if delayed else through
 
     def _carry(self, moment: Moment, chain: Tensor, membrane: Tensor | None) -> None:

@@ -35,9 +35,9 @@ class Step(NamedTuple):
 
 
 class ChainReset(NamedTuple):
-    """``factor * (plain * lambda[t+1] + decayed * F_v lambda[t+1])``."""
+    """``slope * amount * (plain * lambda[t+1] + decayed * F_v lambda[t+1])``."""
 
-    factor: Tensor
+    amount: Value
     plain: float
     decayed: float
 
@@ -63,7 +63,7 @@ class Rule(ABC):
         """phi[t] = d spike / d potential, as the rule has it."""
 
     @abstractmethod
-    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset | None:
+    def chain_reset(self, step: Step) -> ChainReset | None:
         """What the spike, through the reset it causes, adds to the spike-time chain.
 
         F_v is the derivative of the next step's charge with respect to the potential.

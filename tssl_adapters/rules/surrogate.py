@@ -49,10 +49,10 @@ class SurrogateGradient(Rule):
     def slope(self, step: Step) -> Tensor:
         return self.derivative(step.charged - step.threshold)
 
-    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset | None:
+    def chain_reset(self, step: Step) -> ChainReset | None:
         if not self.resets_membrane(step.detached):
             return None
-        return ChainReset(slope * step.removed, 0.0, -1.0)
+        return ChainReset(step.removed, 0.0, -1.0)
 
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.resets_membrane(step.detached) else None

@@ -55,11 +55,11 @@ class TSSLBP(Rule):
     def slope(self, step: Step) -> Tensor:
         return step.increment.reciprocal().clamp_(0.0, self.max_slope).mul_(step.spike)
 
-    def chain_reset(self, step: Step, slope: Tensor) -> ChainReset | None:
+    def chain_reset(self, step: Step) -> ChainReset | None:
         if self.reset_path == "none":
             return None
         plain = 1.0 if self.reset_path == "reference" else 0.0
-        return ChainReset(slope * step.removed, plain, -1.0)
+        return ChainReset(step.removed, plain, -1.0)
 
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
@@ -68,10 +68,13 @@ class TSSLBP(Rule):
         if not self.fallback:
             return None
         # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
-        distance = (step.charged - step.threshold).mul_(1.0 / self.fallback_width)
+        scale = 1.0 / self.fallback_width
+        shift = torch.as_tensor(
+            step.threshold, dtype=step.charged.dtype, device=step.charged.device
+        )
+        distance = torch.add(shift * -scale, step.charged, alpha=scale)
         sigmoid = distance.clamp_(-8.0, 8.0).sigmoid_()
-        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0)
-        slope = slope.mul_(1.0 / self.fallback_width)
+        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0).mul_(scale)
         return Fallback(slope, step.trace < 1.0 / (4.0 * step.tau_s))
 
     def resets_membrane(self, detached: bool) -> bool:

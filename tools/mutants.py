@@ -1,0 +1,1426 @@
+"""The faults that tools/mutate.py puts into the package: each one that a person could make.
+
+Symbols in the names are those of tssl_adapters/engine/recursion.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PACKAGE = "tssl_adapters"
+ENGINE = "tests/test_engine.py"
+IDENTITY = "tests/test_native_identity.py"
+ORACLE = "tests/test_oracle_layers.py"
+GOLDEN = "tests/test_golden.py"
+STATES = "tests/test_states.py"
+FORWARD = "tests/test_forward.py"
+LOSSES = "tests/test_losses.py"
+
+
+class Change(NamedTuple):
+    """One edit of a source file; ``old`` must occur exactly ``count`` times."""
+
+    file: str
+    old: str
+    new: str
+    count: int = 1
+
+
+class Mutant(NamedTuple):
+    """A fault: what was got wrong, how, and the tests that should catch it, fastest first."""
+
+    name: str
+    changes: tuple[Change, ...]
+    tests: tuple[str, ...]
+
+
+def change(file: str, old: str, new: str, count: int = 1) -> Change:
+    """Change a file of the package."""
+    return Change(f"{PACKAGE}/{file}", old, new, count)
+
+
+def mutant(name: str, file: str, old: str, new: str, *tests: str, count: int = 1) -> Mutant:
+    """Name a fault of one edit."""
+    return Mutant(name, (change(file, old, new, count),), tests)
+
+
+RECURSION = "engine/recursion.py"
+SEQUENCE = "engine/sequence.py"
+STEP = "engine/step.py"
+STATE = "engine/state.py"
+ATTACH = "engine/attach.py"
+PLAN = "engine/plan.py"
+FILTER = "engine/filter.py"
+NAIVE = "engine/naive.py"
+TSSLBP = "rules/tsslbp.py"
+SURROGATE = "rules/surrogate.py"
+SNNTORCH = "adapters/snntorch.py"
+SPIKINGJELLY = "adapters/spikingjelly.py"
+NORSE = "adapters/norse.py"
+ADAPTERS = "adapters/__init__.py"
+BASE = "adapters/base.py"
+WRAP = "_wrap.py"
+LOSS = "losses.py"
+
+ADJOINTS = (
+    mutant(
+        "mu is dropped at silent steps",
+        RECURSION,
+        "        total = emitted if membrane is None else emitted + membrane\n",
+        "        total = emitted if membrane is None else emitted + membrane\n"
+        "        if membrane is not None and fallback is not None:\n"
+        "            total = torch.where(fallback.where, emitted, total)\n",
+        ENGINE,
+    ),
+    mutant(
+        "lambda, not e, goes to the drive",
+        RECURSION,
+        "        gain = neuron.charge.gain\n",
+        "        gain = neuron.charge.gain\n"
+        "        total = chain * 1.0 if membrane is None else chain + membrane\n",
+        ENGINE,
+    ),
+    mutant(
+        "lambda, not e, goes to decay, gain and offset",
+        RECURSION,
+        "self._charge_sums(moment, total)",
+        "self._charge_sums(moment, chain if membrane is None else chain + membrane)",
+        ENGINE,
+    ),
+    mutant(
+        "e, not the full adjoint, goes to the threshold within the charge",
+        RECURSION,
+        "grad_state, _add(chain, membrane))\n        if rule.chain",
+        "grad_state, total)\n        if rule.chain",
+        ENGINE,
+    ),
+    mutant(
+        "the chain carries the fallback",
+        RECURSION,
+        "self._carry(moment, chain, membrane)",
+        "self._carry(moment, emitted, membrane)",
+        ENGINE,
+    ),
+    mutant(
+        "the chain carries mu as well as lambda",
+        RECURSION,
+        "self._carry(moment, chain, membrane)",
+        "self._carry(moment, chain if membrane is None else chain + membrane, membrane)",
+        ENGINE,
+    ),
+    mutant(
+        "R of a reset to a value is the threshold",
+        RECURSION,
+        "return charged if _is(value, 0.0) else charged - value",
+        "return neuron.threshold",
+        ENGINE,
+    ),
+    mutant(
+        "R of a reset to a value forgets the value",
+        RECURSION,
+        "return charged if _is(value, 0.0) else charged - value",
+        "return charged",
+        ENGINE,
+    ),
+    mutant(
+        "R of a delayed subtraction is theta, not theta/beta",
+        RECURSION,
+        "return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold",
+        "return neuron.threshold",
+        ENGINE,
+    ),
+    mutant(
+        "R of an immediate subtraction is theta/beta",
+        RECURSION,
+        "return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold",
+        "return neuron.threshold / neuron.charge.decay",
+        ENGINE,
+    ),
+    mutant(
+        "D takes s where s - r was reset",
+        RECURSION,
+        "return moment.spike - moment.before",
+        "return moment.spike",
+        ENGINE,
+    ),
+    mutant(
+        "D of a reset by subtraction is 1 - s",
+        RECURSION,
+        "    if not isinstance(neuron.reset, ToValue):\n        return None",
+        "    if not isinstance(neuron.reset, (ToValue, Subtract)):\n        return None",
+        ENGINE,
+    ),
+    mutant(
+        "F_v ignores r where the charge resets",
+        RECURSION,
+        "            decay = decay * (1 - moment.before)\n",
+        "            decay = decay * 1.0\n",
+        ENGINE,
+    ),
+    mutant(
+        "F_v is that of step t, not t+1",
+        RECURSION,
+        "        neuron, rule, carried = self.neuron, self.rule, self.carried\n",
+        "        neuron, rule, carried = self.neuron, self.rule, self.carried\n"
+        "        own = neuron.timing == 'both' and isinstance(neuron.reset, ToValue)\n"
+        "        if own and carried.chain is not None:\n"
+        "            f_v = neuron.charge.decay * (1 - moment.before)\n"
+        "            carried = carried._replace(decayed_chain=carried.chain * f_v)\n"
+        "            self.carried = carried\n",
+        ENGINE,
+    ),
+    mutant(
+        "the state that comes in is taken for one after its delayed reset",
+        RECURSION,
+        "            total = total * (1 - first.before)\n",
+        "            total = total * 1.0\n",
+        ENGINE,
+    ),
+    mutant(
+        "dh/dbeta is the state before the reset within the charge",
+        RECURSION,
+        "        return (1 - moment.before) * moment.state\n    return moment.state",
+        "        return moment.state\n    return moment.state",
+        ENGINE,
+    ),
+    mutant(
+        "a membrane loss on h passes through the reset (du/dh)",
+        RECURSION,
+        "        return _add(grad_state, through) if delayed else through",
+        "        if delayed and grad_state is not None and taken is not None:\n"
+        "            grad_state = grad_state * (1 - taken)\n"
+        "        return _add(grad_state, through) if delayed else through",
+        ENGINE,
+    ),
+    mutant(
+        "a membrane loss on u does not pass through the reset (du/dh)",
+        RECURSION,
+        "        return _add(grad_state, through) if delayed else through",
+        "        if not delayed and grad_state is not None and taken is not None:\n"
+        "            through = through + grad_state * taken\n"
+        "        return _add(grad_state, through) if delayed else through",
+        ENGINE,
+    ),
+    mutant(
+        "the membrane's adjoint does not go through the reset's spike",
+        RECURSION,
+        "            through = torch.addcmul(through, membrane_reset, reset_adjoint)\n",
+        "            through = through * 1.0\n",
+        IDENTITY,
+    ),
+)
+
+PARAMETERS = (
+    mutant(
+        "p forgets what comes through the reset",
+        RECURSION,
+        "            firing = slope * arriving\n",
+        "            firing = slope * grad_spike\n",
+        ENGINE,
+    ),
+    mutant(
+        "p takes lambda where the neuron is silent",
+        RECURSION,
+        "                firing = torch.where(fallback.where, smooth, firing)",
+        "                firing = firing + 0.0",
+        ENGINE,
+    ),
+    mutant(
+        "p forgets the membrane's reset",
+        RECURSION,
+        "firing = torch.addcmul(firing, membrane_reset, reset_adjoint)",
+        "firing = firing + 0.0",
+        ENGINE,
+    ),
+    mutant(
+        "p has c where the library returns h",
+        RECURSION,
+        "            if membrane_reset is not None and reset_adjoint is not None:\n",
+        "            if membrane_reset is not None and reset_adjoint is not None:\n"
+        "                reset_adjoint = _add(grad_state, carried.decayed_membrane)\n",
+        ENGINE,
+    ),
+    mutant(
+        "the threshold that is subtracted gets nothing",
+        RECURSION,
+        "total = torch.addcmul(total, due, after, value=-1)",
+        "total = total + 0.0",
+        ENGINE,
+    ),
+    mutant(
+        "the threshold within a delayed reset gets nothing",
+        RECURSION,
+        "total = torch.addcmul(total, moment.before, adjoint, value=-1)",
+        "total = total + 0.0",
+        ENGINE,
+    ),
+    mutant(
+        "what a spike takes ignores a loss on the membrane",
+        RECURSION,
+        "            after = _add(grad_state, after)\n        due",
+        "            after = _add(None, after)\n        due",
+        ENGINE,
+    ),
+    mutant(
+        "the reset value gets no gradient",
+        RECURSION,
+        "if self.needs[RESET_VALUE] and after is not None:",
+        "if self.needs[RESET_VALUE] and after is None:",
+        ENGINE,
+    ),
+    mutant(
+        "a vector parameter gets the sum over all its neurons",
+        RECURSION,
+        "terms.sum_to_size(value.shape)",
+        "terms.sum().expand(value.shape)",
+        ENGINE,
+    ),
+    mutant(
+        "the gain's gradient is not summed over time",
+        RECURSION,
+        "self.sums[index] = _add(self.sums[index], terms",
+        "self.sums[index] = _add(self.sums[index] if index != GAIN else None, terms",
+        ENGINE,
+    ),
+)
+
+RULES = (
+    mutant(
+        "the reference reset term goes to mu as well",
+        TSSLBP,
+        'return -(slope * step.removed) if self.reset_path == "complete" else None',
+        'return -(slope * step.removed) if self.reset_path != "none" else None',
+        ENGINE,
+        ORACLE,
+    ),
+    mutant(
+        "the reference reset term goes to mu with its own sign",
+        TSSLBP,
+        'return -(slope * step.removed) if self.reset_path == "complete" else None',
+        'signs = {"complete": -1.0, "reference": 1.0}\n'
+        "        sign = signs.get(self.reset_path)\n"
+        "        return None if sign is None else sign * (slope * step.removed)",
+        ORACLE,
+    ),
+    mutant(
+        "reset_path is ignored",
+        TSSLBP,
+        'plain = 1.0 if self.reset_path == "reference" else 0.0',
+        "plain = 1.0",
+        ORACLE,
+    ),
+    mutant(
+        "reset_path 'none' is taken for 'complete'",
+        TSSLBP,
+        '        if self.reset_path == "none":\n            return None\n',
+        "",
+        ORACLE,
+    ),
+    mutant(
+        "the reference reset term has the other sign",
+        TSSLBP,
+        "return ChainReset(step.removed, plain, -1.0)",
+        "return ChainReset(step.removed, -plain, 1.0 if plain else -1.0)",
+        ORACLE,
+    ),
+    mutant(
+        "the reference reset term follows the whole potential, not the leak",
+        TSSLBP,
+        "return ChainReset(step.removed, plain, -1.0)",
+        "return ChainReset(step.removed, plain, plain - 1.0)",
+        ORACLE,
+    ),
+    mutant(
+        "the reference reset term has beta for 1 - beta",
+        TSSLBP,
+        "return ChainReset(step.removed, plain, -1.0)",
+        "return ChainReset(step.removed, 0.0, 1.0 if plain else -1.0)",
+        ORACLE,
+    ),
+    mutant(
+        "the gate is 1/4 whatever tau_s",
+        TSSLBP,
+        "step.trace < 1.0 / (4.0 * step.tau_s)",
+        "step.trace < 1.0 / 4.0",
+        GOLDEN,
+    ),
+    mutant(
+        "the gate is tau_s/4",
+        TSSLBP,
+        "step.trace < 1.0 / (4.0 * step.tau_s)",
+        "step.trace < step.tau_s / 4.0",
+        GOLDEN,
+    ),
+    mutant(
+        "the gate is <=",
+        TSSLBP,
+        "step.trace < 1.0 / (4.0 * step.tau_s)",
+        "step.trace <= 1.0 / (4.0 * step.tau_s)",
+        GOLDEN,
+    ),
+    mutant(
+        "the gate is 'no spike at t' at every tau_s",
+        TSSLBP,
+        "step.trace < 1.0 / (4.0 * step.tau_s)",
+        "step.spike == 0",
+        GOLDEN,
+    ),
+    mutant(
+        "fallback_width is ignored",
+        TSSLBP,
+        "scale = 1.0 / self.fallback_width",
+        "scale = 1.0 / 0.2",
+        ORACLE,
+    ),
+    mutant(
+        "the fallback is not divided by its width",
+        TSSLBP,
+        "value=-1.0).mul_(scale)",
+        "value=-1.0)",
+        GOLDEN,
+    ),
+    mutant(
+        "the fallback's exponent is not clipped",
+        TSSLBP,
+        "distance.clamp_(-8.0, 8.0).sigmoid_()",
+        "distance.sigmoid_()",
+        GOLDEN,
+    ),
+    mutant(
+        "the fallback's exponent is clipped at max_slope",
+        TSSLBP,
+        "distance.clamp_(-8.0, 8.0).sigmoid_()",
+        "distance.clamp_(-self.max_slope, self.max_slope).sigmoid_()",
+        ORACLE,
+    ),
+    mutant(
+        "fallback=False is ignored",
+        TSSLBP,
+        "if not self.fallback:",
+        "if not self.fallback_width:",
+        ORACLE,
+    ),
+    mutant(
+        "1/d has no upper bound",
+        TSSLBP,
+        ".clamp_(0.0, self.max_slope)",
+        ".clamp_(min=0.0)",
+        GOLDEN,
+    ),
+    mutant(
+        "1/d has no lower bound",
+        TSSLBP,
+        ".clamp_(0.0, self.max_slope)",
+        ".clamp_(max=self.max_slope)",
+        ORACLE,
+    ),
+    mutant(
+        "max_slope is ignored",
+        TSSLBP,
+        ".clamp_(0.0, self.max_slope)",
+        ".clamp_(0.0, 8.0)",
+        ORACLE,
+    ),
+    mutant(
+        "phi acts without a spike",
+        TSSLBP,
+        ".clamp_(0.0, self.max_slope).mul_(step.spike)",
+        ".clamp_(0.0, self.max_slope)",
+        GOLDEN,
+    ),
+    mutant(
+        "d of a delayed subtraction forgets the reset",
+        RECURSION,
+        "        return moment.charged - (moment.state - moment.before * removed)\n",
+        "        return moment.charged - moment.state\n",
+        ORACLE,
+    ),
+    mutant(
+        "d of a delayed subtraction forgets the reset where theta learns",
+        RECURSION,
+        "return moment.charged - torch.addcmul(moment.state, moment.before, removed, value=-1)",
+        "return moment.charged - moment.state",
+        ENGINE,
+    ),
+    mutant(
+        "d of a delayed reset to zero forgets the reset",
+        RECURSION,
+        "    return moment.charged - _held(neuron, moment)",
+        "    return moment.charged - moment.state",
+        GOLDEN,
+    ),
+    mutant(
+        "d of a doubled reset is taken against the state after it",
+        RECURSION,
+        '    if neuron.timing != "delayed":\n        return moment.charged - moment.state',
+        '    if neuron.timing != "delayed":\n        return moment.charged - _held(neuron, moment)',
+        ENGINE,
+    ),
+    mutant(
+        "SurrogateGradient takes every reset for detached",
+        SURROGATE,
+        'return self.reset_path == "complete" or (self.reset_path is None and not detached)',
+        'return self.reset_path == "complete"',
+        IDENTITY,
+    ),
+    mutant(
+        "SurrogateGradient takes no reset for detached",
+        SURROGATE,
+        'return self.reset_path == "complete" or (self.reset_path is None and not detached)',
+        'return self.reset_path != "none"',
+        IDENTITY,
+    ),
+    mutant(
+        "SurrogateGradient's chain is on mu, not on lambda",
+        SURROGATE,
+        "return ChainReset(step.removed, 0.0, -1.0)",
+        "return None",
+        IDENTITY,
+    ),
+)
+
+PSC = (
+    mutant(
+        "G of a sequence lacks 1/tau_s",
+        SEQUENCE,
+        "grad_spike = grad_trace if plan.tau_s == 1.0 else grad_trace / plan.tau_s",
+        "grad_spike = grad_trace",
+        GOLDEN,
+    ),
+    mutant(
+        "G of a step lacks 1/tau_s",
+        STEP,
+        "grad_spike = grad_out if emits_spike else grad_out / plan.tau_s",
+        "grad_spike = grad_out",
+        GOLDEN,
+    ),
+    mutant(
+        "the PSC's adjoint of a sequence does not decay",
+        SEQUENCE,
+        "    later = later * (1.0 - 1.0 / tau_s)\n",
+        "",
+        GOLDEN,
+    ),
+    mutant(
+        "the trace that came into a sequence gets no gradient",
+        SEQUENCE,
+        "None if trace is None else reduced(grad_trace, trace),",
+        "None,",
+        ENGINE,
+    ),
+    mutant(
+        "the trace that came into a sequence gets an undecayed gradient",
+        SEQUENCE,
+        "            grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)\n",
+        "            grad_trace = grad_trace * 1.0\n",
+        ENGINE,
+    ),
+    mutant(
+        "the trace that came into a step gets no gradient",
+        STEP,
+        "None if trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), trace),",
+        "None,",
+        GOLDEN,
+    ),
+    mutant(
+        "the gate of a step reads the trace before the spike",
+        STEP,
+        "            now = next_trace(trace, now, plan.tau_s)\n",
+        "            now = torch.zeros_like(now) if trace is None else trace\n",
+        GOLDEN,
+    ),
+    mutant(
+        "the state's gradient is repeated at every step of a sequence",
+        SEQUENCE,
+        "if grad is None or not (per_step or t == steps - 1):",
+        "if grad is None:",
+        STATES + "::test_cuts_do_not_matter",
+    ),
+    mutant(
+        "a sequence keeps a second T x N tensor for backward",
+        SEQUENCE,
+        "known = None if values is None else _spikes_of(output[0], trace, plan.tau_s)",
+        "known = _spikes_of(output[0], trace, plan.tau_s)",
+        ENGINE,
+    ),
+    mutant(
+        "the spikes of a PSC are where it is not zero",
+        SEQUENCE,
+        "    if tau_s == 1.0:\n        return out != 0\n    first",
+        "    return out != 0\n    first",
+        GOLDEN,
+    ),
+    mutant(
+        "a sequence allows a second derivative",
+        SEQUENCE,
+        "    @once_differentiable\n",
+        "",
+        ENGINE,
+    ),
+    mutant("a step allows a second derivative", STEP, "    @once_differentiable\n", "", ENGINE),
+    mutant(
+        "adjoints of half precision are carried in half precision",
+        PLAN,
+        "return torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype",
+        "return tensor.dtype",
+        ENGINE,
+    ),
+    mutant(
+        "spikes, not PSCs, under no_grad",
+        BASE,
+        "return self._tssl_settings.tau_s == 1.0 and not torch.is_grad_enabled()",
+        "return not torch.is_grad_enabled()",
+        STATES + "::test_a_view_without_a_graph_keeps_the_trace",
+    ),
+    mutant(
+        "the naive recursion drops mu at silent steps",
+        NAIVE,
+        "        e = e + mu_now\n",
+        "        e = e + mu_now if fallback is None else torch.where(where, e, e + mu_now)\n",
+        ENGINE,
+    ),
+)
+
+LINKS = (
+    Mutant(
+        "the link hangs on the layer, not on the state",
+        (
+            change(
+                ATTACH,
+                "link = link_of(settings, state) if links else ()",
+                'link = settings.memo.get("link", ()) if links else ()',
+            ),
+            change(
+                ATTACH,
+                "    return Result(out, last,",
+                '    settings.memo["link"] = tuple(new_link) if last.requires_grad else ()\n'
+                "    return Result(out, last,",
+            ),
+        ),
+        (STATES + "::test_one_neuron_on_two_states", STATES),
+    ),
+    mutant(
+        "a link stays valid though its tensor has another graph",
+        STATE,
+        "if found is not None and found.link and found.grad_fn is state.grad_fn:",
+        "if found is not None and found.link:",
+        STATES + "::test_lost_link",
+        STATES,
+    ),
+    mutant(
+        "a tag stays valid though its tensor was written to",
+        STATE,
+        "return found if found is not None and found.version == _version(state) else None",
+        "return found",
+        STATES + "::test_lost_trace",
+        STATES,
+    ),
+    Mutant(
+        "the link goes on though the state was detached",
+        (
+            change(STATE, "    if state.grad_fn is None:\n        return ()\n", ""),
+            change(
+                STATE,
+                "found.link and found.grad_fn is state.grad_fn:",
+                "found.link:",
+            ),
+        ),
+        (STATES + "::test_detach_cuts_the_chain",),
+    ),
+    mutant(
+        "a detached state is warned of",
+        STATE,
+        "    if state.grad_fn is None:\n        return ()\n",
+        "",
+        STATES + "::test_detach_cuts_the_chain",
+    ),
+    mutant(
+        "no warning for a lost link",
+        STATE,
+        "    if not settings.warned:\n",
+        "    if settings.warned:\n",
+        STATES + "::test_lost_link",
+    ),
+    mutant(
+        "a warning for every lost link, not once a layer",
+        STATE,
+        "        settings.warned = True\n",
+        "",
+        STATES + "::test_lost_link",
+    ),
+    mutant(
+        "the warning does not name the layer",
+        STATE,
+        "tssl_adapters: layer '{settings.path}' was given",
+        "tssl_adapters: a layer was given",
+        STATES + "::test_each_layer_warns_once",
+    ),
+    Mutant(
+        "the warning of one layer silences the others",
+        (
+            change(STATE, "    if not settings.warned:\n", "    if not _SAID:\n"),
+            change(STATE, "        settings.warned = True\n", "        _SAID.append(True)\n"),
+            change(STATE, "_filed: dict", "_SAID: list[bool] = []\n_filed: dict"),
+        ),
+        (STATES + "::test_each_layer_warns_once",),
+    ),
+    mutant(
+        "a link is asked for though the rule needs none",
+        PLAN,
+        "    needed = rule.chain and (\n"
+        "        rule.splits_adjoint(neuron.detached) or "
+        "(delayed and rule.resets_membrane(neuron.detached))\n    )\n",
+        "    needed = rule.chain\n",
+        STATES + "::test_rules_without_a_link",
+        STATES,
+    ),
+    mutant(
+        "no link without the fallback, though the reference reset term needs it",
+        TSSLBP,
+        'return self.fallback or self.reset_path == "reference"',
+        "return self.fallback",
+        ENGINE,
+    ),
+    mutant(
+        "no link without the reference reset term, though the fallback needs it",
+        TSSLBP,
+        'return self.fallback or self.reset_path == "reference"',
+        'return self.reset_path == "reference"',
+        ENGINE,
+    ),
+    mutant(
+        "no link for mu through a delayed reset",
+        PLAN,
+        "rule.splits_adjoint(neuron.detached) or "
+        "(delayed and rule.resets_membrane(neuron.detached))",
+        "rule.splits_adjoint(neuron.detached)",
+        ENGINE,
+    ),
+    mutant(
+        "the link of a delayed reset leaves mu out",
+        PLAN,
+        "return (3 if delayed else 2) if needed else 0",
+        "return 2 if needed else 0",
+        ENGINE,
+    ),
+    mutant(
+        "lambda goes back through the state as well as through the link",
+        RECURSION,
+        "return membrane if linked else _add(chain, membrane)",
+        "return _add(chain, membrane)",
+        ENGINE,
+    ),
+    mutant(
+        "mu stays behind where the state lost its link",
+        RECURSION,
+        "return membrane if linked else _add(chain, membrane)",
+        "return membrane if linked else chain",
+        STATES + "::test_lost_link",
+    ),
+    Mutant(
+        "chain=False still sends to the state that comes in",
+        (
+            change(
+                RECURSION,
+                "        neuron, rule, carried = self.neuron, self.rule, self.carried\n",
+                "        neuron, rule = self.neuron, self.rule\n"
+                "        if not rule.chain:\n            self.carried = Carried()\n"
+                "        carried = self.carried\n",
+            ),
+            change(RECURSION, "        if rule.chain:\n            self._c", "        self._c"),
+            change(RECURSION, "        if not self.rule.chain:\n            return None\n", ""),
+        ),
+        (ENGINE,),
+    ),
+    mutant(
+        "chain=False is ignored within a sequence",
+        RECURSION,
+        "        if rule.chain:\n            self._c",
+        "        if rule:\n            self._c",
+        ENGINE,
+    ),
+    mutant(
+        "chain=False leaves the synaptic current's chain in LIFCell",
+        NORSE,
+        "current: Tensor = state.i if chain else state.i.detach()",
+        "current: Tensor = state.i",
+        ORACLE,
+    ),
+    mutant(
+        "chain=False leaves the synaptic current's chain in LIF",
+        FILTER,
+        "if not ctx.chain:",
+        "if ctx.chain is None:",
+        ORACLE,
+    ),
+)
+
+TRACES = (
+    mutant(
+        "a state that is not known silently starts a new trace",
+        STATE,
+        "    if at_rest(state, rest):\n        _forget_dead()\n",
+        "    if state is not None:\n        _forget_dead()\n",
+        STATES + "::test_lost_trace",
+    ),
+    mutant(
+        "SpikingJelly's state that is not known silently starts a new trace",
+        STATE,
+        "        if at_rest(state, rest):\n            return None\n",
+        "        if state is not None:\n            return None\n",
+        STATES + "::test_lost_trace",
+    ),
+    mutant(
+        "SpikingJelly's trace goes on beside a state that was replaced",
+        STATE,
+        "replaced = not isinstance(trace, Tensor) or (not known and _tag_of(trace) is not None)",
+        "replaced = not isinstance(trace, Tensor)",
+        STATES + "::test_lost_trace",
+    ),
+    Mutant(
+        "the trace leaks over a reset to rest",
+        (
+            change(
+                STATE,
+                "    if at_rest(state, rest):\n        _forget_dead()\n        return None\n",
+                '    if at_rest(state, rest):\n        return settings.memo.get("trace")\n',
+            ),
+            change(
+                ATTACH,
+                "    return Result(out, last,",
+                '    settings.memo["trace"] = new_trace\n    return Result(out, last,',
+            ),
+        ),
+        (STATES + "::test_zeroed_states_start_anew",),
+    ),
+    mutant(
+        "SpikingJelly's trace leaks over a new start",
+        STATE,
+        "    if state is None:\n        _forget_dead()\n        return None\n    known",
+        "    if state is None:\n"
+        "        return trace.detach() if isinstance(trace, Tensor) else None\n    known",
+        STATES + "::test_another_batch_starts_anew",
+        STATES,
+    ),
+    mutant(
+        "partly at rest counts as at rest",
+        STATE,
+        "bool((state == value).all())",
+        "bool((state == value).any())",
+        STATES + "::test_partly_at_rest_is_not_at_rest",
+    ),
+    mutant(
+        "only zero counts as at rest",
+        NORSE,
+        "(0.0, p.v_reset, p.v_leak)),",
+        "(0.0,)),",
+        STATES,
+    ),
+    mutant(
+        "a state at rest always starts a new trace",
+        STATE,
+        "    trace = _known_trace(state)\n    if trace is not None:",
+        "    trace = None if at_rest(state, rest) else _known_trace(state)\n"
+        "    if trace is not None:",
+        STATES + "::test_a_state_at_rest_keeps_its_trace",
+    ),
+    mutant(
+        "the trace keeps its graph though the state was detached",
+        STATE,
+        "        return trace.detach()\n    if trace.grad_fn",
+        "        return trace\n    if trace.grad_fn",
+        STATES + "::test_detach_cuts_the_chain",
+    ),
+    mutant(
+        "the trace is lost on mem = mem.detach()",
+        STATE,
+        "    if storage is not None:\n        _filed",
+        "    if storage is None:\n        _filed",
+        STATES + "::test_detach_cuts_the_chain",
+    ),
+    mutant(
+        "a trace without a graph goes on beside a state that has one",
+        STATE,
+        "if trace.grad_fn is None and torch.is_grad_enabled():",
+        "if trace.grad_fn is None and not torch.is_grad_enabled():",
+        STATES + "::test_lost_trace",
+        STATES,
+    ),
+    mutant(
+        "a trace is found by storage though the state was written to",
+        STATE,
+        "if filed is None or _dead(filed) or filed.version != _version(state):",
+        "if filed is None or _dead(filed):",
+        STATES + "::test_zeroed_states_start_anew",
+        STATES + "::test_lost_trace",
+    ),
+    mutant(
+        "a trace is found by storage for another part of it",
+        STATE,
+        "return filed.trace if filed.geometry == _geometry(state) else None",
+        "return filed.trace",
+        STATES,
+    ),
+    mutant(
+        "traces of dead states are kept for ever",
+        STATE,
+        "    for key in [key for key, filed in _filed.items() if _dead(filed)]:\n",
+        "    for key in []:\n",
+        STATES,
+    ),
+    mutant(
+        "the trace shares its memory with the output",
+        ATTACH,
+        "new_trace = (out[-1] if sequence else out).clone()",
+        "new_trace = out[-1] if sequence else out",
+        STATES + "::test_outputs_written_to_in_place",
+    ),
+    mutant(
+        "the state is a view of the states of every step",
+        ATTACH,
+        "last = membrane[-1].clone() if keep_states else membrane",
+        "last = membrane[-1] if keep_states else membrane",
+        STATES,
+    ),
+    mutant(
+        "a copied state takes the original's tag along",
+        STATE,
+        "    def __deepcopy__(self, memo: dict[int, Any]) -> None:\n        return None\n",
+        "    def __deepcopy__(self, memo: dict[int, Any]) -> Tag:\n        return self\n",
+        STATES,
+    ),
+    mutant(
+        "a layer cannot be pickled once it has run",
+        STATE,
+        'return {**self.__dict__, "reproduces": {}, "memo": {}}',
+        "return dict(self.__dict__)",
+        STATES,
+    ),
+)
+
+LIBRARIES = (
+    mutant(
+        "the library's forward is never checked against the record",
+        ATTACH,
+        "            if not all(_apart(a, b) <= SAME_NEURON for a, b in pairs):\n",
+        "            if not all(_apart(a, b) <= 1.0 for a, b in pairs):\n",
+        FORWARD,
+    ),
+    mutant(
+        "the record stands in for the library without being bit-equal",
+        ATTACH,
+        "            same = same and all(_same(a, b) for a, b in pairs)\n",
+        "",
+        FORWARD,
+    ),
+    mutant(
+        "the record stands in for every call once it did for one",
+        ATTACH,
+        "given.dtype, self.state.dtype, given.device, self.sequence, self.keep_states,\n",
+        "given.device,\n",
+        FORWARD,
+    ),
+    mutant(
+        "the probe draws from the user's random numbers",
+        ATTACH,
+        "torch.rand(size, generator=generator, device=given.device)",
+        "torch.rand(size, device=given.device)",
+        FORWARD + "::test_whole_models",
+    ),
+    mutant("snnTorch compares with >=", SNNTORCH, "strict=True", "strict=False", FORWARD),
+    mutant("SpikingJelly compares with >", SPIKINGJELLY, "strict=False", "strict=True", FORWARD),
+    mutant("Norse compares with >=", NORSE, "strict=True", "strict=False", FORWARD),
+    mutant(
+        "snnTorch's beta is not clamped",
+        SNNTORCH,
+        "beta = self.beta.clamp(0, 1)",
+        "beta = self.beta",
+        FORWARD,
+        IDENTITY,
+    ),
+    mutant(
+        "the graded factor is left out of G",
+        SNNTORCH,
+        "spikes = result.out * self.graded_spikes_factor if graded else result.out",
+        "factor = self.graded_spikes_factor\n"
+        "        scaled = result.out + result.out.detach() * (factor - 1.0)\n"
+        "        spikes = scaled if graded else result.out",
+        IDENTITY,
+    ),
+    mutant(
+        "the graded factor gets no gradient",
+        SNNTORCH,
+        "result.out * self.graded_spikes_factor if graded",
+        "result.out * self.graded_spikes_factor.detach() if graded",
+        IDENTITY,
+    ),
+    mutant(
+        "a graded factor that changed is not noticed",
+        SNNTORCH,
+        'remembered(self._tssl_settings, "graded", (factor,), scaled)',
+        'remembered(self._tssl_settings, "graded", (), scaled)',
+        IDENTITY,
+    ),
+    mutant(
+        "snnTorch's reset is detached without delay, not with it",
+        SNNTORCH,
+        "detached=self.reset_delay,",
+        "detached=not self.reset_delay,",
+        IDENTITY,
+    ),
+    mutant(
+        "snnTorch's beta that learned its way to zero is not refused",
+        SNNTORCH,
+        "        if _zero_beta(self):\n",
+        "        if None:\n",
+        FORWARD,
+    ),
+    mutant(
+        "a beta of zero is not refused",
+        SNNTORCH,
+        "    return _ZERO_BETA if _zero_beta(layer) else None\n",
+        "    return None\n",
+        FORWARD,
+    ),
+    mutant(
+        "a lateral inhibition is not refused",
+        SNNTORCH,
+        "    if layer.inhibition:\n",
+        "    if layer.inhibition is None:\n",
+        FORWARD,
+    ),
+    mutant(
+        "the record follows reset_mechanism, not the reset that the layer computes",
+        SNNTORCH,
+        "    return str(layer.state_function.__name__)\n",
+        '    names = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}\n'
+        "    return names[layer.reset_mechanism]\n",
+        FORWARD,
+    ),
+    mutant(
+        "LIFNode's gain for decay_input is swapped",
+        SPIKINGJELLY,
+        "            gain=rate if self.decay_input else 1.0,\n"
+        "            offset=rest * rate,\n            formula=_leak_input",
+        "            gain=1.0 if self.decay_input else rate,\n"
+        "            offset=rest * rate,\n            formula=_leak_input",
+        IDENTITY,
+    ),
+    mutant(
+        "ParametricLIFNode's gain for decay_input is swapped",
+        SPIKINGJELLY,
+        "            gain=rate if self.decay_input else 1.0,\n"
+        "            offset=rest * rate,\n            formula=_learned",
+        "            gain=1.0 if self.decay_input else rate,\n"
+        "            offset=rest * rate,\n            formula=_learned",
+        IDENTITY,
+    ),
+    mutant(
+        "ParametricLIFNode's offset forgets v_reset",
+        SPIKINGJELLY,
+        "            offset=rest * rate,\n            formula=_learned",
+        "            offset=0.0,\n            formula=_learned",
+        IDENTITY,
+    ),
+    mutant(
+        "ParametricLIFNode's w gets no gradient",
+        SPIKINGJELLY,
+        "rate, rest = self.w.sigmoid(), _leak_towards(self)",
+        "rate, rest = self.w.detach().sigmoid(), _leak_towards(self)",
+        IDENTITY,
+    ),
+    mutant(
+        "detach_reset is ignored",
+        SPIKINGJELLY,
+        "detached=self.detach_reset,",
+        "detached=False,",
+        IDENTITY,
+    ),
+    mutant(
+        "v_seq gets no gradient",
+        SPIKINGJELLY,
+        "            self.v_seq = result.states\n",
+        "            self.v_seq = None if result.states is None else result.states.detach()\n",
+        IDENTITY,
+    ),
+    mutant(
+        "store_v_seq is ignored step by step",
+        SPIKINGJELLY,
+        "            self._append_v_seq(self.v)\n",
+        "            pass\n",
+        FORWARD,
+    ),
+    mutant(
+        "functional_forward is the library's, and its gradient native",
+        SPIKINGJELLY,
+        "    def functional_forward(\n",
+        "    def _functional_forward(\n",
+        STATES,
+    ),
+    mutant(
+        "the library sees our trace among its memories",
+        SPIKINGJELLY,
+        "        trace = self._memories.pop(_TRACE, None)\n",
+        "        trace = self._memories.get(_TRACE, None)\n",
+        STATES,
+    ),
+    mutant(
+        "Norse's current leaks with the wrong sign",
+        NORSE,
+        "_number(-layer.dt * p.tau_syn_inv)",
+        "_number(layer.dt * p.tau_syn_inv)",
+        IDENTITY,
+    ),
+    mutant(
+        "Norse's v_leak gets no gradient",
+        NORSE,
+        "offset=_number(rate * p.v_leak),",
+        "offset=0.0,",
+        IDENTITY,
+    ),
+    mutant(
+        "Norse's v_reset gets no gradient",
+        NORSE,
+        "ToValue(_number(p.v_reset))",
+        "ToValue(p.v_reset.detach())",
+        IDENTITY,
+    ),
+    mutant(
+        "Norse's reset_method is ignored",
+        NORSE,
+        "subtract = box and p.reset_method is reset_subtract",
+        "subtract = False",
+        IDENTITY,
+    ),
+    mutant(
+        "LIF ignores record_states for the potential",
+        NORSE,
+        "(drive, result.states) if self.record_states else",
+        "(drive, result.state) if self.record_states else",
+        FORWARD + "::test_bit_equal_by_the_case_s_own_loop",
+    ),
+    mutant(
+        "LIF gives the potentials of every step no gradient",
+        NORSE,
+        "(drive, result.states) if self.record_states else",
+        "(drive, result.states.detach()) if self.record_states else",
+        IDENTITY,
+    ),
+    mutant(
+        "LIF returns the current before its leak",
+        NORSE,
+        "return LIFFeedForwardState(v, shown + _record(self).minus_leak * shown)",
+        "return LIFFeedForwardState(v, shown)",
+        FORWARD,
+    ),
+    mutant(
+        "the adjoint of LIF's current does not leak",
+        FILTER,
+        "grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]",
+        "grads[t] = grads[t] + grads[t + 1]",
+        IDENTITY,
+    ),
+    mutant(
+        "tau_syn_inv of LIF meets the current of the wrong step",
+        FILTER,
+        "grad_k += (grads[t + 1] * charged[t]).sum_to_size(k.shape)",
+        "grad_k += (grads[t + 1] * charged[t + 1]).sum_to_size(k.shape)",
+        IDENTITY,
+    ),
+    mutant(
+        "tau_syn_inv of LIF gets no gradient",
+        FILTER,
+        "learns = isinstance(k, Tensor) and k.requires_grad",
+        "learns = False",
+        IDENTITY,
+    ),
+    mutant(
+        "Norse's sparse input is not seen",
+        NORSE,
+        "dense = input_tensor.to_dense() if input_tensor.is_sparse else input_tensor",
+        "dense = input_tensor",
+        FORWARD,
+    ),
+    mutant(
+        "the answer to Norse's sparse input is dense",
+        NORSE,
+        "return (out.to_sparse() if input_tensor.is_sparse else out), after",
+        "return out, after",
+        FORWARD,
+    ),
+    mutant(
+        "a setting that was changed in place is not noticed",
+        BASE,
+        "if seen is not None and seen[1] == versions and all(",
+        "if seen is not None and all(",
+        FORWARD,
+    ),
+    mutant(
+        "a setting that was replaced is not noticed",
+        BASE,
+        "seen[1] == versions and all(map(operator.is_, seen[0], sources)):",
+        "seen[1] == versions:",
+        FORWARD,
+    ),
+    mutant(
+        "a setting that learns is looked up once",
+        BASE,
+        "    if any(tensor.requires_grad for tensor in tensors):\n        return make()\n",
+        "",
+        IDENTITY,
+    ),
+    mutant(
+        "a reset that was changed after the layer was wrapped is not noticed",
+        SNNTORCH,
+        "sources = (self.beta, self.threshold, self.reset_delay, self.state_function.__func__)",
+        "sources = (self.beta, self.threshold)",
+        FORWARD,
+    ),
+    mutant(
+        "Norse's method='adjoint' is not refused",
+        NORSE,
+        '    if layer.p.method == "adjoint":\n',
+        "    if layer.p.method is None:\n",
+        FORWARD,
+    ),
+)
+
+WRAPPING = (
+    mutant(
+        "unwrap leaves the psc memory behind",
+        SPIKINGJELLY,
+        "    if _TRACE in node._memories:\n        delattr(node, _TRACE)\n",
+        "",
+        FORWARD,
+    ),
+    mutant(
+        "unwrap leaves the tag on SpikingJelly's v",
+        SPIKINGJELLY,
+        "    untag(node.v)\n",
+        "",
+        FORWARD,
+    ),
+    mutant(
+        "unwrap leaves the tag on snnTorch's mem",
+        SNNTORCH,
+        "Kind(WrappedLeaky, _problem, detach=lambda layer: untag(layer.mem))",
+        "Kind(WrappedLeaky, _problem)",
+        FORWARD,
+    ),
+    mutant(
+        "unwrap leaves the settings behind",
+        WRAP,
+        "            del module._tssl_settings\n",
+        "",
+        FORWARD,
+    ),
+    mutant(
+        "unwrap does not give the class back",
+        WRAP,
+        "            module.__class__ = native\n",
+        "",
+        FORWARD + "::test_native_again_after_unwrap",
+    ),
+    mutant(
+        "unwrap sees the top module only",
+        WRAP,
+        "    for module in model.modules():\n        if isinstance(module, Wrapped):",
+        "    for module in [model, *model.children()]:\n        if isinstance(module, Wrapped):",
+        FORWARD,
+    ),
+    mutant(
+        "a wrap that fails leaves layers wrapped",
+        WRAP,
+        "        for module in done:\n            unwrap(module)\n        raise",
+        "        raise",
+        FORWARD,
+    ),
+    mutant(
+        "what cannot be wrapped is found only on the way",
+        WRAP,
+        "    _refuse_what_cannot_be_wrapped(model, [f.report for f in found])\n",
+        "    for f in found:\n"
+        '        if f.report.status == "wrap":\n'
+        "            f.module.__class__ = f.kind.wrapped\n"
+        "            f.module._tssl_settings = Settings(f.report.path, rule, tau_s)\n"
+        "    _refuse_what_cannot_be_wrapped(model, [f.report for f in found])\n",
+        FORWARD,
+    ),
+    mutant(
+        "skip does not reach below what it names",
+        WRAP,
+        "        for part, owner in _with_owners(model, path)\n",
+        "        for part, owner in [(path, model.get_submodule(path))]\n",
+        FORWARD,
+    ),
+    mutant(
+        "skip takes only the exact class",
+        WRAP,
+        "else isinstance(owner, item)",
+        "else type(owner) is item",
+        FORWARD,
+    ),
+    mutant(
+        "skip takes a pattern for a prefix",
+        WRAP,
+        "fnmatchcase(part, item) if",
+        "part.startswith(item.rstrip('*')) if",
+        FORWARD,
+    ),
+    mutant(
+        "a subclass is taken for its base",
+        WRAP,
+        "    kind = adapter.kinds.get(type(module))\n",
+        "    kind = next((k for c, k in adapter.kinds.items() if isinstance(module, c)), None)\n",
+        FORWARD,
+    ),
+    mutant(
+        "a refusal lists only the first layer",
+        WRAP,
+        "nothing was changed:\\n{_list(refused)}\\n",
+        "nothing was changed:\\n{_list(refused[:1])}\\n",
+        FORWARD,
+    ),
+    mutant(
+        "settings at fault beside a class at fault go by the settings' error",
+        WRAP,
+        "if all(r.config for r in refused)",
+        "if any(r.config for r in refused)",
+        FORWARD,
+    ),
+    mutant(
+        "tau_s = NaN is accepted",
+        WRAP,
+        "if not (math.isfinite(tau_s) and tau_s >= 1):",
+        "if tau_s < 1 or math.isinf(tau_s):",
+        FORWARD,
+    ),
+    mutant(
+        "tau_s below 1 is accepted",
+        WRAP,
+        "if not (math.isfinite(tau_s) and tau_s >= 1):",
+        "if not (math.isfinite(tau_s) and tau_s > 0):",
+        FORWARD,
+    ),
+    mutant(
+        "a wrapped model is wrapped again",
+        WRAP,
+        "    if wrapped:\n        raise AlreadyWrappedError",
+        "    if None:\n        raise AlreadyWrappedError",
+        FORWARD,
+    ),
+    mutant(
+        "a model with nothing to wrap is returned as it is",
+        WRAP,
+        '    if not any(r.status == "wrap" for r in reports):\n',
+        "    if not any(r.status for r in reports):\n",
+        FORWARD,
+    ),
+    mutant(
+        "is_wrapped looks at the model itself only",
+        WRAP,
+        "return any(isinstance(module, Wrapped) for module in model.modules())",
+        "return isinstance(model, Wrapped)",
+        FORWARD,
+    ),
+    mutant(
+        "a layer goes by its class, not by its dotted name",
+        WRAP,
+        "Settings(report.path, rule, tau_s)",
+        "Settings(report.layer, rule, tau_s)",
+        STATES + "::test_lost_link",
+    ),
+    mutant(
+        "repr shows our class",
+        BASE,
+        "        name: str = self._tssl_native.__name__\n",
+        "        name: str = type(self).__name__\n",
+        FORWARD,
+    ),
+    mutant(
+        "the libraries are imported with the package",
+        ADAPTERS,
+        "from importlib import metadata\n",
+        "from importlib import metadata\n"
+        "try:\n    import snntorch\nexcept ImportError:\n    pass\n",
+        FORWARD,
+    ),
+    mutant(
+        "wrap imports libraries that the user did not",
+        ADAPTERS,
+        "        if entrance in sys.modules:\n",
+        "        if version_of(library) is not None:\n",
+        FORWARD,
+    ),
+    mutant(
+        "supported lists libraries that are not installed",
+        WRAP,
+        "        if (version := version_of(library)) is not None\n",
+        '        if (version := version_of(library) or "?")\n',
+        FORWARD,
+    ),
+)
+
+LOSS_FUNCTIONS = (
+    mutant(
+        "the target is filtered once, not twice",
+        LOSS,
+        "    for _ in range(filters):\n        target = psc(target, tau_s)",
+        "    for _ in range(1):\n        target = psc(target, tau_s)",
+        LOSSES,
+    ),
+    mutant(
+        "the kernel loss lacks its 1/2",
+        LOSS,
+        "(output - target).square().sum() / 2",
+        "(output - target).square().sum()",
+        LOSSES,
+    ),
+    mutant(
+        "the count loss costs on both sides",
+        LOSS,
+        "error = torch.where(wanted, excess.clamp(max=0), excess.clamp(min=0))",
+        "error = excess",
+        LOSSES,
+    ),
+    mutant(
+        "the count loss costs on the wrong side",
+        LOSS,
+        "error = torch.where(wanted, excess.clamp(max=0), excess.clamp(min=0))",
+        "error = torch.where(wanted, excess.clamp(min=0), excess.clamp(max=0))",
+        LOSSES,
+    ),
+    mutant(
+        "the count loss is not divided by the number of steps",
+        LOSS,
+        "return error.square().sum() / (2 * len(output))",
+        "return error.square().sum() / 2",
+        LOSSES,
+    ),
+    mutant(
+        "the wanted class should fire at the first step too",
+        LOSS,
+        "fires = step > 0 if num_steps < 10",
+        "fires = step >= 0 if num_steps < 10",
+        LOSSES,
+    ),
+    mutant(
+        "the PSC filter starts at its first input",
+        LOSS,
+        "    current = spikes[0] / tau_s\n",
+        "    current = spikes[0]\n",
+        LOSSES,
+    ),
+)
+
+MUTANTS = (
+    *ADJOINTS,
+    *PARAMETERS,
+    *RULES,
+    *PSC,
+    *LINKS,
+    *TRACES,
+    *LIBRARIES,
+    *WRAPPING,
+    *LOSS_FUNCTIONS,
+)
