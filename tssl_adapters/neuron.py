@@ -43,16 +43,36 @@ class LinearCharge:
     raw: tuple[Value, ...] = ()
 
 
+def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
+    """``(1 - due) * charged + due * value``."""
+    kept = (1 - due).mul_(charged)
+    return kept if isinstance(value, float) and value == 0.0 else kept.add_(due * value)
+
+
+def reset_by_subtraction(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+    """``charged - due * threshold``."""
+    return charged - due * threshold
+
+
 @dataclass(frozen=True)
 class ToValue:
-    """A spike sets the membrane potential to ``value``."""
+    """A spike sets the membrane potential to ``value``.
+
+    ``formula(charged, due, value)`` does so in the library's own order of operations.
+    """
 
     value: Value = 0.0
+    formula: Callable[[Tensor, Tensor, Value], Tensor] = reset_to_value
 
 
 @dataclass(frozen=True)
 class Subtract:
-    """A spike takes the threshold from the membrane potential."""
+    """A spike takes the threshold from the membrane potential.
+
+    ``formula(charged, due, threshold)`` does so in the library's own order of operations.
+    """
+
+    formula: Callable[[Tensor, Tensor, Value], Tensor] = reset_by_subtraction
 
 
 @dataclass(frozen=True)
@@ -87,5 +107,7 @@ class Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""
         decay, gain, offset, threshold, value, *raw = values
         charge = LinearCharge(decay, gain, offset, self.charge.formula, tuple(raw))
-        reset = ToValue(value) if isinstance(self.reset, ToValue) else self.reset
+        reset = self.reset
+        if isinstance(reset, ToValue):
+            reset = ToValue(value, reset.formula)
         return replace(self, charge=charge, reset=reset, threshold=threshold)

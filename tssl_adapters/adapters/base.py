@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tssl_adapters.engine.state import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 
 def eager(forward: F) -> F:
@@ -93,20 +91,6 @@ class Adapter:
                     "output; only the exact class is known"
                 )
         return "its neuron is not known to this version of tssl_adapters"
-
-
-def remembered(settings: Settings, name: str, sources: Sequence[Any], make: Callable[[], T]) -> T:
-    """``make()``, but only where one of its sources changed since, or learns."""
-    tensors = [source for source in sources if isinstance(source, Tensor)]
-    if any(tensor.requires_grad for tensor in tensors):
-        return make()
-    versions = [tensor._version for tensor in tensors]
-    seen = settings.memo.get(name)
-    if seen is not None and seen[1] == versions and all(map(operator.is_, seen[0], sources)):
-        return seen[2]  # type: ignore[no-any-return]
-    made = make()
-    settings.memo[name] = (tuple(sources), versions, made)
-    return made
 
 
 def defined_by(library: str, module: nn.Module) -> bool:

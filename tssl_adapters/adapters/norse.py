@@ -17,7 +17,7 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager, remembered
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
@@ -46,23 +46,18 @@ class _Record(NamedTuple):
 
 
 def _record(layer: Any) -> _Record:
-    sources = (layer.dt, *layer.p)
-    return remembered(layer._tssl_settings, "record", sources, lambda: _make_record(layer))
-
-
-def _make_record(layer: Any) -> _Record:
     p, box = layer.p, isinstance(layer, norse.LIFBoxCell)
-    rate = layer.dt * p.tau_mem_inv
+    rate, v_leak = _number(layer.dt * p.tau_mem_inv), _number(p.v_leak)
     subtract = box and p.reset_method is reset_subtract
     neuron = Neuron(
         charge=LinearCharge(
-            decay=_number(1.0 - rate),
-            gain=_number(rate),
-            offset=_number(rate * p.v_leak),
+            decay=1.0 - rate,
+            gain=rate,
+            offset=rate * v_leak,
             formula=_box_charge if box else _charge,
-            raw=(_number(rate), _number(p.v_leak)),
+            raw=(rate, v_leak),
         ),
-        reset=Subtract() if subtract else ToValue(_number(p.v_reset)),
+        reset=Subtract(_subtract) if subtract else ToValue(_number(p.v_reset)),
         threshold=_number(p.v_th),
         timing="immediate",
         strict=True,
@@ -71,10 +66,15 @@ def _make_record(layer: Any) -> _Record:
     return _Record(neuron, 0.0 if box else _number(-layer.dt * p.tau_syn_inv))
 
 
+def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+    return (1 - due) * charged + due * (charged - threshold)
+
+
 def _number(value: Value) -> Value:
-    """A scalar that does not learn as a plain number, which torch handles faster."""
-    plain = isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad
-    return value.item() if plain else value  # type: ignore[union-attr]
+    """A scalar at hand that does not learn as a plain number, which torch handles faster."""
+    if not isinstance(value, Tensor) or value.ndim or value.requires_grad or value.is_cuda:
+        return value
+    return float(value)
 
 
 class _Layer(Wrapped):
@@ -94,7 +94,8 @@ class _Layer(Wrapped):
         p, settings = self.p, self._tssl_settings
         sequence = isinstance(self, SNN)
         state = self.state_fallback(x) if given is None else given
-        drive = self._tssl_drive(x, state)
+        record = _record(self)
+        drive = self._tssl_drive(x, state, record)
 
         def run(x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
@@ -103,11 +104,11 @@ class _Layer(Wrapped):
 
         def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             rest = self.state_fallback(x)._replace(v=v)
-            return (self._tssl_drive(x, rest), *run(x, rest))
+            return (self._tssl_drive(x, rest, record), *run(x, rest))
 
         result = attach(
             settings,
-            _record(self).neuron,
+            record.neuron,
             drive,
             state.v,
             trace_of(settings, None if given is None else given.v, (0.0, p.v_reset, p.v_leak)),
@@ -115,13 +116,13 @@ class _Layer(Wrapped):
             sequence=sequence,
             keep_states=sequence and self.record_states,
         )
-        return result.out, self._tssl_state(result, drive)
+        return result.out, self._tssl_state(result, drive, record)
 
-    def _tssl_drive(self: Any, x: Tensor, state: Any) -> Tensor:
+    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
         """What charges the membrane."""
         raise NotImplementedError
 
-    def _tssl_state(self: Any, result: Result, drive: Tensor) -> Any:
+    def _tssl_state(self: Any, result: Result, drive: Tensor, record: _Record) -> Any:
         """The library's state after the call."""
         raise NotImplementedError
 
@@ -131,14 +132,14 @@ class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
 
     _tssl_native = norse.LIFCell
 
-    def _tssl_drive(self, x: Tensor, state: Any) -> Tensor:
+    def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
         # Where the rule has no chain over time, the current's graph ends here too.
         chain = self._tssl_settings.rule.chain
         current: Tensor = state.i if chain else state.i.detach()
         return current + x
 
-    def _tssl_state(self, result: Result, drive: Tensor) -> Any:
-        return LIFFeedForwardState(result.state, drive + _record(self).minus_leak * drive)
+    def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
+        return LIFFeedForwardState(result.state, drive + record.minus_leak * drive)
 
 
 class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
@@ -146,14 +147,14 @@ class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
 
     _tssl_native = norse.LIF
 
-    def _tssl_drive(self, x: Tensor, state: Any) -> Tensor:
+    def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
         chain = self._tssl_settings.rule.chain
-        drive: Tensor = SynapticCurrent.apply(x, state.i, _record(self).minus_leak, chain)  # type: ignore[no-untyped-call]
+        drive: Tensor = SynapticCurrent.apply(x, state.i, record.minus_leak, chain)  # type: ignore[no-untyped-call]
         return drive
 
-    def _tssl_state(self, result: Result, drive: Tensor) -> Any:
+    def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
         shown, v = (drive, result.states) if self.record_states else (drive[-1], result.state)
-        return LIFFeedForwardState(v, shown + _record(self).minus_leak * shown)
+        return LIFFeedForwardState(v, shown + record.minus_leak * shown)
 
 
 class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
@@ -161,10 +162,10 @@ class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
 
     _tssl_native = norse.LIFBoxCell
 
-    def _tssl_drive(self, x: Tensor, state: Any) -> Tensor:
+    def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
         return x
 
-    def _tssl_state(self, result: Result, drive: Tensor) -> Any:
+    def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
         return LIFBoxFeedForwardState(result.state)
 
 

@@ -13,15 +13,20 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager, remembered
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.state import trace_of, untag
 from tssl_adapters.errors import UnsupportedConfigError
-from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, ToValue
+from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, ToValue, Value
+
+
+def _to_zero(charged: Tensor, due: Tensor, _: Value) -> Tensor:
+    return charged - due * charged
+
 
 _RESETS: dict[str, Reset] = {
     "_base_sub": Subtract(),
-    "_base_zero": ToValue(0.0),
+    "_base_zero": ToValue(0.0, _to_zero),
     "_base_int": Never(),
 }
 _RESET_CODES = {"_base_sub": 0, "_base_zero": 1, "_base_int": 2}
@@ -63,26 +68,22 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
 
         native = Native(input_, lambda: run(input_, state), lambda x, mem: (x, *run(x, mem)))
         result = attach(self._tssl_settings, neuron, input_, state, trace, native, sequence=False)
-        self.mem, self.reset = result.state, result.before
+        self.mem = result.state
+        if result.before is not None:
+            self.reset = result.before
         spikes = result.out * self.graded_spikes_factor if graded else result.out
         return spikes if self.init_hidden and not self.output else (spikes, self.mem)
 
     def _tssl_graded(self) -> bool:
-        """Whether the output spikes are scaled."""
+        """Whether the output spikes are scaled; looked up where that costs nothing."""
         factor = self.graded_spikes_factor
-        if factor.requires_grad:
-            return True
-        scaled = lambda: bool(factor.ne(1.0).any())  # noqa: E731
-        return remembered(self._tssl_settings, "graded", (factor,), scaled)
+        known = factor.ndim == 0 and factor.device.type == "cpu" and not factor.requires_grad
+        return not known or factor.item() != 1.0
 
     def _tssl_neuron(self) -> Neuron:
-        sources = (self.beta, self.threshold, self.reset_delay, self.state_function.__func__)
-        return remembered(self._tssl_settings, "neuron", sources, self._tssl_make_neuron)
-
-    def _tssl_make_neuron(self) -> Neuron:
         beta = self.beta.clamp(0, 1)
         reset = _RESETS[_bound_reset(self)]
-        if _zero_beta(self):
+        if beta.requires_grad and _zero_beta(self):
             raise UnsupportedConfigError(f"Layer '{self._tssl_settings.path}': {_ZERO_BETA}.")
         return Neuron(
             charge=LinearCharge(beta, 1.0, 0.0, _charge, (beta,)),

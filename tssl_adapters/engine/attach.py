@@ -46,7 +46,8 @@ class Result(NamedTuple):
         state: membrane potential after the last step ``[batch, ...]``; carries the link.
         states: after every step ``[T, batch, ...]`` where asked for, else ``None``.
         trace: a[T-1] ``[batch, ...]`` at ``tau_s > 1``, else ``None``.
-        before: of a step, the spike of the incoming state where its reset was still due.
+        before: of a step that the library did not compute itself, the spike of the incoming state
+            where its reset was still due.
     """
 
     out: Tensor
@@ -105,7 +106,8 @@ def attach(
     if settings.tau_s != 1.0:
         new_trace = (out[-1] if sequence else out).clone()
     tag(last, tuple(new_link) if last.requires_grad else (), new_trace)
-    return Result(out, last, membrane if keep_states else None, new_trace, before)
+    states = membrane if keep_states else None
+    return Result(out, last, states, new_trace, before if values is None else None)
 
 
 class _Call(NamedTuple):
@@ -130,10 +132,11 @@ class _Call(NamedTuple):
         neuron, given = self.neuron, native.input
         key = (
             neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict,
-            given.dtype, self.state.dtype, given.device, self.sequence, self.keep_states,
+            given.dtype, self.state.dtype, self.state.ndim == 0,  # a scalar does not promote
+            given.device, self.sequence, self.keep_states,
         )  # fmt: skip
         known = self.settings.reproduces.get(key)
-        if known is None and given.numel():
+        if known is None and given.numel() and given.is_floating_point():
             known = self._try(native)
             self.settings.reproduces[key] = known
         return bool(known)
@@ -142,6 +145,7 @@ class _Call(NamedTuple):
     def _try(self, native: Native) -> bool:
         given = native.input
         shape = given.shape[1:] if self.sequence else given.shape
+        shape = shape if self.state.ndim else self.state.shape
         generator = torch.Generator(given.device).manual_seed(0)
 
         def noise(size: torch.Size, width: float) -> Tensor:
@@ -154,12 +158,14 @@ class _Call(NamedTuple):
             drive, *theirs = native.probe(noise(given.shape, 2.0).to(given.dtype), state)
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
-            if not all(_apart(a, b) <= SAME_NEURON for a, b in pairs):
+            rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (given, self.state, *ours))
+            spikes, potentials = (_apart(a, b, rounding) for a, b in pairs)
+            if max(spikes, potentials) > SAME_NEURON:
                 raise LibraryVersionError(
                     f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
-                    f"knows: on a probe {_apart(*pairs[1]):.1%} of its membrane potentials and "
-                    f"{_apart(*pairs[0]):.1%} of its spikes differ. Use a version of the library "
-                    "that tssl_adapters was tested with, or skip this layer."
+                    f"knows: on a probe {potentials:.1%} of its membrane potentials and "
+                    f"{spikes:.1%} of its spikes differ. Use a version of the library that "
+                    "tssl_adapters was tested with, or skip this layer."
                 )
             same = same and all(_same(a, b) for a, b in pairs)
         return same
@@ -172,10 +178,9 @@ class _Call(NamedTuple):
         return spike, state_after(self.neuron, charged, spike, before)
 
 
-def _apart(ours: Tensor, theirs: Tensor) -> float:
+def _apart(ours: Tensor, theirs: Tensor, rounding: float) -> float:
     """The share of values that differ by more than rounding."""
-    tolerance = 64.0 * max(torch.finfo(t.dtype).eps for t in (ours, theirs))
-    near = torch.isclose(ours.double(), theirs.double(), tolerance, tolerance, equal_nan=True)
+    near = torch.isclose(ours.double(), theirs.double(), rounding, rounding, equal_nan=True)
     return 1.0 - float(near.double().mean())
 
 

@@ -109,9 +109,8 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
     """The gradients of the link that came in; a missing link takes none."""
     if not plan.linked:
         return (None,) * plan.links
-    return tuple(
-        None if part is None else part.expand(like.shape) for part in backward.carried[: plan.links]
-    )
+    parts = backward.carried[: plan.links]
+    return tuple(part if part is None else part.expand(like.shape) for part in parts)
 
 
 def reduced(grad: Tensor | None, like: Tensor) -> Tensor | None:

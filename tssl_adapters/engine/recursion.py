@@ -77,10 +77,9 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
         return charged
     due = spike if before is None else spike - before
     if isinstance(neuron.reset, ToValue):
-        kept, value = (1 - due).mul_(charged), neuron.reset.value
-        return kept if _is(value, 0.0) else kept.add_(due * value)
+        return neuron.reset.formula(charged, due, neuron.reset.value)
     if isinstance(neuron.reset, Subtract):
-        return charged - due * neuron.threshold
+        return neuron.reset.formula(charged, due, neuron.threshold)
     return charged.clone()
 
 

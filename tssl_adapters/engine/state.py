@@ -31,8 +31,8 @@ _ATTRIBUTE = "_tssl_tag"
 class Settings:
     """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant.
 
-    The rest is remembered between calls: whether a lost link was warned of, where the record
-    reproduces the library, and an adapter's look-ups.
+    The rest is remembered between calls: whether a lost link was warned of, and where the record
+    reproduces the library.
     """
 
     path: str
@@ -41,10 +41,8 @@ class Settings:
     warned: bool = field(default=False, compare=False)
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
 
-    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "reproduces": {}, "memo": {}}
+        return {**self.__dict__, "reproduces": {}}
 
 
 class Tag:
