@@ -73,8 +73,8 @@ SPIKES_BY_TABLE = {
 }
 NATIVE_BY_TABLE = {
     "snntorch": ["GradedSpikes"],
-    "spikingjelly": "NonSpikingBaseNode NoisyNonSpikingBaseNode NoisyNonSpikingIFNode".split()
-    + ["BatchNorm2d"],
+    "spikingjelly": "NonSpikingBaseNode NoisyNonSpikingBaseNode NoisyNonSpikingIFNode "
+    "BatchNorm2d".split(),
     "norse": "LIBoxCell LConv2d Lift SequentialState RecurrentSequential ExpFilter".split()
     + "RegularizationCell SpikesToTimesDecoder TemporalReceptiveField".split()
     + "SpatialReceptiveField2d SampledSpatialReceptiveField2d".split()

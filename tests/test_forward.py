@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 import snntorch
 import torch
 from layers import CASES, NEURONS, Case
-from models import BATCH, INPUTS, MODELS
+from models import BATCH, INPUTS, LIVELY, MODELS
+from norse.torch.functional.lif import LIFParameters
+from norse.torch.functional.lif_box import LIFBoxParameters
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
@@ -227,6 +229,204 @@ def test_native_again_after_unwrap(case: Case) -> None:
     for ours, theirs in zip(*grads, strict=True):
         assert (ours is None) == (theirs is None)
         assert ours is None or torch.equal(ours, theirs)
+
+
+def changed(name: str, value: Any) -> Callable[[Any], None]:
+    """An attribute set to another value."""
+    return lambda layer: setattr(layer, name, value)
+
+
+def with_p(**values: float) -> Callable[[Any], None]:
+    """Norse's parameters replaced."""
+    return lambda layer: setattr(
+        layer, "p", layer.p._replace(**{k: torch.tensor(v) for k, v in values.items()})
+    )
+
+
+def frozen_leaky() -> nn.Module:
+    beta, threshold = torch.full((NEURONS,), 0.9), torch.full((NEURONS,), 0.5)
+    layer = snntorch.Leaky(beta, threshold=threshold, learn_beta=True, learn_threshold=True)
+    return layer.requires_grad_(False)
+
+
+def to_double(layer: nn.Module) -> None:
+    layer.double()
+
+
+def loaded(layer: nn.Module) -> None:
+    layer.load_state_dict({k: 0.5 * v for k, v in layer.state_dict().items()})
+
+
+def leaky(**settings: Any) -> Callable[[], nn.Module]:
+    return lambda: snntorch.Leaky(**{"beta": 0.9, "threshold": 0.5} | settings)
+
+
+def plif() -> nn.Module:
+    return neuron.ParametricLIFNode(init_tau=3.0, v_threshold=0.3)
+
+
+CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
+    "beta set": (leaky(), changed("beta", torch.tensor(0.4))),
+    "beta filled": (leaky(), lambda layer: layer.beta.fill_(0.4)),
+    "beta's data filled": (leaky(), lambda layer: layer.beta.data.fill_(0.4)),
+    "beta's data scaled": (frozen_leaky, lambda layer: layer.beta.data.mul_(0.5)),
+    "beta's data set": (
+        frozen_leaky,
+        lambda layer: setattr(layer.beta, "data", 0.5 * layer.beta.data),
+    ),
+    "threshold filled": (leaky(), lambda layer: layer.threshold.fill_(0.9)),
+    "threshold's data filled": (frozen_leaky, lambda layer: layer.threshold.data.fill_(0.9)),
+    "learnt beta's data filled": (
+        leaky(learn_beta=True),
+        lambda layer: layer.beta.data.fill_(0.4),
+    ),
+    "graded spikes": (leaky(), lambda layer: layer.graded_spikes_factor.fill_(2.0)),
+    "graded spikes' data": (leaky(), lambda layer: layer.graded_spikes_factor.data.fill_(2.0)),
+    "no delay": (leaky(reset_mechanism="zero"), changed("reset_delay", False)),
+    "reset after it was bound": (leaky(), changed("reset_mechanism", "zero")),
+    "frozen, to double": (frozen_leaky, to_double),
+    "buffers to double": (leaky(beta=torch.full((5,), 0.9)), to_double),
+    "snnTorch's checkpoint": (frozen_leaky, loaded),
+    "tau": (lambda: neuron.LIFNode(tau=2.0, v_threshold=0.3), changed("tau", 5.0)),
+    "v_threshold": (neuron.LIFNode, changed("v_threshold", 0.3)),
+    "v_reset": (neuron.IFNode, changed("v_reset", -0.4)),
+    "soft reset": (neuron.IFNode, changed("v_reset", None)),
+    "decay_input": (neuron.LIFNode, changed("decay_input", False)),
+    "w's data filled": (plif, lambda layer: layer.w.data.fill_(1.5)),
+    "frozen w's data filled": (
+        lambda: plif().requires_grad_(False),
+        lambda layer: layer.w.data.fill_(1.5),
+    ),
+    "frozen w to double": (lambda: plif().requires_grad_(False), to_double),
+    "SpikingJelly's checkpoint": (lambda: plif().requires_grad_(False), loaded),
+    "p replaced": (lambda: norse.LIF(LIFParameters(**LIVELY)), with_p(v_th=0.1, v_reset=-0.2)),
+    "p's tensor filled": (
+        lambda: norse.LIFCell(LIFParameters(**LIVELY)),
+        lambda layer: layer.p.v_th.fill_(0.1),
+    ),
+    "p's tensor's data filled": (
+        lambda: norse.LIFCell(LIFParameters(**LIVELY)),
+        lambda layer: layer.p.tau_syn_inv.data.fill_(50.0),
+    ),
+    "dt": (lambda: norse.LIFBoxCell(LIFBoxParameters(**LIVELY)), changed("dt", 0.002)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_settings_changed_between_calls(name: str) -> None:
+    """A wrapped layer goes by its settings as they are, however they came to be so."""
+    make, change = CHANGES[name]
+    torch.manual_seed(0)
+    native = make()
+    wrapped = tssl_adapters.wrap(copy.deepcopy(native))
+    assert_same_in_a_row(wrapped, native, [drive(3, torch.float32, "grad")], None)
+    before = assert_same_in_a_row(wrapped, native, [x := drive(4, torch.float32, "grad")], None)
+    for layer in (native, wrapped):
+        change(layer)
+    after = assert_same_in_a_row(wrapped, native, [x], None)
+    unseen = ("no delay", "reset after it was bound", "frozen, to double", "buffers to double")
+    assert name in (*unseen, "frozen w to double") or not torch.equal(before, after)
+
+
+BOX = {"tau_mem_inv": torch.tensor(500.0), "v_th": torch.tensor(0.5)}
+AT_THRESHOLD: dict[str, Callable[[], nn.Module]] = {
+    **{
+        f"Leaky {reset} {delay}": leaky(beta=0.5, reset_mechanism=reset, reset_delay=delay)
+        for reset in ("subtract", "zero", "none")
+        for delay in (True, False)
+    },
+    **{
+        f"{cls.__name__} {mode} {v_reset}": lambda cls=cls, mode=mode, v_reset=v_reset: cls(
+            v_threshold=0.5, v_reset=v_reset, step_mode=mode
+        )
+        for cls in (neuron.LIFNode, neuron.IFNode, neuron.ParametricLIFNode)
+        for mode in ("s", "m")
+        for v_reset in (0.0, None)
+    },
+    "LIFCell": lambda: norse.LIFCell(LIFParameters(**BOX)),
+    "LIF": lambda: norse.LIF(LIFParameters(**BOX)),
+    "LIFBoxCell": lambda: norse.LIFBoxCell(LIFBoxParameters(**BOX)),
+}
+"""Every number is a power of two, so that potentials land on the threshold exactly."""
+
+
+@pytest.mark.parametrize("name", AT_THRESHOLD)
+@pytest.mark.parametrize("mode", ["grad", "no_grad"])
+def test_potentials_exactly_at_the_threshold(name: str, mode: str) -> None:
+    """SpikingJelly spikes there, snnTorch and Norse do not."""
+    native = AT_THRESHOLD[name]()
+    wrapped = tssl_adapters.wrap(copy.deepcopy(native))
+    grid = torch.randint(-4, 9, (6, BATCH, NEURONS)) / 4.0
+    halved = getattr(native, "p", None) is not None or "LIFNode" in name
+    grid[0, 0] = 1.0 if halved else 0.5
+    grid.requires_grad_(mode == "grad")
+    with context(mode):
+        out = assert_same_in_a_row(wrapped, native, [grid[:4], grid[4:]], None)
+    assert bool(out[:NEURONS].all()) == bool(out[:NEURONS].any()) == ("Node" in name)
+    assert out.any()
+
+
+@pytest.mark.parametrize("cls", [neuron.LIFNode, neuron.IFNode, neuron.ParametricLIFNode])
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("mode", ["grad", "no_grad"])
+def test_spikingjelly_s_stored_potentials(
+    cls: type[nn.Module], step_mode: str, store: bool, tau_s: float, mode: str
+) -> None:
+    """``v_seq`` grows step by step, or holds the last sequence, or is not there."""
+    native: Any = cls(v_threshold=0.4, step_mode=step_mode, store_v_seq=store)
+    wrapped: Any = tssl_adapters.wrap(copy.deepcopy(native), tau_s=tau_s)
+    chunks = [drive(steps, torch.float32, mode) for steps in (3, 1, 2)]
+    lengths = []
+    with context(mode):
+        rows = zip(in_a_row(wrapped, chunks, None), in_a_row(native, chunks, None), strict=True)
+        for ours, theirs in rows:
+            if tau_s > 1:
+                del ours["out"], theirs["out"]
+            assert_same(ours, theirs)
+            lengths.append(len(ours.get("v_seq", ())))
+    grown = [1, 2, 3, 4, 5, 6] if step_mode == "s" else [3, 1, 2]
+    assert lengths == (grown if store else [0] * len(grown))
+    wrapped.reset()
+    assert wrapped.v_seq is None
+
+
+@every_case
+@pytest.mark.parametrize("mode", ["grad", "no_grad"])
+def test_psc_of_the_native_spikes(case: Case, mode: str) -> None:
+    """At tau_s > 1 the output is filtered, call after call, and every state is native."""
+    torch.manual_seed(0)
+    native, tau_s = case.make(torch.float64), 3.0
+    wrapped = tssl_adapters.wrap(copy.deepcopy(native), tau_s=tau_s)
+    chunks = [drive(steps, torch.float64, mode) for steps in (3, 1, 2)]
+    psc = torch.zeros(BATCH, NEURONS, dtype=torch.float64)
+    with context(mode):
+        rows = zip(in_a_row(wrapped, chunks, None), in_a_row(native, chunks, None), strict=True)
+        for ours, theirs in rows:
+            out, spikes = ours.pop("out"), theirs.pop("out")
+            assert (out.dtype, out.shape) == (spikes.dtype, spikes.shape)
+            assert_same(ours, theirs)
+            for a, s in zip(*(t.reshape(-1, BATCH, NEURONS) for t in (out, spikes)), strict=True):
+                psc = psc + (s - psc) / tau_s
+                assert torch.allclose(a.double(), psc, rtol=1e-6, atol=1e-7)
+        assert psc.unique().numel() > 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_snntorch_s_reset_attribute(dtype: torch.dtype) -> None:
+    """snnTorch leaves the reset it did on the layer, in its spikes' dtype."""
+    for case in CASES:
+        if "snntorch" not in case.name:
+            continue
+        native, wrapped = pair(case, dtype)
+        rows = zip(
+            in_a_row(wrapped, [x := drive(3, dtype, "grad")], None),
+            in_a_row(native, [x], None),
+            strict=True,
+        )
+        for _ in rows:
+            assert_same({"reset": wrapped.reset}, {"reset": native.reset})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import pickle
 import warnings
 import weakref
@@ -43,6 +44,12 @@ CUTS = (3, 4, 7)
 TAUS = [1.0, 3.0]
 
 Edit: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SnnTorch resets and detaches every layer that was ever made: here, only those of a test."""
+    monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])
 
 
 # --- the layers ------------------------------------------------------------------------------
@@ -382,7 +389,7 @@ def start_state(loop: Loop, on: Tensor) -> State:
 
 def bounds(steps: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
     edges = [0, *cuts, steps]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def run_layer(
@@ -395,6 +402,7 @@ def run_layer(
     start: State | None = None,
     grad: bool = True,
     watch: bool = True,
+    loss: Callable[[Tensor, list[State]], Tensor] | None = None,
 ) -> Runs:
     """Run a layer in calls, the state edited between them."""
     x = x.clone().requires_grad_(grad)
@@ -410,8 +418,8 @@ def run_layer(
     if not grad:
         return Runs(out, seen, [])
     starts = [] if start is None else [t for t in start if t is not None]
-    loss = loss_of(out, seen if watch else seen[-1:])
-    return Runs(out, seen, gradients(loss, [x, *starts, *loop.params(layer)]))
+    total = loss_of(out, seen if watch else seen[-1:]) if loss is None else loss(out, seen)
+    return Runs(out, seen, gradients(total, [x, *starts, *loop.params(layer)]))
 
 
 def run_reference(
@@ -426,6 +434,7 @@ def run_reference(
     start: State | None = None,
     options: dict[str, Any] | None = None,
     watch: bool = True,
+    loss: Callable[[Tensor, list[State]], Tensor] | None = None,
 ) -> Runs:
     """The same by the oracle. Without an edit, the calls are one window: the chain is whole."""
     reference = Reference(loop, layer, tau_s, options or {})
@@ -447,8 +456,8 @@ def run_reference(
             trace = None
     out = torch.cat(outs)
     starts = [] if start is None else [t for t in start if t is not None]
-    loss = loss_of(out, seen if watch else seen[-1:])
-    return Runs(out, seen, gradients(loss, [x, *starts, *loop.params(layer)]))
+    total = loss_of(out, seen if watch else seen[-1:]) if loss is None else loss(out, seen)
+    return Runs(out, seen, gradients(total, [x, *starts, *loop.params(layer)]))
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
@@ -505,18 +514,23 @@ def test_calls_add_up(loop: Loop, tau_s: float) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
-def test_calls_add_up_from_a_state(loop: Loop) -> None:
-    """The incoming state takes its gradient, its potential above the threshold among others."""
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_calls_add_up_from_a_state(loop: Loop, tau_s: float) -> None:
+    """The incoming state takes its gradient; above the threshold too, where there is no trace."""
     x = drive_of()
-    ours = run_layer(loop, wrapped(loop, 1.0), x, start=start_state(loop, x))
-    expected = run_reference(loop, loop.make(), x, 1.0, start=start_state(loop, x))
+    start = start_state(loop, x)
+    if tau_s > 1.0:  # only a state at rest is a start there
+        start = start.edited(lambda t: torch.zeros_like(t).requires_grad_())
+    ours = run_layer(loop, wrapped(loop, tau_s), x, start=start)
+    expected = run_reference(loop, loop.make(), x, tau_s, start=start)
     close_values(ours, expected)
     close_grads(ours, expected, loop.tolerance)
+    assert float(expected.grads[1].abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize("tau_s", TAUS)
-@pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 8), tuple(range(1, STEPS))], ids=str)
+@pytest.mark.parametrize("cuts", [(1,), tuple(range(1, STEPS))], ids=str)
 def test_cuts_do_not_matter(loop: Loop, tau_s: float, cuts: tuple[int, ...]) -> None:
     """Wherever a sequence is cut into calls, values and gradients are the same."""
     x = drive_of(seed=3)
@@ -600,6 +614,89 @@ def test_one_neuron_on_two_states(loop: Loop, tau_s: float) -> None:
         close(ours, theirs, 1e-11)
 
 
+PARTS: dict[str, Callable[[Tensor, list[State]], Tensor]] = {
+    "last output": lambda out, seen: out[-1].square().sum().double(),
+    "first output": lambda out, seen: out[0].square().sum().double(),
+    "last state": lambda out, seen: seen[-1].v.square().sum(),
+    "first state": lambda out, seen: seen[0].v.square().sum(),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_losses_on_a_part(loop: Loop, tau_s: float) -> None:
+    """Where a call's output or state gets no gradient, it counts as zero."""
+    x = drive_of()
+    for loss in PARTS.values():
+        ours = run_layer(loop, wrapped(loop, tau_s), x, loss=loss)
+        expected = run_reference(loop, loop.make(), x, tau_s, loss=loss)
+        close_grads(ours, expected, loop.tolerance)
+        assert float(expected.grads[0].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_frozen_inputs_and_parameters(loop: Loop, tau_s: float) -> None:
+    """What needs no gradient changes nothing for the others, and may change in mid sequence."""
+    x = drive_of()
+    full = run_layer(loop, wrapped(loop, tau_s), x)
+
+    def run(input_learns: Sequence[bool], params_learn: bool) -> tuple[Tensor, list[Tensor]]:
+        layer = wrapped(loop, tau_s)
+        params = loop.params(layer)
+        for param in params:
+            param.requires_grad_(params_learn)
+        parts = [x[b:e].clone() for b, e in bounds(STEPS, CUTS)]
+        outs, seen, state = [], [], None
+        for part, learns in zip(parts, input_learns, strict=True):
+            part.requires_grad_(learns)
+            out, state = loop.call(layer, part, state)
+            outs.append(out)
+            seen.append(state.edited(torch.clone))
+        wanted = [*(p for p in parts if p.requires_grad), *(params if params_learn else [])]
+        out = torch.cat(outs)
+        return out.detach(), gradients(loss_of(out, seen), wanted) if wanted else []
+
+    windows = [full.grads[0][b:e] for b, e in bounds(STEPS, CUTS)]
+    for learns in ((False,) * 4, (False, False, True, True), (True, False, True, False)):
+        chosen = [g for g, learned in zip(windows, learns, strict=True) if learned]
+        for params_learn in (True, False):
+            if not (params_learn or any(learns)):
+                continue
+            out, grads = run(learns, params_learn)
+            assert torch.equal(out, full.out.detach())
+            expected = [*chosen, *(full.grads[1:] if params_learn else [])]
+            for ours, theirs in zip(grads, expected, strict=True):
+                close(ours, theirs, 1e-11)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_a_state_that_was_not_detached(loop: Loop, tau_s: float) -> None:
+    """The second backward() says so, as natively; with retain_graph the two add up."""
+    x = drive_of()
+
+    def run(layer: Any, retain: bool) -> Tensor:
+        given = x.clone().requires_grad_()
+        first, state = loop.call(layer, given[:4], None)
+        loss_of(first, []).backward(retain_graph=retain)
+        second, _ = loop.call(layer, given[4:], state)
+        loss_of(second, []).backward()
+        assert given.grad is not None
+        return given.grad
+
+    for layer in (loop.make(), wrapped(loop, tau_s)):
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            run(layer, retain=False)
+    ours = run(wrapped(loop, tau_s), retain=True)
+    given = x.clone().requires_grad_()
+    layer = wrapped(loop, tau_s)
+    first, state = loop.call(layer, given[:4], None)
+    second, _ = loop.call(layer, given[4:], state)
+    (expected,) = gradients(loss_of(first, []) + loss_of(second, []), [given])
+    close(ours, expected, 1e-6 if "snntorch" in loop.name else 1e-11)
+
+
 # --- states that are cut off ------------------------------------------------------------------
 
 
@@ -673,6 +770,21 @@ def test_truncated_backpropagation(loop: Loop, tau_s: float) -> None:
         close(ours.grad, theirs.grad, loop.tolerance)
 
 
+def moved_nowhere(t: Tensor) -> Tensor:
+    return t.to(t.dtype).contiguous().cpu()
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_what_gives_the_same_tensor_changes_nothing(loop: Loop, tau_s: float) -> None:
+    x = drive_of()
+    ours = quiet_run(loop, wrapped(loop, tau_s), x, edit=moved_nowhere)
+    plain = quiet_run(loop, wrapped(loop, tau_s), x)
+    same_values(ours, plain)
+    for left, right in zip(ours.grads, plain.grads, strict=True):
+        assert torch.equal(left, right)
+
+
 # --- states that lose their link --------------------------------------------------------------
 
 MASK = (torch.rand(BATCH, NEURONS, generator=torch.Generator().manual_seed(5)) < 0.6).double()
@@ -703,13 +815,20 @@ def written(t: Tensor) -> Tensor:
     return t
 
 
-def shrunk(t: Tensor) -> Tensor:
-    """Not at rest anywhere, and still positive."""
-    return t * 0.9
+def masked_without_grad(t: Tensor) -> Tensor:
+    with torch.no_grad():
+        return t.mul_(MASK)
 
 
-UNCHANGED = [clone, viewed, reshaped]
-EDITS = [*UNCHANGED, masked, masked_in_place, written, shrunk]
+UNCHANGED = [clone, viewed]
+EDITS = [*UNCHANGED, masked, masked_in_place, masked_without_grad, written]
+
+
+def in_reference(edit: Edit) -> Edit:
+    """An edit as torch's autograd sees it, on a tensor of its own."""
+    if edit is masked_without_grad:
+        return lambda t: t + (t * MASK - t).detach()
+    return lambda t: edit(t.clone())
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
@@ -722,7 +841,7 @@ def test_lost_link(loop: Loop, edit: Edit) -> None:
         ours = run_layer(loop, layer, x, edit=edit)
     assert len([w for w in caught if w.category is LostLinkWarning]) == 1
     same_values(ours, run_layer(loop, loop.make(), x, edit=edit, grad=False))
-    expected = run_reference(loop, loop.make(), x, 1.0, edit=lambda t: edit(t.clone()))
+    expected = run_reference(loop, loop.make(), x, 1.0, edit=in_reference(edit))
     close_values(ours, expected)
     close_grads(ours, expected, loop.tolerance)
     plain = run_reference(loop, loop.make(), x, 1.0)
@@ -834,14 +953,16 @@ VIEWS = [viewed, reshaped]
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
-@pytest.mark.parametrize("edit", [edit for edit in EDITS if edit not in VIEWS])
-def test_lost_trace(loop: Loop, edit: Edit) -> None:
+def test_lost_trace(loop: Loop) -> None:
     """At tau_s > 1 a state that is not the layer's own is refused, also without a graph."""
     x = drive_of()
-    with pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
-        run_layer(loop, wrapped(loop, 3.0), x, edit=edit)
-    with torch.no_grad(), pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
-        run_layer(loop, wrapped(loop, 3.0), x, edit=edit, grad=False)
+    for edit in EDITS:
+        if edit in VIEWS:
+            continue
+        with pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
+            run_layer(loop, wrapped(loop, 3.0), x, edit=edit)
+        with torch.no_grad(), pytest.raises(LostTraceError, match=f"Layer '{NAME}'"):
+            run_layer(loop, wrapped(loop, 3.0), x, edit=edit, grad=False)
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
@@ -1145,8 +1266,7 @@ class Holding(torch.autograd.Function):
 
 @contextmanager
 def counting_references() -> Iterator[None]:
-    """Nothing is left to the garbage collector."""
-    gc.collect()
+    """References alone decide: nothing is left to the garbage collector."""
     gc.disable()
     try:
         yield
@@ -1161,11 +1281,10 @@ def held(x: Tensor) -> tuple[Tensor, weakref.ref[Token]]:
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize("tau_s", TAUS)
-@pytest.mark.parametrize("backward", [False, True])
-def test_graphs_are_freed(loop: Loop, tau_s: float, backward: bool) -> None:
+def test_graphs_are_freed(loop: Loop, tau_s: float) -> None:
     """With the loop's tensors (and the layer's states) the graph goes, backward or not."""
 
-    def one_sequence(layer: Any) -> weakref.ref[Token]:
+    def one_sequence(layer: Any, backward: bool) -> weakref.ref[Token]:
         x, token = held(drive_of())
         outs, state = [], None
         for begin, end in bounds(STEPS, CUTS):
@@ -1178,9 +1297,10 @@ def test_graphs_are_freed(loop: Loop, tau_s: float, backward: bool) -> None:
 
     with counting_references():
         layer = wrapped(loop, tau_s)
-        token = one_sequence(layer)
-        restarted(loop, layer)
-        assert token() is None
+        for backward in (False, True):
+            token = one_sequence(layer, backward)
+            restarted(loop, layer)
+            assert token() is None
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
@@ -1196,26 +1316,29 @@ def test_windows_are_freed_once_cut_off(loop: Loop, tau_s: float) -> None:
             assert token() is not None
             del x, out
             state = detached(loop, layer, state)
-        assert [token() is None for token in tokens] == [True] * 4
+        assert [token() is None for token in tokens[:-1]] == [True] * 3
 
 
-@pytest.mark.parametrize("loop", LOOPS, ids=str)
+PILES = ("snntorch-explicit-zero-delay", "spikingjelly-LIFNode-s", "norse-LIF")
+
+
+@pytest.mark.parametrize("loop", [loop for loop in LOOPS if loop.name in PILES], ids=str)
 def test_traces_do_not_pile_up(loop: Loop) -> None:
     """However long a sequence is, one trace is kept and not one for each step."""
-    shape = (3, 41)
+    shape = torch.Size((3, 41))
 
     def alive() -> int:
-        gc.collect()
-        return sum(isinstance(t, Tensor) and t.shape == shape for t in gc.get_objects())
+        return sum(type(t) is Tensor and t.shape == shape for t in gc.get_objects())
 
     layer, state = wrapped(loop, 3.0), None
     x = torch.rand(1, *shape, dtype=torch.float64)
     counts = []
-    with torch.no_grad():
-        for _ in range(40):
+    with torch.no_grad(), counting_references():
+        for step in range(60):
             _, state = loop.call(layer, x, state)
-            counts.append(alive())
-    assert counts[-1] <= counts[5] + 2
+            if step in (5, 59):
+                counts.append(alive())
+    assert counts[1] <= counts[0] + 2
 
 
 # --- checkpointing ----------------------------------------------------------------------------
@@ -1284,12 +1407,11 @@ def test_reentrant_checkpoints_lose_the_link(loop: Loop, which: tuple[bool, ...]
 @pytest.mark.parametrize("loop", EXPLICIT, ids=str)
 @pytest.mark.parametrize("which", [EVERY, SOME], ids=["every", "some"])
 def test_reentrant_checkpoints_lose_the_trace(loop: Loop, which: tuple[bool, ...]) -> None:
-    with (
-        warnings.catch_warnings(),
-        pytest.raises(LostTraceError, match=rf"Layer '{NAME}'.*reentrant checkpointing"),
-    ):
+    layer = wrapped(loop, 3.0)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", LostLinkWarning)
-        checkpointed(loop, wrapped(loop, 3.0), drive_of(), which, reentrant=True)
+        with pytest.raises(LostTraceError, match=rf"Layer '{NAME}'.*reentrant checkpointing"):
+            checkpointed(loop, layer, drive_of(), which, reentrant=True)
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
@@ -1442,7 +1564,7 @@ def test_torch_func_grad_of_edited_states(loop: Loop, tau_s: float, edit: Edit) 
         try:
             ours = torch.func.grad(loss)(x.detach())
         except LostTraceError as error:
-            assert tau_s > 1.0  # noqa: PT017
+            assert tau_s > 1.0
             assert f"Layer '{NAME}'" in str(error)  # noqa: PT017
             return
         (expected,) = gradients(loss(x), [x])
@@ -1469,19 +1591,15 @@ def test_vmap_is_right_or_refused(loop: Loop, tau_s: float) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize("tau_s", TAUS)
-@pytest.mark.parametrize("loss", ["linear", "square"])
-def test_double_backward_is_refused(loop: Loop, tau_s: float, loss: str) -> None:
+def test_double_backward_is_refused(loop: Loop, tau_s: float) -> None:
     """A gradient penalty: an error, never the part of the gradient that happens to be known."""
     torch.manual_seed(0)
-    linear = nn.Linear(NEURONS, NEURONS).double()
-    x = drive_of().requires_grad_()
-    out, _ = loop.call(wrapped(loop, tau_s), linear(x), None)
-    out = out.double()
-    (grad,) = torch.autograd.grad(
-        (out if loss == "linear" else out.square()).sum(), x, create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="differentiate|double|second|twice"):
-        grad.square().sum().backward()
+    linear, layer = nn.Linear(NEURONS, NEURONS).double(), wrapped(loop, tau_s)
+    for loss in (torch.square, torch.clone):  # the output's cotangent has a graph, or has none
+        x = drive_of().requires_grad_()
+        out, _ = loop.call(layer, linear(x), None)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(loss(out.double()).sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("loop", NORSE, ids=str)
@@ -1493,7 +1611,7 @@ def test_nested_torch_func_grad_is_refused(loop: Loop, tau_s: float) -> None:
         out, state = loop.call(layer, x, None)
         return loss_of(out.square(), [state])
 
-    with pytest.raises(RuntimeError, match="differentiate|double|second|twice"):
+    with pytest.raises(RuntimeError, match=r"differentiate|double|second|twice"):
         torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(drive_of())
 
 
@@ -1573,9 +1691,9 @@ def test_another_dtype_in_mid_sequence(loop: Loop, tau_s: float) -> None:
         loop, loop.make(), x, tau_s, cuts=(4,), edit=clone, edit_trace=clone, watch=False
     )
     close(out, reference.out, 1e-5)
-    grads = gradients(loss_of(out, [state]), [given, *loop.params(layer)])
-    for ours, theirs in zip(grads, reference.grads, strict=True):
-        close(ours, theirs, 1e-4)
+    # Of the input only: double() cuts the parameters off from the steps before it, natively too.
+    (grad,) = gradients(loss_of(out, [state]), [given])
+    close(grad, reference.grads[0], 1e-4)
 
 
 # --- dtypes and shapes ------------------------------------------------------------------------
@@ -1583,7 +1701,7 @@ def test_another_dtype_in_mid_sequence(loop: Loop, tau_s: float) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize("tau_s", TAUS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_dtypes(loop: Loop, tau_s: float, dtype: torch.dtype) -> None:
     """The library's own dtypes and values; gradients near those in float64."""
     x = drive_of(dtype=dtype)
@@ -1633,6 +1751,28 @@ def test_autocast(loop: Loop, tau_s: float) -> None:
         assert grad.dtype == torch.float32
         assert torch.isfinite(grad).all()
         assert float(grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("tau_s", TAUS)
+def test_shapes(loop: Loop, tau_s: float) -> None:
+    """Without a batch, and with channels: neurons are neurons."""
+    x = drive_of()
+    plain = run_layer(loop, wrapped(loop, tau_s), x)
+    for shape in ((BATCH * NEURONS,), (2, BATCH // 2, NEURONS // 8, 8)):
+        layer = wrapped(loop, tau_s)
+        leaf = x.clone().reshape(STEPS, *shape).requires_grad_()
+        outs, seen, state = [], [], None
+        for begin, end in bounds(STEPS, CUTS):
+            out, state = loop.call(layer, leaf[begin:end], state)
+            outs.append(out.reshape(-1, BATCH, NEURONS))
+            seen.append(state.edited(lambda t: t.reshape(BATCH, NEURONS).clone()))
+        out = torch.cat(outs)
+        assert torch.equal(out, plain.out)
+        grads = gradients(loss_of(out, seen), [leaf, *loop.params(layer)])
+        close(grads[0].reshape(x.shape), plain.grads[0], 1e-11)
+        for ours, theirs in zip(grads[1:], plain.grads[1:], strict=True):
+            close(ours, theirs, 1e-11)
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)

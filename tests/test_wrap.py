@@ -304,6 +304,23 @@ def test_another_rule_after_unwrap(name: str) -> None:
     assert equal(first, numbers(tssl_adapters.wrap(model)))
 
 
+class Bounded(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return value.clamp(0.1, 0.9)
+
+
+def test_unwrap_keeps_a_parametrization_made_since() -> None:
+    """torch swaps the class too, for a subclass of ours; only our part of it may go."""
+    x, layer = torch.rand(2, 5), snntorch.Leaky(2.0, threshold=0.5, learn_beta=True)
+    tssl_adapters.wrap(layer)
+    nn.utils.parametrize.register_parametrization(layer, "beta", Bounded())
+    expected = layer(x, torch.ones(2, 5))[1]
+    tssl_adapters.unwrap(layer)
+    assert not tssl_adapters.is_wrapped(layer)
+    assert float(layer.beta) == pytest.approx(0.9)
+    assert torch.equal(layer(x, torch.ones(2, 5))[1], expected)
+
+
 # --- training, copies, checkpoints -----------------------------------------------------------
 
 

@@ -15,6 +15,10 @@ GOLDEN = "tests/test_golden.py"
 STATES = "tests/test_states.py"
 FORWARD = "tests/test_forward.py"
 LOSSES = "tests/test_losses.py"
+WRAPS = "tests/test_wrap.py"
+ERRORS = "tests/test_errors.py"
+IMPORTS = "tests/test_imports.py"
+CLASSES = "tests/test_classes.py"
 
 
 class Change(NamedTuple):
@@ -887,14 +891,14 @@ TRACES = (
         STATE,
         "    def __deepcopy__(self, memo: dict[int, Any]) -> None:\n        return None\n",
         "    def __deepcopy__(self, memo: dict[int, Any]) -> Tag:\n        return self\n",
-        STATES,
+        WRAPS,
     ),
     mutant(
         "a layer cannot be pickled once it has run",
         STATE,
         'return {**self.__dict__, "reproduces": {}, "memo": {}}',
         "return dict(self.__dict__)",
-        STATES,
+        WRAPS,
     ),
 )
 
@@ -904,7 +908,7 @@ LIBRARIES = (
         ATTACH,
         "            if not all(_apart(a, b) <= SAME_NEURON for a, b in pairs):\n",
         "            if not all(_apart(a, b) <= 1.0 for a, b in pairs):\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "the record stands in for the library without being bit-equal",
@@ -973,21 +977,21 @@ LIBRARIES = (
         SNNTORCH,
         "        if _zero_beta(self):\n",
         "        if None:\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "a beta of zero is not refused",
         SNNTORCH,
         "    return _ZERO_BETA if _zero_beta(layer) else None\n",
         "    return None\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "a lateral inhibition is not refused",
         SNNTORCH,
         "    if layer.inhibition:\n",
         "    if layer.inhibition is None:\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "the record follows reset_mechanism, not the reset that the layer computes",
@@ -1181,7 +1185,7 @@ LIBRARIES = (
         NORSE,
         '    if layer.p.method == "adjoint":\n',
         "    if layer.p.method is None:\n",
-        FORWARD,
+        ERRORS,
     ),
 )
 
@@ -1191,28 +1195,28 @@ WRAPPING = (
         SPIKINGJELLY,
         "    if _TRACE in node._memories:\n        delattr(node, _TRACE)\n",
         "",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "unwrap leaves the tag on SpikingJelly's v",
         SPIKINGJELLY,
         "    untag(node.v)\n",
         "",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "unwrap leaves the tag on snnTorch's mem",
         SNNTORCH,
         "Kind(WrappedLeaky, _problem, detach=lambda layer: untag(layer.mem))",
         "Kind(WrappedLeaky, _problem)",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "unwrap leaves the settings behind",
         WRAP,
         "            del module._tssl_settings\n",
         "",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "unwrap does not give the class back",
@@ -1226,14 +1230,14 @@ WRAPPING = (
         WRAP,
         "    for module in model.modules():\n        if isinstance(module, Wrapped):",
         "    for module in [model, *model.children()]:\n        if isinstance(module, Wrapped):",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "a wrap that fails leaves layers wrapped",
         WRAP,
         "        for module in done:\n            unwrap(module)\n        raise",
         "        raise",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "what cannot be wrapped is found only on the way",
@@ -1244,84 +1248,84 @@ WRAPPING = (
         "            f.module.__class__ = f.kind.wrapped\n"
         "            f.module._tssl_settings = Settings(f.report.path, rule, tau_s)\n"
         "    _refuse_what_cannot_be_wrapped(model, [f.report for f in found])\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "skip does not reach below what it names",
         WRAP,
         "        for part, owner in _with_owners(model, path)\n",
         "        for part, owner in [(path, model.get_submodule(path))]\n",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "skip takes only the exact class",
         WRAP,
         "else isinstance(owner, item)",
         "else type(owner) is item",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "skip takes a pattern for a prefix",
         WRAP,
         "fnmatchcase(part, item) if",
         "part.startswith(item.rstrip('*')) if",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "a subclass is taken for its base",
         WRAP,
         "    kind = adapter.kinds.get(type(module))\n",
         "    kind = next((k for c, k in adapter.kinds.items() if isinstance(module, c)), None)\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "a refusal lists only the first layer",
         WRAP,
         "nothing was changed:\\n{_list(refused)}\\n",
         "nothing was changed:\\n{_list(refused[:1])}\\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "settings at fault beside a class at fault go by the settings' error",
         WRAP,
         "if all(r.config for r in refused)",
         "if any(r.config for r in refused)",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "tau_s = NaN is accepted",
         WRAP,
         "if not (math.isfinite(tau_s) and tau_s >= 1):",
         "if tau_s < 1 or math.isinf(tau_s):",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "tau_s below 1 is accepted",
         WRAP,
         "if not (math.isfinite(tau_s) and tau_s >= 1):",
         "if not (math.isfinite(tau_s) and tau_s > 0):",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "a wrapped model is wrapped again",
         WRAP,
         "    if wrapped:\n        raise AlreadyWrappedError",
         "    if None:\n        raise AlreadyWrappedError",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "a model with nothing to wrap is returned as it is",
         WRAP,
         '    if not any(r.status == "wrap" for r in reports):\n',
         "    if not any(r.status for r in reports):\n",
-        FORWARD,
+        ERRORS,
     ),
     mutant(
         "is_wrapped looks at the model itself only",
         WRAP,
         "return any(isinstance(module, Wrapped) for module in model.modules())",
         "return isinstance(model, Wrapped)",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "a layer goes by its class, not by its dotted name",
@@ -1335,7 +1339,7 @@ WRAPPING = (
         BASE,
         "        name: str = self._tssl_native.__name__\n",
         "        name: str = type(self).__name__\n",
-        FORWARD,
+        WRAPS,
     ),
     mutant(
         "the libraries are imported with the package",
@@ -1343,21 +1347,21 @@ WRAPPING = (
         "from importlib import metadata\n",
         "from importlib import metadata\n"
         "try:\n    import snntorch\nexcept ImportError:\n    pass\n",
-        FORWARD,
+        IMPORTS,
     ),
     mutant(
         "wrap imports libraries that the user did not",
         ADAPTERS,
         "        if entrance in sys.modules:\n",
         "        if version_of(library) is not None:\n",
-        FORWARD,
+        IMPORTS,
     ),
     mutant(
         "supported lists libraries that are not installed",
         WRAP,
         "        if (version := version_of(library)) is not None\n",
         '        if (version := version_of(library) or "?")\n',
-        FORWARD,
+        WRAPS,
     ),
 )
 

@@ -115,6 +115,7 @@ class _Layer(Wrapped):
             Native(x, lambda: run(x, state), probe),
             sequence=sequence,
             keep_states=sequence and self.record_states,
+            fresh=given is None,
         )
         return result.out, self._tssl_state(result, drive, record)
 

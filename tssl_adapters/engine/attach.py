@@ -11,7 +11,7 @@ from torch import Tensor
 from tssl_adapters.engine.plan import Plan, Values, link_size
 from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute
-from tssl_adapters.engine.state import Settings, link_of, tag
+from tssl_adapters.engine.state import Settings, let_go, link_of, tag
 from tssl_adapters.engine.step import StepFunction
 from tssl_adapters.errors import LibraryVersionError
 from tssl_adapters.neuron import Neuron
@@ -67,6 +67,7 @@ def attach(
     *,
     sequence: bool,
     keep_states: bool = False,
+    fresh: bool = False,
 ) -> Result:
     """Run one call of a layer.
 
@@ -80,12 +81,14 @@ def attach(
             reproduce it bit for bit; ``None`` has the record used unseen.
         sequence: whether the first dimension is time.
         keep_states: for a sequence, whether to return the potential after every step.
+        fresh: whether ``state`` was made for this call rather than handed in.
 
     Returns:
         The library's values with the rule's gradient.
     """
     links = link_size(neuron, settings.rule)
-    link = link_of(settings, state) if links else ()
+    link = link_of(settings, state, links) if links and not fresh else ()
+    let_go(state)
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
@@ -134,6 +137,7 @@ class _Call(NamedTuple):
             neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict,
             given.dtype, self.state.dtype, self.state.ndim == 0,  # a scalar does not promote
             given.device, self.sequence, self.keep_states,
+            *(value.dtype for value in neuron.values() if isinstance(value, Tensor)),
         )  # fmt: skip
         known = self.settings.reproduces.get(key)
         if known is None and given.numel() and given.is_floating_point():

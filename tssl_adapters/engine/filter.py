@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from tssl_adapters.engine.once import first_order
 from tssl_adapters.neuron import Value
 
 
@@ -35,7 +35,7 @@ class SynapticCurrent(torch.autograd.Function):
         ctx.meta = (drive.dtype, current.shape, current.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_charged: Tensor) -> tuple[Tensor | None, ...]:
         k, charged = ctx.saved_tensors
         k = k if ctx.number is None else ctx.number

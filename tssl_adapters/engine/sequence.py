@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
     EngineFunction,
@@ -101,7 +101,7 @@ class SequenceFunction(EngineFunction):
         save(ctx, plan, (drive, state, trace, known), rest[plan.links :])
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(
         ctx: Any, grad_out: Tensor | None, grad_states: Tensor | None, *grad_links: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -11,6 +11,7 @@ module, because a loop may call one layer on two states:
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,9 +94,16 @@ def _dead(filed: _Filed) -> bool:
     return bool(filed.storage.expired())  # type: ignore[no-untyped-call]
 
 
-def _forget_dead() -> None:
-    for key in [key for key, filed in _filed.items() if _dead(filed)]:
-        del _filed[key]
+def _file(storage: StorageWeakRef, filed: _Filed) -> None:
+    """File a trace, and drop what belongs to storage that is gone: eight looks a filing keep the
+    file about as small as looking through all of it would.
+    """
+    _filed.pop(storage.cdata, None)
+    for key in list(itertools.islice(_filed, 8)):
+        oldest = _filed.pop(key)
+        if not _dead(oldest):
+            _filed[key] = oldest
+    _filed[storage.cdata] = filed
 
 
 def tag(state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
@@ -104,9 +112,9 @@ def tag(state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
     if trace is None:
         return
     storage = _storage(state)
-    setattr(trace, _ATTRIBUTE, Tag(trace, (), None))
     if storage is not None:
-        _filed[storage.cdata] = _Filed(storage, _version(state), _geometry(state), trace.detach())
+        filed = _Filed(storage, _version(state), _geometry(state), trace.detach())
+        _file(storage, filed)
 
 
 def untag(state: object) -> None:
@@ -120,28 +128,44 @@ def _tag_of(state: Tensor) -> Tag | None:
     return found if found is not None and found.version == _version(state) else None
 
 
-def link_of(settings: Settings, state: Tensor) -> tuple[Tensor, ...]:
-    """The link of an incoming state; empty where there is none.
+def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The link of a state that came from outside, of ``size`` tensors; empty where there is none.
 
     Warns once a layer where the state has a graph but no link.
     """
     if state.grad_fn is None:
-        return ()
-    found = _tag_of(state)
-    if found is not None and found.link and found.grad_fn is state.grad_fn:
-        return found.link
+        # A leaf that is recomputed during a backward pass stands for a state with a graph.
+        if not (state.requires_grad and _in_backward()):
+            return ()
+    else:
+        found = _tag_of(state)
+        if found is not None and len(found.link) == size and found.grad_fn is state.grad_fn:
+            return found.link
     if not settings.warned:
         settings.warned = True
         warnings.warn(
             f"tssl_adapters: layer '{settings.path}' was given a state that has a graph but is "
             "not the tensor an earlier call returned (cloned, masked, viewed, written to in "
-            "place, or computed by the model). Between these two calls the gradient is the "
-            "membrane's ordinary adjoint, without the rule's chain through spike times. Pass the "
-            "returned state on as it is, or detach it, to avoid this.",
+            "place, checkpointed with use_reentrant=True, or computed by the model). Between "
+            "these two calls the gradient is the membrane's ordinary adjoint, without the rule's "
+            "chain through spike times. Pass the returned state on as it is, or detach it, to "
+            "avoid this.",
             LostLinkWarning,
             stacklevel=4,
         )
     return ()
+
+
+def let_go(state: Tensor) -> None:
+    """A state that was detached in place must not keep the graph that it was cut from."""
+    found: Tag | None = getattr(state, _ATTRIBUTE, None)
+    if found is not None and state.grad_fn is None and found.grad_fn is not None:
+        found.link, found.grad_fn = (), None
+        found.trace = None if found.trace is None else found.trace.detach()
+
+
+def _in_backward() -> bool:
+    return int(torch._C._current_graph_task_id()) != -1
 
 
 def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) -> Tensor | None:
@@ -158,13 +182,11 @@ def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) ->
     if settings.tau_s == 1.0:
         return None
     if state is None:
-        _forget_dead()
         return None
     trace = _known_trace(state)
     if trace is not None:
         return _on_the_graph_of(state, trace, settings)
     if at_rest(state, rest):
-        _forget_dead()
         return None
     raise LostTraceError(_lost(settings, "is not one that the layer returned, nor at rest"))
 
@@ -172,29 +194,22 @@ def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) ->
 def trace_beside(
     settings: Settings, state: Tensor | None, trace: Tensor | float, rest: Sequence[Value]
 ) -> Tensor | None:
-    """:func:`trace_of` for a library that keeps the trace itself, as a memory beside the state.
-
-    A state that was replaced without its trace (masked, say) is refused unless it is at rest; two
-    that came together from elsewhere (a copied or moved layer) are a pair.
-    """
+    """:func:`trace_of` for a library that keeps the trace itself, as a memory beside the state."""
     if state is None:
-        _forget_dead()
         return None
-    known = _known_trace(state) is not None
-    replaced = not isinstance(trace, Tensor) or (not known and _tag_of(trace) is not None)
-    if replaced:
-        if at_rest(state, rest):
-            return None
-        raise LostTraceError(_lost(settings, "is not one that the layer returned, nor at rest"))
-    assert isinstance(trace, Tensor)
-    return _on_the_graph_of(state, trace, settings)
+    if isinstance(trace, Tensor) and _known_trace(state) is not None:
+        return _on_the_graph_of(state, trace, settings)
+    if at_rest(state, rest):
+        return None
+    raise LostTraceError(_lost(settings, "is not one that the layer returned, nor at rest"))
 
 
 def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor:
     """A trace is cut from its graph with its state."""
-    if state.grad_fn is None:
+    cut = state.grad_fn is None
+    if cut and not (state.requires_grad and _in_backward()):
         return trace.detach()
-    if trace.grad_fn is None and torch.is_grad_enabled():
+    if (cut or trace.grad_fn is None) and torch.is_grad_enabled():
         raise LostTraceError(_lost(settings, "has a graph, its post-synaptic current has not"))
     return trace
 

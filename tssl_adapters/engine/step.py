@@ -1,7 +1,6 @@
 """The same recursion one step a call, for the time loop that the user writes.
 
-h[t] and s[t] are kept rather than recomputed: per call that is cheaper, and the loop keeps the
-state alive anyway.
+h[t] and s[t] are kept rather than recomputed, which is cheaper a call.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
     EngineFunction,
@@ -50,12 +49,12 @@ class StepFunction(EngineFunction):
             after = state_after(neuron, charged, spike, before)
         else:
             spike, after = values()
-        delayed, emits_spike = neuron.timing == "delayed", plan.tau_s == 1.0
+        emits_spike = plan.tau_s == 1.0
         return (
             spike if emits_spike else next_trace(trace, spike, plan.tau_s),
-            after,
-            None if emits_spike else spike,
-            None if delayed else charged,
+            charged.clone() if after is charged else after,
+            spike.bool(),
+            charged,
             before,
             *empty_links(plan, after),
         )
@@ -63,16 +62,23 @@ class StepFunction(EngineFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, _, drive, state, trace, *rest = inputs
-        out, after, spike, charged, before, *_ = output
-        spike, charged = out if spike is None else spike, after if charged is None else charged
-        ctx.mark_non_differentiable(*(t for t in (*output[2:5],) if t is not None))
+        # The output and the state go to the user, who may write to them: copies are kept.
+        _, _, spike, charged, before, *_ = output
+        ctx.mark_non_differentiable(*(t for t in (spike, charged, before) if t is not None))
         needs_drive = ctx.needs_input_grad[5 + plan.links + 1]
         ctx.drive_dtype = drive.dtype
-        kept = (drive if needs_drive else None, state, trace, spike, charged, before)
+        kept = (
+            drive if needs_drive or plan.functional else None,
+            state,
+            trace,
+            spike,
+            charged,
+            before,
+        )
         save(ctx, plan, kept, rest[plan.links :])
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(
         ctx: Any,
         grad_out: Tensor | None,
@@ -83,7 +89,8 @@ class StepFunction(EngineFunction):
         *grad_links: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         plan, neuron, (drive, state, trace, spike, charged, before) = restore(ctx)
-        moment = in_working_dtype(Moment(state, drive, before, charged, spike))
+        moment = Moment(state, drive, before, charged, spike.to(charged.dtype))
+        moment = in_working_dtype(moment)
         dtype = moment.charged.dtype
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
