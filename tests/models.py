@@ -5,6 +5,7 @@ A model takes ``[T, batch, 4]``, starts from rest, and returns every spiking lay
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -173,3 +174,8 @@ def anatomy(model: nn.Module) -> dict[str, Any]:
 def assert_same_anatomy(now: dict[str, Any], before: dict[str, Any]) -> None:
     assert list(now) == list(before)
     assert [key for key in now if now[key] is not before[key]] == []
+
+
+def label(value: Any) -> str:
+    """A parameter's name without addresses, which differ from one test process to the next."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

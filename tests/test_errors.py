@@ -24,6 +24,7 @@ from models import (
     anatomy,
     assert_same_anatomy,
     equal,
+    label,
     numbers,
 )
 from norse.torch.functional.lif import LIFParameters
@@ -86,7 +87,7 @@ def assert_says(text: str, *words: str) -> None:
         (int, "not the class int"),
         (torch.relu, "not <built-in"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_not_a_module(function: str, thing: Any, said: str) -> None:
     with pytest.raises(TypeError) as caught:
@@ -323,7 +324,7 @@ def test_tau_s_of_a_wrong_value(tau_s: float) -> None:
     assert_says(text, "tau_s", "at least 1", repr(tau_s))
 
 
-@pytest.mark.parametrize("tau_s", ["3", True, None, 3j, [3.0], torch.tensor(3.0), float], ids=str)
+@pytest.mark.parametrize("tau_s", ["3", True, None, 3j, [3.0], torch.tensor(3.0), float], ids=label)
 def test_tau_s_of_a_wrong_type(tau_s: Any) -> None:
     said = "the class float" if tau_s is float else repr(tau_s)
     assert_says(refusal(made(), TypeError, tau_s=tau_s), "tau_s", "time steps", f"not {said}")
@@ -340,7 +341,7 @@ def test_rule_without_parentheses(rule: Any) -> None:
     assert_says(text, "rule", f"the class {rule.__name__}", "with parentheses", "rules.TSSLBP()")
 
 
-@pytest.mark.parametrize("rule", [3, 1.0, torch.sigmoid, ["tsslbp"], surrogate.ATan()], ids=str)
+@pytest.mark.parametrize("rule", [3, 1.0, torch.sigmoid, ["tsslbp"], surrogate.ATan()], ids=label)
 def test_rule_of_a_wrong_type(rule: Any) -> None:
     text = refusal(made(), TypeError, rule=rule)
     assert_says(text, "rule must be", "rules.TSSLBP()", "'tsslbp'", f"not {rule!r}")
@@ -359,7 +360,7 @@ def test_rule_of_a_wrong_type(rule: Any) -> None:
         (b"body", "not "),
         ([re.compile("x")], "not re.compile"),
     ],
-    ids=str,
+    ids=label,
 )
 @pytest.mark.parametrize("function", ["wrap", "inspect"])
 def test_bad_skip(skip: Any, said: str, function: str) -> None:
@@ -514,14 +515,14 @@ def test_a_failure_half_way_leaves_other_wraps_alone(monkeypatch: pytest.MonkeyP
 def test_a_node_whose_attribute_has_the_name_of_our_memory() -> None:
     """Either it works and the attribute stays, or the error names the layer."""
     model = made("spikingjelly")
-    model.head[1].psc = torch.zeros(3)
+    model.head[1].tssl_psc = torch.zeros(3)
     before = anatomy(model)
     try:
         tssl_adapters.wrap(model, tau_s=3.0)
     except TSSLAdaptersError as error:
-        assert_says(str(error), "head.1", "psc")
+        assert_says(str(error), "head.1", "tssl_psc")
     else:
         numbers(model)
-        assert model.head[1].psc is before["head.1.psc"]
+        assert model.head[1].tssl_psc is before["head.1.tssl_psc"]
     tssl_adapters.unwrap(model)
     assert list(anatomy(model)) == list(before)

@@ -43,6 +43,7 @@ class Work(NamedTuple):
 
 
 def run_snntorch(layer: Any, x: Tensor) -> Tensor:
+    """A loop with explicit state."""
     mem, outs = layer.init_leaky(), []
     for step in x.unbind(0):
         out, mem = layer(step, mem)
@@ -51,6 +52,7 @@ def run_snntorch(layer: Any, x: Tensor) -> Tensor:
 
 
 def run_spikingjelly(layer: Any, x: Tensor) -> Tensor:
+    """One call in step mode "m", a loop in "s"."""
     layer.reset()
     if layer.step_mode == "m":
         return layer(x)  # type: ignore[no-any-return]
@@ -58,6 +60,7 @@ def run_spikingjelly(layer: Any, x: Tensor) -> Tensor:
 
 
 def run_norse(layer: Any, x: Tensor) -> Tensor:
+    """One call of a module, a loop over a cell."""
     if isinstance(layer, norse.LIF):
         return layer(x)[0]  # type: ignore[no-any-return]
     state, outs = None, []

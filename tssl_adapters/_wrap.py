@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -99,10 +99,20 @@ def unwrap(model: M) -> M:
     for module in model.modules():
         if isinstance(module, Wrapped):
             native = module._tssl_native
-            loaded[native.__module__.split(".")[0]].kinds[native].detach(module)
+            kind = loaded[native.__module__.split(".")[0]].kinds[native]
+            kind.detach(module)
             del module._tssl_settings
-            module.__class__ = native
+            _give_back(module, kind.wrapped, native)
     return model
+
+
+def _give_back(module: nn.Module, wrapped: type, native: type[nn.Module]) -> None:
+    """Make a layer its library's again; torch's parametrizations subclass whatever they find."""
+    cls = type(module)
+    if cls is wrapped:
+        module.__class__ = native
+    else:
+        cls.__bases__ = tuple(native if base is wrapped else base for base in cls.__bases__)
 
 
 def is_wrapped(model: nn.Module) -> bool:
@@ -154,9 +164,13 @@ def supported() -> Report[Supported]:
 def _decide(model: nn.Module, skip: tuple[str | type[nn.Module], ...]) -> list[_Found]:
     loaded = list(adapters.loaded())
     found = []
+    everything = dict(model.named_modules(remove_duplicate=False))
+    left_alone = {
+        id(module) for path, module in everything.items() if _skipped(model, path, everything, skip)
+    }
     for path, module in model.named_modules():
         for adapter in loaded:
-            decision = _decide_one(adapter, path, module, _skipped(model, path, skip))
+            decision = _decide_one(adapter, path, module, id(module) in left_alone)
             if decision is not None:
                 found.append(decision)
     return found
@@ -180,7 +194,7 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
         status, detail = "skipped", "stays native, as skip says"
     else:
         problem = adapter.why_not(module) if kind is None else kind.problem(module)
-        config = kind is not None
+        config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
         detail = adapter.mode(module) if problem is None else problem
     version = version_of(adapter.library) or "?"
@@ -191,10 +205,14 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
     return _Found(report, module, kind)
 
 
-def _skipped(model: nn.Module, path: str, skip: tuple[str | type[nn.Module], ...]) -> bool:
-    """Whether a module or anything it is part of is to stay as it is."""
+def _skipped(
+    model: nn.Module, path: str, names: Container[str], skip: tuple[str | type[nn.Module], ...]
+) -> bool:
+    """Whether a module or anything it is part of is to stay as it is. A name is no pattern."""
     return any(
-        fnmatchcase(part, item) if isinstance(item, str) else isinstance(owner, item)
+        (part == item if item in names else fnmatchcase(part, item))
+        if isinstance(item, str)
+        else isinstance(owner, item)
         for item in skip
         for part, owner in _with_owners(model, path)
     )
@@ -202,6 +220,8 @@ def _skipped(model: nn.Module, path: str, skip: tuple[str | type[nn.Module], ...
 
 def _with_owners(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     yield "", model
+    if not path:  # a lone layer goes by its class's name
+        yield type(model).__name__, model
     names = path.split(".") if path else []
     for end in range(1, len(names) + 1):
         part = ".".join(names[:end])
@@ -212,6 +232,7 @@ def _refuse_what_cannot_be_wrapped(model: nn.Module, reports: list[LayerReport])
     wrapped = [r for r in reports if r.status == "wrapped"]
     if wrapped:
         raise AlreadyWrappedError(
+            f"{len(wrapped)} layer(s) of {type(model).__name__} are wrapped already:\n"
             f"{_list(wrapped)}\nCall tssl_adapters.unwrap(model) first to change the rule or "
             "tau_s, or skip these layers to leave them as they are."
         )
@@ -255,7 +276,7 @@ def _described(value: object) -> str:
 def _checked_tau_s(tau_s: object) -> float:
     if not isinstance(tau_s, float | int | np.floating) or isinstance(tau_s, bool):
         raise TypeError(f"tau_s must be a number of time steps, not {_described(tau_s)}.")
-    if not (math.isfinite(tau_s) and tau_s >= 1):
+    if not 1 <= tau_s < math.inf:
         raise ValueError(
             f"tau_s must be at least 1 time step and finite, not {tau_s!r}; 1 emits spikes, above "
             "it the layer emits its post-synaptic current."

@@ -127,7 +127,7 @@ def _spiking(module: nn.Module) -> bool:
 
 _OTHER_SPIKING = tuple(
     getattr(snntorch, name)
-    for name in ("LeakyParallel", "LeakyKernel", "AssociativeLeaky")
+    for name in ("LeakyParallel", "AssociativeLeaky")
     if isinstance(getattr(snntorch, name, None), type)
 )
 
@@ -142,7 +142,7 @@ ADAPTER = Adapter(
     reasons={
         "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
         "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
-        "DeltaLeaky": "its output is a difference of states, not a spike",
+        "DeltaLeaky": "it spikes on a change of the potential, not on the potential",
         "LeakyParallel": "it has no state that a rule could follow step by step",
         "StateLeaky": "it has no reset and is computed for all steps at once",
         "AssociativeLeaky": "it has no reset and is computed for all steps at once",

@@ -1,7 +1,7 @@
 """SpikingJelly: ``LIFNode``, ``IFNode``, ``ParametricLIFNode``, step modes "s" and "m".
 
 The nodes compare ``v >= v_threshold`` and reset at once: to ``v_reset``, or by subtraction where
-it is ``None``. At ``tau_s > 1`` the trace is a registered memory, ``psc``.
+it is ``None``. At ``tau_s > 1`` the trace is a registered memory, ``tssl_psc``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.state import trace_beside, untag
+from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
 
-_TRACE = "psc"
+_TRACE = "tssl_psc"
 
 
 class _Node(Wrapped):
@@ -189,8 +190,15 @@ def _problem(node: Any) -> str | None:
 
 
 def _attach(node: Any) -> None:
-    if node._tssl_settings.tau_s != 1.0:
-        node.register_memory(_TRACE, 0.0)
+    if node._tssl_settings.tau_s == 1.0:
+        return
+    if hasattr(node, _TRACE):
+        path = node._tssl_settings.path
+        raise UnsupportedConfigError(
+            f"Layer '{path}' has an attribute '{_TRACE}', the name of the memory that wrap adds "
+            "at tau_s > 1. Rename yours."
+        )
+    node.register_memory(_TRACE, 0.0)
 
 
 def _detach(node: Any) -> None:
@@ -199,14 +207,19 @@ def _detach(node: Any) -> None:
     untag(node.v)
 
 
+_SPIKING_MODULES = tuple(
+    f"spikingjelly.activation_based.{name}" for name in ("neuron", "rnn", "lynxi_exchange")
+)
+
+
 def _spiking(module: nn.Module) -> bool:
     return not _non_spiking(module) and any(
-        cls.__module__.startswith(neuron.__name__) for cls in type(module).__mro__
+        cls.__module__.startswith(_SPIKING_MODULES) for cls in type(module).__mro__
     )
 
 
 def _non_spiking(module: nn.Module) -> bool:
-    return isinstance(module, neuron.NonSpikingBaseNode)
+    return any("NonSpiking" in cls.__name__ for cls in type(module).__mro__)
 
 
 def _native(module: nn.Module) -> bool:
@@ -228,9 +241,8 @@ ADAPTER = Adapter(
     native=_native,
     mode=lambda node: "sequence" if node.step_mode == "m" else "step",
     reasons={
-        **dict.fromkeys(
-            ("OTTTLIFNode", "SLTTLIFNode", "DSRIFNode", "DSRLIFNode", "MPBNBaseNode"), _OWN_RULE
-        ),
+        **dict.fromkeys(("OTTTLIFNode", "SLTTLIFNode", "DSRIFNode", "DSRLIFNode"), _OWN_RULE),
+        "MPBNBaseNode": "it normalises the membrane potential over the batch",
         **dict.fromkeys(("PSN", "MaskedPSN", "SlidingPSN"), "it has no state and no reset"),
         **dict.fromkeys(("LIAFNode", "ILIFNode", "TernaryIFNode", "TernaryLIFNode"), _NOT_BINARY),
     },

@@ -44,7 +44,9 @@ class TSSLBP(Rule):
     def __post_init__(self) -> None:
         for name in ("max_slope", "fallback_width"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if not isinstance(value, float | int):
+                raise TypeError(f"TSSLBP: {name} must be a number, not {value!r}.")
+            if not 0 < value < math.inf:
                 raise ValueError(f"TSSLBP: {name} must be positive and finite, not {value!r}.")
         if self.reset_path not in get_args(ResetPath):
             raise ValueError(
