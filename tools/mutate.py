@@ -205,7 +205,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--only", default="*", metavar="PATTERN", help="of the mutants' names, as in a shell"
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="of the mutants' names, as in a shell; may be given several times (default: all)",
     )
     parser.add_argument("--list", action="store_true", help="print the mutants' names, run nothing")
     parser.add_argument("--pytest-args", default="", metavar="ARGS", help="added to every run")
@@ -221,9 +224,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Run the mutants; returns the exit status."""
     args = parse_args()
-    mutants = [mutant for mutant in MUTANTS if fnmatch(mutant.name, args.only)]
+    wanted = args.only or ["*"]
+    mutants = [m for m in MUTANTS if any(fnmatch(m.name, pattern) for pattern in wanted)]
     if args.list or not mutants:
-        print("\n".join(mutant.name for mutant in mutants) or f"No mutant matches {args.only!r}.")
+        print("\n".join(mutant.name for mutant in mutants) or f"No mutant matches {args.only}.")
         return 0 if mutants else 1
     extra = shlex.split(args.pytest_args)
     start = time.perf_counter()

@@ -25,12 +25,16 @@ from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value
 
 
 def _charge(v: Tensor, current: Tensor, rate: Value, v_leak: Value) -> Tensor:
-    # In place and the other way round: the same value, fewer allocations.
-    return _times(rate, (v_leak - v) + current).add_(v)
+    # In place, the other way round, and without a zero: the same value for less.
+    return _times(rate, current - v if _zero(v_leak) else (v_leak - v) + current).add_(v)
 
 
 def _box_charge(v: Tensor, drive: Tensor, rate: Value, v_leak: Value) -> Tensor:
-    return _times(rate, drive + v_leak - v).add_(v)
+    return _times(rate, (drive if _zero(v_leak) else drive + v_leak) - v).add_(v)
+
+
+def _zero(value: Value) -> bool:
+    return isinstance(value, float) and value == 0.0
 
 
 def _times(rate: Value, increment: Tensor) -> Tensor:

@@ -110,7 +110,10 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
     if not plan.linked:
         return (None,) * plan.links
     parts = backward.carried[: plan.links]
-    return tuple(part if part is None else part.expand(like.shape) for part in parts)
+    return tuple(
+        part if part is None or part.shape == like.shape else part.expand(like.shape)
+        for part in parts
+    )
 
 
 def reduced(grad: Tensor | None, like: Tensor) -> Tensor | None:

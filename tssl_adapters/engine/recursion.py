@@ -49,10 +49,14 @@ class Carried(NamedTuple):
     """F_v mu[t+1]"""
 
 
+def over(neuron: Neuron, potential: Tensor) -> Tensor:
+    """Where the potential makes a spike, as booleans."""
+    return (torch.gt if neuron.strict else torch.ge)(potential, neuron.threshold)
+
+
 def fires(neuron: Neuron, potential: Tensor) -> Tensor:
     """The spike, 0 or 1 in the potential's dtype."""
-    compare = torch.gt if neuron.strict else torch.ge
-    return compare(potential, neuron.threshold).to(potential.dtype)
+    return over(neuron, potential).to(potential.dtype)
 
 
 def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -172,14 +176,14 @@ class Backward:
         neuron, rule, carried = self.neuron, self.rule, self.carried
         removed = _removed(neuron, moment.charged)
         step = Step(
-            spike=moment.spike,
-            charged=moment.charged,
-            increment=_increment(neuron, moment, removed),
-            trace=trace,
-            removed=removed,
-            threshold=neuron.threshold,
-            tau_s=self.tau_s,
-            detached=neuron.detached,
+            moment.spike,
+            moment.charged,
+            _increment(neuron, moment, removed),
+            trace,
+            removed,
+            neuron.threshold,
+            self.tau_s,
+            neuron.detached,
         )
         slope = rule.slope(step)
         taken = _taken(neuron, moment)

@@ -24,7 +24,7 @@ from tssl_adapters.engine.plan import (
     save,
     value_gradients,
 )
-from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
+from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, over, state_after
 from tssl_adapters.engine.sequence import next_trace
 
 
@@ -45,15 +45,17 @@ class StepFunction(EngineFunction):
         neuron = plan.neuron.with_values(rest[plan.links :]) if plan.functional else plan.neuron
         before, charged = charge(neuron, state, drive)
         if values is None:
-            spike = fires(neuron, charged)
+            fired = over(neuron, charged)
+            spike = fired.to(charged.dtype)
             after = state_after(neuron, charged, spike, before)
         else:
             spike, after = values()
+            fired = spike != 0
         emits_spike = plan.tau_s == 1.0
         return (
             spike if emits_spike else next_trace(trace, spike, plan.tau_s),
             charged.clone() if after is charged else after,
-            spike.bool(),
+            fired,
             charged,
             before,
             *empty_links(plan, after),
@@ -98,9 +100,10 @@ class StepFunction(EngineFunction):
         emits_spike = plan.tau_s == 1.0
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
-        grad_out = grad_out.to(dtype)
+        if grad_out.dtype != dtype:
+            grad_out = grad_out.to(dtype)
         grad_spike = grad_out if emits_spike else grad_out / plan.tau_s
-        if grad_state is not None:
+        if grad_state is not None and grad_state.dtype != dtype:
             grad_state = grad_state.to(dtype)
         now = moment.spike
         if not emits_spike:

@@ -1,0 +1,175 @@
+"""What tools/mutate.py found no other test to notice: corners where a fault makes no difference
+to random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import norse.torch as norse
+import pytest
+import snntorch
+import torch
+from norse.torch.functional.lif import LIFFeedForwardState, LIFParameters
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+
+import tssl_adapters
+from tssl_adapters import rules
+from tssl_adapters.engine import attach as attach_module
+from tssl_adapters.engine.attach import attach
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.errors import LostTraceError
+from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
+
+
+@pytest.mark.parametrize(("tau_s", "loud"), [(1.0, 1), (2.0, 3), (3.0, 4)])
+def test_silent_is_below_the_gate_and_not_at_it(tau_s: float, loud: int) -> None:
+    """a = 1/2, 1/4, 1/8 after a spike at tau_s = 2, where the gate is 1/8 exactly."""
+    layer: Any = neuron.IFNode(v_reset=0.0, step_mode="m").double()
+    tssl_adapters.wrap(layer, tau_s=tau_s)
+    x = torch.tensor([2.0] + 7 * [0.0], dtype=torch.float64, requires_grad=True)
+    layer(x[:, None]).sum().backward()
+    G = 1.0 - (1.0 - 1.0 / tau_s) ** torch.arange(8.0, 0.0, -1.0, dtype=torch.float64)
+    z = math.exp(5.0)  # h = 0, theta = 1, width 0.2
+    expected = torch.where(torch.arange(8) < loud, 0.0, G * z / (0.2 * (1.0 + z) ** 2))
+    expected[0] = G[0] / 2.0
+    torch.testing.assert_close(x.grad, expected)
+
+
+RULE = rules.TSSLBP(reset_path="reference")
+TIMINGS = ["immediate", "delayed", "both"]
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", ["value", "subtract"])
+@pytest.mark.parametrize("sequence", [True, False])
+def test_numbers_and_tensors_make_one_neuron(timing: Any, reset: str, sequence: bool) -> None:
+    """A record of plain numbers, of scalar tensors and of full ones: the same gradients."""
+
+    def gradients(value: Callable[[float], Any]) -> list[Tensor]:
+        decay, gain, offset, theta = value(0.7), value(1.3), value(0.1), value(0.5)
+        to = value(-0.2 if timing == "immediate" else 0.0)
+        charge = LinearCharge(decay, gain, offset, lambda v, x: decay * v + gain * x + offset)
+        cell = Neuron(charge, ToValue(to) if reset == "value" else Subtract(), theta, timing)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(9, 2, 5, generator=generator, dtype=torch.float64).requires_grad_()
+        v = torch.rand(2, 5, generator=generator, dtype=torch.float64).requires_grad_()
+        settings, state, outs = Settings("layer", RULE, 1.0), v, []
+        for part in [x] if sequence else x:
+            result = attach(settings, cell, part, state, None, None, sequence=sequence)
+            state = result.state
+            outs.append(result.out)
+        out = outs[0] if sequence else torch.stack(outs)
+        weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+        return [*torch.autograd.grad((out * weight).sum() + state.sum(), [x, v]), out.detach()]
+
+    numbers = gradients(lambda number: number)
+    for shape in ((), (5,), (2, 5)):
+        tensors = gradients(lambda number, s=shape: torch.full(s, number, dtype=torch.float64))
+        for ours, theirs in zip(tensors, numbers, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+    assert 0.1 < float(numbers[-1].mean()) < 0.9
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_layers_sum_in_float32(step_mode: str, dtype: torch.dtype) -> None:
+    """Each step's spike adds one to lambda; bfloat16 cannot count beyond 256."""
+    layer: Any = neuron.IFNode(v_reset=None, step_mode=step_mode).to(dtype)
+    tssl_adapters.wrap(layer)
+    steps = 3000 if dtype == torch.float16 else 300
+    x = torch.ones(steps, 2, dtype=dtype, requires_grad=True)
+    out = layer(x) if step_mode == "m" else torch.stack([layer(step) for step in x])
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == dtype
+    assert torch.equal(x.grad[:, 0], torch.arange(steps, 0, -1).to(dtype))
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 1.25, 3.0])
+@pytest.mark.parametrize("library", ["spikingjelly", "norse"])
+def test_a_library_that_the_record_does_not_reproduce(
+    library: str, tau_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its spikes are then known from the PSC that was emitted, whatever came in with the state."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        layer: Any = neuron.LIFNode(v_reset=None, step_mode="m")
+        layer = tssl_adapters.wrap(norse.LIF() if library == "norse" else layer, tau_s=tau_s)
+        x = torch.randn(9, 40, generator=torch.Generator().manual_seed(0)).double()
+        x = (x * (5.0 if library == "norse" else 2.0) + 1.0).requires_grad_()
+        state, outs = None, []
+        for part in (x[:5], x[5:]):
+            out, state = layer(part, state) if library == "norse" else (layer(part), None)
+            outs.append(out)
+        out = torch.cat(outs)
+        weight = torch.linspace(-1.0, 2.0, out.numel(), dtype=out.dtype).view_as(out)
+        (grad,) = torch.autograd.grad((out * weight).sum(), x)
+        return out.detach(), grad
+
+    out, grad = run()
+    assert 0.2 < float((out > 0.25).double().mean()) < 0.9
+    monkeypatch.setattr(attach_module._Call, "reproduces", lambda self, native: False)
+    torch.testing.assert_close(run(), (out, grad), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls", [norse.LIFCell, norse.LIF])
+def test_without_a_chain_norse_s_current_ends_too(cls: Any) -> None:
+    """``chain=False``: dE/dx[t] = dt tau_mem_inv sigma'(h[t] - theta) g[t], nothing else."""
+    layer = tssl_adapters.wrap(
+        cls(LIFParameters(tau_mem_inv=torch.tensor(500.0))),
+        rule=rules.SurrogateGradient(lambda x: 0.0 * x + 3.0, chain=False),
+    )
+    x = torch.linspace(0.0, 2.0, 24, dtype=torch.float64).view(6, 4).requires_grad_()
+    start = LIFFeedForwardState(
+        v=torch.full((4,), 0.5).double().requires_grad_(),
+        i=torch.full((4,), 0.2).double().requires_grad_(),
+    )
+    g = torch.linspace(-1.0, 1.0, 24, dtype=torch.float64).view(6, 4)
+    if cls is norse.LIF:
+        out, _ = layer(x, start)
+    else:
+        state, outs = start, []
+        for step in x:
+            out, state = layer(step, state)
+            outs.append(out)
+        out = torch.stack(outs)
+    assert 0.0 < float(out.detach().mean()) < 1.0
+    grad, *of_start = torch.autograd.grad((out * g).sum(), [x, *start], allow_unused=True)
+    torch.testing.assert_close(grad, 0.5 * 3.0 * g)
+    # The first step adds i to x; nothing else of the state is passed back.
+    assert all(each is None or not each.any() for each in of_start)
+
+
+LEAKS = LIFParameters(v_leak=torch.tensor(0.25), v_reset=torch.tensor(-0.5))
+AT_REST = {
+    "LIFCell": (lambda: norse.LIFCell(LEAKS), [0.0, 0.25, -0.5]),
+    "LIF": (lambda: norse.LIF(LEAKS), [0.0, 0.25, -0.5]),
+    "LIFNode": (lambda: neuron.LIFNode(v_reset=-0.5), [0.0, -0.5]),
+    "LIFNode by subtraction": (lambda: neuron.LIFNode(v_reset=None), [0.0]),
+    "Leaky": (lambda: snntorch.Leaky(beta=0.9), [0.0]),
+}
+
+
+@pytest.mark.parametrize("name", AT_REST)
+def test_a_potential_at_rest_that_is_handed_in_starts_a_trace(name: str) -> None:
+    """At 0, v_reset and v_leak: a[0] = s[0] / tau_s. Anywhere else it is refused."""
+    make, rests = AT_REST[name]
+    x = torch.full((2, 3), 50.0)
+
+    def first_out(rest: float) -> list[float]:
+        layer: Any = tssl_adapters.wrap(make(), tau_s=4.0)
+        v = torch.full((2, 3), rest)
+        if isinstance(layer, neuron.BaseNode):
+            layer.v = v
+            return layer(x).unique().tolist()  # type: ignore[no-any-return]
+        state = v if name == "Leaky" else LIFFeedForwardState(v, torch.zeros(2, 3))
+        out, _ = layer(x[None] if name == "LIF" else x, state)
+        return out.unique().tolist()  # type: ignore[no-any-return]
+
+    assert [first_out(rest) for rest in rests] == [[0.25]] * len(rests)
+    with pytest.raises(LostTraceError, match="nor at rest"):
+        first_out(0.125)
