@@ -95,11 +95,11 @@ def _dead(filed: _Filed) -> bool:
 
 
 def _file(storage: StorageWeakRef, filed: _Filed) -> None:
-    """File a trace, and drop what belongs to storage that is gone: eight looks a filing keep the
+    """File a trace, and drop what belongs to storage that is gone: a few looks a filing keep the
     file about as small as looking through all of it would.
     """
     _filed.pop(storage.cdata, None)
-    for key in list(itertools.islice(_filed, 8)):
+    for key in list(itertools.islice(_filed, 32)):
         oldest = _filed.pop(key)
         if not _dead(oldest):
             _filed[key] = oldest
