@@ -4,7 +4,9 @@ to random numbers.
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from tssl_adapters import rules
 from tssl_adapters.engine import attach as attach_module
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.errors import LostTraceError
+from tssl_adapters.errors import LibraryVersionError, LostTraceError
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
 
 
@@ -173,3 +175,37 @@ def test_a_potential_at_rest_that_is_handed_in_starts_a_trace(name: str) -> None
     assert [first_out(rest) for rest in rests] == [[0.25]] * len(rests)
     with pytest.raises(LostTraceError, match="nor at rest"):
         first_out(0.125)
+
+
+def test_one_layer_in_several_dtypes() -> None:
+    """snnTorch's spikes are float32 whatever comes in, which its record's are not."""
+    native: Any = snntorch.Leaky(beta=0.9, threshold=0.5)
+    layer: Any = tssl_adapters.wrap(copy.deepcopy(native))
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float32):
+        x = torch.randn(64, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+        ours, theirs = (each(x, torch.zeros(64, dtype=dtype)) for each in (layer, native))
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+        assert 0 < ours[0].sum() < 64
+
+
+@pytest.mark.parametrize("where", ["spikes", "membrane potentials"])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_library_that_changed(where: str, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other spikes, or potentials only, are noticed, also by a layer pickled before the change."""
+    layer: Any = tssl_adapters.wrap(neuron.IFNode())
+    x = torch.rand(4, 5)
+    if used:
+        layer(x)
+        layer.reset()
+    layer = pickle.loads(pickle.dumps(layer))
+    native = neuron.IFNode.functional_forward
+
+    def functional_forward(self: Any, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        (spikes,), (v,) = native(self, inputs, states, **kwargs)
+        return ((1.0 - spikes,), (v,)) if where == "spikes" else ((spikes,), (v - 0.1,))
+
+    monkeypatch.setattr(neuron.IFNode, "functional_forward", functional_forward)
+    with pytest.raises(LibraryVersionError, match=f"100.0% of its {where}"):
+        layer(x)
