@@ -209,3 +209,38 @@ def test_a_library_that_changed(where: str, used: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(neuron.IFNode, "functional_forward", functional_forward)
     with pytest.raises(LibraryVersionError, match=f"100.0% of its {where}"):
         layer(x)
+
+
+@pytest.mark.parametrize(("beta", "bound"), [(1.5, 1.0), (-0.5, 0.0)])
+def test_snntorch_s_beta_is_clamped(beta: float, bound: float) -> None:
+    """Outside [0, 1] the layer is the one at the bound, and beta gets no gradient."""
+    x = torch.randn(9, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def run(layer: Any) -> tuple[Tensor, ...]:
+        mem, total = torch.full((20,), 0.4), torch.zeros(())
+        for t, step in enumerate(x):
+            spikes, mem = layer(step, mem)
+            total = total + (t + 1.0) * (spikes + mem**2).sum()
+        return (total.detach(), *torch.autograd.grad(total, [x, layer.beta]))
+
+    settings: dict[str, Any] = {"learn_beta": True, "reset_mechanism": "zero", "threshold": 0.5}
+    outside = tssl_adapters.wrap(snntorch.Leaky(beta=beta, **settings))
+    inside = tssl_adapters.wrap(snntorch.Leaky(beta=bound, **settings))
+    loss, grad, of_beta = run(outside)
+    expected_loss, expected_grad, of_bound = run(inside)
+    assert torch.equal(loss, expected_loss)
+    assert torch.equal(loss, run(tssl_adapters.unwrap(outside))[0])
+    assert torch.equal(grad, expected_grad)
+    assert of_beta.item() == 0.0
+    assert of_bound.item() != 0.0
+
+
+def test_a_transposed_state_is_another_state() -> None:
+    """The same memory in another order: its trace would belong to other neurons."""
+    layer: Any = tssl_adapters.wrap(snntorch.Leaky(beta=0.9), tau_s=3.0)
+    x = torch.linspace(-1.0, 3.0, 9).view(3, 3)
+    with torch.no_grad():
+        _, mem = layer(x, layer.reset_mem())
+        layer(x, mem.view(3, 3))
+        with pytest.raises(LostTraceError, match="is not one that the layer returned"):
+            layer(x, mem.t())
