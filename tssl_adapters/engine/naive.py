@@ -122,11 +122,10 @@ def backward(
         lam_now = phi * G + kept * f_v * lam + through_reset
         mu_now = into_reset * (kept + from_membrane) + (c if delayed else zero)
         e = lam_now
-        fallback = rule.emit(step)
+        fallback = rule.emit(step, G)
         if fallback is not None:
-            smooth, where = fallback
-            e = torch.where(where, G * smooth, e)
-            p = torch.where(where, G * smooth, p)
+            e = torch.where(fallback.active > 0, e, fallback.gradient)
+            p = torch.where(fallback.active > 0, p, fallback.gradient)
         e = e + mu_now
         p = p + from_membrane * into_reset
 

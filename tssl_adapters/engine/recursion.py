@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import at_least, greater
 from tssl_adapters.neuron import Neuron, Subtract, ToValue, Value
 from tssl_adapters.rules import Rule, Step
 
@@ -49,14 +50,9 @@ class Carried(NamedTuple):
     """F_v mu[t+1]"""
 
 
-def over(neuron: Neuron, potential: Tensor) -> Tensor:
-    """Where the potential makes a spike, as booleans."""
-    return (torch.gt if neuron.strict else torch.ge)(potential, neuron.threshold)
-
-
 def fires(neuron: Neuron, potential: Tensor) -> Tensor:
     """The spike, 0 or 1 in the potential's dtype."""
-    return over(neuron, potential).to(potential.dtype)
+    return (greater if neuron.strict else at_least)(potential, neuron.threshold)
 
 
 def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -196,19 +192,16 @@ class Backward:
         membrane_reset = None if reset_adjoint is None else rule.membrane_reset(step, slope)
         membrane = self._membrane(grad_state, reset_adjoint, taken, membrane_reset)
 
-        fallback = rule.emit(step)
-        emitted, smooth = chain, None
-        if fallback is not None:
-            smooth = grad_spike * fallback.slope
-            emitted = torch.where(fallback.where, smooth, chain)
+        fallback = rule.emit(step, grad_spike)
+        emitted = chain if fallback is None else torch.lerp(fallback[0], chain, fallback[1])
         total = emitted if membrane is None else emitted + membrane
 
         if self.needs_any:
             self._charge_sums(moment, total)
         if self.needs_reset:
             firing = slope * arriving
-            if fallback is not None and smooth is not None:
-                firing = torch.where(fallback.where, smooth, firing)
+            if fallback is not None:
+                firing = torch.lerp(fallback.gradient, firing, fallback.active)
             if membrane_reset is not None and reset_adjoint is not None:
                 firing = torch.addcmul(firing, membrane_reset, reset_adjoint)
             self._reset_sums(moment, firing, grad_state, _add(chain, membrane))

@@ -32,7 +32,7 @@ def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
         return spike
     if trace is None:
         return spike / tau_s
-    return trace + (spike - trace) / tau_s
+    return torch.add(trace, spike - trace, alpha=1.0 / tau_s)
 
 
 def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """The same recursion one step a call, for the time loop that the user writes.
 
-h[t] and s[t] are kept rather than recomputed, which is cheaper a call.
+h[t] is kept rather than recomputed, which is cheaper a call.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from tssl_adapters.engine.plan import (
     save,
     value_gradients,
 )
-from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, over, state_after
+from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
 from tssl_adapters.engine.sequence import next_trace
 
 
 class StepFunction(EngineFunction):
     """``(plan, values, drive, state, trace, *links, *neuron values)``
-    ``-> out, state, spike, charged, before, *links``; spike, charged and before take no gradient.
+    ``-> out, state, charged, spike, before, *links``; charged, spike and before take no gradient,
+    and spike is ``None`` where the record computed it.
     """
 
     @staticmethod
@@ -44,19 +45,18 @@ class StepFunction(EngineFunction):
     ) -> tuple[Tensor | None, ...]:
         neuron = plan.neuron.with_values(rest[plan.links :]) if plan.functional else plan.neuron
         before, charged = charge(neuron, state, drive)
+        known = None
         if values is None:
-            fired = over(neuron, charged)
-            spike = fired.to(charged.dtype)
+            spike = fires(neuron, charged)
             after = state_after(neuron, charged, spike, before)
         else:
             spike, after = values()
-            fired = spike != 0
-        emits_spike = plan.tau_s == 1.0
+            known = spike != 0
         return (
-            spike if emits_spike else next_trace(trace, spike, plan.tau_s),
+            next_trace(trace, spike, plan.tau_s),
             charged.clone() if after is charged else after,
-            fired,
             charged,
+            known,
             before,
             *empty_links(plan, after),
         )
@@ -64,19 +64,12 @@ class StepFunction(EngineFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, _, drive, state, trace, *rest = inputs
-        # The output and the state go to the user, who may write to them: copies are kept.
-        _, _, spike, charged, before, *_ = output
-        ctx.mark_non_differentiable(*(t for t in (spike, charged, before) if t is not None))
+        # The output and the state go to the user, who may write to them: they are not kept.
+        _, _, charged, known, before, *_ = output
+        ctx.mark_non_differentiable(*(t for t in (charged, known, before) if t is not None))
         needs_drive = ctx.needs_input_grad[5 + plan.links + 1]
         ctx.drive_dtype = drive.dtype
-        kept = (
-            drive if needs_drive or plan.functional else None,
-            state,
-            trace,
-            spike,
-            charged,
-            before,
-        )
+        kept = (drive if needs_drive or plan.functional else None, state, trace, charged, known)
         save(ctx, plan, kept, rest[plan.links :])
 
     @staticmethod
@@ -85,29 +78,27 @@ class StepFunction(EngineFunction):
         ctx: Any,
         grad_out: Tensor | None,
         grad_state: Tensor | None,
-        _spike: None,
         _charged: None,
+        _known: None,
         _before: None,
         *grad_links: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        plan, neuron, (drive, state, trace, spike, charged, before) = restore(ctx)
-        moment = Moment(state, drive, before, charged, spike.to(charged.dtype))
-        moment = in_working_dtype(moment)
+        plan, neuron, (drive, state, trace, charged, known) = restore(ctx)
+        spike = fires(neuron, charged) if known is None else known.to(charged.dtype)
+        before = None if neuron.timing == "immediate" else fires(neuron, state)
+        moment = in_working_dtype(Moment(state, drive, before, charged, spike))
         dtype = moment.charged.dtype
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
 
-        emits_spike = plan.tau_s == 1.0
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
         if grad_out.dtype != dtype:
             grad_out = grad_out.to(dtype)
-        grad_spike = grad_out if emits_spike else grad_out / plan.tau_s
+        grad_spike = grad_out if plan.tau_s == 1.0 else grad_out / plan.tau_s
         if grad_state is not None and grad_state.dtype != dtype:
             grad_state = grad_state.to(dtype)
-        now = moment.spike
-        if not emits_spike:
-            now = next_trace(trace, now, plan.tau_s)
+        now = next_trace(trace, moment.spike, plan.tau_s)
         grad_drive = backward.step(moment, now, grad_spike, grad_state)
         return (
             None,

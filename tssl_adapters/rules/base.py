@@ -43,10 +43,10 @@ class ChainReset(NamedTuple):
 
 
 class Fallback(NamedTuple):
-    """Emit ``G[t] * slope`` instead of lambda[t] where ``where`` holds."""
+    """Emit ``gradient`` instead of lambda[t] where ``active`` is 0 rather than 1."""
 
-    slope: Tensor
-    where: Tensor
+    gradient: Tensor
+    active: Tensor
 
 
 class Rule(ABC):
@@ -73,8 +73,8 @@ class Rule(ABC):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         """What the reset adds to du/dh on the way of a loss on the membrane potential."""
 
-    def emit(self, step: Step) -> Fallback | None:
-        """What to emit instead of lambda[t], and where."""
+    def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
+        """What to emit instead of lambda[t], and where; ``grad_spike`` is G[t]."""
         return None
 
     @abstractmethod

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import at_least, scalar
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 
 ResetPath = Literal["reference", "complete", "none"]
@@ -66,18 +67,17 @@ class TSSLBP(Rule):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
 
-    def emit(self, step: Step) -> Fallback | None:
+    def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         if not self.fallback:
             return None
         # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
-        scale = 1.0 / self.fallback_width
-        shift = torch.as_tensor(
-            step.threshold, dtype=step.charged.dtype, device=step.charged.device
-        )
-        distance = torch.add(shift * -scale, step.charged, alpha=scale)
-        sigmoid = distance.clamp_(-8.0, 8.0).sigmoid_()
-        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0).mul_(scale)
-        return Fallback(slope, step.trace < 1.0 / (4.0 * step.tau_s))
+        scale = scalar(1.0 / self.fallback_width)
+        distance = (step.charged - step.threshold).to(step.charged.dtype)
+        sigmoid = distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()
+        smooth = torch.ops.aten.sigmoid_backward(grad_spike, sigmoid).mul_(scale)
+        if step.tau_s == 1.0:  # a[t] is the spike
+            return Fallback(smooth, step.spike)
+        return Fallback(smooth, at_least(step.trace, 1.0 / (4.0 * step.tau_s)))
 
     def resets_membrane(self, detached: bool) -> bool:
         return self.reset_path == "complete"
