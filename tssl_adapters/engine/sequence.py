@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import scalar
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
@@ -32,7 +33,7 @@ def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
         return spike
     if trace is None:
         return spike / tau_s
-    return torch.add(trace, spike - trace, alpha=1.0 / tau_s)
+    return (spike - trace).div_(scalar(tau_s)).add_(trace)
 
 
 def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:
