@@ -16,20 +16,25 @@ from torch import Tensor
 
 @lru_cache(maxsize=1024)
 def scalar(value: float) -> Tensor:
-    """A number as a float64 tensor on the CPU, which promotes nothing. Never write to it."""
+    """A number as a float64 tensor on the CPU, which promotes no floats. Never write to it."""
     with torch.inference_mode(False):
         return torch.from_numpy(numpy.array(value, dtype=numpy.float64))
+
+
+def operand(value: Tensor | float) -> Tensor:
+    """A value as the other side of an operation on a tensor."""
+    return value if isinstance(value, Tensor) else scalar(value)
 
 
 def greater(left: Tensor, right: Tensor | float) -> Tensor:
     """``left > right``, 0 or 1 in ``left``'s dtype."""
     if isinstance(right, Tensor) and right.ndim:
         return (left > right).to(left.dtype)
-    return left.clone().gt_(right if isinstance(right, Tensor) else scalar(right))
+    return left.clone().gt_(operand(right))
 
 
 def at_least(left: Tensor, right: Tensor | float) -> Tensor:
     """``left >= right``, 0 or 1 in ``left``'s dtype."""
     if isinstance(right, Tensor) and right.ndim:
         return (left >= right).to(left.dtype)
-    return left.clone().ge_(right if isinstance(right, Tensor) else scalar(right))
+    return left.clone().ge_(operand(right))

@@ -22,6 +22,8 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from tssl_adapters.elementwise import scalar
+
 Value: TypeAlias = "float | Tensor"
 Timing: TypeAlias = Literal["immediate", "delayed", "both"]
 
@@ -45,7 +47,7 @@ class LinearCharge:
 
 def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
     """``(1 - due) * charged + due * value``."""
-    kept = (1 - due).mul_(charged)
+    kept = (scalar(1.0) - due).mul_(charged)
     return kept if isinstance(value, float) and value == 0.0 else kept.add_(due * value)
 
 

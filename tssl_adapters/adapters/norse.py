@@ -18,6 +18,7 @@ from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
+from tssl_adapters.elementwise import scalar
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
@@ -38,7 +39,7 @@ def _zero(value: Value) -> bool:
 
 
 def _times(rate: Value, increment: Tensor) -> Tensor:
-    return rate * increment if isinstance(rate, Tensor) else increment.mul_(rate)
+    return rate * increment if isinstance(rate, Tensor) else increment.mul_(scalar(rate))
 
 
 class _Record(NamedTuple):

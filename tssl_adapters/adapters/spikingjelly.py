@@ -114,19 +114,23 @@ def _states(result: Result) -> tuple[Tensor, ...]:
 
 
 def _leak_input(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
-    return v + (x - (v - v_reset)) / tau
+    return ((x - _above(v, v_reset)) / tau).add_(v)
 
 
 def _leak_only(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
-    return v - (v - v_reset) / tau + x
+    return v - _above(v, v_reset) / tau + x
 
 
 def _learned_leak_input(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
-    return v + (x - (v - v_reset)) * rate
+    return ((x - _above(v, v_reset)) * rate).add_(v)
 
 
 def _learned_leak_only(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
-    return v - (v - v_reset) * rate + x
+    return v - _above(v, v_reset) * rate + x
+
+
+def _above(v: Tensor, v_reset: float) -> Tensor:
+    return v if v_reset == 0.0 else v - v_reset
 
 
 def _integrate(v: Tensor, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import at_least, greater
+from tssl_adapters.elementwise import at_least, greater, operand
 from tssl_adapters.neuron import Neuron, Subtract, ToValue, Value
 from tssl_adapters.rules import Rule, Step
 
@@ -212,7 +212,7 @@ class Backward:
             return total * gain
         if gain == 1.0:
             return total
-        return total * gain if total is chain else total.mul_(gain)
+        return total * gain if total is chain else total.mul_(operand(gain))
 
     def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
         """What the spike is told, before its slope: G[t], and what came back through the reset."""
@@ -257,7 +257,7 @@ class Backward:
         return _add(grad_state, through) if delayed else through
 
     def _carry(self, moment: Moment, chain: Tensor, membrane: Tensor | None) -> None:
-        decay = self.neuron.charge.decay
+        decay = operand(self.neuron.charge.decay)
         if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
             assert moment.before is not None
             decay = decay * (1 - moment.before)
