@@ -20,8 +20,9 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
+from tssl_adapters.elementwise import at_least, greater
 from tssl_adapters.engine import attach as attach_module
-from tssl_adapters.engine.attach import attach
+from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import LibraryVersionError, LostTraceError
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
@@ -89,6 +90,35 @@ def test_half_precision_layers_sum_in_float32(step_mode: str, dtype: torch.dtype
     assert x.grad is not None
     assert x.grad.dtype == dtype
     assert torch.equal(x.grad[:, 0], torch.arange(steps, 0, -1).to(dtype))
+
+
+@pytest.mark.parametrize("threshold", [0.5, torch.tensor(0.5), torch.tensor([0.5, 0.5, 0.5])])
+def test_comparisons_at_the_threshold(threshold: float | Tensor) -> None:
+    potential = torch.tensor([0.25, 0.5, 0.75])
+    assert greater(potential, threshold).tolist() == [0.0, 0.0, 1.0]
+    assert at_least(potential, threshold).tolist() == [0.0, 1.0, 1.0]
+    assert potential.tolist() == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("sequence", [True, False])
+def test_the_library_s_spikes_where_it_rounds_otherwise(
+    sequence: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library spikes where the record's potential stays just below the threshold."""
+    monkeypatch.setattr(attach_module._Call, "reproduces", lambda self, native: False)
+    cell = Neuron(LinearCharge(1.0, 1.0, 0.0, lambda v, x: v + x), ToValue(0.0), 1.0)
+    x = torch.tensor([[1.0 - 1e-6, 0.5]], requires_grad=True)
+    drive = x.unsqueeze(0) if sequence else x
+    spikes = torch.tensor([[1.0, 0.0]])
+    native = Native(
+        drive, lambda: (spikes.expand_as(drive).clone(), torch.zeros(1, 2)), lambda x, v: (x, x, v)
+    )
+    settings = Settings("layer", RULE, 1.0)
+    result = attach(settings, cell, drive, torch.zeros(1, 2), None, native, sequence=sequence)
+    result.out.sum().backward()
+    assert x.grad is not None
+    assert float(x.grad[0, 0]) == pytest.approx(1.0, abs=1e-5)  # 1/d; the fallback gives 1.25
+    assert float(x.grad[0, 1]) == pytest.approx(5.0 * 0.0701, abs=1e-3)
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 1.25, 3.0])

@@ -48,6 +48,7 @@ def mutant(name: str, file: str, old: str, new: str, *tests: str, count: int = 1
     return Mutant(name, (change(file, old, new, count),), tests)
 
 
+ELEMENTWISE = "elementwise.py"
 RECURSION = "engine/recursion.py"
 SEQUENCE = "engine/sequence.py"
 STEP = "engine/step.py"
@@ -225,7 +226,7 @@ PARAMETERS = (
     mutant(
         "p takes lambda where the neuron is silent",
         RECURSION,
-        "                firing = torch.where(fallback.where, smooth, firing)",
+        "                firing = torch.lerp(fallback.gradient, firing, fallback.active)",
         "                firing = firing + 0.0",
         ENGINE,
     ),
@@ -344,57 +345,57 @@ RULES = (
     mutant(
         "the gate is 1/4 whatever tau_s",
         TSSLBP,
-        "step.trace < 1.0 / (4.0 * step.tau_s)",
-        "step.trace < 1.0 / 4.0",
+        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
+        "at_least(step.trace, 1.0 / 4.0)",
         GOLDEN,
     ),
     mutant(
         "the gate is tau_s/4",
         TSSLBP,
-        "step.trace < 1.0 / (4.0 * step.tau_s)",
-        "step.trace < step.tau_s / 4.0",
+        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
+        "at_least(step.trace, step.tau_s / 4.0)",
         GOLDEN,
     ),
     mutant(
         "the gate is <=",
         TSSLBP,
-        "step.trace < 1.0 / (4.0 * step.tau_s)",
-        "step.trace <= 1.0 / (4.0 * step.tau_s)",
+        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
+        "(step.trace > 1.0 / (4.0 * step.tau_s)).to(step.trace.dtype)",
         GAPS,
     ),
     mutant(
         "the gate is 'no spike at t' at every tau_s",
         TSSLBP,
-        "step.trace < 1.0 / (4.0 * step.tau_s)",
-        "step.spike == 0",
+        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
+        "step.spike",
         GOLDEN,
     ),
     mutant(
         "fallback_width is ignored",
         TSSLBP,
-        "scale = 1.0 / self.fallback_width",
-        "scale = 1.0 / 0.2",
+        "scale = scalar(1.0 / self.fallback_width)",
+        "scale = scalar(1.0 / 0.2)",
         ORACLE,
     ),
     mutant(
         "the fallback is not divided by its width",
         TSSLBP,
-        "value=-1.0).mul_(scale)",
-        "value=-1.0)",
+        "sigmoid_backward(grad_spike, sigmoid).mul_(scale)",
+        "sigmoid_backward(grad_spike, sigmoid)",
         GOLDEN,
     ),
     mutant(
         "the fallback's exponent is not clipped",
         TSSLBP,
-        "distance.clamp_(-8.0, 8.0).sigmoid_()",
-        "distance.sigmoid_()",
+        "distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()",
+        "distance.mul_(scale).sigmoid_()",
         GOLDEN,
     ),
     mutant(
         "the fallback's exponent is clipped at max_slope",
         TSSLBP,
-        "distance.clamp_(-8.0, 8.0).sigmoid_()",
-        "distance.clamp_(-self.max_slope, self.max_slope).sigmoid_()",
+        "distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()",
+        "distance.mul_(scale).clamp_(-self.max_slope, self.max_slope).sigmoid_()",
         ORACLE,
     ),
     mutant(
@@ -494,7 +495,7 @@ PSC = (
     mutant(
         "G of a step lacks 1/tau_s",
         STEP,
-        "grad_spike = grad_out if emits_spike else grad_out / plan.tau_s",
+        "grad_spike = grad_out if plan.tau_s == 1.0 else grad_out / plan.tau_s",
         "grad_spike = grad_out",
         GOLDEN,
     ),
@@ -529,9 +530,58 @@ PSC = (
     mutant(
         "the gate of a step reads the trace before the spike",
         STEP,
-        "            now = next_trace(trace, now, plan.tau_s)\n",
-        "            now = torch.zeros_like(now) if trace is None else trace\n",
+        "        now = next_trace(trace, moment.spike, plan.tau_s)\n",
+        "        now = torch.zeros_like(moment.spike) if trace is None else trace\n",
         GOLDEN,
+    ),
+    mutant(
+        "a step's backward computes spikes that the library rounded otherwise",
+        STEP,
+        "fires(neuron, charged) if known is None else known.to(charged.dtype)",
+        "fires(neuron, charged)",
+        GAPS,
+    ),
+    mutant(
+        "a step's backward takes the reset that is due from the new potential",
+        STEP,
+        "else fires(neuron, state)",
+        "else fires(neuron, charged)",
+        ENGINE,
+    ),
+    mutant(
+        "a number as threshold: > is >=",
+        ELEMENTWISE,
+        "left.clone().gt_(operand(right))",
+        "left.clone().ge_(operand(right))",
+        FORWARD,
+    ),
+    mutant(
+        "a number as threshold: >= is >",
+        ELEMENTWISE,
+        "left.clone().ge_(operand(right))",
+        "left.clone().gt_(operand(right))",
+        GAPS,
+    ),
+    mutant(
+        "a vector as threshold: > is >=",
+        ELEMENTWISE,
+        "(left > right).to(left.dtype)",
+        "(left >= right).to(left.dtype)",
+        FORWARD,
+    ),
+    mutant(
+        "a vector as threshold: >= is >",
+        ELEMENTWISE,
+        "(left >= right).to(left.dtype)",
+        "(left > right).to(left.dtype)",
+        GAPS,
+    ),
+    mutant(
+        "a comparison writes over the potential",
+        ELEMENTWISE,
+        "left.clone().gt_(operand(right))",
+        "left.gt_(operand(right))",
+        ENGINE,
     ),
     mutant(
         "the state's gradient is repeated at every step of a sequence",
