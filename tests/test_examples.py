@@ -349,8 +349,18 @@ def test_resumed_run_equals_an_uninterrupted_one(library, tau_s, tmp_path):
     assert_equal_state(found, expected)
 
 
+@pytest.fixture
+def ctrl_c_works():
+    """A shell ignores ctrl-C for what it starts in the background, the tests perhaps."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("batches", [2, 4, 5])
-def test_ctrl_c_leaves_a_checkpoint_that_goes_on_exactly(batches, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_a_checkpoint_that_goes_on_exactly(
+    ctrl_c_works, batches, tmp_path, monkeypatch
+):
     _, expected = run_script("spikingjelly", tmp_path / "whole", "--epochs", "2")
     train_batch = common.Trainer._train_batch
     done = []
@@ -371,7 +381,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_goes_on_exactly(batches, tmp_path, monk
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_second_ctrl_c_does_not_wait():
+def test_second_ctrl_c_does_not_wait(ctrl_c_works):
     with common.Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
         assert interrupt.pressed
