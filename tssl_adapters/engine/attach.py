@@ -48,6 +48,8 @@ class Result(NamedTuple):
         trace: a[T-1] ``[batch, ...]`` at ``tau_s > 1``, else ``None``.
         before: of a step that the library did not compute itself, the spike of the incoming state
             where its reset was still due.
+        charged: h[t] of an exposed step, with a gradient of its own.
+        fired: s[t] of an exposed step, likewise; the output itself at ``tau_s == 1``.
     """
 
     out: Tensor
@@ -55,6 +57,8 @@ class Result(NamedTuple):
     states: Tensor | None
     trace: Tensor | None
     before: Tensor | None
+    charged: Tensor | None = None
+    fired: Tensor | None = None
 
 
 def attach(
@@ -68,6 +72,7 @@ def attach(
     sequence: bool,
     keep_states: bool = False,
     fresh: bool = False,
+    exposed: bool = False,
 ) -> Result:
     """Run one call of a layer.
 
@@ -82,6 +87,8 @@ def attach(
         sequence: whether the first dimension is time.
         keep_states: for a sequence, whether to return the potential after every step.
         fresh: whether ``state`` was made for this call rather than handed in.
+        exposed: for a step, whether the layer has other states that depend on h[t] or s[t]. The
+            library then computes every value, however well the record reproduces its potential.
 
     Returns:
         The library's values with the rule's gradient.
@@ -95,14 +102,16 @@ def attach(
     values = None
     if native is not None and not functional:
         call = _Call(settings, neuron, state, sequence, keep_states)
-        values = None if call.reproduces(native) else native.values
-    plan = Plan(neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional)
+        values = None if call.reproduces(native) and not exposed else native.values
+    plan = Plan(
+        neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
+    )
     inputs = (plan, values, drive, state, trace, *(link or (None,) * links), *neuron.values())
     if sequence:
         out, membrane, *new_link = SequenceFunction.apply(*inputs)
-        before = None
+        charged, spike, before = None, None, None
     else:
-        out, membrane, _, _, before, *new_link = StepFunction.apply(*inputs)
+        out, membrane, charged, spike, _, before, *new_link = StepFunction.apply(*inputs)
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None
@@ -110,7 +119,9 @@ def attach(
         new_trace = (out[-1] if sequence else out).clone()
     tag(last, tuple(new_link) if last.requires_grad else (), new_trace)
     states = membrane if keep_states else None
-    return Result(out, last, states, new_trace, before if values is None else None)
+    fired = out if spike is None else spike
+    before = before if values is None else None
+    return Result(out, last, states, new_trace, before, charged, fired)
 
 
 class _Call(NamedTuple):

@@ -31,6 +31,7 @@ class Plan(NamedTuple):
         linked: whether the incoming state came with a link.
         keep_states: return the state after every step rather than after the last one.
         functional: whether torch.func is at work.
+        exposed: whether h[t] and s[t] are outputs that take a gradient.
     """
 
     neuron: Neuron
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     linked: bool
     keep_states: bool
     functional: bool
+    exposed: bool = False
 
 
 class EngineFunction(torch.autograd.Function):

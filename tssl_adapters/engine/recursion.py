@@ -156,7 +156,12 @@ class Backward:
         self.needs_reset = needs[THRESHOLD] or needs[RESET_VALUE]
 
     def step(
-        self, moment: Moment, trace: Tensor, grad_spike: Tensor, grad_state: Tensor | None
+        self,
+        moment: Moment,
+        trace: Tensor,
+        grad_spike: Tensor,
+        grad_state: Tensor | None,
+        grad_charged: Tensor | None = None,
     ) -> Tensor:
         """Go one step back.
 
@@ -165,6 +170,7 @@ class Backward:
             trace: a[t].
             grad_spike: G[t].
             grad_state: c[t], the gradient with respect to the state that the step handed on.
+            grad_charged: that with respect to h[t] itself; it joins mu[t] whole.
 
         Returns:
             The gradient with respect to the drive.
@@ -191,6 +197,7 @@ class Backward:
             reset_adjoint = _add(grad_state, reset_adjoint)
         membrane_reset = None if reset_adjoint is None else rule.membrane_reset(step, slope)
         membrane = self._membrane(grad_state, reset_adjoint, taken, membrane_reset)
+        membrane = _add(membrane, grad_charged)
 
         fallback = rule.emit(step, grad_spike)
         emitted = chain if fallback is None else torch.lerp(fallback[0], chain, fallback[1])

@@ -30,8 +30,9 @@ from tssl_adapters.engine.sequence import next_trace
 
 class StepFunction(EngineFunction):
     """``(plan, values, drive, state, trace, *links, *neuron values)``
-    ``-> out, state, charged, spike, before, *links``; charged, spike and before take no gradient,
-    and spike is ``None`` where the record computed it.
+    ``-> out, state, charged, spike, known, before, *links``. ``known`` are the spikes where the
+    library computed them; it and ``before`` take no gradient, and neither does ``charged`` unless
+    the plan exposes it. ``spike`` is then an output beside the PSC, else ``None``.
     """
 
     @staticmethod
@@ -56,6 +57,7 @@ class StepFunction(EngineFunction):
             next_trace(trace, spike, plan.tau_s),
             charged.clone() if after is charged else after,
             charged,
+            spike if plan.exposed and plan.tau_s != 1.0 else None,
             known,
             before,
             *empty_links(plan, after),
@@ -65,8 +67,9 @@ class StepFunction(EngineFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, _, drive, state, trace, *rest = inputs
         # The output and the state go to the user, who may write to them: they are not kept.
-        _, _, charged, known, before, *_ = output
-        ctx.mark_non_differentiable(*(t for t in (charged, known, before) if t is not None))
+        _, _, charged, _, known, before, *_ = output
+        constant = (None if plan.exposed else charged, known, before)
+        ctx.mark_non_differentiable(*(t for t in constant if t is not None))
         needs_drive = ctx.needs_input_grad[5 + plan.links + 1]
         ctx.drive_dtype = drive.dtype
         kept = (drive if needs_drive or plan.functional else None, state, trace, charged, known)
@@ -78,7 +81,8 @@ class StepFunction(EngineFunction):
         ctx: Any,
         grad_out: Tensor | None,
         grad_state: Tensor | None,
-        _charged: None,
+        grad_charged: Tensor | None,
+        grad_fired: Tensor | None,
         _known: None,
         _before: None,
         *grad_links: Tensor | None,
@@ -96,10 +100,14 @@ class StepFunction(EngineFunction):
         if grad_out.dtype != dtype:
             grad_out = grad_out.to(dtype)
         grad_spike = grad_out if plan.tau_s == 1.0 else grad_out / plan.tau_s
+        if grad_fired is not None:
+            grad_spike = grad_spike + grad_fired.to(dtype)
         if grad_state is not None and grad_state.dtype != dtype:
             grad_state = grad_state.to(dtype)
+        if grad_charged is not None and grad_charged.dtype != dtype:
+            grad_charged = grad_charged.to(dtype)
         now = next_trace(trace, moment.spike, plan.tau_s)
-        grad_drive = backward.step(moment, now, grad_spike, grad_state)
+        grad_drive = backward.step(moment, now, grad_spike, grad_state, grad_charged)
         return (
             None,
             None,

@@ -1,0 +1,123 @@
+"""Smooth charges and states beside the potential, against plain autograd over the same loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tssl_adapters import rules
+from tssl_adapters.engine.attach import Native
+from tssl_adapters.engine.smooth import attach_smooth, valued
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.neuron import Reset, Subtract, ToValue
+
+
+def derivative(distance: Tensor) -> Tensor:
+    """Of a surrogate with wide tails, so that every path carries gradient."""
+    return 1.0 / (1.0 + distance.abs()) ** 2
+
+
+class Surrogate(torch.autograd.Function):
+    """A spike with :func:`derivative`."""
+
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor) -> Tensor:
+        ctx.save_for_backward(distance)
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * derivative(*ctx.saved_tensors)
+
+
+class Cell(torch.nn.Module):
+    """Nonlinear charge, adaptation by potential and spike, a threshold that moves with it."""
+
+    def __init__(self, reset: Reset, detached: bool) -> None:
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.tensor(0.4))
+        self.step_size = torch.nn.Parameter(torch.linspace(0.2, 0.5, 6))
+        self.reset, self.detached = reset, detached
+
+    def charge(self, v: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return v + self.step_size * (x - v + self.sharpness * (2.0 * v).tanh() - 0.2 * w)
+
+    def threshold(self, w: Tensor) -> Tensor:
+        return 1.0 + 0.2 * w
+
+    def adapted(self, h: Tensor, s: Tensor, w: Tensor) -> Tensor:
+        return 0.8 * w + 0.1 * h + 0.3 * s * self.sharpness
+
+    def step(self, x: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = self.charge(v, x, w)
+        theta = self.threshold(w)
+        s = Surrogate.apply(h - theta)
+        due = s.detach() if self.detached else s
+        u = h - due * theta if isinstance(self.reset, Subtract) else (1 - due) * h + due * -0.3
+        return s, u, self.adapted(h, s, w)
+
+    def ours(
+        self, settings: Settings, x: Tensor, v: Tensor, w: Tensor, trace: Tensor | None
+    ) -> tuple[Any, Tensor]:
+        def values() -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                return self.step(x, v, w)[:2]
+
+        def probe(given: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            with torch.no_grad():
+                return (self.charge(v, given, w), *self.step(given, v, w)[:2])
+
+        result = attach_smooth(
+            settings,
+            lambda v: self.charge(v, x, w),
+            v,
+            trace,
+            Native(x, values, probe),
+            reset=self.reset,
+            threshold=self.threshold(w),
+            strict=True,
+            detached=self.detached,
+        )
+        with torch.no_grad():
+            value = self.step(x, v, w)[2]
+        return result, valued(value, self.adapted(result.charged, result.fired, w))
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 2.5])
+@pytest.mark.parametrize("detached", [True, False])
+@pytest.mark.parametrize("reset", [ToValue(-0.3), Subtract()], ids=["value", "subtract"])
+def test_a_surrogate_is_plain_autograd(reset: Reset, detached: bool, tau_s: float) -> None:
+    cell = Cell(reset, detached).double()
+    generator = torch.Generator().manual_seed(0)
+    drive = torch.randn(12, 3, 6, generator=generator, dtype=torch.float64) * 3.0 + 1.0
+    weights = torch.randn(12, 3, 3, 6, generator=generator, dtype=torch.float64)
+    start = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)
+
+    def gradients(wrapped: bool) -> tuple[list[Tensor], list[Tensor]]:
+        x, (v, w) = drive.clone().requires_grad_(), start.clone().requires_grad_()
+        leaves = [x, v, w]
+        settings = Settings("cell", rules.SurrogateGradient(derivative), tau_s)
+        loss, values, trace = torch.zeros((), dtype=torch.float64), [], None
+        psc = torch.zeros_like(start[0])
+        for now, weight in zip(x, weights, strict=True):
+            if wrapped:
+                result, w = cell.ours(settings, now, v, w, trace)
+                out, v, trace = result.out, result.state, result.trace
+            else:
+                s, v, w = cell.step(now, v, w)
+                out = psc = psc + (s - psc) / tau_s
+            values += [out.detach(), v.detach(), w.detach()]
+            loss = loss + (weight * torch.stack([out, v, w])).sum()
+        leaves += list(cell.parameters())
+        return list(torch.autograd.grad(loss, leaves)), values
+
+    ours, our_values = gradients(True)
+    theirs, their_values = gradients(False)
+    spikes = torch.stack(their_values[::3])
+    assert 0.15 < float((spikes > 0.3).double().mean()) < 0.85
+    assert all(torch.equal(a, b) for a, b in zip(our_values, their_values, strict=True))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

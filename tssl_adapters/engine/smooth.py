@@ -1,0 +1,117 @@
+"""Neurons beyond the linear one: the charge is any smooth function of the potential.
+
+h = F(v, x, w, ...) with v the membrane potential and w whatever other states the neuron has. The
+chains over time go through v, so the decay is F_v = dF/dv, one number a neuron and step; the
+emitted e reaches x, w and the parameters through F itself, which autograd differentiates with v
+held fixed. Other states are the adapter's: it computes them from the result's ``charged`` and
+``fired``, which have gradients of their own, and autograd adds these up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.engine.attach import Native, Result, attach
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
+
+Charge: TypeAlias = Callable[[Tensor], Tensor]
+"""Maps the membrane potential ``[batch, ...]`` to h, with a graph to all else that h depends on."""
+
+
+def attach_smooth(
+    settings: Settings,
+    charge: Charge,
+    state: Tensor,
+    trace: Tensor | None,
+    native: Native,
+    *,
+    reset: Reset,
+    threshold: Value,
+    strict: bool,
+    detached: bool,
+    slope: Value | None = None,
+    fresh: bool = False,
+) -> Result:
+    """Run one step of a layer that resets at once.
+
+    Args:
+        settings: the layer's path, rule and tau_s.
+        charge: F, as a function of the potential alone. The reset is applied to its result.
+        state: incoming membrane potential.
+        trace: incoming trace, ``None`` for zero.
+        native: the library's own step; what it computes are the values. Its ``probe`` gives h.
+        reset: what a spike does to the potential.
+        threshold: broadcasts against ``[batch, ...]``; its gradient is the rule's.
+        strict: whether a spike needs more than the threshold.
+        detached: whether the library cuts the gradient through the reset.
+        slope: F_v, where it is known; else autograd finds it.
+        fresh: whether ``state`` was made for this call.
+
+    Returns:
+        The library's values with the rule's gradient, ``charged`` and ``fired`` among them.
+    """
+    held = state.detach()
+    drive = charge(held)
+    if slope is None:
+        slope = _slope(charge, held) if torch.is_grad_enabled() else 1.0
+    neuron = Neuron(
+        LinearCharge(slope, 1.0, 0.0, _charged), reset, threshold, "immediate", strict, detached
+    )
+    return attach(
+        settings,
+        neuron,
+        drive,
+        state,
+        trace,
+        native,
+        sequence=False,
+        fresh=fresh,
+        exposed=True,
+    )
+
+
+def _charged(state: Tensor, drive: Tensor) -> Tensor:
+    """The drive is h already."""
+    return drive.clone()
+
+
+def _slope(charge: Charge, held: Tensor) -> Tensor:
+    """F_v, element by element: a neuron's charge depends on its own potential only."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor
+
+    # Hooks of the user's, a checkpoint's say, are for what the step keeps, and this is not kept.
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+        leaf = held.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(charge(leaf).sum(), leaf)
+    return slope
+
+
+class _Valued(torch.autograd.Function):
+    """``(value, like) -> value``, whose gradient goes to ``like``."""
+
+    @staticmethod
+    def forward(value: Tensor, like: Tensor) -> Tensor:
+        return value.clone()  # not a view: the caller may detach it in place
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.like = inputs[1].dtype, inputs[1].shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        dtype, shape = ctx.like
+        return None, grad.sum_to_size(shape).to(dtype)
+
+
+def valued(value: Tensor, like: Tensor) -> Tensor:
+    """The library's value of a state with the graph of ours, which may round differently."""
+    if not like.requires_grad:
+        return value
+    return _Valued.apply(value, like)  # type: ignore[no-any-return, no-untyped-call]
