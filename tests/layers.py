@@ -45,6 +45,8 @@ class Case:
     )
     rest: float = 0.0
     float64: bool = True
+    psc: bool = True
+    """Whether the layer can be wrapped at ``tau_s > 1``."""
 
     def __str__(self) -> str:
         return self.name
