@@ -6,6 +6,7 @@
 
 from tssl_adapters import errors, losses, rules
 from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
+from tssl_adapters.registry import register
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "inspect",
     "is_wrapped",
     "losses",
+    "register",
     "rules",
     "supported",
     "unwrap",

@@ -95,11 +95,11 @@ def unwrap(model: M) -> M:
         TypeError: ``model`` is not a module.
     """
     _check_module(model, "unwrap")
-    loaded = {adapter.library: adapter for adapter in adapters.loaded()}
+    kinds = {cls: kind for adapter in adapters.loaded() for cls, kind in adapter.kinds.items()}
     for module in model.modules():
         if isinstance(module, Wrapped):
             native = module._tssl_native
-            kind = loaded[native.__module__.split(".")[0]].kinds[native]
+            kind = kinds[native]
             kind.detach(module)
             del module._tssl_settings
             _give_back(module, kind.wrapped, native)

@@ -73,7 +73,7 @@ class Adapter:
     """
 
     library: str
-    kinds: Mapping[type[nn.Module], Kind]
+    kinds: dict[type[nn.Module], Kind]
     spiking: Callable[[nn.Module], bool]
     native: Callable[[nn.Module], bool]
     mode: Callable[[nn.Module], str]
@@ -86,9 +86,10 @@ class Adapter:
                 return self.reasons[base.__name__]
         for base in self.kinds:
             if isinstance(layer, base):
+                mine, known = type(layer).__name__, base.__name__
                 return (
-                    f"it is a subclass of {base.__name__} and may have another neuron or another "
-                    "output; only the exact class is known"
+                    f"it is a subclass of {known} and may have another neuron or another output; "
+                    f"if it has not, say tssl_adapters.register({mine}, like={known})"
                 )
         return "its neuron is not known to this version of tssl_adapters"
 

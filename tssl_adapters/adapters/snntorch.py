@@ -51,7 +51,7 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         misuse = self.init_hidden and mem is not None  # the library's own error says it best
         if misuse or self._tssl_runs_native():
-            return snntorch.Leaky.forward(self, input_, mem)
+            return self._tssl_native.forward(self, input_, mem)
         given = self.mem if mem is None else mem
         fits = given.shape == input_.shape
         state = given if fits else torch.zeros_like(input_, device=self.mem.device)
@@ -62,7 +62,7 @@ class WrappedLeaky(Wrapped, snntorch.Leaky):  # type: ignore[misc]
         def run(drive: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 self.mem = mem
-                output = snntorch.Leaky.forward(self, drive)
+                output = self._tssl_native.forward(self, drive)
                 spikes = output[0] if isinstance(output, tuple) else output
                 return (spikes.ne(0).to(spikes.dtype) if graded else spikes), self.mem
 

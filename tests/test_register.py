@@ -1,0 +1,193 @@
+"""Classes of the user's own, said to be like a known one."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import norse.torch as norse
+import pytest
+import snntorch
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+
+import tssl_adapters
+from tssl_adapters import adapters
+from tssl_adapters.errors import LibraryVersionError, UnsupportedLayerError
+
+
+class MyLIF(neuron.LIFNode):
+    """A subclass with an attribute more."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.calls = 0
+
+    def extra_repr(self) -> str:
+        return f"mine, {super().extra_repr()}"
+
+
+class OwnNode(neuron.BaseNode):
+    """A layer of its own making: LIFNode's attributes and step, without being one."""
+
+    def __init__(self, tau: float = 2.0, decay_input: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tau, self.decay_input = tau, decay_input
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **_: Any) -> Any:
+        (x,), (v,) = inputs, states
+        v = v + (x - v) / self.tau
+        spike = self.surrogate_function(v - self.v_threshold)
+        return (spike,), (v * (1.0 - spike),)
+
+
+class Doubling(neuron.LIFNode):
+    """Says it is LIFNode, and is not: its input counts twice."""
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        return super().single_step_functional_forward((2.0 * inputs[0],), states, **kwargs)
+
+
+class MyLeaky(snntorch.Leaky):
+    """A subclass that changes nothing."""
+
+
+class DoublingLeaky(snntorch.Leaky):
+    """Another forward pass."""
+
+    def forward(self, input_: Tensor, mem: Any = None) -> Any:
+        return super().forward(2.0 * input_, mem)
+
+
+class MyCell(norse.LIFCell):
+    """A subclass that changes nothing."""
+
+
+LIKE: dict[Any, Any] = {
+    MyLIF: neuron.LIFNode,
+    OwnNode: neuron.LIFNode,
+    MyLeaky: snntorch.Leaky,
+    MyCell: norse.LIFCell,
+}
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Registrations end with their test."""
+    before = {adapter.library: dict(adapter.kinds) for adapter in adapters.loaded()}
+    yield
+    for adapter in adapters.loaded():
+        adapter.kinds.clear()
+        adapter.kinds.update(before[adapter.library])
+
+
+def made(cls: Any) -> Any:
+    return cls(0.9) if issubclass(cls, snntorch.Leaky) else cls()
+
+
+def run(layer: Any) -> tuple[Tensor, Tensor]:
+    """Output and input gradient."""
+    x = torch.randn(6, 2, 30, generator=torch.Generator().manual_seed(0)).mul_(3.0)
+    x.requires_grad_()
+    state, outs = None, []
+    if hasattr(layer, "reset"):
+        layer.reset()
+    for step in x:
+        out = layer(step) if isinstance(layer, neuron.BaseNode) else layer(step, state)
+        out, state = out if isinstance(out, tuple) else (out, None)
+        outs.append(out)
+    out = torch.stack(outs)
+    (grad,) = torch.autograd.grad((out * torch.linspace(-1, 2, 360).view_as(out)).sum(), x)
+    return out.detach(), grad
+
+
+@pytest.mark.parametrize("cls", LIKE, ids=lambda cls: cls.__name__)
+def test_a_registered_class_trains_as_the_one_it_is_like(cls: Any) -> None:
+    like = LIKE[cls]
+    assert tssl_adapters.register(cls, like=like) is cls
+    layer = tssl_adapters.wrap(made(cls))
+    assert isinstance(layer, cls)
+    assert tssl_adapters.is_wrapped(layer)
+    expected = run(tssl_adapters.wrap(made(like)))
+    for ours, theirs in zip(run(layer), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert expected[0].any()
+    tssl_adapters.unwrap(layer)
+    assert type(layer) is cls
+
+
+def test_repr_and_attributes_stay() -> None:
+    tssl_adapters.register(MyLIF, like=neuron.LIFNode)
+    layer = made(MyLIF)
+    before = repr(layer)
+    assert repr(tssl_adapters.wrap(layer)) == before
+    assert "mine" in before
+    assert layer.calls == 0
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("cls", [MyLIF, OwnNode])
+@pytest.mark.parametrize("trip", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_and_pickles(cls: Any, trip: Any, tau_s: float) -> None:
+    tssl_adapters.register(cls, like=neuron.LIFNode)
+    layer = tssl_adapters.wrap(nn.Sequential(made(cls)), tau_s=tau_s)
+    expected = run(layer[0])
+    layer[0].reset()
+    twin = trip(layer)
+    assert type(twin[0]) is type(layer[0])
+    for ours, theirs in zip(run(twin[0]), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    tssl_adapters.unwrap(twin)
+    assert type(twin[0]) is cls
+
+
+def test_a_pickle_registers_where_nobody_has_yet() -> None:
+    tssl_adapters.register(MyLIF, like=neuron.LIFNode)
+    pickled = pickle.dumps(tssl_adapters.wrap(made(MyLIF)))
+    (adapter,) = (a for a in adapters.loaded() if MyLIF in a.kinds)
+    del adapter.kinds[MyLIF]
+    layer = pickle.loads(pickled)
+    assert tssl_adapters.is_wrapped(layer)
+    assert type(tssl_adapters.unwrap(layer)) is MyLIF
+
+
+@pytest.mark.parametrize(
+    ("cls", "like"), [(Doubling, neuron.LIFNode), (DoublingLeaky, snntorch.Leaky)]
+)
+def test_another_neuron_is_found_out(cls: Any, like: Any) -> None:
+    tssl_adapters.register(cls, like=like)
+    layer = tssl_adapters.wrap(nn.Sequential(nn.Identity(), made(cls)))
+    with pytest.raises(LibraryVersionError, match=r"Layer '1' does not compute the neuron"):
+        run(layer[1])
+
+
+def test_the_refusal_explains_register() -> None:
+    with pytest.raises(
+        UnsupportedLayerError, match=r"tssl_adapters\.register\(MyLIF, like=LIFNode\)"
+    ):
+        tssl_adapters.wrap(made(MyLIF))
+
+
+def test_what_is_like_a_registered_class() -> None:
+    tssl_adapters.register(MyLIF, like=neuron.LIFNode)
+    tssl_adapters.register(OwnNode, like=MyLIF)
+    assert tssl_adapters.is_wrapped(tssl_adapters.wrap(made(OwnNode)))
+
+
+def test_wrong_arguments() -> None:
+    register: Any = tssl_adapters.register
+    with pytest.raises(TypeError, match=r"takes layer classes; class is 3"):
+        register(3, like=neuron.LIFNode)
+    with pytest.raises(TypeError, match=r"takes layer classes; like is LIFNode\("):
+        register(MyLIF, like=neuron.LIFNode())
+    with pytest.raises(ValueError, match=r"like=Linear is not a known class"):
+        register(MyLIF, like=nn.Linear)
+    with pytest.raises(ValueError, match=r"LIFNode is known already"):
+        register(neuron.LIFNode, like=neuron.IFNode)
+    register(MyLIF, like=neuron.LIFNode)
+    register(MyLIF, like=neuron.LIFNode)
+    with pytest.raises(ValueError, match=r"MyLIF is known already"):
+        register(MyLIF, like=neuron.IFNode)
