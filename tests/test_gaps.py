@@ -8,15 +8,20 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import norse.torch as norse
+import numpy as np
 import pytest
 import snntorch
 import torch
+from layers import superspike
 from norse.torch.functional.lif import LIFFeedForwardState, LIFParameters
-from spikingjelly.activation_based import neuron
+from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters
+from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 import tssl_adapters
 from tssl_adapters import rules
@@ -24,7 +29,7 @@ from tssl_adapters.elementwise import at_least, greater
 from tssl_adapters.engine import attach as attach_module
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.errors import LibraryVersionError, LostTraceError
+from tssl_adapters.errors import LibraryVersionError, LostLinkWarning, LostTraceError
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
 
 
@@ -274,3 +279,106 @@ def test_a_transposed_state_is_another_state() -> None:
         layer(x, mem.view(3, 3))
         with pytest.raises(LostTraceError, match="is not one that the layer returned"):
             layer(x, mem.t())
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (1, 4), (3, 4)])
+@pytest.mark.parametrize("name", ["LIFCell", "LIF", "LIFBoxCell"])
+def test_a_learned_offset_of_every_shape(name: str, shape: tuple[int, ...]) -> None:
+    """The offset's gradient is summed over what it broadcasts to, also where that is nothing."""
+
+    def gradient(wrapped: bool) -> Tensor:
+        leak = torch.full(shape, 0.1, dtype=torch.float64, requires_grad=True)
+        parameters = LIFBoxParameters if name == "LIFBoxCell" else LIFParameters
+        layer: Any = getattr(norse, name)(parameters(v_leak=leak, v_th=torch.tensor(0.3)))
+        if wrapped:
+            tssl_adapters.wrap(layer, rule=rules.SurrogateGradient(superspike))
+        x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)).double() * 9.0
+        zero = torch.zeros(3, 4, dtype=torch.float64)
+        state: Any = LIFBoxFeedForwardState if "Box" in name else LIFFeedForwardState
+        state = state(**dict.fromkeys(state._fields, zero))
+        if name == "LIF":
+            out = layer(x, state)[0]
+        else:
+            outs = []
+            for step in x:
+                one, state = layer(step, state)
+                outs.append(one)
+            out = torch.stack(outs)
+        assert out.any()
+        (grad,) = torch.autograd.grad((out * torch.linspace(-1, 2, 60).view_as(out)).sum(), leak)
+        return grad
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.9, 0.1])
+@pytest.mark.parametrize("node", [neuron.IFNode, neuron.LIFNode])
+def test_a_drive_without_dimensions(node: Any, threshold: float) -> None:
+    """A lone neuron exactly at its threshold, which float32 rounds to another number."""
+    settings = {} if node is neuron.IFNode else {"decay_input": False}
+    x = torch.tensor(threshold, requires_grad=True)
+    out = tssl_adapters.wrap(node(v_threshold=threshold, v_reset=None, **settings))(x)
+    assert torch.equal(out, node(v_threshold=threshold, v_reset=None, **settings)(x))
+    assert out == 1.0
+    out.backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+
+
+def test_numbers_are_not_kept_from_a_dispatch_mode() -> None:
+    """A fake tensor that was kept would break every later call."""
+    with FakeTensorMode():
+        greater(torch.zeros(3), 0.123)
+    assert greater(torch.ones(3), 0.123).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_warning_points_at_the_user_s_line() -> None:
+    layer = tssl_adapters.wrap(snntorch.Leaky(0.8))
+    x = torch.ones(2, 3, requires_grad=True)
+    _, mem = layer(x)
+    with pytest.warns(LostLinkWarning) as caught:
+        layer(x, mem * 1.0)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("spikes", [snntorch.surrogate.atan(), surrogate.Sigmoid()])
+def test_a_spike_function_is_no_derivative(spikes: Any) -> None:
+    with pytest.raises(ValueError, match=r"makes spikes; pass the derivative"):
+        rules.SurrogateGradient(spikes)
+
+
+def test_a_pattern_that_matches_nothing() -> None:
+    model = torch.nn.Sequential(snntorch.Leaky(0.9), snntorch.Leaky(0.9))
+    with pytest.warns(UserWarning, match=r"skip: 'haed\.\*' matches nothing in Sequential"):
+        tssl_adapters.wrap(model, skip=["haed.*", "1"])
+    assert [tssl_adapters.is_wrapped(layer) for layer in model] == [True, False]
+
+
+def test_numbers_of_every_kind() -> None:
+    for tau_s in (np.int64(3), np.float32(3.0), Fraction(3)):
+        layer = tssl_adapters.wrap(snntorch.Leaky(0.9), tau_s=tau_s)  # type: ignore[arg-type]
+        assert layer._tssl_settings.tau_s == 3.0
+    assert rules.TSSLBP(max_slope=np.float32(4.0)).max_slope == 4.0
+    with pytest.raises(TypeError, match=r"max_slope must be a number, not True"):
+        rules.TSSLBP(max_slope=True)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_the_last_potential_is_not_a_part_of_those_stored(tau_s: float) -> None:
+    node: Any = tssl_adapters.wrap(neuron.LIFNode(step_mode="m", store_v_seq=True), tau_s=tau_s)
+    node(torch.rand(4, 2, 3, requires_grad=True))
+    stored = node.v_seq.detach().clone()
+    assert stored[-1].any()
+    node.v.detach_()
+    node.v.zero_()
+    assert torch.equal(node.v_seq.detach(), stored)
+
+
+def test_layers_do_not_drop_each_other_s_traces() -> None:
+    """Each layer files the trace of its state; all are there when the states are detached."""
+    layers = [tssl_adapters.wrap(snntorch.Leaky(0.8), tau_s=3.0) for _ in range(3)]
+    x = torch.ones(2, 3, requires_grad=True)
+    mems = [layer(x)[1] for layer in layers]
+    for layer, mem in zip(layers, mems, strict=True):
+        out, _ = layer(x, mem.detach())
+        assert out.any()

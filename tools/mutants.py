@@ -19,6 +19,8 @@ WRAPS = "tests/test_wrap.py"
 ERRORS = "tests/test_errors.py"
 IMPORTS = "tests/test_imports.py"
 GAPS = "tests/test_gaps.py"
+SMOOTH = "tests/test_smooth.py"
+REGISTER = "tests/test_register.py"
 
 
 class Change(NamedTuple):
@@ -373,8 +375,8 @@ RULES = (
     mutant(
         "fallback_width is ignored",
         TSSLBP,
-        "scale = scalar(1.0 / self.fallback_width)",
-        "scale = scalar(1.0 / 0.2)",
+        "operand(1.0 / self.fallback_width, step.charged)",
+        "operand(1.0 / 0.2, step.charged)",
         ORACLE,
     ),
     mutant(
@@ -551,15 +553,15 @@ PSC = (
     mutant(
         "a number as threshold: > is >=",
         ELEMENTWISE,
-        "left.clone().gt_(operand(right))",
-        "left.clone().ge_(operand(right))",
+        "left.clone().gt_(operand(right, left))",
+        "left.clone().ge_(operand(right, left))",
         FORWARD,
     ),
     mutant(
         "a number as threshold: >= is >",
         ELEMENTWISE,
-        "left.clone().ge_(operand(right))",
-        "left.clone().gt_(operand(right))",
+        "left.clone().ge_(operand(right, left))",
+        "left.clone().gt_(operand(right, left))",
         GAPS,
     ),
     mutant(
@@ -579,9 +581,58 @@ PSC = (
     mutant(
         "a comparison writes over the potential",
         ELEMENTWISE,
-        "left.clone().gt_(operand(right))",
-        "left.gt_(operand(right))",
+        "left.clone().gt_(operand(right, left))",
+        "left.gt_(operand(right, left))",
         ENGINE,
+    ),
+    mutant(
+        "the gain is applied in place to a sum that is handed out",
+        RECURSION,
+        "shared = total is chain or self.needs_any",
+        "shared = total is chain",
+        GAPS,
+    ),
+    mutant(
+        "a number promotes a drive without dimensions",
+        ELEMENTWISE,
+        "or not like.ndim or",
+        "or",
+        GAPS,
+    ),
+    mutant(
+        "what other states send to h[t] is lost",
+        RECURSION,
+        "        membrane = _add(membrane, grad_charged)\n",
+        "",
+        SMOOTH,
+    ),
+    mutant(
+        "what other states send to the spike is lost at tau_s > 1",
+        STEP,
+        "            grad_spike = grad_spike + grad_fired.to(dtype)\n",
+        "            grad_spike = grad_spike + 0.0\n",
+        SMOOTH,
+    ),
+    mutant(
+        "a smooth charge's slope is taken for 1",
+        "engine/smooth.py",
+        "slope = _slope(charge, held) if torch.is_grad_enabled() else 1.0",
+        "slope = 1.0",
+        SMOOTH,
+    ),
+    mutant(
+        "a library's other states get no gradient",
+        "engine/smooth.py",
+        "        return None, grad.sum_to_size(shape).to(dtype)",
+        "        return None, 0.0 * grad.sum_to_size(shape).to(dtype)",
+        SMOOTH,
+    ),
+    mutant(
+        "a registered class is not probed",
+        "registry.py",
+        '    body |= {"_tssl_native": cls, ',
+        '    body |= {"_tssl_native": like, ',
+        REGISTER,
     ),
     mutant(
         "the state's gradient is repeated at every step of a sequence",
@@ -996,7 +1047,7 @@ TRACES = (
         STATE,
         "        if not _dead(oldest):\n            _filed[key] = oldest\n",
         "        _dead(oldest)\n",
-        STATES,
+        GAPS,
     ),
     mutant(
         "the trace shares its memory with the output",
@@ -1010,7 +1061,7 @@ TRACES = (
         ATTACH,
         "last = membrane[-1].clone() if keep_states else membrane",
         "last = membrane[-1] if keep_states else membrane",
-        STATES,
+        GAPS,
     ),
     Mutant(
         "a state's tag is copied with its graph",
@@ -1420,15 +1471,15 @@ WRAPPING = (
     mutant(
         "tau_s = NaN is accepted",
         WRAP,
-        "if not 1 <= tau_s < math.inf:",
-        "if tau_s < 1 or tau_s == math.inf:",
+        "if not 1 <= number < math.inf:",
+        "if number < 1 or number == math.inf:",
         ERRORS,
     ),
     mutant(
         "tau_s below 1 is accepted",
         WRAP,
-        "if not 1 <= tau_s < math.inf:",
-        "if not 0 < tau_s < math.inf:",
+        "if not 1 <= number < math.inf:",
+        "if not 0 < number < math.inf:",
         ERRORS,
     ),
     mutant(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Container, Iterable, Iterator
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
-import numpy as np
 from torch import nn
 
 from tssl_adapters import adapters
@@ -48,7 +49,8 @@ def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: 
             current, a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, in the shape of the spikes.
         rule: a rule object or a rule's name; :class:`tssl_adapters.rules.TSSLBP` by default.
         skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
-            match, and all below it, stays as it is.
+            match, and all below it, stays as it is. A pattern that matches nothing gets a
+            warning.
 
     Returns:
         The same model.
@@ -165,9 +167,14 @@ def _decide(model: nn.Module, skip: tuple[str | type[nn.Module], ...]) -> list[_
     loaded = list(adapters.loaded())
     found = []
     everything = dict(model.named_modules(remove_duplicate=False))
-    left_alone = {
-        id(module) for path, module in everything.items() if _skipped(model, path, everything, skip)
-    }
+    left_alone: set[int] = set()
+    for item in skip:
+        matches = [path for path in everything if _skipped(model, path, everything, item)]
+        left_alone.update(id(everything[path]) for path in matches)
+        if isinstance(item, str) and not matches:
+            warnings.warn(
+                f"skip: {item!r} matches nothing in {type(model).__name__}.", stacklevel=3
+            )
     for path, module in model.named_modules():
         for adapter in loaded:
             decision = _decide_one(adapter, path, module, id(module) in left_alone)
@@ -206,14 +213,13 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
 
 
 def _skipped(
-    model: nn.Module, path: str, names: Container[str], skip: tuple[str | type[nn.Module], ...]
+    model: nn.Module, path: str, names: Container[str], item: str | type[nn.Module]
 ) -> bool:
     """Whether a module or anything it is part of is to stay as it is. A name is no pattern."""
     return any(
         (part == item if item in names else fnmatchcase(part, item))
         if isinstance(item, str)
         else isinstance(owner, item)
-        for item in skip
         for part, owner in _with_owners(model, path)
     )
 
@@ -274,14 +280,15 @@ def _described(value: object) -> str:
 
 
 def _checked_tau_s(tau_s: object) -> float:
-    if not isinstance(tau_s, float | int | np.floating) or isinstance(tau_s, bool):
+    if not isinstance(tau_s, Real) or isinstance(tau_s, bool):
         raise TypeError(f"tau_s must be a number of time steps, not {_described(tau_s)}.")
-    if not 1 <= tau_s < math.inf:
+    number = float(tau_s)
+    if not 1 <= number < math.inf:
         raise ValueError(
             f"tau_s must be at least 1 time step and finite, not {tau_s!r}; 1 emits spikes, above "
             "it the layer emits its post-synaptic current."
         )
-    return float(tau_s)
+    return number
 
 
 def _checked_rule(rule: object) -> Rule:

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from tssl_adapters.elementwise import scalar
+from tssl_adapters.elementwise import operand
 
 Value: TypeAlias = "float | Tensor"
 Timing: TypeAlias = Literal["immediate", "delayed", "both"]
@@ -47,7 +47,7 @@ class LinearCharge:
 
 def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
     """``(1 - due) * charged + due * value``."""
-    kept = (scalar(1.0) - due).mul_(charged)
+    kept = (operand(1.0, due) - due).mul_(charged)
     return kept if isinstance(value, float) and value == 0.0 else kept.add_(due * value)
 
 

@@ -18,7 +18,7 @@ from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
-from tssl_adapters.elementwise import scalar
+from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
@@ -39,7 +39,9 @@ def _zero(value: Value) -> bool:
 
 
 def _times(rate: Value, increment: Tensor) -> Tensor:
-    return rate * increment if isinstance(rate, Tensor) else increment.mul_(scalar(rate))
+    if isinstance(rate, Tensor):
+        return rate * increment
+    return increment.mul_(operand(rate, increment))
 
 
 class _Record(NamedTuple):
@@ -108,7 +110,7 @@ class _Layer(Wrapped):
             return spikes, after.v
 
         def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            rest = self.state_fallback(x)._replace(v=v)
+            rest = type(state)(*(torch.zeros_like(v) for _ in state))._replace(v=v)
             return (self._tssl_drive(x, rest, record), *run(x, rest))
 
         result = attach(

@@ -219,7 +219,8 @@ class Backward:
             return total * gain
         if gain == 1.0:
             return total
-        return total * gain if total is chain else total.mul_(operand(gain))
+        shared = total is chain or self.needs_any  # the sums may hold it
+        return total * gain if shared else total.mul_(operand(gain, total))
 
     def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
         """What the spike is told, before its slope: G[t], and what came back through the reset."""
@@ -264,7 +265,7 @@ class Backward:
         return _add(grad_state, through) if delayed else through
 
     def _carry(self, moment: Moment, chain: Tensor, membrane: Tensor | None) -> None:
-        decay = operand(self.neuron.charge.decay)
+        decay = operand(self.neuron.charge.decay, chain)
         if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
             assert moment.before is not None
             decay = decay * (1 - moment.before)

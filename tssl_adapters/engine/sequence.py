@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import scalar
+from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
@@ -33,7 +33,7 @@ def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
         return spike
     if trace is None:
         return spike / tau_s
-    return (spike - trace).div_(scalar(tau_s)).add_(trace)
+    return (spike - trace).div_(operand(tau_s, spike)).add_(trace)
 
 
 def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:
@@ -124,14 +124,13 @@ class SequenceFunction(EngineFunction):
             grad_state = _at(grad_states, t, len(steps), plan.keep_states, dtype)
             moment = in_working_dtype(steps[t])
             grad_drive.append(backward.step(moment, psc[t].to(dtype), grad_spike, grad_state))
-        entering = backward.entering(in_working_dtype(steps[0]), plan.linked)
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
         return (
             None,
             None,
             reduced(torch.stack(grad_drive[::-1]), drive),
-            reduced(entering, state),
+            reduced(backward.entering(in_working_dtype(steps[0]), plan.linked), state),
             None if trace is None else reduced(grad_trace, trace),
             *carried_out(backward, plan, steps[0].charged),
             *value_gradients(backward),

@@ -12,9 +12,11 @@ module, because a loop may call one layer on two states:
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
 
 _ATTRIBUTE = "_tssl_tag"
+_NOT_THE_USERS = tuple(str(Path(file).parent.parent) for file in (__file__, torch.nn.__file__))
 
 
 @dataclass
@@ -151,9 +154,17 @@ def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
             "chain through spike times. Pass the returned state on as it is, or detach it, to "
             "avoid this.",
             LostLinkWarning,
-            stacklevel=4,
+            stacklevel=_above_us(),
         )
     return ()
+
+
+def _above_us() -> int:
+    """The ``stacklevel`` of the line, neither ours nor torch's, that called the caller of this."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def let_go(state: Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from tssl_adapters.rules.base import ChainReset, Rule, Step
@@ -27,7 +28,7 @@ class SurrogateGradient(Rule):
 
     Raises:
         TypeError: ``derivative`` is not callable.
-        ValueError: an unknown ``reset_path``.
+        ValueError: ``derivative`` makes spikes instead, or an unknown ``reset_path``.
     """
 
     derivative: Callable[[Tensor], Tensor]
@@ -39,6 +40,12 @@ class SurrogateGradient(Rule):
             raise TypeError(
                 "SurrogateGradient: derivative must be a function of h - theta, "
                 f"not {self.derivative!r}."
+            )
+        around = torch.tensor([-2.0, -1.0, -0.1, 0.1, 1.0, 2.0])
+        if torch.equal(self.derivative(around).detach(), around.gt(0).to(around.dtype)):
+            raise ValueError(
+                f"SurrogateGradient: {self.derivative!r} makes spikes; pass the derivative that it "
+                "stands for, a function of h - theta."
             )
         if self.reset_path not in (None, "none", "complete"):
             raise ValueError(

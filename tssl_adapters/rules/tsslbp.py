@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import at_least, scalar
+from tssl_adapters.elementwise import at_least, operand
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 
 ResetPath = Literal["reference", "complete", "none"]
@@ -33,6 +34,7 @@ class TSSLBP(Rule):
             it out.
 
     Raises:
+        TypeError: ``max_slope`` or ``fallback_width`` is not a number.
         ValueError: ``max_slope`` or ``fallback_width`` not positive and finite, or an unknown
             ``reset_path``.
     """
@@ -45,9 +47,9 @@ class TSSLBP(Rule):
     def __post_init__(self) -> None:
         for name in ("max_slope", "fallback_width"):
             value = getattr(self, name)
-            if not isinstance(value, float | int):
+            if not isinstance(value, Real) or isinstance(value, bool):
                 raise TypeError(f"TSSLBP: {name} must be a number, not {value!r}.")
-            if not 0 < value < math.inf:
+            if not 0 < float(value) < math.inf:
                 raise ValueError(f"TSSLBP: {name} must be positive and finite, not {value!r}.")
         if self.reset_path not in get_args(ResetPath):
             raise ValueError(
@@ -71,7 +73,7 @@ class TSSLBP(Rule):
         if not self.fallback:
             return None
         # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
-        scale = scalar(1.0 / self.fallback_width)
+        scale = operand(1.0 / self.fallback_width, step.charged)
         distance = (step.charged - step.threshold).to(step.charged.dtype)
         sigmoid = distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()
         smooth = torch.ops.aten.sigmoid_backward(grad_spike, sigmoid).mul_(scale)
