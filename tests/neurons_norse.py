@@ -109,8 +109,6 @@ def run(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
 def learning(layer: Any) -> list[Tensor]:
     """Every tensor of the parameters and weights that learns."""
     tensors = [value for _, value in flat(layer.p) if isinstance(value, Tensor)]
-    if not isinstance(layer.p, tuple) or hasattr(layer.p, "_fields") is False:
-        raise AssertionError(layer.p)
     return [t for t in tensors if t.requires_grad] + list(layer.parameters())
 
 

@@ -6,11 +6,12 @@ Only the graph is described here: the values are those of the library's own step
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tssl_adapters.adapters.norse.values import number
 from tssl_adapters.neuron import Value
 
 
@@ -32,6 +33,9 @@ class LIF:
     arriving: Tensor
     detached: bool
 
+    late: ClassVar[tuple[str, ...]] = ()
+    """The states through which the input reaches the membrane one step later."""
+
     @property
     def current(self) -> Tensor:
         """What charges the membrane."""
@@ -46,8 +50,7 @@ class LIF:
 
     def slope(self, v: Tensor) -> Value:
         """The derivative of :meth:`charge`."""
-        slope: Value = 1.0 - self.dt * self.p.tau_mem_inv
-        return slope
+        return 1.0 - number(self.dt * self.p.tau_mem_inv)
 
     @property
     def threshold(self) -> Value:
@@ -103,6 +106,8 @@ class LIFAdEx(LIFEx):
 
 class LSNN(LIF):
     """A threshold that rises with every spike; the membrane sees the current before the input."""
+
+    late = ("i",)
 
     @property
     def current(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -86,7 +87,7 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     if refractory is not None:
         return _refractory_step(cell, given, refractory)
     result, state = _step(cell, given, _trace(cell, given))
-    return result.out, state
+    return _like(getattr(state, "z", result.out), result.out), state
 
 
 def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
@@ -97,13 +98,13 @@ def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[
     trace = _trace(inner, within)
     result, after = _step(inner, within, None if trace is None else trace.detach())
     seen = given.state if cell.settings.rule.chain else given.without_chain()
-    assert result.fired is not None
-    v, z, rho = around.update(seen, result.fired, result.state, cell.p)
+    fired = getattr(after, "z", result.fired)
+    v, z, rho = around.update(seen, fired, result.state, cell.p)
     held = (given.state.rho > 0).to(v.dtype)
     result = held_back(cell.settings, result, before.v, trace, held, v, z, fresh=given.fresh)
     after = after._replace(v=result.state)
     if "z" in after._fields:
-        after = after._replace(z=_like(after.z, z))
+        after = after._replace(z=z)
     return result.out, given.state._replace(**{around.name: after}, rho=rho)
 
 
@@ -112,6 +113,11 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     settings, (activation, p, dt) = cell.settings, cell[2:5]
     seen = state if settings.rule.chain else given.without_chain()
     neuron = cell.neuron(p, dt, seen, _arriving(cell, x, seen), activation in DETACHED)
+    charging = neuron
+    if not settings.rule.chain:
+        # The input of one step, which must not be lost: it is cut where it joins the next one's.
+        late = {name: getattr(state, name) for name in neuron.late}
+        charging = replace(neuron, state=seen._replace(**late))
     with torch.no_grad():
         spikes, after = activation(x, state, *cell.weights, p, dt)
         slope = number(neuron.slope(state.v.detach()))
@@ -125,7 +131,7 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
 
     result = attach_smooth(
         settings,
-        neuron.charge,
+        charging.charge,
         state.v,
         trace,
         Native(neuron.arriving, lambda: (_dense(spikes), after.v), probe),
