@@ -174,11 +174,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "ILIFNode": (lambda: neuron.ILIFNode(), "not a binary spike"),
     "SimpleLIFNode": (lambda: neuron.SimpleLIFNode(2.0, False), "not known"),
     "OwnNode": (OwnNode, "subclass of LIFNode"),
-    "LSNNCell": (norse.LSNNCell, "not known"),
-    "LIFRecurrentCell": (lambda: norse.LIFRecurrentCell(3, 3), "not known"),
-    "LIFRecurrent": (lambda: norse.LIFRecurrent(3, 3), "not known"),
-    "IAFCell": (norse.IAFCell, "not known"),
-    "LIFRefracCell": (norse.LIFRefracCell, "not known"),
+    "CobaLIFCell": (lambda: norse.CobaLIFCell(3, 3), "overwrites the conductances"),
     "OwnCell": (OwnCell, "subclass of LIFBoxCell"),
 }
 
@@ -277,19 +273,19 @@ def test_the_supported_neighbours_of_these_settings() -> None:
 def test_all_offenders_in_one_message() -> None:
     """Two classes and two settings, in three libraries: all listed, and the remedy is one line."""
     model = made()
-    model.odd = nn.ModuleDict({"a": neuron.QIFNode(), "b": norse.LSNNCell()})
+    model.odd = nn.ModuleDict({"a": neuron.QIFNode(), "b": norse.CobaLIFCell(3, 3)})
     model.worse = nn.Sequential(unspiking(), nn.Sequential(leaky(beta=0.0)), nn.Linear(2, 2))
     text = refusal(model, UnsupportedLayerError)
     paths = ["odd.a", "odd.b", "worse.0", "worse.1.0"]
     assert_says(text, "4 spiking layer", *(f"  - {path} (" for path in paths))
-    assert_says(text, "QIFNode", "LSNNCell", "surrogate_function", "beta is 0")
+    assert_says(text, "QIFNode", "CobaLIFCell", "surrogate_function", "beta is 0")
     assert_says(text, *(f"{library} {version}" for library, version in VERSIONS.items()))
     assert not any(f"- {path} " in text for path in SPIKING["mixed"])
     assert pasted(text) == paths
     text = refusal(model, UnsupportedConfigError, skip=["odd"])
     assert_says(text, "2 spiking layer", "worse.0", "worse.1.0")
     assert "odd" not in text
-    text = refusal(model, UnsupportedLayerError, skip=["worse", norse.LSNNCell])
+    text = refusal(model, UnsupportedLayerError, skip=["worse", norse.CobaLIFCell])
     assert pasted(text) == ["odd.a"]
     tssl_adapters.wrap(model, skip=paths)
     assert not tssl_adapters.is_wrapped(model.odd)

@@ -63,7 +63,13 @@ TSSLBP = "rules/tsslbp.py"
 SURROGATE = "rules/surrogate.py"
 SNNTORCH = "adapters/snntorch.py"
 SPIKINGJELLY = "adapters/spikingjelly.py"
-NORSE = "adapters/norse.py"
+NORSE = "adapters/norse/linear.py"
+NORSE_ADAPTER = "adapters/norse/__init__.py"
+NORSE_VALUES = "adapters/norse/values.py"
+NORSE_NEURONS = "adapters/norse/neurons.py"
+NORSE_RUN = "adapters/norse/run.py"
+NORSE_LAYERS = "adapters/norse/layers.py"
+SMOOTH = "engine/smooth.py"
 ADAPTERS = "adapters/__init__.py"
 BASE = "adapters/base.py"
 WRAP = "_wrap.py"
@@ -978,9 +984,9 @@ TRACES = (
     ),
     mutant(
         "only zero counts as at rest",
-        NORSE,
-        "(0.0, p.v_reset, p.v_leak)),",
-        "(0.0,)),",
+        NORSE_VALUES,
+        "return (0.0, *(value for value in named if value is not None))",
+        "return (0.0,)",
         GAPS,
     ),
     mutant(
@@ -1260,28 +1266,28 @@ LIBRARIES = (
     mutant(
         "Norse's current leaks with the wrong sign",
         NORSE,
-        "_number(-layer.dt * p.tau_syn_inv)",
-        "_number(layer.dt * p.tau_syn_inv)",
+        "number(-self.dt * self.p.tau_syn_inv)",
+        "number(self.dt * self.p.tau_syn_inv)",
         IDENTITY,
     ),
     mutant(
         "Norse's v_leak gets no gradient",
         NORSE,
-        "offset=rate * v_leak,",
-        "offset=0.0,",
+        "offset=rate * v_leak, formula",
+        "offset=0.0, formula",
         IDENTITY,
     ),
     mutant(
         "Norse's v_reset gets no gradient",
         NORSE,
-        "ToValue(_number(p.v_reset))",
+        "ToValue(number(p.v_reset))",
         "ToValue(p.v_reset.detach())",
         IDENTITY,
     ),
     mutant(
         "Norse's reset_method is ignored",
         NORSE,
-        "subtract = box and p.reset_method is reset_subtract",
+        "subtract = self.p.reset_method is reset_subtract",
         "subtract = False",
         IDENTITY,
     ),
@@ -1337,24 +1343,170 @@ LIBRARIES = (
     mutant(
         "the answer to Norse's sparse input is dense",
         NORSE,
-        "return (out.to_sparse() if input_tensor.is_sparse else out), after",
+        "return (out.to_sparse() if sparse else out), after",
         "return out, after",
         FORWARD,
     ),
     mutant(
         "Norse's settings are read once and kept",
         NORSE,
-        "    p, box = layer.p, isinstance(layer, norse.LIFBoxCell)\n",
-        '    p = layer.__dict__.setdefault("_first_p", layer.p)\n'
-        "    box = isinstance(layer, norse.LIFBoxCell)\n",
+        "number(layer.dt * layer.p.tau_mem_inv), number(layer.p.v_leak)\n",
+        "number(layer.dt * layer.p.tau_mem_inv), number(layer.p.v_leak)\n"
+        '    rate = layer.__dict__.setdefault("_first_rate", rate)\n',
         FORWARD + "::test_settings_changed_between_calls",
     ),
     mutant(
         "Norse's method='adjoint' is not refused",
-        NORSE,
-        '    if layer.p.method == "adjoint":\n',
-        "    if layer.p.method is None:\n",
+        NORSE_ADAPTER,
+        '    if p.method == "adjoint":\n',
+        "    if p.method is None:\n",
         ERRORS,
+    ),
+)
+
+NORSE_LIBRARY = "tests/test_neurons_norse.py"
+NEURONS = "tests/test_neurons.py::test_native_gradient"
+
+NORSE_FAMILIES = (
+    mutant(
+        "a recurrent neuron's slope is its rate",
+        NORSE_NEURONS,
+        "return 1.0 - number(self.dt * self.p.tau_mem_inv)",
+        "return number(self.dt * self.p.tau_mem_inv)",
+        NEURONS,
+    ),
+    mutant(
+        "LIFEx's slope lacks the exponential",
+        NORSE_NEURONS,
+        "1.0 + self.dt * p.tau_mem_inv * (torch.exp((v - p.v_th) / p.delta_T) - 1.0)",
+        "1.0 - self.dt * p.tau_mem_inv * torch.ones_like(v)",
+        NEURONS,
+    ),
+    mutant(
+        "Izhikevich's slope lacks the linear term",
+        NORSE_NEURONS,
+        "(2.0 * p.sq * v + p.mn)",
+        "(2.0 * p.sq * v)",
+        NEURONS,
+    ),
+    mutant(
+        "a spike does not reach the adaptation of LIFAdEx",
+        NORSE_NEURONS,
+        "+ fired * p.adaptation_spike",
+        "+ fired.detach() * p.adaptation_spike",
+        NEURONS,
+    ),
+    mutant(
+        "the potential does not reach the adaptation of LIFAdEx",
+        NORSE_NEURONS,
+        "(state.v - p.v_leak)",
+        "(state.v.detach() - p.v_leak)",
+        NEURONS,
+    ),
+    mutant(
+        "the potential does not reach the recovery of Izhikevich",
+        NORSE_NEURONS,
+        "(self.state.v, self.state.u)",
+        "(self.state.v.detach(), self.state.u)",
+        NEURONS,
+    ),
+    mutant(
+        "LSNN's spike reaches its threshold in the recurrent step too",
+        NORSE_NEURONS,
+        "fired.detach() if self.detached else fired",
+        "fired",
+        NEURONS,
+    ),
+    mutant(
+        "LSNN's spike never reaches its threshold",
+        NORSE_NEURONS,
+        "fired.detach() if self.detached else fired",
+        "fired.detach()",
+        NEURONS,
+    ),
+    mutant(
+        "LSNN's threshold has no graph",
+        NORSE_RUN,
+        "threshold=number(neuron.threshold),",
+        "threshold=torch.as_tensor(neuron.threshold).detach(),",
+        NEURONS,
+    ),
+    mutant(
+        "no recurrent reset is detached",
+        NORSE_RUN,
+        "DETACHED = {lif_step, lsnn_step}",
+        "DETACHED: set[Activation] = set()",
+        NEURONS,
+    ),
+    mutant(
+        "the sparse recurrent reset is detached",
+        NORSE_RUN,
+        "DETACHED = {lif_step, lsnn_step}",
+        "DETACHED = {lif_step, lsnn_step, lif_step_sparse}",
+        NORSE_LIBRARY + "::test_sparse_spikes_in_and_out",
+    ),
+    mutant(
+        "the recurrent spike has no graph",
+        NORSE_RUN,
+        "linear(_dense(state.z), recurrent)",
+        "linear(_dense(state.z).detach(), recurrent)",
+        NEURONS,
+    ),
+    mutant(
+        "a refractory step's mask has no graph",
+        NORSE_RUN,
+        "    v, z, rho = around.update(seen,",
+        "    seen = seen._replace(rho=seen.rho.detach())\n    v, z, rho = around.update(seen,",
+        NEURONS,
+    ),
+    mutant(
+        "a neuron that is held back loses its link",
+        SMOOTH,
+        "links = tuple((1.0 - held) * a + held * b for",
+        "links = tuple((1.0 - held) * a + 0.0 * b for",
+        NORSE_LIBRARY + "::test_a_refractory_neuron_s_chain_skips_the_steps_it_sits_out",
+    ),
+    mutant(
+        "a step that a neuron sits out takes part in its chain",
+        SMOOTH,
+        "links = tuple((1.0 - held) * a + held * b for",
+        "links = tuple(a + held * b for",
+        NORSE_LIBRARY + "::test_a_refractory_neuron_s_chain_skips_the_steps_it_sits_out",
+    ),
+    mutant(
+        "a refractory layer's PSC filters spikes that it did not send",
+        SMOOTH,
+        "out = next_trace(trace, spike, settings.tau_s)",
+        "out = next_trace(trace, result.fired, settings.tau_s)",
+        "tests/test_neurons.py::test_psc",
+    ),
+    mutant(
+        "chain=False leaves the other states' chain",
+        NORSE_RUN,
+        "    seen = state if settings.rule.chain else given.without_chain()\n    neuron",
+        "    seen = state\n    neuron",
+        NORSE_LIBRARY + "::test_without_a_chain_nothing_goes_back_over_time",
+    ),
+    mutant(
+        "chain=False cuts LSNN off from its input",
+        NORSE_NEURONS,
+        'late = ("i",)',
+        "late = ()",
+        NORSE_LIBRARY + "::test_without_a_chain_nothing_goes_back_over_time",
+    ),
+    mutant(
+        "another activation is not refused",
+        NORSE_ADAPTER,
+        "        if theirs is not ours:",
+        "        if theirs is None and ours is not None:",
+        NORSE_LIBRARY + "::test_refused_settings",
+    ),
+    mutant(
+        "Izhikevich's own start is not at rest",
+        NORSE_LAYERS,
+        "() if behaviour is None else (behaviour.s.v.detach(),)",
+        "()",
+        NORSE_LIBRARY + "::test_an_unknown_state_has_lost_its_trace",
     ),
 )
 

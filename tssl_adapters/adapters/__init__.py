@@ -13,6 +13,15 @@ from importlib import metadata
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped
 
+
+def _norse(name: str, *, module: bool = True, recurrent: bool = True) -> dict[str, str]:
+    """A neuron's cells and modules in Norse."""
+    forms = {f"{name}Cell": "step", f"{name}": "sequence"} if module else {f"{name}Cell": "step"}
+    if recurrent:
+        forms |= {f"{name}RecurrentCell": "step", f"{name}Recurrent": "sequence"}
+    return {f"norse.torch.{form}": mode for form, mode in forms.items()}
+
+
 KNOWN: dict[str, dict[str, str]] = {
     "snntorch": {"snntorch.Leaky": "step"},
     "spikingjelly": {
@@ -23,6 +32,15 @@ KNOWN: dict[str, dict[str, str]] = {
         "norse.torch.LIFCell": "step",
         "norse.torch.LIFBoxCell": "step",
         "norse.torch.LIF": "sequence",
+        "norse.torch.LIFRecurrentCell": "step",
+        "norse.torch.LIFRecurrent": "sequence",
+        **_norse("IAF", recurrent=False),
+        **_norse("LIFEx"),
+        **_norse("LIFAdEx"),
+        **_norse("LSNN"),
+        **_norse("Izhikevich"),
+        **_norse("LIFRefrac", module=False),
+        **_norse("LIFAdExRefrac", module=False),
     },
 }
 """Supported classes by library, and what a call of each brings."""

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.attach import Native, Result, attach
-from tssl_adapters.engine.state import Settings
+from tssl_adapters.engine.sequence import next_trace
+from tssl_adapters.engine.state import Settings, link_at, link_of, tag
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 
 Charge: TypeAlias = Callable[[Tensor], Tensor]
@@ -73,6 +74,44 @@ def attach_smooth(
         fresh=fresh,
         exposed=True,
     )
+
+
+def held_back(
+    settings: Settings,
+    result: Result,
+    state: Tensor,
+    trace: Tensor | None,
+    held: Tensor,
+    after: Tensor,
+    spike: Tensor,
+    *,
+    fresh: bool = False,
+) -> Result:
+    """The result of a step within a refractory period.
+
+    A neuron that is held back keeps its potential and sends no spike, whatever its own step did.
+    Where it is, the chain over time passes that step by.
+
+    Args:
+        settings: the layer's path, rule and tau_s.
+        result: the neuron's own step.
+        state: incoming membrane potential.
+        trace: incoming trace of the spikes that were sent, ``None`` for zero.
+        held: 1 where the neuron is held back, else 0, without a graph.
+        after: the potential after the step, with a graph to ``result.state`` and ``state``.
+        spike: what is sent, with a graph to ``result.fired``.
+        fresh: whether ``state`` was made for this call.
+    """
+    out = next_trace(trace, spike, settings.tau_s)
+    links: tuple[Tensor, ...] = ()
+    own = link_at(result.state)
+    if own and after.requires_grad:
+        before = () if fresh else link_of(settings, state, len(own))
+        # Without a link both chains are the potential's own adjoint: the second carries it.
+        before = before or (torch.zeros_like(held), state)
+        links = tuple((1.0 - held) * a + held * b for a, b in zip(own, before, strict=True))
+    tag(after, links, None if settings.tau_s == 1.0 else out.clone())
+    return result._replace(out=out, state=after, trace=None, fired=spike)
 
 
 def _charged(state: Tensor, drive: Tensor) -> Tensor:

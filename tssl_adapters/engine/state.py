@@ -131,6 +131,12 @@ def _tag_of(state: Tensor) -> Tag | None:
     return found if found is not None and found.version == _version(state) else None
 
 
+def link_at(state: Tensor) -> tuple[Tensor, ...]:
+    """The link of a state that a step has just made."""
+    found = _tag_of(state)
+    return () if found is None else found.link
+
+
 def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
     """The link of a state that came from outside, of ``size`` tensors; empty where there is none.
 

@@ -1,4 +1,4 @@
-"""Norse: ``LIFCell``, ``LIF`` and ``LIFBoxCell``.
+"""Neurons whose charge is linear and that feed nothing back: ``LIF``, ``LIFBox``, ``IAF``.
 
 The cells compare ``v > v_th``. ``LIFCell`` and ``LIF`` have a synaptic current in front of the
 membrane, ``i' = i + x`` and ``i = i' - dt tau_syn_inv i'``; it is linear and stays with autograd,
@@ -7,17 +7,20 @@ so that the engine sees ``i'`` as the drive.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import norse.torch as norse
 import torch
+from norse.torch.functional.iaf import IAFFeedForwardState
 from norse.torch.functional.lif import LIFFeedForwardState
 from norse.torch.functional.lif_box import LIFBoxFeedForwardState
-from norse.torch.functional.reset import reset_subtract, reset_value
-from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
-from torch import Tensor, nn
+from norse.torch.functional.reset import reset_subtract
+from norse.torch.module.snn import SNN
+from torch import Tensor
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by, eager
+from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.adapters.norse.values import number, resting
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
@@ -34,6 +37,10 @@ def _box_charge(v: Tensor, drive: Tensor, rate: Value, v_leak: Value) -> Tensor:
     return _times(rate, (drive if _zero(v_leak) else drive + v_leak) - v).add_(v)
 
 
+def _sum(v: Tensor, drive: Tensor) -> Tensor:
+    return v + drive
+
+
 def _zero(value: Value) -> bool:
     return isinstance(value, float) and value == 0.0
 
@@ -45,43 +52,33 @@ def _times(rate: Value, increment: Tensor) -> Tensor:
 
 
 class _Record(NamedTuple):
-    """What ``p`` and ``dt`` make of a layer."""
+    """A layer's neuron and its current."""
 
     neuron: Neuron
-    minus_leak: Value
-    """k in i = i' + k i'."""
+    minus_leak: Value = 0.0
+    """k in i = i' + k i', where there is a current."""
 
 
-def _record(layer: Any) -> _Record:
-    p, box = layer.p, isinstance(layer, norse.LIFBoxCell)
-    rate, v_leak = _number(layer.dt * p.tau_mem_inv), _number(p.v_leak)
-    subtract = box and p.reset_method is reset_subtract
-    neuron = Neuron(
-        charge=LinearCharge(
-            decay=1.0 - rate,
-            gain=rate,
-            offset=rate * v_leak,
-            formula=_box_charge if box else _charge,
-            raw=(rate, v_leak),
-        ),
-        reset=Subtract(_subtract) if subtract else ToValue(_number(p.v_reset)),
-        threshold=_number(p.v_th),
+def _neuron(charge: LinearCharge, p: Any, *, subtract: bool = False) -> Neuron:
+    return Neuron(
+        charge=charge,
+        reset=Subtract(_subtract) if subtract else ToValue(number(p.v_reset)),
+        threshold=number(p.v_th),
         timing="immediate",
         strict=True,
         detached=False,
     )
-    return _Record(neuron, 0.0 if box else _number(-layer.dt * p.tau_syn_inv))
+
+
+def _leaky(layer: Any, formula: Callable[..., Tensor]) -> LinearCharge:
+    rate, v_leak = number(layer.dt * layer.p.tau_mem_inv), number(layer.p.v_leak)
+    return LinearCharge(
+        decay=1.0 - rate, gain=rate, offset=rate * v_leak, formula=formula, raw=(rate, v_leak)
+    )
 
 
 def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
     return (1 - due) * charged + due * (charged - threshold)
-
-
-def _number(value: Value) -> Value:
-    """A scalar at hand that does not learn as a plain number, which torch handles faster."""
-    if not isinstance(value, Tensor) or value.ndim or value.requires_grad or value.is_cuda:
-        return value
-    return float(value)
 
 
 class _Layer(Wrapped):
@@ -95,13 +92,14 @@ class _Layer(Wrapped):
             return native
         dense = input_tensor.to_dense() if input_tensor.is_sparse else input_tensor
         out, after = self._tssl_run(dense, state)
-        return (out.to_sparse() if input_tensor.is_sparse else out), after
+        sparse = input_tensor.is_sparse and self.activation_sparse is not None
+        return (out.to_sparse() if sparse else out), after
 
     def _tssl_run(self: Any, x: Tensor, given: Any) -> tuple[Tensor, Any]:
-        p, settings = self.p, self._tssl_settings
+        settings = self._tssl_settings
         sequence = isinstance(self, SNN)
         state = self.state_fallback(x) if given is None else given
-        record = _record(self)
+        record: _Record = self._tssl_record()
         drive = self._tssl_drive(x, state, record)
 
         def run(x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
@@ -118,13 +116,17 @@ class _Layer(Wrapped):
             record.neuron,
             drive,
             state.v,
-            trace_of(settings, None if given is None else given.v, (0.0, p.v_reset, p.v_leak)),
+            trace_of(settings, None if given is None else given.v, resting(self.p)),
             Native(x, lambda: run(x, state), probe),
             sequence=sequence,
             keep_states=sequence and self.record_states,
             fresh=given is None,
         )
         return result.out, self._tssl_state(result, drive, record)
+
+    def _tssl_record(self: Any) -> _Record:
+        """What ``p`` and ``dt`` make of the layer now."""
+        raise NotImplementedError
 
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
         """What charges the membrane."""
@@ -135,7 +137,13 @@ class _Layer(Wrapped):
         raise NotImplementedError
 
 
-class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
+class _LIF(_Layer):
+    def _tssl_record(self: Any) -> _Record:
+        neuron = _neuron(_leaky(self, _charge), self.p)
+        return _Record(neuron, number(-self.dt * self.p.tau_syn_inv))
+
+
+class WrappedLIFCell(_LIF, norse.LIFCell):  # type: ignore[misc]
     """``LIFCell`` with the gradient of a rule."""
 
     _tssl_native = norse.LIFCell
@@ -150,7 +158,7 @@ class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
         return LIFFeedForwardState(result.state, drive + record.minus_leak * drive)
 
 
-class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
+class WrappedLIF(_LIF, norse.LIF):  # type: ignore[misc]
     """``LIF`` with the gradient of a rule: the whole sequence in one call."""
 
     _tssl_native = norse.LIF
@@ -170,6 +178,10 @@ class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
 
     _tssl_native = norse.LIFBoxCell
 
+    def _tssl_record(self) -> _Record:
+        subtract = self.p.reset_method is reset_subtract
+        return _Record(_neuron(_leaky(self, _box_charge), self.p, subtract=subtract))
+
     def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
         return x
 
@@ -177,48 +189,24 @@ class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
         return LIFBoxFeedForwardState(result.state)
 
 
-def _problem(layer: Any) -> str | None:
-    if layer.p.method == "adjoint":
-        return "method='adjoint' is a learning rule of its own; use another method"
-    if getattr(layer.p, "reset_method", reset_value) not in (reset_value, reset_subtract):
-        return (
-            "its reset_method is a function of your own; use norse.torch.functional.reset's "
-            "reset_value or reset_subtract"
-        )
-    return None
+class _IAF(_Layer):
+    def _tssl_record(self: Any) -> _Record:
+        return _Record(_neuron(LinearCharge(1.0, 1.0, 0.0, _sum), self.p))
+
+    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
+        return x
+
+    def _tssl_state(self: Any, result: Result, drive: Tensor, record: _Record) -> Any:
+        return IAFFeedForwardState(result.state if result.states is None else result.states)
 
 
-def _defined_in(module: nn.Module) -> set[str]:
-    prefix = "norse.torch.module."
-    return {
-        cls.__module__.removeprefix(prefix)
-        for cls in type(module).__mro__
-        if cls.__module__.startswith(prefix)
-    }
+class WrappedIAFCell(_IAF, norse.IAFCell):  # type: ignore[misc]
+    """``IAFCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.IAFCell
 
 
-def _leaks_only(module: nn.Module) -> bool:
-    return bool(_defined_in(module) & {"leaky_integrator", "leaky_integrator_box"})
+class WrappedIAF(_IAF, norse.IAF):  # type: ignore[misc]
+    """``IAF`` with the gradient of a rule: the whole sequence in one call."""
 
-
-def _spiking(module: nn.Module) -> bool:
-    if _leaks_only(module):
-        return False
-    if isinstance(module, SNN | SNNCell | SNNRecurrent | SNNRecurrentCell):
-        return True
-    return any(
-        name.startswith(("coba_lif", "iaf", "izhikevich", "lif", "lsnn")) and name != "lift"
-        for name in _defined_in(module)
-    )
-
-
-ADAPTER = Adapter(
-    library="norse",
-    kinds={
-        cls._tssl_native: Kind(cls, _problem)
-        for cls in (WrappedLIFCell, WrappedLIF, WrappedLIFBoxCell)
-    },
-    spiking=_spiking,
-    native=lambda module: defined_by("norse", module),
-    mode=lambda layer: "sequence" if isinstance(layer, SNN) else "step",
-)
+    _tssl_native = norse.IAF

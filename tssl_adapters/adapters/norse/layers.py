@@ -1,0 +1,221 @@
+"""The layers whose neurons are described in :mod:`tssl_adapters.adapters.norse.neurons`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import norse.torch as norse
+import torch
+from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell, _merge_states
+from torch import Tensor
+
+from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.adapters.norse import neurons
+from tssl_adapters.adapters.norse.run import Cell, Incoming, step
+
+
+class _Layer(Wrapped):
+    """What the wrapped layers share. Mixed in before the library's class."""
+
+    _tssl_neuron: ClassVar[type[neurons.LIF]]
+
+    # SequentialState looks for "state" in this signature.
+    @eager
+    def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        if self._tssl_runs_native():
+            native: tuple[Tensor, Any] = self._tssl_native.forward(self, input_tensor, state)
+            return native
+        fresh = state is None
+        state = self.state_fallback(input_tensor) if fresh else state
+        cell = self._tssl_cell(input_tensor)
+        if not isinstance(self, SNN | SNNRecurrent):
+            return step(cell, Incoming(input_tensor, state, fresh))
+        outs, states = [], []
+        for t in range(input_tensor.shape[0]):
+            out, state = step(cell, Incoming(input_tensor[t], state, fresh and t == 0))
+            outs.append(out)
+            if self.record_states:
+                states.append(state)
+        return torch.stack(outs), _merge_states(states) if self.record_states else state
+
+    def _tssl_cell(self: Any, x: Tensor) -> Cell:
+        sparse = x.is_sparse and self.activation_sparse is not None
+        recurrent = isinstance(self, SNNRecurrent | SNNRecurrentCell)
+        behaviour = getattr(self, "spiking_method", None)  # Izhikevich's
+        return Cell(
+            self._tssl_settings,
+            self._tssl_neuron,
+            self.activation_sparse if sparse else self.activation,
+            self.p,
+            self.dt,
+            (self.input_weights, self.recurrent_weights) if recurrent else (),
+            () if behaviour is None else (behaviour.s.v.detach(),),
+        )
+
+
+class WrappedLIFRecurrentCell(_Layer, norse.LIFRecurrentCell):  # type: ignore[misc]
+    """``LIFRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFRecurrentCell
+    _tssl_neuron = neurons.LIF
+
+
+class WrappedLIFRecurrent(_Layer, norse.LIFRecurrent):  # type: ignore[misc]
+    """``LIFRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFRecurrent
+    _tssl_neuron = neurons.LIF
+
+
+class WrappedLIFExCell(_Layer, norse.LIFExCell):  # type: ignore[misc]
+    """``LIFExCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFExCell
+    _tssl_neuron = neurons.LIFEx
+
+
+class WrappedLIFEx(_Layer, norse.LIFEx):  # type: ignore[misc]
+    """``LIFEx`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFEx
+    _tssl_neuron = neurons.LIFEx
+
+
+class WrappedLIFExRecurrentCell(_Layer, norse.LIFExRecurrentCell):  # type: ignore[misc]
+    """``LIFExRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFExRecurrentCell
+    _tssl_neuron = neurons.LIFEx
+
+
+class WrappedLIFExRecurrent(_Layer, norse.LIFExRecurrent):  # type: ignore[misc]
+    """``LIFExRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFExRecurrent
+    _tssl_neuron = neurons.LIFEx
+
+
+class WrappedLIFAdExCell(_Layer, norse.LIFAdExCell):  # type: ignore[misc]
+    """``LIFAdExCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdExCell
+    _tssl_neuron = neurons.LIFAdEx
+
+
+class WrappedLIFAdEx(_Layer, norse.LIFAdEx):  # type: ignore[misc]
+    """``LIFAdEx`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdEx
+    _tssl_neuron = neurons.LIFAdEx
+
+
+class WrappedLIFAdExRecurrentCell(_Layer, norse.LIFAdExRecurrentCell):  # type: ignore[misc]
+    """``LIFAdExRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdExRecurrentCell
+    _tssl_neuron = neurons.LIFAdEx
+
+
+class WrappedLIFAdExRecurrent(_Layer, norse.LIFAdExRecurrent):  # type: ignore[misc]
+    """``LIFAdExRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdExRecurrent
+    _tssl_neuron = neurons.LIFAdEx
+
+
+class WrappedLSNNCell(_Layer, norse.LSNNCell):  # type: ignore[misc]
+    """``LSNNCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LSNNCell
+    _tssl_neuron = neurons.LSNN
+
+
+class WrappedLSNN(_Layer, norse.LSNN):  # type: ignore[misc]
+    """``LSNN`` with the gradient of a rule."""
+
+    _tssl_native = norse.LSNN
+    _tssl_neuron = neurons.LSNN
+
+
+class WrappedLSNNRecurrentCell(_Layer, norse.LSNNRecurrentCell):  # type: ignore[misc]
+    """``LSNNRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LSNNRecurrentCell
+    _tssl_neuron = neurons.LSNN
+
+
+class WrappedLSNNRecurrent(_Layer, norse.LSNNRecurrent):  # type: ignore[misc]
+    """``LSNNRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.LSNNRecurrent
+    _tssl_neuron = neurons.LSNN
+
+
+class WrappedIzhikevichCell(_Layer, norse.IzhikevichCell):  # type: ignore[misc]
+    """``IzhikevichCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.IzhikevichCell
+    _tssl_neuron = neurons.Izhikevich
+
+
+class WrappedIzhikevich(_Layer, norse.Izhikevich):  # type: ignore[misc]
+    """``Izhikevich`` with the gradient of a rule."""
+
+    _tssl_native = norse.Izhikevich
+    _tssl_neuron = neurons.Izhikevich
+
+
+class WrappedIzhikevichRecurrentCell(_Layer, norse.IzhikevichRecurrentCell):  # type: ignore[misc]
+    """``IzhikevichRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.IzhikevichRecurrentCell
+    _tssl_neuron = neurons.Izhikevich
+
+
+class WrappedIzhikevichRecurrent(_Layer, norse.IzhikevichRecurrent):  # type: ignore[misc]
+    """``IzhikevichRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.IzhikevichRecurrent
+    _tssl_neuron = neurons.Izhikevich
+
+
+class WrappedLIFRefracCell(_Layer, norse.LIFRefracCell):  # type: ignore[misc]
+    """``LIFRefracCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFRefracCell
+    _tssl_neuron = neurons.LIF
+
+
+class WrappedLIFRefracRecurrentCell(_Layer, norse.LIFRefracRecurrentCell):  # type: ignore[misc]
+    """``LIFRefracRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFRefracRecurrentCell
+    _tssl_neuron = neurons.LIF
+
+
+class WrappedLIFRefracRecurrent(_Layer, norse.LIFRefracRecurrent):  # type: ignore[misc]
+    """``LIFRefracRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFRefracRecurrent
+    _tssl_neuron = neurons.LIF
+
+
+class WrappedLIFAdExRefracCell(_Layer, norse.LIFAdExRefracCell):  # type: ignore[misc]
+    """``LIFAdExRefracCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdExRefracCell
+    _tssl_neuron = neurons.LIFAdEx
+
+
+class WrappedLIFAdExRefracRecurrentCell(_Layer, norse.LIFAdExRefracRecurrentCell):  # type: ignore[misc]
+    """``LIFAdExRefracRecurrentCell`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdExRefracRecurrentCell
+    _tssl_neuron = neurons.LIFAdEx
+
+
+class WrappedLIFAdExRefracRecurrent(_Layer, norse.LIFAdExRefracRecurrent):  # type: ignore[misc]
+    """``LIFAdExRefracRecurrent`` with the gradient of a rule."""
+
+    _tssl_native = norse.LIFAdExRefracRecurrent
+    _tssl_neuron = neurons.LIFAdEx

@@ -1,0 +1,154 @@
+"""What each neuron does in one step, whether its layer is recurrent or not.
+
+Only the graph is described here: the values are those of the library's own step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.adapters.norse.values import number
+from tssl_adapters.neuron import Value
+
+
+@dataclass(frozen=True)
+class LIF:
+    """One step of a leaky integrate-and-fire neuron with a synaptic current.
+
+    Attributes:
+        p: the library's parameters.
+        dt: time step.
+        state: the library's state before the step.
+        arriving: what the synapses get: the input, or weighted input and recurrent spikes.
+        detached: whether the library cuts the gradient through the reset.
+    """
+
+    p: Any
+    dt: float
+    state: Any
+    arriving: Tensor
+    detached: bool
+
+    late: ClassVar[tuple[str, ...]] = ()
+    """The states through which the input reaches the membrane one step later."""
+
+    @property
+    def current(self) -> Tensor:
+        """What charges the membrane."""
+        current: Tensor = self.state.i + self.arriving
+        return current
+
+    def charge(self, v: Tensor) -> Tensor:
+        """The potential before the spike test."""
+        p = self.p
+        charged: Tensor = v + self.dt * p.tau_mem_inv * ((p.v_leak - v) + self.current)
+        return charged
+
+    def slope(self, v: Tensor) -> Value:
+        """The derivative of :meth:`charge`."""
+        return 1.0 - number(self.dt * self.p.tau_mem_inv)
+
+    @property
+    def threshold(self) -> Value:
+        """What the potential has to exceed."""
+        threshold: Value = self.p.v_th
+        return threshold
+
+    @property
+    def reset(self) -> Value:
+        """The potential after a spike."""
+        value: Value = self.p.v_reset
+        return value
+
+    def others(self, fired: Tensor) -> dict[str, Tensor]:
+        """The states after the step, other than potential and spike."""
+        current = self.current
+        return {"i": current - self.dt * self.p.tau_syn_inv * current}
+
+
+class LIFEx(LIF):
+    """Its potential runs away exponentially around the threshold."""
+
+    def charge(self, v: Tensor) -> Tensor:
+        p = self.p
+        runaway = p.delta_T * torch.exp((v - p.v_th) / p.delta_T)
+        drift = (p.v_leak - v) + runaway + self.current
+        charged: Tensor = v + self.dt * p.tau_mem_inv * drift
+        return charged
+
+    def slope(self, v: Tensor) -> Value:
+        p = self.p
+        slope: Value = 1.0 + self.dt * p.tau_mem_inv * (torch.exp((v - p.v_th) / p.delta_T) - 1.0)
+        return slope
+
+
+class LIFAdEx(LIFEx):
+    """The same with an adaptation current, driven by the potential before the charge."""
+
+    @property
+    def current(self) -> Tensor:
+        current: Tensor = self.state.i + self.arriving - self.state.a
+        return current
+
+    def others(self, fired: Tensor) -> dict[str, Tensor]:
+        p, state = self.p, self.state
+        current = state.i + self.arriving
+        drift = p.adaptation_current * (state.v - p.v_leak) - state.a
+        return {
+            "i": current - self.dt * p.tau_syn_inv * current,
+            "a": state.a + self.dt * p.tau_ada_inv * drift + fired * p.adaptation_spike,
+        }
+
+
+class LSNN(LIF):
+    """A threshold that rises with every spike; the membrane sees the current before the input."""
+
+    late = ("i",)
+
+    @property
+    def current(self) -> Tensor:
+        current: Tensor = self.state.i
+        return current
+
+    @property
+    def threshold(self) -> Tensor:
+        b = self.state.b
+        raised: Tensor = b + self.dt * self.p.tau_adapt_inv * (self.p.v_th - b)
+        return raised
+
+    def others(self, fired: Tensor) -> dict[str, Tensor]:
+        i = self.state.i
+        # The recurrent step cuts the spike here as it does in the reset.
+        fired = fired.detach() if self.detached else fired
+        return {
+            "i": i - self.dt * self.p.tau_syn_inv * i + self.arriving,
+            "b": self.threshold + fired * self.p.beta,
+        }
+
+
+class Izhikevich(LIF):
+    """A quadratic charge and a recovery variable, driven by the potential before the charge."""
+
+    def charge(self, v: Tensor) -> Tensor:
+        p = self.p
+        drift = p.sq * v**2 + p.mn * v + p.bias - self.state.u + self.arriving
+        charged: Tensor = v + p.tau_inv * self.dt * drift
+        return charged
+
+    def slope(self, v: Tensor) -> Value:
+        p = self.p
+        slope: Value = 1.0 + p.tau_inv * self.dt * (2.0 * p.sq * v + p.mn)
+        return slope
+
+    @property
+    def reset(self) -> Value:
+        value: Value = self.p.c
+        return value
+
+    def others(self, fired: Tensor) -> dict[str, Tensor]:
+        p, (v, u) = self.p, (self.state.v, self.state.u)
+        return {"u": u + p.tau_inv * self.dt * p.a * (p.b * v - u) + fired * p.d}
