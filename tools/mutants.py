@@ -1327,8 +1327,8 @@ NORSE_FAMILIES = (
     mutant(
         "LIFEx's slope lacks the exponential",
         NORSE_NEURONS,
-        "slope: Value = 1.0 + self.dt * p.tau_mem_inv * (torch.exp((v - p.v_th) / p.delta_T) - 1.0)",
-        "slope: Value = 1.0 - self.dt * p.tau_mem_inv * torch.ones_like(v)",
+        "(torch.exp((v - p.v_th) / p.delta_T) - 1.0)",
+        "(0.0 * v - 1.0)",
         NEURONS,
     ),
     mutant(
@@ -1702,6 +1702,7 @@ MUTANTS = (
     *LINKS,
     *TRACES,
     *LIBRARIES,
+    *NORSE_FAMILIES,
     *WRAPPING,
     *LOSS_FUNCTIONS,
 )
