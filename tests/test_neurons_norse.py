@@ -197,6 +197,40 @@ def test_a_refractory_neuron_s_chain_skips_the_steps_it_sits_out(method: str) ->
     assert same == (method == "heaviside")
 
 
+def test_the_default_rule_s_chain_goes_with_the_charge_s_own_slope() -> None:
+    """LIFEx by the recursion written out: F_v of the step after, and the fallback."""
+    rate, width, reset = 0.3, torch.tensor(0.3), torch.tensor(-0.2)
+    p = lif_ex.LIFExParameters(
+        width, torch.tensor(1000.0), torch.tensor(300.0), v_th=torch.tensor(0.4), v_reset=reset
+    )
+    cell = tssl_adapters.wrap(norse.LIFExCell(p))
+    x, weights = (1.5 * data(seed) for seed in (0, 1))
+    x.requires_grad_()
+    state, outs, potentials = cell.state_fallback(x[0]), [], [torch.zeros_like(x[0])]
+    for step in x:
+        out, state = cell(step, state)
+        outs.append(out)
+        potentials.append(state.v.detach())
+    out = torch.stack(outs)
+    (grad,) = torch.autograd.grad((out * weights).sum(), x)
+
+    expected, chain = torch.zeros_like(x), torch.zeros_like(x[0])
+    later = torch.zeros_like(chain)  # the next step's F_v
+    for t in reversed(range(STEPS)):
+        v, s = potentials[t], out[t].detach()
+        runaway = ((v - p.v_th) / width).exp()
+        h = v + rate * (-v + width * runaway + x[t].detach())
+        phi = s * (1.0 / (h - v)).clamp(0.0, 8.0)
+        carry = later * (1.0 - s) + (1.0 - later) * (h - reset) * phi
+        chain = phi * weights[t] + chain * carry
+        z = ((p.v_th - h) / 0.2).clamp(-8.0, 8.0).exp()
+        silent = weights[t] * z / (0.2 * (1.0 + z) ** 2)
+        expected[t] = rate * torch.where(s > 0, chain, silent)
+        later = 1.0 + rate * (runaway - 1.0)
+    assert 0.1 < float(out.detach().mean()) < 0.9
+    torch.testing.assert_close(grad, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_sparse_spikes_in_and_out() -> None:
     """``LIFRecurrent`` has a step for them, whose reset is not detached."""
     p = lif.LIFParameters(v_th=torch.tensor(0.3), tau_mem_inv=torch.tensor(400.0))

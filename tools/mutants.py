@@ -1378,8 +1378,8 @@ NORSE_FAMILIES = (
     mutant(
         "LIFEx's slope lacks the exponential",
         NORSE_NEURONS,
-        "1.0 + self.dt * p.tau_mem_inv * (torch.exp((v - p.v_th) / p.delta_T) - 1.0)",
-        "1.0 - self.dt * p.tau_mem_inv * torch.ones_like(v)",
+        "(torch.exp((v - p.v_th) / p.delta_T) - 1.0)",
+        "(0.0 * v - 1.0)",
         NEURONS,
     ),
     mutant(
@@ -1753,6 +1753,7 @@ MUTANTS = (
     *LINKS,
     *TRACES,
     *LIBRARIES,
+    *NORSE_FAMILIES,
     *WRAPPING,
     *LOSS_FUNCTIONS,
 )
