@@ -118,9 +118,12 @@ def vector_of(mean: float, dtype: torch.dtype, vector: bool) -> Tensor:
     return (mean + 0.1 * torch.rand(shape)).to(dtype)
 
 
-def quantiser() -> Any:
-    """Sixteen levels from -1.5 to 1.5."""
-    return quant.state_quant(num_bits=4, threshold=1.0, lower_limit=0.5, upper_limit=0.5)
+def quantiser(dtype: torch.dtype) -> Any:
+    """64 levels from -3 to 3, of a dtype, so that recurrent layers take float64."""
+    made = quant.state_quant(num_bits=6, threshold=1.0, lower_limit=2.0, upper_limit=2.0)
+    (levels,) = made.__closure__
+    levels.cell_contents = levels.cell_contents.to(dtype)
+    return made
 
 
 def make_layer(
@@ -131,6 +134,7 @@ def make_layer(
     learn: bool = False,
     graded: bool = False,
     recurrence: str = "",
+    quantised: bool = False,
     **settings: Any,
 ) -> Any:
     if name == "Lapicque":
@@ -152,6 +156,8 @@ def make_layer(
             "linear": {"linear_features": NEURONS, "spike_grad": exact_atan},
             "conv": {"conv2d_channels": 1, "kernel_size": (1, 3), "spike_grad": exact_atan},
         }[recurrence]
+    if quantised:
+        settings["state_quant"] = quantiser(dtype)
     layer = getattr(snntorch, name)(**settings)
     if recurrence in ("linear", "conv"):
         layer.recurrent.to(dtype)
@@ -175,8 +181,8 @@ def settings_of(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             "vector": {"learn": True, "vector": name != "Lapicque"},
             "graded": {"graded": True},
             "hidden": {"init_hidden": True, "output": reset == "zero"},
-            "quantised": {"learn": True, "state_quant": quantiser()},
-            "quantised-hidden": {"init_hidden": True, "state_quant": quantiser()},
+            "quantised": {"learn": True, "quantised": True},
+            "quantised-hidden": {"init_hidden": True, "quantised": True},
         }
         for kind, more in kinds.items():
             for recurrence in ("V", "linear", "conv") if name.startswith("R") else ("",):

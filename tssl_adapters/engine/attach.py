@@ -163,9 +163,11 @@ class _Call(NamedTuple):
         shape = given.shape[1:] if self.sequence else given.shape
         shape = shape if self.state.ndim else self.state.shape
         generator = torch.Generator(given.device).manual_seed(0)
+        # As fine as the layer's own numbers: sums of coarser ones would hardly ever round.
+        dtype = torch.promote_types(torch.promote_types(given.dtype, self.state.dtype), torch.float)
 
         def noise(size: torch.Size, width: float) -> Tensor:
-            flat = torch.rand(size, generator=generator, device=given.device)
+            flat = torch.rand(size, generator=generator, device=given.device, dtype=dtype)
             return (2.0 * flat - 1.0) * width
 
         same = True

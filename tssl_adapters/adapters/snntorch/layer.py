@@ -47,6 +47,8 @@ class Layer(Wrapped):
     """Names of the states, in the order of the library's arguments. The layer holds them too."""
     _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
     """What a spike does to the potential, by the name of the library's function."""
+    _tssl_rounds_alike: ClassVar[bool] = True
+    """Whether the drive is a term of the library's own sum, so that h may be computed from it."""
     _tssl_zero_decay: ClassVar[str] = (
         "beta is 0 somewhere, and with reset_mechanism='subtract' and reset_delay=True the "
         "potential that a spike removes is threshold/beta; use beta > 0, reset_mechanism='zero' "
@@ -118,6 +120,7 @@ class Layer(Wrapped):
 
         native = Native(x, lambda: run(x, states), probe)
         recurrent = "spk" in states
+        split = recurrent and settings.tau_s != 1.0  # what is fed back, from what is emitted
         result = attach(
             settings,
             neuron,
@@ -126,7 +129,7 @@ class Layer(Wrapped):
             trace,
             native,
             sequence=False,
-            exposed=recurrent and settings.tau_s != 1.0,
+            exposed=split or not self._tssl_rounds_alike,
         )
         self.mem = result.state
         for name, state in others.items():
@@ -135,8 +138,7 @@ class Layer(Wrapped):
             self.reset = result.before
         out = self._tssl_scaled(result.out, graded)
         if recurrent:  # the layer's own feedback is the spike, whatever it emits
-            fired = result.fired
-            self.spk = out if fired is result.out else self._tssl_scaled(fired, graded)
+            self.spk = self._tssl_scaled(result.fired, graded) if split else out
         if self.init_hidden and not self.output:
             return out
         return (out, *(getattr(self, name) for name in states if name != "spk"))

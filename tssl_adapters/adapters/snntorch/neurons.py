@@ -153,6 +153,7 @@ class WrappedRLeaky(_Recurrent, _Leaking, snntorch.RLeaky):  # type: ignore[misc
     """``snntorch.RLeaky`` with the gradient of a rule."""
 
     _tssl_native = snntorch.RLeaky
+    _tssl_rounds_alike = False
     _tssl_states = ("spk", "mem")
 
     @eager
