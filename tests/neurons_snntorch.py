@@ -22,6 +22,14 @@ STATES = {
     "RLeaky": ("spk", "mem"),
     "RSynaptic": ("spk", "syn", "mem"),
 }
+RECURRENCES = {
+    "learn": ("V", "linear", "conv"),
+    "vector": ("V",),
+    "graded": ("linear",),
+    "hidden": ("V", "linear"),
+    "quantised": ("linear",),
+    "quantised-hidden": (),
+}
 DELAYS = ("Synaptic", "RLeaky", "RSynaptic")
 """The classes with ``reset_delay``."""
 PARAMETERS = {"beta": 0.75, "alpha": 0.85}
@@ -138,9 +146,8 @@ def make_layer(
     **settings: Any,
 ) -> Any:
     if name == "Lapicque":
+        # A beta that learns is good for one backward pass: C is made of it once, with its graph.
         settings = {"beta": vector_of(0.7, dtype, False)} | settings
-        if learn:
-            settings["learn_beta"] = True
     else:
         names = ["beta"] + (["alpha"] if "syn" in " ".join(STATES[name]) else [])
         for key in names:
@@ -178,20 +185,18 @@ def settings_of(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             label += "-delay" if delay else "-nodelay"
         kinds: dict[str, dict[str, Any]] = {
             "learn": {"learn": True},
-            "vector": {"learn": True, "vector": name != "Lapicque"},
+            "vector": {"learn": True, "vector": True},
             "graded": {"graded": True},
             "hidden": {"init_hidden": True, "output": reset == "zero"},
             "quantised": {"learn": True, "quantised": True},
             "quantised-hidden": {"init_hidden": True, "quantised": True},
         }
         for kind, more in kinds.items():
-            for recurrence in ("V", "linear", "conv") if name.startswith("R") else ("",):
-                if name == "RSynaptic" and delay is False and more.get("init_hidden"):
-                    continue  # fails natively
-                if name == "Leaky" and "quantised" not in kind:
-                    continue  # tests/layers.py has them
-                if recurrence == "conv" and kind in ("vector", "graded", "quantised-hidden"):
-                    continue
+            if name == "Leaky" and "quantised" not in kind:
+                continue  # tests/layers.py has them
+            if name == "RSynaptic" and delay is False and kind not in ("learn", "quantised"):
+                continue  # it computes what it does with delay, or fails
+            for recurrence in RECURRENCES[kind] if name.startswith("R") else ("",):
                 yield (
                     "-".join(filter(None, (label, kind, recurrence))),
                     common | more | {"recurrence": recurrence},
