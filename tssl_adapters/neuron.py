@@ -89,7 +89,8 @@ Reset: TypeAlias = "ToValue | Subtract | Never"
 class Neuron:
     """A layer's neuron: charge, reset, threshold and comparison (``>`` if strict, else ``>=``).
 
-    ``detached`` says whether the library cuts the gradient through the reset's spike.
+    ``detached`` says whether the library cuts the gradient through the reset's spike. ``quantiser``
+    rounds h to the values that a state may take; the gradient goes straight through it.
     """
 
     charge: LinearCharge
@@ -98,6 +99,7 @@ class Neuron:
     timing: Timing = "immediate"
     strict: bool = True
     detached: bool = False
+    quantiser: Callable[[Tensor], Tensor] | None = None
 
     def values(self) -> tuple[Value, ...]:
         """Every number of the neuron in a fixed order: what autograd has to see as inputs."""

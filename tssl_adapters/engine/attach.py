@@ -146,6 +146,7 @@ class _Call(NamedTuple):
         neuron, given = self.neuron, native.input
         key = (
             neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict,
+            neuron.quantiser,
             given.dtype, self.state.dtype, self.state.ndim == 0,  # a scalar does not promote
             given.device, self.sequence, self.keep_states,
             *(value.dtype for value in neuron.values() if isinstance(value, Tensor)),
@@ -162,9 +163,11 @@ class _Call(NamedTuple):
         shape = given.shape[1:] if self.sequence else given.shape
         shape = shape if self.state.ndim else self.state.shape
         generator = torch.Generator(given.device).manual_seed(0)
+        # As fine as the layer's own numbers: sums of coarser ones would hardly ever round.
+        dtype = torch.promote_types(torch.promote_types(given.dtype, self.state.dtype), torch.float)
 
         def noise(size: torch.Size, width: float) -> Tensor:
-            flat = torch.rand(size, generator=generator, device=given.device)
+            flat = torch.rand(size, generator=generator, device=given.device, dtype=dtype)
             return (2.0 * flat - 1.0) * width
 
         same = True
@@ -174,7 +177,7 @@ class _Call(NamedTuple):
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
             rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (given, self.state, *ours))
-            spikes, potentials = (_apart(a, b, rounding) for a, b in pairs)
+            spikes, potentials = (apart(a, b, rounding) for a, b in pairs)
             if max(spikes, potentials) > SAME_NEURON:
                 raise LibraryVersionError(
                     f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
@@ -193,7 +196,7 @@ class _Call(NamedTuple):
         return spike, state_after(self.neuron, charged, spike, before)
 
 
-def _apart(ours: Tensor, theirs: Tensor, rounding: float) -> float:
+def apart(ours: Tensor, theirs: Tensor, rounding: float) -> float:
     """The share of values that differ by more than rounding."""
     near = torch.isclose(ours.double(), theirs.double(), rounding, rounding, equal_nan=True)
     return 1.0 - float(near.double().mean())

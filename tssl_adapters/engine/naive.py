@@ -65,6 +65,7 @@ def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: T
         h = charge.decay * v + charge.gain * x + charge.offset
         if subtract:
             h = h - theta * r
+        h = h if neuron.quantiser is None else neuron.quantiser(h)
         s = fires(h)
         taken = torch.zeros_like(s) if neuron.timing == "delayed" else s - r
         if isinstance(neuron.reset, ToValue):

@@ -57,6 +57,11 @@ def fires(neuron: Neuron, potential: Tensor) -> Tensor:
 
 def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
     """r[t] (where the neuron has one) and h[t], in the library's own order of operations."""
+    before, charged = _unrounded(neuron, state, drive)
+    return before, charged if neuron.quantiser is None else neuron.quantiser(charged)
+
+
+def _unrounded(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
     formula, raw = neuron.charge.formula, neuron.charge.raw
     if neuron.timing == "immediate":
         return None, formula(state, drive, *raw)

@@ -1,0 +1,82 @@
+"""snnTorch: ``Leaky``, ``Lapicque``, ``Synaptic``, ``Alpha``, ``RLeaky`` and ``RSynaptic``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import snntorch
+from torch import nn
+
+from tssl_adapters.adapters.base import Adapter, Kind, defined_by
+from tssl_adapters.adapters.snntorch.layer import RESET_CODES, Layer, bound_reset, setting_problem
+from tssl_adapters.adapters.snntorch.neurons import (
+    WRAPPED,
+    WrappedAlpha,
+    WrappedLapicque,
+    WrappedLeaky,
+    WrappedRLeaky,
+    WrappedRSynaptic,
+    WrappedSynaptic,
+)
+from tssl_adapters.engine.state import untag
+
+
+def _problem(wrapped: Any, layer: Any) -> str | None:
+    why = setting_problem(layer)
+    if why is not None:
+        return why
+    delays = getattr(layer, "reset_delay", True)
+    if isinstance(layer, snntorch.RSynaptic) and layer.init_hidden and not delays:
+        return (
+            "RSynaptic with reset_delay=False and init_hidden=True fails in the library at every "
+            "call; use reset_delay=True"
+        )
+    code = RESET_CODES[bound_reset(layer)]
+    if not wrapped._tssl_delayed(layer) and int(layer.reset_mechanism_val) != code:
+        return (
+            "reset_mechanism was changed after the layer was made, and with reset_delay=False the "
+            "layer then mixes two resets; make a new layer with the reset that you want"
+        )
+    return wrapped._tssl_zero_decay if wrapped._tssl_decayless(layer) else None
+
+
+def _kind(wrapped: type[Layer]) -> Kind:
+    return Kind(wrapped, partial(_problem, wrapped), detach=lambda layer: untag(layer.mem))
+
+
+def _spiking(module: nn.Module) -> bool:
+    return isinstance(module, (snntorch.SpikingNeuron, *_OTHER_SPIKING))
+
+
+_OTHER_SPIKING = tuple(
+    getattr(snntorch, name)
+    for name in ("LeakyParallel", "AssociativeLeaky")
+    if isinstance(getattr(snntorch, name, None), type)
+)
+
+ADAPTER = Adapter(
+    library="snntorch",
+    kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in WRAPPED},
+    spiking=_spiking,
+    native=lambda module: defined_by("snntorch", module),
+    mode=lambda module: "step",
+    reasons={
+        "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
+        "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
+        "DeltaLeaky": "it spikes on a change of the potential, not on the potential",
+        "LeakyParallel": "it has no state that a rule could follow step by step",
+        "StateLeaky": "it has no reset and is computed for all steps at once",
+        "AssociativeLeaky": "it has no reset and is computed for all steps at once",
+    },
+)
+
+__all__ = [
+    "ADAPTER",
+    "WrappedAlpha",
+    "WrappedLapicque",
+    "WrappedLeaky",
+    "WrappedRLeaky",
+    "WrappedRSynaptic",
+    "WrappedSynaptic",
+]

@@ -1,0 +1,238 @@
+"""What all wrapped snnTorch layers share: states, reset, spikes, and the way into the engine.
+
+The layers compare ``mem > threshold``. With ``reset_delay=True`` the returned ``mem`` is h[t] and
+the reset happens in the next call, from the incoming ``mem``; with ``reset_delay=False`` the
+layer resets before it returns as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.adapters.base import Wrapped
+from tssl_adapters.elementwise import greater, scalar
+from tssl_adapters.engine.attach import SAME_NEURON, Native, apart, attach
+from tssl_adapters.engine.state import trace_of
+from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
+from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, ToValue, Value
+
+States = dict[str, Tensor]
+
+
+def _to_zero(charged: Tensor, due: Tensor, _: Value) -> Tensor:
+    return charged - due * charged
+
+
+RESETS: dict[str, Reset] = {
+    "_base_sub": Subtract(),
+    "_base_zero": ToValue(0.0, _to_zero),
+    "_base_int": Never(),
+}
+RESET_CODES = {"_base_sub": 0, "_base_zero": 1, "_base_int": 2}
+
+
+def bound_reset(layer: Any) -> str:
+    """The reset that the layer computes: bound when it was made, whatever was set since."""
+    return str(layer.state_function.__name__)
+
+
+class Layer(Wrapped):
+    """A wrapped layer. Mixed in before the library's class."""
+
+    _tssl_states: ClassVar[tuple[str, ...]] = ("mem",)
+    """Names of the states, in the order of the library's arguments. The layer holds them too."""
+    _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
+    """What a spike does to the potential, by the name of the library's function."""
+    _tssl_rounds_alike: ClassVar[bool] = True
+    """Whether the drive is a term of the library's own sum, so that h may be computed from it."""
+    _tssl_zero_decay: ClassVar[str] = (
+        "beta is 0 somewhere, and with reset_mechanism='subtract' and reset_delay=True the "
+        "potential that a spike removes is threshold/beta; use beta > 0, reset_mechanism='zero' "
+        "or reset_delay=False"
+    )
+
+    @classmethod
+    def _tssl_charge(cls, layer: Any) -> LinearCharge:
+        """How the drive charges the potential of a layer, wrapped or not."""
+        raise NotImplementedError
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        """What charges the potential, and the other states after the step, by autograd."""
+        return x, {}
+
+    @classmethod
+    def _tssl_delayed(cls, layer: Any) -> bool:
+        """Whether the reset only comes with the next call."""
+        return bool(getattr(layer, "reset_delay", True))
+
+    @classmethod
+    def _tssl_decayless(cls, layer: Any) -> bool:
+        """Whether what a spike takes from the potential would have to be infinite."""
+        reset = cls._tssl_resets[bound_reset(layer)]
+        if not (isinstance(reset, Subtract) and cls._tssl_delayed(layer)):
+            return False
+        decay = cls._tssl_charge(layer).decay
+        return bool((decay == 0).any()) if isinstance(decay, Tensor) else decay == 0.0
+
+    def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
+        """The layer's forward pass; ``given`` are the states that the user passed."""
+        misuse = self.init_hidden and any(state is not None for state in given)
+        if misuse or self._tssl_runs_native():  # the library's own error says it best
+            return self._tssl_native.forward(self, x, *given)
+        states, fresh = self._tssl_incoming(x, given)
+        return self._tssl_run(x, states, fresh)
+
+    def _tssl_incoming(self: Any, x: Tensor, given: Sequence[Tensor | None]) -> tuple[States, bool]:
+        """The states that the step starts from, and whether the potential is a new one."""
+        states, fresh = {}, False
+        for name, passed in zip(self._tssl_states, given, strict=True):
+            state = getattr(self, name) if passed is None else passed
+            fresh = state.shape != x.shape  # that of mem, which is the last one, remains
+            if fresh:
+                state = torch.zeros_like(x, device=state.device)
+            elif name != "mem" and not self._tssl_settings.rule.chain:
+                state = state.detach()
+            states[name] = state
+        return states, fresh
+
+    def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
+        settings = self._tssl_settings
+        trace = trace_of(settings, None if fresh else states["mem"], (0.0,))
+        neuron = self._tssl_neuron()
+        graded = self._tssl_graded()
+        drive, others = self._tssl_step(x, states)
+
+        def run(x: Tensor, states: States) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                spikes = self._tssl_natively(x, states)
+                return (spikes.ne(0).to(spikes.dtype) if graded else spikes), self.mem
+
+        def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            incoming = {**states, "mem": mem}
+            drive, expected = self._tssl_step(x, incoming)
+            spikes, potential = run(x, incoming)
+            self._tssl_check(expected)
+            return drive, spikes, potential
+
+        native = Native(x, lambda: run(x, states), probe)
+        recurrent = "spk" in states
+        split = recurrent and settings.tau_s != 1.0  # what is fed back, from what is emitted
+        result = attach(
+            settings,
+            neuron,
+            drive,
+            states["mem"],
+            trace,
+            native,
+            sequence=False,
+            exposed=split or not self._tssl_rounds_alike,
+        )
+        self.mem = result.state
+        for name, state in others.items():
+            setattr(self, name, state)
+        if result.before is not None:
+            self.reset = result.before
+        out = self._tssl_scaled(result.out, graded)
+        if recurrent:  # the layer's own feedback is the spike, whatever it emits
+            self.spk = self._tssl_scaled(result.fired, graded) if split else out
+        if self.init_hidden and not self.output:
+            return out
+        return (out, *(getattr(self, name) for name in states if name != "spk"))
+
+    def _tssl_natively(self: Any, x: Tensor, states: States) -> Tensor:
+        """The library's spikes; it leaves the states on the layer."""
+        if self.init_hidden:
+            for name, state in states.items():
+                setattr(self, name, state)
+            output = self._tssl_native.forward(self, x)
+        else:
+            output = self._tssl_native.forward(self, x, *states.values())
+        spikes: Tensor = output[0] if isinstance(output, tuple) else output
+        return spikes
+
+    def _tssl_check(self: Any, expected: States) -> None:
+        """Whether the library's other states are those that we compute."""
+        for name, ours in expected.items():
+            theirs = getattr(self, name)
+            rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (ours, theirs))
+            if (share := apart(ours, theirs, rounding)) > SAME_NEURON:
+                raise LibraryVersionError(
+                    f"Layer '{self._tssl_settings.path}' does not compute the neuron that its "
+                    f"adapter knows: on a probe {share:.1%} of its state '{name}' differs. Use a "
+                    "version of the library that tssl_adapters was tested with, or skip this layer."
+                )
+
+    def _tssl_scaled(self: Any, spikes: Tensor, graded: bool) -> Tensor:
+        return spikes * self.graded_spikes_factor if graded else spikes
+
+    def _tssl_graded(self: Any) -> bool:
+        """Whether the output spikes are scaled; looked up where that costs nothing."""
+        factor = self.graded_spikes_factor
+        known = factor.ndim == 0 and factor.device.type == "cpu" and not factor.requires_grad
+        return not known or factor.item() != 1.0
+
+    def _tssl_neuron(self: Any) -> Neuron:
+        charge = self._tssl_charge(self)
+        decay = charge.decay
+        if isinstance(decay, Tensor) and decay.requires_grad and self._tssl_decayless(self):
+            raise self._tssl_refusal(self._tssl_zero_decay)
+        quantiser = self.state_quant or None
+        if self.inhibition or quantiser is not None:
+            why = setting_problem(self)
+            if why is not None:
+                raise self._tssl_refusal(why)
+        delayed = self._tssl_delayed(self)
+        return Neuron(
+            charge=charge,
+            reset=self._tssl_resets[bound_reset(self)],
+            threshold=self.threshold,
+            timing="delayed" if delayed else "both",
+            strict=True,
+            detached=delayed,
+            quantiser=quantiser,
+        )
+
+    def _tssl_refusal(self, why: str) -> UnsupportedConfigError:
+        return UnsupportedConfigError(f"Layer '{self._tssl_settings.path}': {why}.")
+
+    def _tssl_due(self: Any, mem: Tensor) -> Tensor:
+        """The reset that the incoming potential is due, which the library detaches."""
+        with torch.no_grad():
+            due: Tensor = greater(mem, self.threshold)
+            return due
+
+    def _tssl_kept(self: Any, drive: Tensor, mem: Tensor) -> Tensor:
+        """The drive, of which the library's reset to zero leaves nothing either."""
+        if bound_reset(self) != "_base_zero":
+            return drive
+        kept: Tensor = (scalar(1.0) - self._tssl_due(mem)) * drive
+        return kept
+
+    def _tssl_quantised(self: Any, state: Tensor) -> Tensor:
+        """As the library quantises its other states, straight through for the gradient."""
+        if not self.state_quant:
+            return state
+        quantised: Tensor = self.state_quant(state)
+        return quantised
+
+
+def setting_problem(layer: Any) -> str | None:
+    """What of the settings that concern every class cannot be wrapped."""
+    if layer.inhibition:
+        return "inhibition=True is a winner-take-all layer; use inhibition=False"
+    if layer.state_quant and not _straight_through(layer.state_quant):
+        return (
+            "its state_quant is a function of your own, whose gradient is not known; use "
+            "snntorch.functional.quant.state_quant(...) or state_quant=False"
+        )
+    return None
+
+
+def _straight_through(quantiser: Any) -> bool:
+    """Whether a quantiser is the library's, whose gradient is that of the identity."""
+    made_by = (getattr(quantiser, "__module__", None), getattr(quantiser, "__qualname__", None))
+    return made_by == ("snntorch.functional.quant", "state_quant.<locals>.inner")

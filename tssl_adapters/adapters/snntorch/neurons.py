@@ -1,0 +1,200 @@
+"""The wrapped layers: what each one's states and charge are.
+
+Synaptic currents and recurrent input lie in front of the potential and do not depend on it but for
+the reset, whose spike the library detaches. So they stay with autograd, and the engine sees what
+arrives at the potential as the drive.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import snntorch
+import torch
+from torch import Tensor
+
+from tssl_adapters.adapters.base import eager
+from tssl_adapters.adapters.snntorch.layer import RESETS, Layer, States, bound_reset
+from tssl_adapters.neuron import LinearCharge, Never
+
+
+def _leaky_charge(mem: Tensor, drive: Tensor, beta: Tensor) -> Tensor:
+    return beta * mem + drive
+
+
+def _lapicque_charge(mem: Tensor, drive: Tensor, R: Tensor, C: Tensor, time_step: Tensor) -> Tensor:
+    return drive * R * (1 / (R * C)) * time_step + (1 - (time_step / (R * C))) * mem
+
+
+def _alpha_charge(mem: Tensor, drive: Tensor) -> Tensor:
+    return drive.clone()
+
+
+class _Leaking(Layer):
+    """``beta * mem`` plus the drive."""
+
+    @classmethod
+    def _tssl_charge(cls, layer: Any) -> LinearCharge:
+        beta = layer.beta.clamp(0, 1)
+        return LinearCharge(beta, 1.0, 0.0, _leaky_charge, (beta,))
+
+
+class _Recurrent(Layer):
+    """A layer that its own spikes come back to."""
+
+    def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
+        # Computed once a call: the library's own pass would not record it, and a normalisation of
+        # its weights would move twice.
+        recurrent = self._modules["recurrent"]
+        feedback = recurrent(states["spk"])
+        self._modules["recurrent"] = lambda spikes: feedback
+        try:
+            return super()._tssl_run(x, states, fresh)
+        finally:
+            self._modules["recurrent"] = recurrent
+
+
+class WrappedLeaky(_Leaking, snntorch.Leaky):  # type: ignore[misc]
+    """``snntorch.Leaky`` with the gradient of a rule."""
+
+    _tssl_native = snntorch.Leaky
+
+    @eager
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        return self._tssl_call(input_, mem)
+
+
+class WrappedLapicque(Layer, snntorch.Lapicque):  # type: ignore[misc]
+    """``snntorch.Lapicque`` with the gradient of a rule."""
+
+    _tssl_native = snntorch.Lapicque
+    _tssl_zero_decay = (
+        "R*C is the time_step, so that the potential decays by 1 - time_step/(R*C) = 0, and with "
+        "reset_mechanism='subtract' what a spike removes is the threshold over that; use another "
+        "beta, R or C, or reset_mechanism='zero'"
+    )
+
+    @eager
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        return self._tssl_call(input_, mem)
+
+    @classmethod
+    def _tssl_charge(cls, layer: Any) -> LinearCharge:
+        R, C, time_step = layer.R, layer.C, layer.time_step
+        rate = 1 / (R * C)
+        decay, gain = 1 - time_step * rate, R * rate * time_step
+        return LinearCharge(decay, gain, 0.0, _lapicque_charge, (R, C, time_step))
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        return self._tssl_kept(x, states["mem"]), {}
+
+
+class WrappedSynaptic(_Leaking, snntorch.Synaptic):  # type: ignore[misc]
+    """``snntorch.Synaptic`` with the gradient of a rule. No reset touches ``syn``."""
+
+    _tssl_native = snntorch.Synaptic
+    _tssl_states = ("syn", "mem")
+
+    @eager
+    def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
+        return self._tssl_call(input_, syn, mem)
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        syn = self.alpha.clamp(0, 1) * states["syn"] + x
+        return self._tssl_kept(syn, states["mem"]), {"syn": self._tssl_quantised(syn)}
+
+
+class WrappedAlpha(Layer, snntorch.Alpha):  # type: ignore[misc]
+    """``snntorch.Alpha`` with the gradient of a rule.
+
+    The potential is made of the currents alone, so that F_v = 0. By subtraction the spike takes
+    the threshold from ``syn_exc``, all of ``syn_inh``, and -syn_inh[t-1] from the potential, which
+    is no amount that the potential had: the engine sees no reset there, only the drive.
+    """
+
+    _tssl_native = snntorch.Alpha
+    _tssl_states = ("syn_exc", "syn_inh", "mem")
+    _tssl_resets: ClassVar[Any] = {**RESETS, "_base_sub": Never()}
+
+    @eager
+    def forward(
+        self,
+        input_: Tensor,
+        syn_exc: Tensor | None = None,
+        syn_inh: Tensor | None = None,
+        mem: Tensor | None = None,
+    ) -> Any:
+        return self._tssl_call(input_, syn_exc, syn_inh, mem)
+
+    @classmethod
+    def _tssl_charge(cls, layer: Any) -> LinearCharge:
+        return LinearCharge(0.0, 1.0, 0.0, _alpha_charge)
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        alpha, beta = self.alpha.clamp(0, 1), self.beta.clamp(0, 1)
+        exc = alpha * states["syn_exc"] + x
+        inh = beta * states["syn_inh"] - x
+        scale = torch.log(alpha) / (torch.log(beta) - torch.log(alpha)) + 1
+        mem = scale * (exc + inh)
+        bound = bound_reset(self)
+        if bound != "_base_int":
+            due = self._tssl_due(states["mem"])
+            zero = bound == "_base_zero"
+            taken = (exc, inh, mem) if zero else (self.threshold, inh, -states["syn_inh"])
+            exc, inh, mem = (
+                (state - amount * due).to(state.dtype)  # the library subtracts in place
+                for state, amount in zip((exc, inh, mem), taken, strict=True)
+            )
+        others = {"syn_exc": self._tssl_quantised(exc), "syn_inh": self._tssl_quantised(inh)}
+        return mem, others
+
+
+class WrappedRLeaky(_Recurrent, _Leaking, snntorch.RLeaky):  # type: ignore[misc]
+    """``snntorch.RLeaky`` with the gradient of a rule."""
+
+    _tssl_native = snntorch.RLeaky
+    _tssl_rounds_alike = False
+    _tssl_states = ("spk", "mem")
+
+    @eager
+    def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None) -> Any:
+        return self._tssl_call(input_, spk, mem)
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        return self._tssl_kept(x + self.recurrent(states["spk"]), states["mem"]), {}
+
+
+class WrappedRSynaptic(_Recurrent, _Leaking, snntorch.RSynaptic):  # type: ignore[misc]
+    """``snntorch.RSynaptic`` with the gradient of a rule. No reset touches ``syn``."""
+
+    _tssl_native = snntorch.RSynaptic
+    _tssl_states = ("spk", "syn", "mem")
+
+    @eager
+    def forward(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        syn: Tensor | None = None,
+        mem: Tensor | None = None,
+    ) -> Any:
+        return self._tssl_call(input_, spk, syn, mem)
+
+    @classmethod
+    def _tssl_delayed(cls, layer: Any) -> bool:
+        """Always: without delay the library resets a variable that it then forgets."""
+        return True
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        syn = self.alpha.clamp(0, 1) * states["syn"] + x + self.recurrent(states["spk"])
+        return self._tssl_kept(syn, states["mem"]), {"syn": self._tssl_quantised(syn)}
+
+
+WRAPPED: tuple[type[Layer], ...] = (
+    WrappedLeaky,
+    WrappedLapicque,
+    WrappedSynaptic,
+    WrappedAlpha,
+    WrappedRLeaky,
+    WrappedRSynaptic,
+)
