@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped
-from tssl_adapters.elementwise import greater, scalar
+from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Native, apart, attach
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
@@ -209,7 +209,7 @@ class Layer(Wrapped):
         """The drive, of which the library's reset to zero leaves nothing either."""
         if bound_reset(self) != "_base_zero":
             return drive
-        kept: Tensor = (scalar(1.0) - self._tssl_due(mem)) * drive
+        kept: Tensor = (operand(1.0, drive) - self._tssl_due(mem)) * drive
         return kept
 
     def _tssl_quantised(self: Any, state: Tensor) -> Tensor:
