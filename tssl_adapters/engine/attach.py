@@ -73,6 +73,7 @@ def attach(
     keep_states: bool = False,
     fresh: bool = False,
     exposed: bool = False,
+    carrier: Tensor | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -89,13 +90,15 @@ def attach(
         fresh: whether ``state`` was made for this call rather than handed in.
         exposed: for a step, whether the layer has other states that depend on h[t] or s[t]. The
             library then computes every value, however well the record reproduces its potential.
+        carrier: the tensor that the link hangs on, where ``state`` was computed from it.
 
     Returns:
         The library's values with the rule's gradient.
     """
     links = link_size(neuron, settings.rule)
-    link = link_of(settings, state, links) if links and not fresh else ()
-    let_go(state)
+    carrier = state if carrier is None else carrier
+    link = link_of(settings, carrier, links) if links and not fresh else ()
+    let_go(carrier)
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
