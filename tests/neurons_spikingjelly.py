@@ -47,7 +47,7 @@ def run(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
 
 
 def run_gated(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
-    """Two calls: the library forgets the last spike, not the potential. Input ``[T, N, C, 1, 1]``."""
+    """Two calls: the library forgets the last spike, not the potential."""
     layer.reset()
     if v0 is not None:
         layer.v = v0[..., None, None]

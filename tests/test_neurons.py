@@ -115,7 +115,7 @@ def test_unwrap(case: Case) -> None:
     before, cls = sorted(vars(layer)), type(layer)
     tssl_adapters.wrap(layer, tau_s=3.0 if case.psc else 1.0)
     x, v0 = drive()
-    case.run(layer, x, None).out.sum().backward()
+    case.run(layer, x.clone().requires_grad_(), None).out.sum().backward()
     tssl_adapters.unwrap(layer)
     assert type(layer) is cls
     assert sorted(vars(layer)) == before

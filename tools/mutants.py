@@ -60,7 +60,8 @@ NAIVE = "engine/naive.py"
 TSSLBP = "rules/tsslbp.py"
 SURROGATE = "rules/surrogate.py"
 SNNTORCH = "adapters/snntorch.py"
-SPIKINGJELLY = "adapters/spikingjelly.py"
+SPIKINGJELLY = "adapters/spikingjelly/linear.py"
+NODE = "adapters/spikingjelly/node.py"
 NORSE = "adapters/norse.py"
 ADAPTERS = "adapters/__init__.py"
 BASE = "adapters/base.py"
@@ -911,11 +912,12 @@ TRACES = (
     ),
     mutant(
         "SpikingJelly's trace leaks over a state that is made anew",
-        SPIKINGJELLY,
-        "trace_beside(settings, state if started else None, trace, rest)",
-        "trace_beside(settings, state if started else None, trace, rest)\n"
-        "            if isinstance(trace, torch.Tensor) and not started:\n"
-        "                incoming = trace.detach()",
+        NODE,
+        "trace = trace_beside(settings, states[0] if started else None, trace, rests(self))",
+        "old, at = trace, rests(self)\n"
+        "            trace = trace_beside(settings, states[0] if started else None, trace, at)\n"
+        "            if isinstance(old, Tensor) and not started:\n"
+        "                trace = old.detach()",
         STATES,
     ),
     mutant(
@@ -1167,8 +1169,8 @@ LIBRARIES = (
     mutant(
         "ParametricLIFNode's w gets no gradient",
         SPIKINGJELLY,
-        "rate, rest = self.w.sigmoid(), _leak_towards(self)",
-        "rate, rest = self.w.detach().sigmoid(), _leak_towards(self)",
+        "rate, rest = self.w.sigmoid(), rest_of(self)",
+        "rate, rest = self.w.detach().sigmoid(), rest_of(self)",
         IDENTITY,
     ),
     mutant(
@@ -1180,30 +1182,30 @@ LIBRARIES = (
     ),
     mutant(
         "v_seq gets no gradient",
-        SPIKINGJELLY,
-        "            self.v_seq = result.states\n",
-        "            self.v_seq = None if result.states is None else result.states.detach()\n",
+        NODE,
+        "            self.v_seq = None if ran.kept is None else ran.kept[0]\n",
+        "            self.v_seq = None if ran.kept is None else ran.kept[0].detach()\n",
         IDENTITY,
     ),
     mutant(
         "store_v_seq is ignored step by step",
-        SPIKINGJELLY,
+        NODE,
         "            self._append_v_seq(self.v)\n",
         "            pass\n",
         FORWARD,
     ),
     mutant(
         "functional_forward is the library's, and its gradient native",
-        SPIKINGJELLY,
+        NODE,
         "    def functional_forward(\n",
         "    def _functional_forward(\n",
         STATES,
     ),
     mutant(
         "the library sees our trace among its memories",
-        SPIKINGJELLY,
-        "        trace = self._memories.pop(_TRACE, None)\n",
-        "        trace = self._memories.get(_TRACE, None)\n",
+        NODE,
+        "        trace = self._memories.pop(TRACE, None)\n",
+        "        trace = self._memories.get(TRACE, None)\n",
         STATES,
     ),
     mutant(
@@ -1310,14 +1312,14 @@ LIBRARIES = (
 WRAPPING = (
     mutant(
         "unwrap leaves the psc memory behind",
-        SPIKINGJELLY,
-        "    if _TRACE in node._memories:\n        delattr(node, _TRACE)\n",
+        NODE,
+        "    if TRACE in node._memories:\n        delattr(node, TRACE)\n",
         "",
         WRAPS,
     ),
     mutant(
         "unwrap leaves the tag on SpikingJelly's v",
-        SPIKINGJELLY,
+        NODE,
         "    untag(node.v)\n",
         "",
         WRAPS,

@@ -104,7 +104,7 @@ def attach(
     functional = torch._C._are_functorch_transforms_active()
     values = None
     if native is not None and not functional:
-        call = _Call(settings, neuron, state, sequence, keep_states)
+        call = _Call(settings, neuron, state, sequence, keep_states, exposed)
         values = None if call.reproduces(native) and not exposed else native.values
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
@@ -135,6 +135,7 @@ class _Call(NamedTuple):
     state: Tensor
     sequence: bool
     keep_states: bool
+    exposed: bool
 
     def reproduces(self, native: Native) -> bool:
         """Whether the record's forward pass is the library's, bit for bit.
@@ -163,7 +164,8 @@ class _Call(NamedTuple):
     def _try(self, native: Native) -> bool:
         given = native.input
         shape = given.shape[1:] if self.sequence else given.shape
-        shape = shape if self.state.ndim else self.state.shape
+        if self.exposed or not self.state.ndim:  # a charge of its own may change the shape
+            shape = self.state.shape
         generator = torch.Generator(given.device).manual_seed(0)
 
         def noise(size: torch.Size, width: float) -> Tensor:

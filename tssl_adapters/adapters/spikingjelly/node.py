@@ -68,9 +68,9 @@ class Node(Wrapped):
         settings = self._tssl_settings
         trace = None
         if settings.tau_s != 1.0:
-            *memories, trace = memories
+            memories, trace = memories[:-1], memories[-1]
         given = memories[0]
-        states = self._tssl_materialized(x, tuple(memories))
+        states = self._tssl_materialized(x, memories)
         if trace is not None:
             started = isinstance(given, Tensor) and given.shape == states[0].shape
             trace = trace_beside(settings, states[0] if started else None, trace, rests(self))
@@ -112,7 +112,8 @@ class Node(Wrapped):
 
 def rest_of(node: Any) -> float:
     """What the membrane potential leaks towards."""
-    return 0.0 if node.v_reset is None else float(node.v_reset)
+    v_reset = getattr(node, "v_reset", None)
+    return 0.0 if v_reset is None else float(v_reset)
 
 
 def rests(node: Any) -> tuple[float, ...]:

@@ -59,17 +59,21 @@ class WrappedKLIFNode(SmoothNode, neuron.KLIFNode):  # type: ignore[misc]
         self: Any, x: Tensor, states: States, trace: Tensor | None
     ) -> tuple[Result, States]:
         if not self.scale_reset:
-            return super()._tssl_attach(x, states, trace)
+            return SmoothNode._tssl_attach(self, x, states, trace)
         (v,), k = states, self.k
         spike, (after,) = self._tssl_values(x, states)
 
+        def charged(x: Tensor, potential: Tensor) -> Tensor:
+            h: Tensor = self._tssl_charged(x, potential / k, [])
+            return h
+
         def probe(x: Tensor, potential: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             spike, (after,) = self._tssl_values(x, (potential / k,))
-            return self._tssl_charged(x, potential / k, []), spike, after * k
+            return charged(x, potential), spike, after * k
 
         result = attach_smooth(
             self._tssl_settings,
-            lambda potential: self._tssl_charged(x, potential / k, []),
+            lambda potential: charged(x, potential),
             v * k,
             trace,
             Native(x, lambda: (spike, after * k), probe),
@@ -96,7 +100,8 @@ class WrappedComplementaryLIFNode(SmoothNode, neuron.ComplementaryLIFNode):  # t
     _tssl_native = neuron.ComplementaryLIFNode
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
-        tau, threshold = self.tau, self.v_threshold
+        tau: float = self.tau
+        threshold: float = self.v_threshold
 
         def formula(charged: Tensor, due: Tensor, m: Tensor) -> Tensor:
             m = m * torch.sigmoid(charged / tau) + due

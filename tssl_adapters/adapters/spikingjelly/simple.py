@@ -1,4 +1,4 @@
-"""``SimpleBaseNode`` and what users derive from it: the charge is the layer's ``neuronal_charge``."""
+"""``SimpleBaseNode`` and what users derive from it: the charge is their ``neuronal_charge``."""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ class SmoothNode(Node):
         """h, with a graph to the input, the other states, and the parameters."""
         recorder = Recorder()
         shadow(self, recorder)._tssl_step(x, (v, *others))
-        return recorder.distance + self.v_threshold
+        charged: Tensor = recorder.distance + self.v_threshold
+        return charged
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         reset: Reset = self._tssl_reset()
