@@ -1,7 +1,157 @@
-"""The further neurons of the library, with their settings."""
+"""The further nodes of SpikingJelly, with their settings."""
 
 from __future__ import annotations
 
-from layers import Case
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
-CASES: list[Case] = []
+import numpy as np
+import torch
+from layers import NEURONS, Case, Run, sigmoid
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+
+RESETS = {"hard": 0.0, "to": -0.2, "soft": None}
+
+
+def rect(x: Tensor) -> Tensor:
+    """``surrogate.Rect``, alpha = 1."""
+    return (x.abs() < 0.5).to(x)
+
+
+def run(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
+    """The states beside the potential after every step, or after the last one of a sequence."""
+    names = [name for name in layer._memories if name not in ("v", "tssl_psc")]
+    layer.reset()
+    if v0 is not None:
+        layer.v = v0
+    if layer.step_mode == "m" and isinstance(layer, neuron.SimpleBaseNode):
+        outs = []
+        vs = []
+        for part in x.split(2):  # these keep no sequence of potentials
+            outs.append(layer(part))
+            vs.append(layer.v)
+        return Run(torch.cat(outs), torch.stack(vs), tuple(getattr(layer, name) for name in names))
+    if layer.step_mode == "m":
+        out = layer(x)
+        if isinstance(layer, neuron.ComplementaryLIFNode):
+            return Run(out, layer.state_seqs[0], (layer.state_seqs[1], layer.v, layer.m))
+        return Run(out, layer.v_seq, tuple(getattr(layer, name) for name in ("v", *names)))
+    outs, vs, others = [], [], []
+    for step in x:
+        outs.append(layer(step))
+        vs.append(layer.v)
+        others += [getattr(layer, name) for name in names]
+    return Run(torch.stack(outs), torch.stack(vs), tuple(others))
+
+
+def run_gated(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
+    """Two calls: the library forgets the last spike, not the potential."""
+    layer.reset()
+    if v0 is not None:
+        layer.v = v0[..., None, None]
+    first, second = x.unsqueeze(-1).unsqueeze(-1).split([layer.T, x.shape[0] - layer.T])
+    out = layer(first)
+    v = layer.v
+    again = layer(torch.cat([second, first[: layer.T - second.shape[0]]]))
+    return Run(torch.cat([out, again]), v, (layer.v, layer.u))
+
+
+def case(
+    name: str,
+    make: Callable[[], nn.Module],
+    run: Callable[..., Run] = run,
+    derivative: Callable[[Tensor], Tensor] = sigmoid,
+    **attributes: Any,
+) -> Case:
+    """A case whose node gets these attributes."""
+
+    def made(dtype: torch.dtype) -> nn.Module:
+        node = make().to(dtype)
+        for key, value in attributes.items():
+            setattr(node, key, value)
+        return node
+
+    return Case(f"spikingjelly-{name}", made, run, derivative)
+
+
+def basic(
+    name: str,
+    cls: Any,
+    learned: dict[str, float] | None = None,
+    resets: dict[str, float | None] = RESETS,
+    **settings: Any,
+) -> Iterator[Case]:
+    """Both step modes, every reset, detached or not; ``learned`` are parameters' values."""
+    for mode, reset, detached in itertools.product("sm", resets, (False, True)):
+
+        def make(mode: str = mode, reset: str = reset, detached: bool = detached) -> nn.Module:
+            options = {"v_reset": resets[reset]} if resets is not HALF else {}
+            node = cls(detach_reset=detached, step_mode=mode, **options, **settings)
+            for key, value in (learned or {}).items():
+                nn.init.constant_(getattr(node, key), value)
+            return node  # type: ignore[no-any-return]
+
+        simple = issubclass(cls, neuron.SimpleBaseNode)
+        yield case(
+            f"{name}-{mode}-{reset}{'-detached' if detached else ''}",
+            make,
+            **({} if simple else {"store_v_seq": mode == "m"}),
+        )
+
+
+HALF: dict[str, float | None] = {"soft": None}
+
+
+def gated(inplane: int | None, seed: int) -> nn.Module:
+    np.random.seed(seed)
+    node = neuron.GatedLIFNode(4, inplane, init_v_threshold=0.6)
+    for parameter in (node.alpha, node.beta, node.gamma, node.conduct):
+        nn.init.normal_(parameter, 0.3, 0.5)
+    return node  # type: ignore[no-any-return]
+
+
+def cases() -> Iterator[Case]:
+    yield from basic("Half", neuron.HalfThresholdIFNode, resets=HALF, v_threshold=0.9)
+    for scale, decay in ((False, True), (True, False)):
+        name = f"KLIF{'-scaled' if scale else ''}{'-decay' if decay else ''}"
+        options = {"tau": 3.0, "v_threshold": 0.5, "scale_reset": scale, "decay_input": decay}
+        yield from basic(name, neuron.KLIFNode, {"k": 1.3}, **options)
+    yield from basic("QIF", neuron.QIFNode, v_rest=0.1, v_c=0.4, v_threshold=0.6)
+    yield from basic("EIF", neuron.EIFNode, v_rest=0.1, tau=5.0, delta_T=2.0)
+    izhikevich = {"v_threshold": 0.6, "v_rest": 0.1, "w_rest": 0.2, "a": 0.4, "b": 0.3}
+    yield from basic("Izhikevich", neuron.IzhikevichNode, **izhikevich)
+    yield from basic("RAF", neuron.RAFNode, v_threshold=0.5)
+    yield from basic("SimpleIF", neuron.SimpleIFNode)
+    for decay in (False, True):
+        name = f"SimpleLIF{'-decay' if decay else ''}"
+        hard = {"hard": 0.0, "to": -0.2}  # natively the other reset fails
+        options = {"tau": 3.0, "decay_input": decay, "v_threshold": 0.5}
+        yield from basic(name, neuron.SimpleLIFNode, resets=hard, **options)
+    for mode, reset, detached in itertools.product("sm", RESETS, (False, True)):
+        yield case(
+            f"CUBA-{mode}-{reset}{'-detached' if detached else ''}",
+            lambda reset=reset: neuron.CUBALIFNode(v_reset=RESETS[reset]),  # type: ignore[misc]
+            derivative=rect,
+            step_mode=mode,
+            detach_reset=detached,
+            store_v_seq=mode == "m",
+        )
+    for mode in "sm":
+        yield case(
+            f"Complementary-{mode}",
+            lambda mode=mode: neuron.ComplementaryLIFNode(  # type: ignore[misc]
+                3.0, 0.7, step_mode=mode, store_state_seqs=mode == "m"
+            ),
+            derivative=rect,
+        )
+    for inplane in (None, NEURONS):
+        yield case(
+            f"Gated-{'channels' if inplane else 'layer'}",
+            lambda inplane=inplane: gated(inplane, 0),  # type: ignore[misc]
+            run_gated,
+        )
+
+
+CASES: list[Case] = list(cases())

@@ -165,14 +165,15 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "RLeaky": (lambda: snntorch.RLeaky(0.9, all_to_all=False), "not known"),
     "SLSTM": (lambda: snntorch.SLSTM(3, 3), "LSTM"),
     "OwnLeaky": (lambda: OwnLeaky(0.9), "subclass of Leaky"),
-    "QIFNode": (neuron.QIFNode, "not known"),
-    "KLIFNode": (neuron.KLIFNode, "not known"),
     "OTTTLIFNode": (lambda: neuron.OTTTLIFNode(), "learning rule of its own"),
     "SLTTLIFNode": (lambda: neuron.SLTTLIFNode(), "learning rule of its own"),
-    "PSN": (lambda: neuron.PSN(3), "no state and no reset"),
+    "PSN": (lambda: neuron.PSN(3), "no reset"),
     "LIAFNode": (lambda: neuron.LIAFNode(torch.relu, False), "not a binary spike"),
     "ILIFNode": (lambda: neuron.ILIFNode(), "not a binary spike"),
-    "SimpleLIFNode": (lambda: neuron.SimpleLIFNode(2.0, False), "not known"),
+    "DSRIFNode": (neuron.DSRIFNode, "firing rate"),
+    "TernaryIFNode": (neuron.TernaryIFNode, "-1, 0 or 1"),
+    "ActivationAwareIFNode": (neuron.ActivationAwareIFNode, "v_threshold - v_offset"),
+    "ILCIFNode": (lambda: neuron.ILCIFNode(1, 3), "the caller's input"),
     "OwnNode": (OwnNode, "subclass of LIFNode"),
     "CobaLIFCell": (lambda: norse.CobaLIFCell(3, 3), "overwrites the conductances"),
     "OwnCell": (OwnCell, "subclass of LIFBoxCell"),
@@ -273,12 +274,12 @@ def test_the_supported_neighbours_of_these_settings() -> None:
 def test_all_offenders_in_one_message() -> None:
     """Two classes and two settings, in three libraries: all listed, and the remedy is one line."""
     model = made()
-    model.odd = nn.ModuleDict({"a": neuron.QIFNode(), "b": norse.CobaLIFCell(3, 3)})
+    model.odd = nn.ModuleDict({"a": neuron.TernaryIFNode(), "b": norse.CobaLIFCell(3, 3)})
     model.worse = nn.Sequential(unspiking(), nn.Sequential(leaky(beta=0.0)), nn.Linear(2, 2))
     text = refusal(model, UnsupportedLayerError)
     paths = ["odd.a", "odd.b", "worse.0", "worse.1.0"]
     assert_says(text, "4 spiking layer", *(f"  - {path} (" for path in paths))
-    assert_says(text, "QIFNode", "CobaLIFCell", "surrogate_function", "beta is 0")
+    assert_says(text, "TernaryIFNode", "CobaLIFCell", "surrogate_function", "beta is 0")
     assert_says(text, *(f"{library} {version}" for library, version in VERSIONS.items()))
     assert not any(f"- {path} " in text for path in SPIKING["mixed"])
     assert pasted(text) == paths
@@ -294,10 +295,11 @@ def test_all_offenders_in_one_message() -> None:
 
 def test_a_refused_layer_on_its_own() -> None:
     """What the message offers for pasting has to be of use here too."""
-    text = refusal(neuron.QIFNode(), UnsupportedLayerError)
-    assert_says(text, f"QIFNode (spikingjelly {VERSIONS['spikingjelly']} QIFNode)", "not known")
+    text = refusal(neuron.TernaryIFNode(), UnsupportedLayerError)
+    name = f"TernaryIFNode (spikingjelly {VERSIONS['spikingjelly']} TernaryIFNode)"
+    assert_says(text, name, "not a binary spike")
     if "skip=" in text:
-        refusal(neuron.QIFNode(), NoSpikingLayersError, skip=pasted(text))
+        refusal(neuron.TernaryIFNode(), NoSpikingLayersError, skip=pasted(text))
 
 
 def test_beta_that_learns_its_way_to_zero() -> None:

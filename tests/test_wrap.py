@@ -586,7 +586,7 @@ class EveryStatus(nn.Module):
         self.done = tssl_adapters.wrap(snntorch.Leaky(0.9), tau_s=2.5)
         self.single = neuron.IFNode()
         self.multi = neuron.LIFNode(step_mode="m")
-        self.other = neuron.QIFNode()
+        self.other = neuron.TernaryIFNode()
         self.quantised = snntorch.Leaky(0.9, state_quant=torch.round)
         self.head = snntorch.Synaptic(0.9, 0.8)
         self.drop = nn.Dropout()
@@ -606,7 +606,7 @@ def test_inspect_of_every_status() -> None:
         ("done", "Leaky", "snntorch", "wrapped"),
         ("single", "IFNode", "spikingjelly", "wrap"),
         ("multi", "LIFNode", "spikingjelly", "wrap"),
-        ("other", "QIFNode", "spikingjelly", "refused"),
+        ("other", "TernaryIFNode", "spikingjelly", "refused"),
         ("quantised", "Leaky", "snntorch", "refused"),
         ("head", "Synaptic", "snntorch", "skipped"),
     ]

@@ -19,7 +19,7 @@ WRAPS = "tests/test_wrap.py"
 ERRORS = "tests/test_errors.py"
 IMPORTS = "tests/test_imports.py"
 GAPS = "tests/test_gaps.py"
-SMOOTH = "tests/test_smooth.py"
+SMOOTH_TESTS = "tests/test_smooth.py"
 REGISTER = "tests/test_register.py"
 
 
@@ -62,7 +62,8 @@ NAIVE = "engine/naive.py"
 TSSLBP = "rules/tsslbp.py"
 SURROGATE = "rules/surrogate.py"
 SNNTORCH = "adapters/snntorch.py"
-SPIKINGJELLY = "adapters/spikingjelly.py"
+SPIKINGJELLY = "adapters/spikingjelly/linear.py"
+NODE = "adapters/spikingjelly/node.py"
 NORSE = "adapters/norse/linear.py"
 NORSE_ADAPTER = "adapters/norse/__init__.py"
 NORSE_VALUES = "adapters/norse/values.py"
@@ -610,28 +611,28 @@ PSC = (
         RECURSION,
         "        membrane = _add(membrane, grad_charged)\n",
         "",
-        SMOOTH,
+        SMOOTH_TESTS,
     ),
     mutant(
         "what other states send to the spike is lost at tau_s > 1",
         STEP,
         "            grad_spike = grad_spike + grad_fired.to(dtype)\n",
         "            grad_spike = grad_spike + 0.0\n",
-        SMOOTH,
+        SMOOTH_TESTS,
     ),
     mutant(
         "a smooth charge's slope is taken for 1",
-        "engine/smooth.py",
+        SMOOTH,
         "slope = _slope(charge, held) if torch.is_grad_enabled() else 1.0",
         "slope = 1.0",
-        SMOOTH,
+        SMOOTH_TESTS,
     ),
     mutant(
         "a library's other states get no gradient",
-        "engine/smooth.py",
+        SMOOTH,
         "        return None, grad.sum_to_size(shape).to(dtype)",
         "        return None, 0.0 * grad.sum_to_size(shape).to(dtype)",
-        SMOOTH,
+        SMOOTH_TESTS,
     ),
     mutant(
         "a registered class is not probed",
@@ -968,11 +969,12 @@ TRACES = (
     ),
     mutant(
         "SpikingJelly's trace leaks over a state that is made anew",
-        SPIKINGJELLY,
-        "trace_beside(settings, state if started else None, trace, rest)",
-        "trace_beside(settings, state if started else None, trace, rest)\n"
-        "            if isinstance(trace, torch.Tensor) and not started:\n"
-        "                incoming = trace.detach()",
+        NODE,
+        "trace = trace_beside(settings, states[0] if started else None, trace, rests(self))",
+        "old, at = trace, rests(self)\n"
+        "            trace = trace_beside(settings, states[0] if started else None, trace, at)\n"
+        "            if isinstance(old, Tensor) and not started:\n"
+        "                trace = old.detach()",
         STATES,
     ),
     mutant(
@@ -1224,8 +1226,8 @@ LIBRARIES = (
     mutant(
         "ParametricLIFNode's w gets no gradient",
         SPIKINGJELLY,
-        "rate, rest = self.w.sigmoid(), _leak_towards(self)",
-        "rate, rest = self.w.detach().sigmoid(), _leak_towards(self)",
+        "rate, rest = self.w.sigmoid(), rest_of(self)",
+        "rate, rest = self.w.detach().sigmoid(), rest_of(self)",
         IDENTITY,
     ),
     mutant(
@@ -1237,30 +1239,30 @@ LIBRARIES = (
     ),
     mutant(
         "v_seq gets no gradient",
-        SPIKINGJELLY,
-        "            self.v_seq = result.states\n",
-        "            self.v_seq = None if result.states is None else result.states.detach()\n",
+        NODE,
+        "            self.v_seq = None if ran.kept is None else ran.kept[0]\n",
+        "            self.v_seq = None if ran.kept is None else ran.kept[0].detach()\n",
         IDENTITY,
     ),
     mutant(
         "store_v_seq is ignored step by step",
-        SPIKINGJELLY,
+        NODE,
         "            self._append_v_seq(self.v)\n",
         "            pass\n",
         FORWARD,
     ),
     mutant(
         "functional_forward is the library's, and its gradient native",
-        SPIKINGJELLY,
+        NODE,
         "    def functional_forward(\n",
         "    def _functional_forward(\n",
         STATES,
     ),
     mutant(
         "the library sees our trace among its memories",
-        SPIKINGJELLY,
-        "        trace = self._memories.pop(_TRACE, None)\n",
-        "        trace = self._memories.get(_TRACE, None)\n",
+        NODE,
+        "        trace = self._memories.pop(TRACE, None)\n",
+        "        trace = self._memories.get(TRACE, None)\n",
         STATES,
     ),
     mutant(
@@ -1513,14 +1515,14 @@ NORSE_FAMILIES = (
 WRAPPING = (
     mutant(
         "unwrap leaves the psc memory behind",
-        SPIKINGJELLY,
-        "    if _TRACE in node._memories:\n        delattr(node, _TRACE)\n",
+        NODE,
+        "    if TRACE in node._memories:\n        delattr(node, TRACE)\n",
         "",
         WRAPS,
     ),
     mutant(
         "unwrap leaves the tag on SpikingJelly's v",
-        SPIKINGJELLY,
+        NODE,
         "    untag(node.v)\n",
         "",
         WRAPS,

@@ -82,7 +82,32 @@ class Never:
     """A spike leaves the membrane potential alone."""
 
 
-Reset: TypeAlias = "ToValue | Subtract | Never"
+@dataclass(frozen=True)
+class ByFormula:
+    """The potential after a spike test is any smooth ``formula(charged, due, *others)``.
+
+    ``others`` may carry a graph, as states and parameters do. ``value`` is how their graph is
+    reached: the engine puts the formula's result at fixed ``charged`` and ``due`` there.
+    """
+
+    formula: Callable[..., Tensor]
+    others: tuple[Value, ...] = ()
+    value: Value = 0.0
+
+    def apply(self, charged: Tensor, due: Tensor) -> Tensor:
+        """The formula without the graph of the others."""
+        return self.formula(charged, due, *map(_held, self.others))
+
+    def at(self, charged: Tensor, due: Tensor) -> ByFormula:
+        """The same reset with its ``value`` at one step."""
+        return replace(self, value=self.formula(charged.detach(), due.detach(), *self.others))
+
+
+def _held(value: Value) -> Value:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+Reset: TypeAlias = "ToValue | Subtract | Never | ByFormula"
 
 
 @dataclass(frozen=True)
@@ -104,7 +129,7 @@ class Neuron:
     def values(self) -> tuple[Value, ...]:
         """Every number of the neuron in a fixed order: what autograd has to see as inputs."""
         charge = self.charge
-        value = self.reset.value if isinstance(self.reset, ToValue) else 0.0
+        value = self.reset.value if isinstance(self.reset, ToValue | ByFormula) else 0.0
         return (charge.decay, charge.gain, charge.offset, self.threshold, value, *charge.raw)
 
     def with_values(self, values: Sequence[Value]) -> Neuron:
@@ -112,6 +137,6 @@ class Neuron:
         decay, gain, offset, threshold, value, *raw = values
         charge = LinearCharge(decay, gain, offset, self.charge.formula, tuple(raw))
         reset = self.reset
-        if isinstance(reset, ToValue):
-            reset = ToValue(value, reset.formula)
+        if isinstance(reset, ToValue | ByFormula):
+            reset = replace(reset, value=value)
         return replace(self, charge=charge, reset=reset, threshold=threshold)

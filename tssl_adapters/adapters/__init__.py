@@ -22,12 +22,18 @@ def _norse(name: str, *, module: bool = True, recurrent: bool = True) -> dict[st
     return {f"norse.torch.{form}": mode for form, mode in forms.items()}
 
 
+_SPIKINGJELLY = (
+    *("LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode", "KLIFNode", "QIFNode"),
+    *("EIFNode", "IzhikevichNode", "ComplementaryLIFNode", "CUBALIFNode", "RAFNode"),
+    *("SimpleIFNode", "SimpleLIFNode"),
+)
 KNOWN: dict[str, dict[str, str]] = {
     "snntorch": {"snntorch.Leaky": "step"},
     "spikingjelly": {
         f"spikingjelly.activation_based.neuron.{name}": "step and sequence (step_mode)"
-        for name in ("LIFNode", "IFNode", "ParametricLIFNode")
-    },
+        for name in _SPIKINGJELLY
+    }
+    | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"},
     "norse": {
         "norse.torch.LIFCell": "step",
         "norse.torch.LIFBoxCell": "step",

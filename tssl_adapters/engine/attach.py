@@ -73,6 +73,7 @@ def attach(
     keep_states: bool = False,
     fresh: bool = False,
     exposed: bool = False,
+    carrier: Tensor | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -89,19 +90,21 @@ def attach(
         fresh: whether ``state`` was made for this call rather than handed in.
         exposed: for a step, whether the layer has other states that depend on h[t] or s[t]. The
             library then computes every value, however well the record reproduces its potential.
+        carrier: the tensor that the link hangs on, where ``state`` was computed from it.
 
     Returns:
         The library's values with the rule's gradient.
     """
     links = link_size(neuron, settings.rule)
-    link = link_of(settings, state, links) if links and not fresh else ()
-    let_go(state)
+    carrier = state if carrier is None else carrier
+    link = link_of(settings, carrier, links) if links and not fresh else ()
+    let_go(carrier)
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
     values = None
     if native is not None and not functional:
-        call = _Call(settings, neuron, state, sequence, keep_states)
+        call = _Call(settings, neuron, state, sequence, keep_states, exposed)
         values = None if call.reproduces(native) and not exposed else native.values
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
@@ -132,6 +135,7 @@ class _Call(NamedTuple):
     state: Tensor
     sequence: bool
     keep_states: bool
+    exposed: bool
 
     def reproduces(self, native: Native) -> bool:
         """Whether the record's forward pass is the library's, bit for bit.
@@ -161,7 +165,8 @@ class _Call(NamedTuple):
     def _try(self, native: Native) -> bool:
         given = native.input
         shape = given.shape[1:] if self.sequence else given.shape
-        shape = shape if self.state.ndim else self.state.shape
+        if self.exposed or not self.state.ndim:  # a charge of its own may change the shape
+            shape = self.state.shape
         generator = torch.Generator(given.device).manual_seed(0)
         # As fine as the layer's own numbers: sums of coarser ones would hardly ever round.
         dtype = torch.promote_types(torch.promote_types(given.dtype, self.state.dtype), torch.float)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
-from tssl_adapters.neuron import Neuron, Subtract, ToValue, Value
+from tssl_adapters.neuron import ByFormula, Neuron, Subtract, ToValue, Value
 from tssl_adapters.rules import Rule, Step
 
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
@@ -85,6 +85,8 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
         return neuron.reset.formula(charged, due, neuron.reset.value)
     if isinstance(neuron.reset, Subtract):
         return neuron.reset.formula(charged, due, neuron.threshold)
+    if isinstance(neuron.reset, ByFormula):
+        return neuron.reset.apply(charged, due)
     return charged.clone()
 
 
@@ -112,8 +114,11 @@ def _increment(neuron: Neuron, moment: Moment, removed: Value) -> Tensor:
     return moment.charged - _held(neuron, moment)
 
 
-def _removed(neuron: Neuron, charged: Tensor) -> Value:
+def _removed(neuron: Neuron, moment: Moment) -> Value:
     """R[t] = -du/ds."""
+    charged = moment.charged
+    if isinstance(neuron.reset, ByFormula):
+        return -_partial(neuron.reset, moment, 1)
     if isinstance(neuron.reset, ToValue):
         value = neuron.reset.value
         return charged if _is(value, 0.0) else charged - value
@@ -123,8 +128,23 @@ def _removed(neuron: Neuron, charged: Tensor) -> Value:
     return 0.0
 
 
+def _partial(reset: ByFormula, moment: Moment, index: int) -> Tensor:
+    """The derivative of the potential after the reset by h (0) or by the spike (1)."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+        leaves = [moment.charged.detach(), moment.spike.detach()]
+        leaves[index].requires_grad_()
+        (partial,) = torch.autograd.grad(reset.apply(*leaves).sum(), leaves[index])
+    return partial
+
+
 def _taken(neuron: Neuron, moment: Moment) -> Tensor | None:
     """1 - D[t], where D[t] = du/dh at a fixed spike; ``None`` is zero."""
+    if isinstance(neuron.reset, ByFormula):
+        return 1.0 - _partial(neuron.reset, moment, 0)
     if not isinstance(neuron.reset, ToValue):
         return None
     if neuron.timing == "both":
@@ -181,7 +201,7 @@ class Backward:
             The gradient with respect to the drive.
         """
         neuron, rule, carried = self.neuron, self.rule, self.carried
-        removed = _removed(neuron, moment.charged)
+        removed = _removed(neuron, moment)
         step = Step(
             moment.spike,
             moment.charged,
@@ -302,7 +322,8 @@ class Backward:
                     total = torch.addcmul(total, moment.before, adjoint, value=-1)
             self._sum(THRESHOLD, total)
         if self.needs[RESET_VALUE] and after is not None:
-            self._sum(RESET_VALUE, due * after)
+            by_formula = isinstance(neuron.reset, ByFormula)
+            self._sum(RESET_VALUE, after if by_formula else due * after)
 
     def _sum(self, index: int, terms: Tensor) -> None:
         value = self.neuron.values()[index]

@@ -18,7 +18,7 @@ from torch import Tensor
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.sequence import next_trace
 from tssl_adapters.engine.state import Settings, link_at, link_of, tag
-from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
+from tssl_adapters.neuron import ByFormula, LinearCharge, Neuron, Reset, Value
 
 Charge: TypeAlias = Callable[[Tensor], Tensor]
 """Maps the membrane potential ``[batch, ...]`` to h, with a graph to all else that h depends on."""
@@ -37,6 +37,7 @@ def attach_smooth(
     detached: bool,
     slope: Value | None = None,
     fresh: bool = False,
+    carrier: Tensor | None = None,
 ) -> Result:
     """Run one step of a layer that resets at once.
 
@@ -52,6 +53,7 @@ def attach_smooth(
         detached: whether the library cuts the gradient through the reset.
         slope: F_v, where it is known; else autograd finds it.
         fresh: whether ``state`` was made for this call.
+        carrier: the tensor the library handed in, where ``state`` was computed from it.
 
     Returns:
         The library's values with the rule's gradient, ``charged`` and ``fired`` among them.
@@ -60,6 +62,12 @@ def attach_smooth(
     drive = charge(held)
     if slope is None:
         slope = _slope(charge, held) if torch.is_grad_enabled() else 1.0
+    elif isinstance(slope, Tensor):
+        slope = slope.detach()  # parameters have their gradient through the charge itself
+    if isinstance(reset, ByFormula):
+        spikes, after = native.values()
+        native = native._replace(values=lambda: (spikes, after))
+        reset = reset.at(drive, spikes)
     neuron = Neuron(
         LinearCharge(slope, 1.0, 0.0, _charged), reset, threshold, "immediate", strict, detached
     )
@@ -73,6 +81,7 @@ def attach_smooth(
         sequence=False,
         fresh=fresh,
         exposed=True,
+        carrier=carrier,
     )
 
 

@@ -120,6 +120,15 @@ def tag(state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
         _file(storage, filed)
 
 
+def hand_over(source: Tensor, target: Tensor) -> Tensor:
+    """Hang a state's link and trace on the tensor that goes to the user's loop in its place."""
+    found = _tag_of(source)
+    assert found is not None
+    tag(target, found.link if target.requires_grad else (), found.trace)
+    untag(source)
+    return target
+
+
 def untag(state: object) -> None:
     """Take our tag off a state (``unwrap``)."""
     if isinstance(state, Tensor) and hasattr(state, _ATTRIBUTE):

@@ -1,0 +1,117 @@
+"""``GatedLIFNode``: whole sequences only, and a reset that the library applies a step later.
+
+Within a call the neuron is the one that resets at once: what the library subtracts at step t + 1,
+((1 - alpha (1 - tau)) gamma v + (1 - gamma) v_subreset) s[t], leaves the potential at step t. From
+one call to the next the library forgets the last spike, and with it the reset.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from spikingjelly.activation_based import functional, neuron
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.node import Node, Ran
+from tssl_adapters.engine.attach import Native, Result
+from tssl_adapters.engine.smooth import attach_smooth, valued
+from tssl_adapters.engine.state import tag
+from tssl_adapters.neuron import ByFormula
+
+_PARAMETERS = "alpha beta gamma tau v_threshold linear_decay v_subreset".split()
+
+
+class _Gates(NamedTuple):
+    """The parameters as the library's step takes them, with their graph."""
+
+    alpha: Tensor
+    beta: Tensor
+    gamma: Tensor
+    tau: Tensor
+    threshold: Tensor
+    linear_decay: Tensor
+    subreset: Tensor
+
+    @property
+    def decay(self) -> Tensor:
+        return 1.0 - self.alpha * (1.0 - self.tau)
+
+    def current(self, x: Tensor, conduct: Tensor) -> Tensor:
+        gated = x * (1.0 - self.beta * (1.0 - conduct))
+        return gated - (1.0 - self.alpha) * self.linear_decay
+
+
+def _gate(parameter: Tensor) -> Tensor:
+    return parameter.view(1, -1, 1, 1).sigmoid()
+
+
+def _after(h: Tensor, s: Tensor, gamma: Tensor, subreset: Tensor, decay: Tensor) -> Tensor:
+    return h - s * (gamma * h + (1.0 - gamma) * subreset / decay)
+
+
+class WrappedGatedLIFNode(Node, neuron.GatedLIFNode):  # type: ignore[misc]
+    """``GatedLIFNode`` with the gradient of a rule, for all its parameters."""
+
+    _tssl_native = neuron.GatedLIFNode
+
+    def _tssl_compute(
+        self: Any, x: Tensor, states: tuple[Any, ...], trace: Tensor | None, keep: bool
+    ) -> Ran:
+        with torch.no_grad():
+            (spikes,), (last, _) = self.multi_step_functional_forward((x,), states)
+        gates = _Gates(*(_gate(getattr(self, name)) for name in _PARAMETERS))
+        state, outs = states[0], []
+        for t in range(self.T):  # the library, too, takes that many of its input's steps
+            result = self._tssl_attach(x[t], spikes[t].clone(), state, trace, gates, t)
+            state, trace = result.state, result.trace
+            outs.append(result.out)
+        assert result.charged is not None
+        v = valued(last, result.charged)
+        tag(v, (), trace)
+        return Ran(torch.stack(outs), (v, v), trace, None)
+
+    def _tssl_attach(
+        self: Any,
+        x: Tensor,
+        spike: Tensor,
+        state: Tensor,
+        trace: Tensor | None,
+        gates: _Gates,
+        t: int,
+    ) -> Result:
+        conduct, decay = _gate(self.conduct[t]), gates.decay
+        current = gates.current(x, conduct)
+        reset = ByFormula(_after, (gates.gamma, gates.subreset, decay))
+
+        def values() -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                return spike, reset.apply(decay * state + current, spike)
+
+        def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            with torch.no_grad():
+                still = torch.zeros_like(x)
+                spike, h = functional.gated_lif_step(
+                    x, v, still, *gates, conduct, self.surrogate_function
+                )
+                return decay * v + gates.current(x, conduct), spike, reset.apply(h, spike)
+
+        return attach_smooth(
+            self._tssl_settings,
+            lambda v: decay * v + current,
+            state,
+            trace,
+            Native(x, values, probe),
+            reset=reset,
+            threshold=gates.threshold,
+            strict=False,
+            detached=False,
+            slope=decay,
+            fresh=t == 0,
+        )
+
+    def _tssl_keeps(self) -> bool:
+        return False
+
+    def _tssl_store(self, ran: Ran) -> None:
+        """These nodes keep no sequence of states."""

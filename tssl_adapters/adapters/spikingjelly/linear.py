@@ -1,0 +1,133 @@
+"""Nodes with one state and a linear charge: the engine's whole sequences and fewest operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of
+from tssl_adapters.engine.attach import Native, attach
+from tssl_adapters.neuron import LinearCharge, Neuron
+
+
+class LinearNode(Node):
+    """A node whose charge is linear in the potential, with a known decay."""
+
+    def _tssl_charge(self) -> LinearCharge:
+        raise NotImplementedError
+
+    def _tssl_neuron(self: Any) -> Neuron:
+        return Neuron(
+            charge=self._tssl_charge(),
+            reset=self._tssl_reset(),
+            threshold=self.v_threshold,
+            timing="immediate",
+            strict=False,
+            detached=self.detach_reset,
+        )
+
+    def _tssl_compute(
+        self: Any, x: Tensor, states: tuple[Any, ...], trace: Tensor | None, keep: bool
+    ) -> Ran:
+        (state,) = states
+
+        def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad(), self._tssl_without_trace():
+                if keep:
+                    self.v = potential
+                    return self._tssl_native.forward(self, drive), self.v_seq
+                (spikes,), (after,) = self._tssl_native.functional_forward(
+                    self, (drive,), (potential,)
+                )
+                # A step's spikes are a view of a sequence's; the caller may write to them.
+                return spikes.clone() if spikes._is_view() else spikes, after
+
+        result = attach(
+            self._tssl_settings,
+            self._tssl_neuron(),
+            x,
+            state,
+            trace,
+            Native(x, lambda: run(x, state), lambda drive, v: (drive, *run(drive, v))),
+            sequence=self.step_mode == "m",
+            keep_states=keep,
+        )
+        kept = None if result.states is None else (result.states,)
+        return Ran(result.out, (result.state,), result.trace, kept)
+
+
+def _leak_input(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
+    return ((x - _above(v, v_reset)) / tau).add_(v)
+
+
+def _leak_only(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
+    return v - _above(v, v_reset) / tau + x
+
+
+def _learned_leak_input(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
+    return ((x - _above(v, v_reset)) * rate).add_(v)
+
+
+def _learned_leak_only(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
+    return v - _above(v, v_reset) * rate + x
+
+
+def _above(v: Tensor, v_reset: float) -> Tensor:
+    return v if v_reset == 0.0 else v - v_reset
+
+
+def _integrate(v: Tensor, x: Tensor) -> Tensor:
+    return v + x
+
+
+class WrappedLIFNode(LinearNode, neuron.LIFNode):  # type: ignore[misc]
+    """``LIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.LIFNode
+
+    def _tssl_charge(self) -> LinearCharge:
+        rate, rest = 1.0 / self.tau, rest_of(self)
+        return LinearCharge(
+            decay=1.0 - rate,
+            gain=rate if self.decay_input else 1.0,
+            offset=rest * rate,
+            formula=_leak_input if self.decay_input else _leak_only,
+            raw=(self.tau, rest),
+        )
+
+
+class WrappedParametricLIFNode(LinearNode, neuron.ParametricLIFNode):  # type: ignore[misc]
+    """``ParametricLIFNode`` with the gradient of a rule, for ``w`` too."""
+
+    _tssl_native = neuron.ParametricLIFNode
+
+    def _tssl_charge(self) -> LinearCharge:
+        rate, rest = self.w.sigmoid(), rest_of(self)
+        return LinearCharge(
+            decay=1.0 - rate,
+            gain=rate if self.decay_input else 1.0,
+            offset=rest * rate,
+            formula=_learned_leak_input if self.decay_input else _learned_leak_only,
+            raw=(rate, rest),
+        )
+
+
+class WrappedIFNode(LinearNode, neuron.IFNode):  # type: ignore[misc]
+    """``IFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.IFNode
+
+    def _tssl_charge(self) -> LinearCharge:
+        return LinearCharge(decay=1.0, gain=1.0, offset=0.0, formula=_integrate)
+
+
+class WrappedHalfThresholdIFNode(LinearNode, neuron.HalfThresholdIFNode):  # type: ignore[misc]
+    """``HalfThresholdIFNode``: an ``IFNode`` that starts at half its threshold."""
+
+    _tssl_native = neuron.HalfThresholdIFNode
+
+    def _tssl_charge(self) -> LinearCharge:
+        return LinearCharge(decay=1.0, gain=1.0, offset=0.0, formula=_integrate)

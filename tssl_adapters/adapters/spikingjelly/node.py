@@ -1,0 +1,155 @@
+"""What all wrapped SpikingJelly layers share: memories, step modes, the trace, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.engine.state import trace_beside, untag
+from tssl_adapters.errors import UnsupportedConfigError
+from tssl_adapters.neuron import Reset, Subtract, ToValue
+
+TRACE = "tssl_psc"
+"""The memory that holds the trace at ``tau_s > 1``, after the library's own."""
+
+
+class Ran(NamedTuple):
+    """What a call of a layer gave.
+
+    Attributes:
+        out: PSC, or spikes at ``tau_s == 1``.
+        states: the library's memories after the last step, the membrane potential first.
+        trace: a[T-1] at ``tau_s > 1``, else ``None``.
+        kept: ``[T, ...]`` of each memory where asked for; of the potential alone in some nodes.
+    """
+
+    out: Tensor
+    states: tuple[Any, ...]
+    trace: Tensor | None
+    kept: tuple[Tensor, ...] | None
+
+    def memories(self) -> tuple[Any, ...]:
+        """As the layer keeps them."""
+        return self.states if self.trace is None else (*self.states, self.trace)
+
+
+class Node(Wrapped):
+    """Mixed in before the library's class."""
+
+    @eager
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if self._tssl_runs_native():
+            return self._tssl_native.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
+        (x,) = (*args, *kwargs.values())
+        ran: Ran = self._tssl_run(x, tuple(self._memories.values()), self._tssl_keeps())
+        for name, value in zip(self._memories, ran.memories(), strict=True):
+            self._memories[name] = value
+        self._tssl_store(ran)
+        return ran.out
+
+    @eager
+    def functional_forward(
+        self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """What memopt's checkpointing and ``to_functional_forward`` call."""
+        if self._tssl_runs_native():
+            return self._tssl_native_functional(inputs, states, **kwargs)  # type: ignore[no-any-return]
+        ran: Ran = self._tssl_run(inputs[0], states, False)
+        return (ran.out,), ran.memories()
+
+    def _tssl_native_functional(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._tssl_native.functional_forward(self, *args, **kwargs)
+
+    def _tssl_run(self: Any, x: Tensor, memories: tuple[Any, ...], keep: bool) -> Ran:
+        settings = self._tssl_settings
+        trace = None
+        if settings.tau_s != 1.0:
+            memories, trace = memories[:-1], memories[-1]
+        given = memories[0]
+        states = self._tssl_materialized(x, memories)
+        if trace is not None:
+            started = isinstance(given, Tensor) and given.shape == states[0].shape
+            trace = trace_beside(settings, states[0] if started else None, trace, rests(self))
+        return self._tssl_compute(x, states, trace, keep)  # type: ignore[no-any-return]
+
+    def _tssl_materialized(self: Any, x: Tensor, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The states as tensors of this input's shape."""
+        return self.materialize_states((x,), states, self.step_mode)  # type: ignore[no-any-return]
+
+    def _tssl_compute(
+        self, x: Tensor, states: tuple[Any, ...], trace: Tensor | None, keep: bool
+    ) -> Ran:
+        raise NotImplementedError
+
+    def _tssl_reset(self: Any) -> Reset:
+        return Subtract() if self.v_reset is None else ToValue(self.v_reset)
+
+    def _tssl_keeps(self: Any) -> bool:
+        """Whether a sequence's states are to be kept."""
+        return bool(self.store_v_seq) and self.step_mode == "m"
+
+    def _tssl_store(self: Any, ran: Ran) -> None:
+        """Keep the sequence of states where the library does."""
+        if self.step_mode == "m":
+            self.v_seq = None if ran.kept is None else ran.kept[0]
+        elif self.store_v_seq:
+            self._append_v_seq(self.v)
+
+    @contextmanager
+    def _tssl_without_trace(self: Any) -> Iterator[None]:
+        """The library pairs memories and states one to one: it must not see ours."""
+        trace = self._memories.pop(TRACE, None)
+        try:
+            yield
+        finally:
+            if trace is not None:
+                self._memories[TRACE] = trace
+
+
+def rest_of(node: Any) -> float:
+    """What the membrane potential leaks towards."""
+    v_reset = getattr(node, "v_reset", None)
+    return 0.0 if v_reset is None else float(v_reset)
+
+
+def rests(node: Any) -> tuple[float, ...]:
+    """Potentials at which a layer starts anew."""
+    start = node.get_reset_value("v")
+    own = (float(start),) if isinstance(start, float | int) else ()
+    return (rest_of(node), 0.0, *own)
+
+
+def problem(node: Any) -> str | None:
+    """What of a node's settings cannot be wrapped."""
+    if not getattr(node.surrogate_function, "spiking", True):
+        return (
+            "its surrogate_function has spiking=False, so the output is not a spike; call "
+            "surrogate_function.set_spiking_mode(True)"
+        )
+    if getattr(node, "_neuron_precision", None) is not None:
+        return "it has a neuron precision of its own; convert it back to the default precision"
+    return None
+
+
+def start(node: Any) -> None:
+    """Give a layer that was wrapped its memory for the trace."""
+    if node._tssl_settings.tau_s == 1.0:
+        return
+    if hasattr(node, TRACE):
+        path = node._tssl_settings.path
+        raise UnsupportedConfigError(
+            f"Layer '{path}' has an attribute '{TRACE}', the name of the memory that wrap adds "
+            "at tau_s > 1. Rename yours."
+        )
+    node.register_memory(TRACE, 0.0)
+
+
+def stop(node: Any) -> None:
+    """Take it back, before the layer is unwrapped."""
+    if TRACE in node._memories:
+        delattr(node, TRACE)
+    untag(node.v)

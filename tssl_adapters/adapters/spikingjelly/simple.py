@@ -1,0 +1,71 @@
+"""``SimpleBaseNode`` and what users derive from it: the charge is their ``neuronal_charge``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base, neuron
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.node import Ran, problem
+from tssl_adapters.adapters.spikingjelly.smooth import Recorder, SmoothNode, States, shadow
+
+_STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
+
+
+class SimpleNode(SmoothNode):
+    """For any class that fires and resets as ``SimpleBaseNode`` does, whatever its charge."""
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        kept = self.__dict__["_memories"]
+        self.__dict__["_memories"] = dict(zip(kept, states, strict=False))
+        try:
+            spike = self.single_step_forward(x)
+            return spike, tuple(self._memories.values())
+        finally:
+            self.__dict__["_memories"] = kept
+
+    def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
+        v, *others = states
+        if isinstance(v, Tensor):
+            return states
+        recorder = Recorder()
+        first = x[0] if self.step_mode == "m" else x
+        with torch.no_grad():
+            shadow(self, recorder)._tssl_step(first, states)
+        return (torch.full_like(recorder.distance, v), *others)
+
+    def _tssl_native_functional(
+        self: Any, inputs: tuple[Tensor, ...], states: States, **kwargs: Any
+    ) -> Any:
+        native = partial(self._tssl_native.forward, self)
+        return base.to_functional_forward(self, native)(inputs, states, **kwargs)
+
+    def _tssl_keeps(self) -> bool:
+        return False
+
+    def _tssl_store(self, ran: Ran) -> None:
+        """These nodes keep no sequence of states."""
+
+
+class WrappedSimpleIFNode(SimpleNode, neuron.SimpleIFNode):  # type: ignore[misc]
+    """``SimpleIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.SimpleIFNode
+
+
+class WrappedSimpleLIFNode(SimpleNode, neuron.SimpleLIFNode):  # type: ignore[misc]
+    """``SimpleLIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.SimpleLIFNode
+
+
+def simple_problem(node: Any) -> str | None:
+    """What of a simple node, or of a class derived from one, cannot be wrapped."""
+    cls, library = type(node), neuron.SimpleBaseNode
+    changed = [name for name in _STEP if getattr(cls, name) is not getattr(library, name)]
+    if changed:
+        return f"its class overrides {', '.join(changed)}; only neuronal_charge may differ"
+    return problem(node)

@@ -1,0 +1,134 @@
+"""Nodes of any smooth charge, and of states beside the potential, without a formula for each.
+
+The library's own step is run with a recorder in the place of its surrogate function. The recorder
+sees h - theta with its graph, and returns the spike that the rest of the step is to use. So one
+run with the potential held fixed gives the charge, and a second one, with the spike that has the
+rule's gradient, gives the graph of all states beside the potential.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import surrogate
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.node import Node, Ran
+from tssl_adapters.engine.attach import Native, Result
+from tssl_adapters.engine.smooth import attach_smooth, valued
+from tssl_adapters.neuron import Reset
+
+States = tuple[Any, ...]
+
+
+class Recorder:
+    """Stands in for a surrogate function for one step.
+
+    Args:
+        spike: what to return; by default the plain spike.
+    """
+
+    spiking = False  # so that a node that replaces its surrogate in evaluation leaves it alone
+    distance: Tensor
+
+    def __init__(self, spike: Tensor | None = None) -> None:
+        self.spike = spike
+
+    def __call__(self, distance: Tensor) -> Tensor:
+        self.distance = distance
+        return surrogate.heaviside(distance) if self.spike is None else self.spike
+
+
+def shadow(node: Any, recorder: Recorder) -> Any:
+    """The node with another surrogate function, sharing parameters and settings.
+
+    The node itself, and its surrogate function, which other layers may share, are not touched:
+    another thread may be using them.
+    """
+    twin = object.__new__(type(node))
+    twin.__dict__.update(node.__dict__)
+    for own in ("_memories", "_buffers"):
+        twin.__dict__[own] = dict(node.__dict__[own])
+    modules = node.__dict__["_modules"].items()
+    twin.__dict__["_modules"] = {k: v for k, v in modules if k != "surrogate_function"}
+    twin.__dict__["surrogate_function"] = recorder
+    return twin
+
+
+class SmoothNode(Node):
+    """A node that charges, compares with its threshold, and resets at once."""
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        """The library's own step; called on shadows too."""
+        (spike,), after = self.single_step_functional_forward((x,), states)
+        return spike, after
+
+    def _tssl_compute(
+        self: Any, x: Tensor, states: States, trace: Tensor | None, keep: bool
+    ) -> Ran:
+        if self.step_mode == "s":
+            result, states = self._tssl_attach(x, states, trace)
+            return Ran(result.out, states, result.trace, None)
+        outs, history = [], []
+        for step in x:
+            result, states = self._tssl_attach(step, states, trace)
+            trace = result.trace
+            outs.append(result.out)
+            history.append(states)
+        kept = tuple(map(torch.stack, zip(*history, strict=True))) if keep else None
+        return Ran(torch.stack(outs), states, trace, kept)
+
+    def _tssl_attach(
+        self: Any, x: Tensor, states: States, trace: Tensor | None
+    ) -> tuple[Result, States]:
+        """One step: its result, and all states after it."""
+        settings = self._tssl_settings
+        v, *others = states
+        if not settings.rule.chain:  # nothing goes back over time
+            others = [s.detach() if isinstance(s, Tensor) else s for s in others]
+        spike, after = self._tssl_values(x, states)
+
+        def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            spike, after = shadow(self, Recorder())._tssl_values(x, (v, *others))
+            with torch.no_grad():
+                return self._tssl_charged(x, v, others), spike, after[0]
+
+        result = attach_smooth(
+            settings,
+            lambda v: self._tssl_charged(x, v, others),
+            v,
+            trace,
+            Native(x, lambda: (spike, after[0]), probe),
+            reset=self._tssl_reset_of(others),
+            threshold=self.v_threshold,
+            strict=False,
+            detached=self.detach_reset,
+        )
+        if others and torch.is_grad_enabled():
+            before = v if settings.rule.chain else v.detach()
+            _, like = shadow(self, Recorder(result.fired))._tssl_step(x, (before, *others))
+            after = tuple(map(_with_graph, after, like))
+        return result, (result.state, *after[1:])
+
+    def _tssl_values(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        """What the library computes."""
+        with torch.no_grad():
+            spike, after = self._tssl_step(x, states)
+        # A step's spikes may be a view of a sequence's; the caller may write to them.
+        return spike.clone() if spike._is_view() else spike, after
+
+    def _tssl_charged(self: Any, x: Tensor, v: Tensor, others: list[Any]) -> Tensor:
+        """h, with a graph to the input, the other states, and the parameters."""
+        recorder = Recorder()
+        shadow(self, recorder)._tssl_step(x, (v, *others))
+        charged: Tensor = recorder.distance + self.v_threshold
+        return charged
+
+    def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
+        reset: Reset = self._tssl_reset()
+        return reset
+
+
+def _with_graph(value: Any, like: Any) -> Any:
+    return valued(value, like) if isinstance(value, Tensor) else value
