@@ -28,7 +28,10 @@ _SPIKINGJELLY = (
     *("SimpleIFNode", "SimpleLIFNode"),
 )
 KNOWN: dict[str, dict[str, str]] = {
-    "snntorch": {"snntorch.Leaky": "step"},
+    "snntorch": {
+        f"snntorch.{name}": "step"
+        for name in ("Leaky", "Lapicque", "Synaptic", "Alpha", "RLeaky", "RSynaptic")
+    },
     "spikingjelly": {
         f"spikingjelly.activation_based.neuron.{name}": "step and sequence (step_mode)"
         for name in _SPIKINGJELLY
