@@ -717,7 +717,7 @@ LINKS = (
         (
             change(
                 ATTACH,
-                "link_of(settings, state, links) if links and not fresh else ()",
+                "link_of(settings, carrier, links) if links and not fresh else ()",
                 'getattr(settings, "link", ()) if links and not fresh else ()',
             ),
             change(
@@ -770,7 +770,7 @@ LINKS = (
     mutant(
         "a state that was detached in place keeps the graph that it was cut from",
         ATTACH,
-        "    let_go(state)\n",
+        "    let_go(carrier)\n",
         "",
         STATES + "::test_windows_are_freed_once_cut_off",
     ),
@@ -791,8 +791,8 @@ LINKS = (
     mutant(
         "a state that the layer made itself is warned of",
         ATTACH,
-        "link_of(settings, state, links) if links and not fresh else ()",
-        "link_of(settings, state, links) if links else ()",
+        "link_of(settings, carrier, links) if links and not fresh else ()",
+        "link_of(settings, carrier, links) if links else ()",
         STATES,
     ),
     mutant(
@@ -1128,11 +1128,17 @@ LIBRARIES = (
     mutant(
         "the probe draws from the user's random numbers",
         ATTACH,
-        "torch.rand(size, generator=generator, device=given.device)",
-        "torch.rand(size, device=given.device)",
+        "torch.rand(size, generator=generator, device",
+        "torch.rand(size, device",
         FORWARD + "::test_whole_models",
     ),
-    mutant("snnTorch compares with >=", SNNTORCH, "strict=True", "strict=False", FORWARD),
+    mutant(
+        "snnTorch compares with >=",
+        SNNTORCH,
+        "            strict=True,",
+        "            strict=False,",
+        FORWARD,
+    ),
     mutant("SpikingJelly compares with >", SPIKINGJELLY, "strict=False", "strict=True", FORWARD),
     mutant("Norse compares with >=", NORSE, "strict=True", "strict=False", FORWARD),
     mutant(
