@@ -258,3 +258,59 @@ def test_linear_is_the_linear_oracle(
     assert_close(found["start"]["v"], expected["v0"], "v0")
     for theirs, ours in names.items():
         assert_close(found["parameters"][ours], expected[theirs], theirs)
+
+
+# ------------------------------------------------- TSSL-BP itself, where F_v varies
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_quadratic_by_hand(soft: bool, tau_s: float) -> None:
+    """The specification's recursion for one nonlinear neuron, its derivatives in closed form."""
+    generator = np.random.default_rng(4)
+    shape = (STEPS, BATCH, NEURONS)
+    x, v = 0.8 + generator.standard_normal(shape), 0.3 * generator.standard_normal(shape[1:])
+    g, c = generator.standard_normal((2, *shape))
+    tau, a0, rest, critical, theta, back = 1.6, 1.0, 0.1, 0.5, 0.6, -0.2
+    values = {"tau": tau, "a0": a0, "v_rest": rest, "v_c": critical, "v_th": theta, "v_reset": back}
+    found = oracle_neurons.run(
+        oracle_neurons.spikingjelly_qif(soft),
+        drive=x,
+        start={"v": v},
+        parameters=values,
+        grad_out=g,
+        grad_states={"v": c},
+        tau_s=tau_s,
+    )
+    h, d, s, a, F_v = (np.zeros(shape) for _ in range(5))
+    trace = np.zeros(shape[1:])
+    for t in range(STEPS):
+        F_v[t] = 1.0 + a0 * (2.0 * v - rest - critical) / tau
+        h[t] = v + (x[t] + a0 * (v - rest) * (v - critical)) / tau
+        d[t], s[t] = h[t] - v, h[t] >= theta
+        trace = s[t] if tau_s == 1.0 else trace + (s[t] - trace) / tau_s
+        a[t], v = trace, h[t] - s[t] * (theta if soft else h[t] - back)
+    assert 0.1 < s.mean() < 0.9
+    z = np.exp(np.clip((theta - h) / 0.2, -8.0, 8.0))
+    f = z / (0.2 * (1.0 + z) ** 2)
+    phi = s * np.clip(1.0 / d, 0.0, 8.0)
+    R, du_dh = (theta, np.ones(shape)) if soft else (h - back, 1.0 - s)
+    R = np.broadcast_to(R, shape)
+
+    G = lam = mu = later = np.zeros(shape[1:])
+    grad_theta = grad_back = 0.0
+    for t in reversed(range(STEPS)):
+        dE_du = c[t] + later * (lam + mu)
+        chain_reset = (1.0 - later) * R[t] * phi[t] * lam
+        G = g[t] / tau_s + (1.0 - 1.0 / tau_s) * G
+        silent = a[t] < 1.0 / (4.0 * tau_s)
+        p = np.where(silent, G * f[t], phi[t] * G + chain_reset)
+        grad_theta -= (p + (s[t] * dE_du if soft else 0.0)).sum()
+        grad_back += (s[t] * dE_du).sum()
+        lam = phi[t] * G + later * lam * du_dh[t] + chain_reset
+        mu = (c[t] + later * mu) * du_dh[t]
+        assert_close(found["x"][t], (np.where(silent, G * f[t], lam) + mu) / tau, f"x[{t}]")
+        later = F_v[t]
+    assert_close(found["start"]["v"], later * (lam + mu), "v0")
+    assert_close(found["parameters"]["v_th"], grad_theta, "threshold")
+    assert_close(found["parameters"]["v_reset"], 0.0 if soft else grad_back, "reset value")
