@@ -14,15 +14,18 @@ Readings chosen where the specification leaves room:
     full adjoint of w'. An adaptive threshold is reached by p[t], as a learnable one is.
  2. Whatever stands in the equation of v' but v, h and s (a state that enters the reset, its
     parameters) is reached by dE/dv' = lambda's and mu's part together, at fixed s.
- 3. R = -dv'/ds at fixed other states: what CLIF's reset owes to the new m goes to m by reading 2,
-    and from there to s and h by reading 1, on every reset path.
+ 3. The reset is a function of h, s and the states before the step: R = -dv'/ds and du/dh are whole,
+    so that CLIF's new m, which enters its reset, is no way around reset_path="none".
  4. A v' that depends on v beside the charge (a refractory step keeps v) passes lambda and mu on.
     The reference reset term uses lambda[t+1] of the charge alone: zero before a refractory step.
  5. snnTorch computes its delayed reset r from the incoming potential, detached. It is a constant
     wherever it stands, but for u(v, r), through which alone the reset paths go: F_v is that of
     r = 0 there, R = -du/dr. So where "zero" masks the input too, that mask has no gradient.
  6. The threshold within snnTorch's charge gets lambda + mu, every other parameter of a charge e.
- 7. snnTorch's Alpha does not carry its potential (F_v = 0): it has no chain through it, R = 0, and
+ 7. Where the carried potential is in other units than h (KLIF with scale_reset, v = h/k) the
+    increment, the leak and R are taken in those of h: d = h - k v, F_v/k and k R. A parameter still
+    takes e dh/dp at a fixed state as the library carries it, v.
+ 8. snnTorch's Alpha does not carry its potential (F_v = 0): it has no chain through it, R = 0, and
     the increment is that of the returned potential.
 """
 
@@ -63,6 +66,8 @@ class Neuron:
     """u(v, r), where the potential is handed on before its reset."""
     in_full: frozenset[str] = frozenset()
     """Parameters of the charge that take lambda + mu instead of e."""
+    scale: Equation = lambda q: np.ones_like(q["v"])
+    """h's unit over the carried potential's."""
     feedback: str | None = None
     """A state that is the output of the step before, as the user hands it back."""
 
@@ -156,7 +161,7 @@ def run(
     chain_v, ordinary_v, filtered = zero, zero, zero
     states_back = dict.fromkeys(other, zero)
     # lambda, mu and F_v of the step after it.
-    lambda_next, mu_next, slope_next = zero, zero, zero
+    lambda_next, mu_next, slope_next, scale_next = zero, zero, zero, zero
     found = {name: np.zeros(shape) for name in given}
     grad_x = np.zeros_like(x)
     seen: dict[str, list[Array]] = {"G": [], "lambda": [], "mu": [], "emitted": []}
@@ -197,7 +202,7 @@ def run(
             R = -partial(neuron.kept, {**q, "v": q["h"], "r": q["s"]}, "r")
             lambda_through, mu_through = slope_next * lambda_next, slope_next * mu_next
         if reset_path == "reference":
-            chain_reset = (1.0 - slope_next) * R * phi * lambda_next
+            chain_reset = (scale_next - slope_next) * R * phi * lambda_next
         elif reset_path == "complete":
             chain_reset = -R * phi * lambda_through
         else:
@@ -236,7 +241,7 @@ def run(
         F_v = partial(neuron.charge, q, "v")
         chain_v = F_v * lam + in_potential["v"] * chain_v
         ordinary_v = F_v * mu + in_potential["v"] * ordinary + through_states("v")
-        lambda_next, mu_next = lam, mu
+        lambda_next, mu_next, scale_next = lam, mu, neuron.scale(q)
         delayed = neuron.kept is not None
         slope_next = partial(neuron.charge, {**q, "r": zero}, "v") if delayed else F_v
         for key, value in zip(seen, (G, lam, mu, emitted), strict=True):
@@ -256,7 +261,7 @@ def run(
 
 def _phi(neuron: Neuron, q: Values, max_slope: float) -> Array:
     """s clip(1/d, 0, max_slope), with 1/0 the upper bound."""
-    d = q["h"] - (q["v"] if neuron.kept is None else neuron.kept(q))
+    d = q["h"] - (q["v"] * neuron.scale(q) if neuron.kept is None else neuron.kept(q))
     inverse = np.full_like(d, np.inf)
     np.divide(1.0, d, out=inverse, where=d != 0)
     return q["s"] * np.clip(inverse, 0.0, max_slope)
@@ -453,15 +458,21 @@ def spikingjelly_klif(soft: bool, decay_input: bool, scale_reset: bool) -> Neuro
             return np.asarray(h - q["s"] * q["v_th"] / scale)
         return np.asarray((1.0 - q["s"]) * h + q["s"] * q["v_reset"])
 
-    return Neuron(charge, threshold, potential, strict=False)
+    def scale(q: Values) -> Array:
+        return q["k"] if scale_reset else np.ones_like(q["v"])
+
+    return Neuron(charge, threshold, potential, strict=False, scale=scale)
 
 
 def spikingjelly_clif() -> Neuron:
+    def complementary(q: Values) -> Array:
+        return np.asarray(q["m"] * sigmoid(q["h"] / q["tau"]) + q["s"])
+
     return Neuron(
         lambda q: q["v"] - q["v"] / q["tau"] + q["x"],
         threshold,
-        lambda q: q["h"] - q["s"] * (q["v_th"] + sigmoid(q["new_m"])),
-        {"m": lambda q: q["m"] * sigmoid(q["h"] / q["tau"]) + q["s"]},
+        lambda q: q["h"] - q["s"] * (q["v_th"] + sigmoid(complementary(q))),
+        {"m": complementary},
         strict=False,
     )
 
