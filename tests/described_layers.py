@@ -68,7 +68,7 @@ class Described:
 
 
 def parameter(value: float, vector: bool = False) -> Tensor:
-    # A number that float32 has: snnTorch's float32 reset rounds a float64 threshold of no dimension.
+    # Numbers that float32 has: snnTorch rounds a float64 threshold of no dimension to it.
     spread = torch.linspace(0.95, 1.05, NEURONS, dtype=torch.float64) if vector else 1.0
     return (torch.tensor(value, dtype=torch.float32).double() * spread).requires_grad_()
 
