@@ -18,7 +18,6 @@ import tssl_adapters
 from tssl_adapters.errors import NoSpikingLayersError, UnsupportedLayerError
 from zoo.entry import Entry, Row
 
-
 _NOT_FINITE = "gradient not finite"
 
 

@@ -169,10 +169,13 @@ def _plif(short: str, build: Any, entry: Any) -> Iterator[Entry]:
 def _ottt(short: str, build: Any, entry: Any) -> Iterator[Entry]:
     """Made for OTTT's neuron and container; with a plain LIFNode the same network is BPTT's."""
     args = (VGG11,) if short == "OTTTSpikingVGG" else ()
-    classes = {"OTTTLIFNode": neuron.OTTTLIFNode, "LIFNode": neuron.LIFNode}
-    for title, cls in classes.items():
-        make = partial(in_mode, "s", build, *args, spiking_neuron=cls)
-        yield entry(make, run_steps, IMAGES, title)
+    classes = [neuron.OTTTLIFNode]
+    if short in ("OTTTSpikingVGG", "ottt_spiking_vggws"):  # the light ones
+        classes.append(neuron.LIFNode)
+    for cls in classes:
+        settings = {"spiking_neuron": cls, "num_classes": 10, "v_threshold": 0.2}
+        make = partial(in_mode, "s", build, *args, **settings)
+        yield entry(make, run_steps, IMAGES, cls.__name__)
 
 
 _OWN_NEURON: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
