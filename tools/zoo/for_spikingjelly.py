@@ -25,6 +25,8 @@ from zoo.torchvision_stub import declare_missing_operators
 PACKAGE = "spikingjelly.activation_based.model"
 IMAGES = (2, 2, 3, 32, 32)
 """[T, batch, channels, height, width]"""
+STEPS_APART = (2, 4, 3, 32, 32)
+"""A norm over a batch of two, step by step, leaves nothing of a gradient but rounding."""
 IF = {
     "spiking_neuron": neuron.IFNode,
     "surrogate_function": surrogate.ATan(),
@@ -119,7 +121,7 @@ def _residual(short: str, build: Any, entry: Any) -> Iterator[Entry]:
             make = partial(in_mode, mode, build, *args, **options)
             if connection == "AND":
                 make = partial(_excited, make)
-            yield entry(make, run, IMAGES, ", ".join(variant))
+            yield entry(make, run, IMAGES if mode == "m" else STEPS_APART, ", ".join(variant))
 
 
 def _excited(make: Callable[[], nn.Module]) -> nn.Module:
