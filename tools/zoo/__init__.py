@@ -1,0 +1,1 @@
+"""The models that the libraries bring or teach, and a check of each against its native twin."""
