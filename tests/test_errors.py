@@ -509,17 +509,14 @@ def test_a_failure_half_way_leaves_other_wraps_alone(monkeypatch: pytest.MonkeyP
     assert rows["body.inner.lif"] == rows["head.1"] == "wrap"
 
 
-def test_a_node_whose_attribute_has_the_name_of_our_memory() -> None:
-    """Either it works and the attribute stays, or the error names the layer."""
-    model = made("spikingjelly")
-    model.head[1].tssl_psc = torch.zeros(3)
-    before = anatomy(model)
-    try:
-        tssl_adapters.wrap(model, tau_s=3.0)
-    except TSSLAdaptersError as error:
-        assert_says(str(error), "head.1", "tssl_psc")
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_a_node_whose_attribute_has_the_name_of_our_memory(tau_s: float, memory: bool) -> None:
+    """Refused before anything changed, and foretold."""
+    model = nn.Sequential(neuron.LIFNode(), neuron.IFNode())
+    if memory:
+        model[1].register_memory("tssl_psc", torch.zeros(3))
     else:
-        numbers(model)
-        assert model.head[1].tssl_psc is before["head.1.tssl_psc"]
-    tssl_adapters.unwrap(model)
-    assert list(anatomy(model)) == list(before)
+        model[1].tssl_psc = torch.zeros(3)
+    assert_says(refusal(model, UnsupportedConfigError, tau_s=tau_s), "- 1 (", "tssl_psc", "rename")
+    assert [row.path for row in tssl_adapters.inspect(model) if row.status == "refused"] == ["1"]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.engine.state import trace_beside, untag
-from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import Reset, Subtract, ToValue
 
 TRACE = "tssl_psc"
@@ -132,20 +131,18 @@ def problem(node: Any) -> str | None:
         )
     if getattr(node, "_neuron_precision", None) is not None:
         return "it has a neuron precision of its own; convert it back to the default precision"
+    if hasattr(node, TRACE):
+        return (
+            f"it has an attribute '{TRACE}', the name of the memory that wrap adds at tau_s > 1; "
+            "rename yours"
+        )
     return None
 
 
 def start(node: Any) -> None:
     """Give a layer that was wrapped its memory for the trace."""
-    if node._tssl_settings.tau_s == 1.0:
-        return
-    if hasattr(node, TRACE):
-        path = node._tssl_settings.path
-        raise UnsupportedConfigError(
-            f"Layer '{path}' has an attribute '{TRACE}', the name of the memory that wrap adds "
-            "at tau_s > 1. Rename yours."
-        )
-    node.register_memory(TRACE, 0.0)
+    if node._tssl_settings.tau_s != 1.0:
+        node.register_memory(TRACE, 0.0)
 
 
 def stop(node: Any) -> None:
