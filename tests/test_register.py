@@ -11,11 +11,12 @@ import norse.torch as norse
 import pytest
 import snntorch
 import torch
+from layers import sigmoid
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 import tssl_adapters
-from tssl_adapters import adapters
+from tssl_adapters import adapters, rules
 from tssl_adapters.errors import LibraryVersionError, UnsupportedLayerError
 
 
@@ -191,3 +192,46 @@ def test_wrong_arguments() -> None:
     register(MyLIF, like=neuron.LIFNode)
     with pytest.raises(ValueError, match=r"MyLIF is known already"):
         register(MyLIF, like=neuron.IFNode)
+
+
+class OwnCharge(neuron.SimpleBaseNode):
+    """A charge of its own, with a weight that learns."""
+
+    def __init__(self) -> None:
+        super().__init__(v_threshold=0.3, step_mode="s")
+        self.gate = nn.Parameter(torch.tensor(0.7))
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.v = self.v * torch.tanh(self.gate + 0.3 * self.v) + x
+
+
+class OwnFire(OwnCharge):
+    """Fires in its own way too."""
+
+    def neuronal_fire(self) -> Tensor:
+        return self.surrogate_function(self.v - 2.0 * self.v_threshold)
+
+
+def test_a_charge_of_the_user_s_own() -> None:
+    """The library's surrogate as the rule gives the native gradient, of the weight too."""
+
+    def gradients(layer: Any) -> list[Tensor]:
+        x = torch.randn(7, 3, 9, generator=torch.Generator().manual_seed(0)).double()
+        x.requires_grad_()
+        out = torch.stack([layer(step) for step in x])
+        loss = (out * torch.linspace(-1.0, 2.0, out.numel()).view_as(out)).sum() + layer.v.sum()
+        return [out, *torch.autograd.grad(loss, [x, layer.gate])]
+
+    tssl_adapters.register(OwnCharge, like=neuron.SimpleLIFNode)
+    rule = rules.SurrogateGradient(sigmoid)
+    ours = gradients(tssl_adapters.wrap(OwnCharge().double(), rule=rule))
+    theirs = gradients(OwnCharge().double())
+    assert torch.equal(ours[0], theirs[0])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_spike_of_the_user_s_own_is_refused() -> None:
+    tssl_adapters.register(OwnFire, like=neuron.SimpleLIFNode)
+    with pytest.raises(UnsupportedLayerError, match=r"its class overrides neuronal_fire"):
+        tssl_adapters.wrap(OwnFire())
