@@ -175,6 +175,15 @@ def test_pickles(name: str) -> None:
     same(gradient(node, drive()), gradient(tssl_adapters.wrap(made(name)), drive()))
 
 
+def test_half_a_threshold_is_rest() -> None:
+    """Where the library starts a node is where a new trace may start, as a tensor too."""
+    node, again = (tssl_adapters.wrap(made("Half"), tau_s=3.0) for _ in range(2))
+    x = drive()
+    again(x[1])
+    again.v = torch.full_like(x[0], 0.5)
+    assert torch.equal(node(x[0]), again(x[0]))
+
+
 def test_klif_in_training() -> None:
     """k learns, past 1, with the potentials that are handed on scaled by it."""
     node = tssl_adapters.wrap(neuron.KLIFNode(True, v_threshold=0.5, step_mode="m").double())

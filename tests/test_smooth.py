@@ -12,7 +12,7 @@ from tssl_adapters import rules
 from tssl_adapters.engine.attach import Native
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.neuron import Reset, Subtract, ToValue
+from tssl_adapters.neuron import ByFormula, Reset, Subtract, ToValue
 
 
 def derivative(distance: Tensor) -> Tensor:
@@ -31,6 +31,11 @@ class Surrogate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad * derivative(*ctx.saved_tensors)
+
+
+def formula(h: Tensor, s: Tensor, sharpness: Tensor) -> Tensor:
+    """A reset that depends on a parameter whether there was a spike or not."""
+    return (0.7 + sharpness) * h.tanh() - s * (0.5 + 0.2 * h + sharpness * s)
 
 
 class Cell(torch.nn.Module):
@@ -56,7 +61,12 @@ class Cell(torch.nn.Module):
         theta = self.threshold(w)
         s = Surrogate.apply(h - theta)
         due = s.detach() if self.detached else s
-        u = h - due * theta if isinstance(self.reset, Subtract) else (1 - due) * h + due * -0.3
+        if isinstance(self.reset, ByFormula):
+            u = formula(h, due, self.sharpness)
+        elif isinstance(self.reset, Subtract):
+            u = h - due * theta
+        else:
+            u = (1 - due) * h + due * -0.3
         return s, u, self.adapted(h, s, w)
 
     def ours(
@@ -70,13 +80,14 @@ class Cell(torch.nn.Module):
             with torch.no_grad():
                 return (self.charge(v, given, w), *self.step(given, v, w)[:2])
 
+        by_formula = isinstance(self.reset, ByFormula)
         result = attach_smooth(
             settings,
             lambda v: self.charge(v, x, w),
             v,
             trace,
             Native(x, values, probe),
-            reset=self.reset,
+            reset=ByFormula(formula, (self.sharpness,)) if by_formula else self.reset,
             threshold=self.threshold(w),
             strict=True,
             detached=self.detached,
@@ -88,7 +99,11 @@ class Cell(torch.nn.Module):
 
 @pytest.mark.parametrize("tau_s", [1.0, 2.5])
 @pytest.mark.parametrize("detached", [True, False])
-@pytest.mark.parametrize("reset", [ToValue(-0.3), Subtract()], ids=["value", "subtract"])
+@pytest.mark.parametrize(
+    "reset",
+    [ToValue(-0.3), Subtract(), ByFormula(formula)],
+    ids=["value", "subtract", "formula"],
+)
 def test_a_surrogate_is_plain_autograd(reset: Reset, detached: bool, tau_s: float) -> None:
     cell = Cell(reset, detached).double()
     generator = torch.Generator().manual_seed(0)

@@ -723,20 +723,19 @@ def test_supported_is_the_adapters_table() -> None:
         assert row.version == metadata.version(row.library)
         assert f"{row.library} {row.version}" in str(report)
         assert row.layer in str(report)
-        both = (
-            row.library == "spikingjelly" and name != "GatedLIFNode"
-        )  # which takes sequences only
+        both = row.library == "spikingjelly" and name != "GatedLIFNode"
         mode = "step and sequence (step_mode)" if both else None
         adapter = next(a for a in adapters.loaded() if a.library == row.library)
-        assert row.mode == (
-            mode or ("sequence" if name == "GatedLIFNode" else adapter.mode(cls.__new__(cls)))
-        )
+        made = cls(T=3) if name == "GatedLIFNode" else cls.__new__(cls)
+        assert row.mode == (mode or adapter.mode(made))
     assert classes == {adapter.library: set(adapter.kinds) for adapter in adapters.loaded()}
     assert {row.layer for row in report} >= {
         "snntorch.Leaky",
-        "spikingjelly.activation_based.neuron.LIFNode",
-        "spikingjelly.activation_based.neuron.IFNode",
-        "spikingjelly.activation_based.neuron.ParametricLIFNode",
+        *(
+            f"spikingjelly.activation_based.neuron.{name}Node"
+            for name in "LIF IF ParametricLIF HalfThresholdIF KLIF QIF EIF Izhikevich "
+            "ComplementaryLIF CUBALIF RAF GatedLIF SimpleIF SimpleLIF".split()
+        ),
         "norse.torch.LIFCell",
         "norse.torch.LIF",
         "norse.torch.LIFBoxCell",
