@@ -235,16 +235,11 @@ BUILDERS = [
     Model(autoencoder, IMAGE),
     Model(regression),
     Model(regression_recurrent),
-    Model(lapicque),
-    Model(synaptic),
-    Model(alpha),
-    Model(recurrent_one_to_one),
+    *map(Model, (lapicque, synaptic, alpha, recurrent_one_to_one)),
     Model(recurrent_convolutional, MOVIE),
-    Model(recurrent_synaptic),
-    Model(spiking_lstm),
+    *map(Model, (recurrent_synaptic, spiking_lstm)),
     Model(spiking_conv_lstm, MOVIE),
-    Model(parallel),
-    Model(delta),
+    *map(Model, (parallel, delta)),
 ]
 
 
