@@ -122,7 +122,7 @@ def _norse_incoming(name: str, noise: Array) -> Array:
     return np.floor(np.abs(noise) * 1.5) if name == "rho" else 0.3 + 0.4 * noise
 
 
-EXPONENTIAL = {"delta_T": 0.5, "tau_syn_inv": 400.0, "tau_mem_inv": 300.0, "v_leak": 0.1}
+EXPONENTIAL = {"delta_T": 0.5, "tau_syn_inv": 400.0, "tau_mem_inv": 300.0, "v_leak": 0.125}
 EXPONENTIAL |= {"v_th": 0.5, "v_reset": -0.2}
 ADAPTIVE = {**EXPONENTIAL, "adaptation_current": 0.8, "adaptation_spike": 0.3}
 ADAPTIVE |= {"tau_ada_inv": 200.0}
@@ -152,21 +152,21 @@ def norse_layers() -> Iterator[Described]:
             EXPONENTIAL,
             oracle_neurons.norse_lif_ex(),
             LIFExFeedForwardState,
-            {"v": 0.1, "i": 0.0},
+            {"v": 0.125, "i": 0.0},
         ),
         "LIFAdEx": (
             lambda q: LIFAdExParameters(**q),
             ADAPTIVE,
             oracle_neurons.norse_lif_adex(),
             LIFAdExFeedForwardState,
-            {"v": 0.1, "i": 0.0, "a": 0.0},
+            {"v": 0.125, "i": 0.0, "a": 0.0},
         ),
         "LSNN": (
             lambda q: LSNNParameters(**q),
             LSNN,
             oracle_neurons.norse_lsnn(),
             LSNNFeedForwardState,
-            {"v": 0.1, "i": 0.0, "b": 0.5},
+            {"v": 0.125, "i": 0.0, "b": 0.5},
         ),
         "LIFRefrac": (
             lambda q: LIFRefracParameters(
@@ -175,7 +175,7 @@ def norse_layers() -> Iterator[Described]:
             {**LIF, "rho_reset": 2.0},
             oracle_neurons.norse_lif_refrac(),
             _refractory,
-            {"v": 0.1, "i": 0.0, "rho": 0.0},
+            {"v": 0.125, "i": 0.0, "rho": 0.0},
         ),
     }
     for name, (parameters, values, described, state, rest) in made.items():
