@@ -98,15 +98,15 @@ def held_back(
 ) -> Result:
     """The result of a step within a refractory period.
 
-    A neuron that is held back keeps its potential and sends no spike, whatever its own step did.
-    Where it is, the chain over time passes that step by.
+    A neuron that is held back keeps its potential and sends no spike, whatever its own step did:
+    there h = v, so F_v = 1 and lambda is handed on as it came.
 
     Args:
         settings: the layer's path, rule and tau_s.
         result: the neuron's own step.
         state: incoming membrane potential.
         trace: incoming trace of the spikes that were sent, ``None`` for zero.
-        held: 1 where the neuron is held back, else 0, without a graph.
+        held: 1 where the neuron is held back, else 0, with the library's graph.
         after: the potential after the step, with a graph to ``result.state`` and ``state``.
         spike: what is sent, with a graph to ``result.fired``.
         fresh: whether ``state`` was made for this call.
@@ -117,8 +117,13 @@ def held_back(
     if own and after.requires_grad:
         before = () if fresh else link_of(settings, state, len(own))
         # Without a link both chains are the potential's own adjoint: the second carries it.
-        before = before or (torch.zeros_like(held), state)
-        links = tuple((1.0 - held) * a + held * b for a, b in zip(own, before, strict=True))
+        before = before or (torch.zeros_like(state), state)
+        stays = held.detach()
+        moved = (state - result.state).detach()  # links have gradients only, and values of no use
+        links = (
+            (1.0 - stays) * own[0],
+            (1.0 - stays) * own[1] + stays * (before[0] + before[1]) + held * moved,
+        )
     tag(after, links, None if settings.tau_s == 1.0 else out.clone())
     return result._replace(out=out, state=after, trace=None, fired=spike)
 

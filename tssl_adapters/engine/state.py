@@ -120,11 +120,18 @@ def tag(state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
         _file(storage, filed)
 
 
-def hand_over(source: Tensor, target: Tensor) -> Tensor:
-    """Hang a state's link and trace on the tensor that goes to the user's loop in its place."""
+def hand_over(source: Tensor, target: Tensor, reached: Tensor) -> Tensor:
+    """Hang a state's link and trace on the tensor that goes to the user's loop in its place.
+
+    ``reached`` has the graph to what else the target was computed from: the chain, which goes
+    through the link and not through the target, reaches it too.
+    """
     found = _tag_of(source)
     assert found is not None
-    tag(target, found.link if target.requires_grad else (), found.trace)
+    link = found.link if target.requires_grad else ()
+    if link:
+        link = (link[0], link[1] + reached, *link[2:])
+    tag(target, link, found.trace)
     untag(source)
     return target
 

@@ -11,6 +11,7 @@ from norse.torch.functional import lif_adex_refrac, lif_refrac
 from norse.torch.functional.lif import lif_feed_forward_step, lif_step, lif_step_sparse
 from norse.torch.functional.lif_adex import lif_adex_feed_forward_step, lif_adex_step
 from norse.torch.functional.lsnn import lsnn_step
+from norse.torch.functional.threshold import threshold
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -100,7 +101,7 @@ def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[
     seen = given.state if cell.settings.rule.chain else given.without_chain()
     fired = getattr(after, "z", result.fired)
     v, z, rho = around.update(seen, fired, result.state, cell.p)
-    held = (given.state.rho > 0).to(v.dtype)
+    held = threshold(seen.rho, inner.p.method, inner.p.alpha)
     result = held_back(cell.settings, result, before.v, trace, held, v, z, fresh=given.fresh)
     after = after._replace(v=result.state)
     if "z" in after._fields:

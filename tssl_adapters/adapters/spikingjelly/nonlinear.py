@@ -61,10 +61,11 @@ class WrappedKLIFNode(SmoothNode, neuron.KLIFNode):  # type: ignore[misc]
         if not self.scale_reset:
             return SmoothNode._tssl_attach(self, x, states, trace)
         (v,), k = states, self.k
+        fixed = k.detach()  # v is what the library carries: k acts on the charge, at a given v
         spike, (after,) = self._tssl_values(x, states)
 
         def charged(x: Tensor, potential: Tensor) -> Tensor:
-            h: Tensor = self._tssl_charged(x, potential / k, [])
+            h: Tensor = self._tssl_charged(x, potential / fixed, [])
             return h
 
         def probe(x: Tensor, potential: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +75,7 @@ class WrappedKLIFNode(SmoothNode, neuron.KLIFNode):  # type: ignore[misc]
         result = attach_smooth(
             self._tssl_settings,
             lambda potential: charged(x, potential),
-            v * k,
+            v * fixed,
             trace,
             Native(x, lambda: (spike, after * k), probe),
             reset=self._tssl_reset_of([]),
@@ -83,7 +84,8 @@ class WrappedKLIFNode(SmoothNode, neuron.KLIFNode):  # type: ignore[misc]
             detached=self.detach_reset,
             carrier=v,
         )
-        return result, (hand_over(result.state, valued(after, result.state / k)),)
+        by_k = -k * (result.state / fixed).detach()
+        return result, (hand_over(result.state, valued(after, result.state / k), by_k),)
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         if self.v_reset is None:
