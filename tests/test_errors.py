@@ -159,10 +159,6 @@ def leaky(**settings: Any) -> snntorch.Leaky:
 
 
 UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "Synaptic": (lambda: snntorch.Synaptic(0.9, 0.8), "not known"),
-    "Alpha": (lambda: snntorch.Alpha(0.9, 0.8), "not known"),
-    "Lapicque": (lambda: snntorch.Lapicque(beta=0.9), "not known"),
-    "RLeaky": (lambda: snntorch.RLeaky(0.9, all_to_all=False), "not known"),
     "SLSTM": (lambda: snntorch.SLSTM(3, 3), "LSTM"),
     "OwnLeaky": (lambda: OwnLeaky(0.9), "subclass of Leaky"),
     "QIFNode": (neuron.QIFNode, "not known"),
@@ -201,7 +197,10 @@ def changed_reset() -> nn.Module:
 
 UNSUPPORTED_SETTINGS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "inhibition": (lambda: leaky(inhibition=True), ["Leaky", "inhibition", "inhibition=False"]),
-    "state_quant": (lambda: leaky(state_quant=torch.round), ["Leaky", "state_quant=False"]),
+    "state_quant": (
+        lambda: leaky(state_quant=torch.round),
+        ["Leaky", "state_quant=False", "of your own"],
+    ),
     "mixed resets": (changed_reset, ["reset_mechanism was changed", "make a new layer"]),
     "beta of zero": (lambda: leaky(beta=0.0), ["beta is 0", "threshold/beta", "beta > 0"]),
     "negative beta": (lambda: leaky(beta=-0.5), ["beta is 0", "reset_delay=False"]),

@@ -15,6 +15,7 @@ import torch
 from models import SpikingJellyNet, inputs
 
 import tssl_adapters
+from tssl_adapters.adapters import KNOWN
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = ("snntorch", "spikingjelly", "norse")
@@ -74,7 +75,7 @@ print(json.dumps([after_import, {LOADED}, adapters, rows, text, wrapped, same, s
     after_import, at_the_end, adapters, rows, text, wrapped, same, said = steps
     assert after_import == at_the_end == []
     assert adapters == ["tssl_adapters.adapters.base"]
-    assert len(rows) == 7
+    assert len(rows) == sum(len(layers) for layers in KNOWN.values())
     assert text.startswith("No layer of snnTorch")
     assert (wrapped, same) == (False, True)
     assert "Sequential has no spiking layer to wrap" in said

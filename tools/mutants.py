@@ -19,6 +19,8 @@ WRAPS = "tests/test_wrap.py"
 ERRORS = "tests/test_errors.py"
 IMPORTS = "tests/test_imports.py"
 GAPS = "tests/test_gaps.py"
+NEURONS = "tests/test_neurons.py"
+NEURONS_SNNTORCH = "tests/test_neurons_snntorch.py"
 
 
 class Change(NamedTuple):
@@ -59,7 +61,9 @@ FILTER = "engine/filter.py"
 NAIVE = "engine/naive.py"
 TSSLBP = "rules/tsslbp.py"
 SURROGATE = "rules/surrogate.py"
-SNNTORCH = "adapters/snntorch.py"
+SNNTORCH = "adapters/snntorch/layer.py"
+SNNTORCH_NEURONS = "adapters/snntorch/neurons.py"
+SNNTORCH_TABLE = "adapters/snntorch/__init__.py"
 SPIKINGJELLY = "adapters/spikingjelly.py"
 NORSE = "adapters/norse.py"
 ADAPTERS = "adapters/__init__.py"
@@ -1069,30 +1073,35 @@ LIBRARIES = (
         "torch.rand(size, device=given.device)",
         FORWARD + "::test_whole_models",
     ),
-    mutant("snnTorch compares with >=", SNNTORCH, "strict=True", "strict=False", FORWARD),
+    mutant(
+        "snnTorch compares with >=",
+        SNNTORCH,
+        "            strict=True,\n            detached",
+        "            strict=False,\n            detached",
+        FORWARD,
+    ),
     mutant("SpikingJelly compares with >", SPIKINGJELLY, "strict=False", "strict=True", FORWARD),
     mutant("Norse compares with >=", NORSE, "strict=True", "strict=False", FORWARD),
     mutant(
         "snnTorch's beta is not clamped",
-        SNNTORCH,
-        "beta = self.beta.clamp(0, 1)",
-        "beta = self.beta",
+        SNNTORCH_NEURONS,
+        "beta = layer.beta.clamp(0, 1)",
+        "beta = layer.beta",
         GAPS,
     ),
     mutant(
         "the graded factor is left out of G",
         SNNTORCH,
-        "spikes = result.out * self.graded_spikes_factor if graded else result.out",
+        "return spikes * self.graded_spikes_factor if graded else spikes",
         "factor = self.graded_spikes_factor\n"
-        "        scaled = result.out + result.out.detach() * (factor - 1.0)\n"
-        "        spikes = scaled if graded else result.out",
+        "        return spikes + spikes.detach() * (factor - 1.0) if graded else spikes",
         IDENTITY,
     ),
     mutant(
         "the graded factor gets no gradient",
         SNNTORCH,
-        "result.out * self.graded_spikes_factor if graded",
-        "result.out * self.graded_spikes_factor.detach() if graded",
+        "spikes * self.graded_spikes_factor if graded",
+        "spikes * self.graded_spikes_factor.detach() if graded",
         IDENTITY,
     ),
     mutant(
@@ -1106,21 +1115,21 @@ LIBRARIES = (
     mutant(
         "snnTorch's reset is detached without delay, not with it",
         SNNTORCH,
-        "detached=self.reset_delay,",
-        "detached=not self.reset_delay,",
+        "detached=delayed,",
+        "detached=not delayed,",
         IDENTITY,
     ),
     mutant(
         "snnTorch's beta that learned its way to zero is not refused",
         SNNTORCH,
-        "        if beta.requires_grad and _zero_beta(self):\n",
-        "        if None:\n",
+        "decay.requires_grad and self._tssl_decayless(self):\n",
+        "None:\n",
         ERRORS,
     ),
     mutant(
         "a beta of zero is not refused",
-        SNNTORCH,
-        "    return _ZERO_BETA if _zero_beta(layer) else None\n",
+        SNNTORCH_TABLE,
+        "    return wrapped._tssl_zero_decay if wrapped._tssl_decayless(layer) else None\n",
         "    return None\n",
         ERRORS,
     ),
@@ -1138,6 +1147,90 @@ LIBRARIES = (
         '    names = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}\n'
         "    return names[layer.reset_mechanism]\n",
         FORWARD,
+    ),
+    mutant(
+        "the synaptic current forgets at the potential's rate",
+        SNNTORCH_NEURONS,
+        'self.alpha.clamp(0, 1) * states["syn"] + x\n',
+        'self.beta.clamp(0, 1) * states["syn"] + x\n',
+        NEURONS,
+    ),
+    mutant(
+        "the reset to zero leaves the drive",
+        SNNTORCH,
+        'if bound_reset(self) != "_base_zero":',
+        'if bound_reset(self) != "":',
+        NEURONS,
+    ),
+    mutant(
+        "Alpha's reset by subtraction spares the inhibitory current",
+        SNNTORCH_NEURONS,
+        '(self.threshold, inh, -states["syn_inh"])',
+        '(self.threshold, 0.0 * inh, -states["syn_inh"])',
+        NEURONS,
+    ),
+    mutant(
+        "Alpha's reset takes the new inhibitory current from the potential",
+        SNNTORCH_NEURONS,
+        '(self.threshold, inh, -states["syn_inh"])',
+        "(self.threshold, inh, -inh)",
+        NEURONS,
+    ),
+    mutant(
+        "Alpha's reset gives the threshold no gradient",
+        SNNTORCH_NEURONS,
+        '(self.threshold, inh, -states["syn_inh"])',
+        '(self.threshold.detach(), inh, -states["syn_inh"])',
+        NEURONS,
+    ),
+    mutant(
+        "the feedback gets no gradient",
+        SNNTORCH_NEURONS,
+        'feedback = recurrent(states["spk"])',
+        'feedback = recurrent(states["spk"]).detach()',
+        NEURONS,
+    ),
+    mutant(
+        "a layer feeds its PSC back to itself",
+        SNNTORCH,
+        "self.spk = self._tssl_scaled(result.fired, graded) if split else out",
+        "self.spk = out",
+        NEURONS,
+    ),
+    mutant(
+        "the record stands in for RLeaky, which adds in another order",
+        SNNTORCH_NEURONS,
+        "    _tssl_rounds_alike = False\n",
+        "",
+        NEURONS,
+    ),
+    mutant(
+        "the other states go back over time without a chain",
+        SNNTORCH,
+        'elif name != "mem" and not self._tssl_settings.rule.chain:',
+        "elif False:",
+        NEURONS_SNNTORCH,
+    ),
+    mutant(
+        "RSynaptic resets at once without delay, as it says it does",
+        SNNTORCH_NEURONS,
+        "        return True\n",
+        "        return bool(layer.reset_delay)\n",
+        NEURONS,
+    ),
+    mutant(
+        "the quantiser is left out of h",
+        SNNTORCH,
+        "quantiser=quantiser,",
+        "quantiser=None,",
+        NEURONS,
+    ),
+    mutant(
+        "the synaptic current is not quantised",
+        SNNTORCH,
+        "if not self.state_quant:",
+        "if True:",
+        NEURONS,
     ),
     mutant(
         "LIFNode's gain for decay_input is swapped",
@@ -1324,9 +1417,9 @@ WRAPPING = (
     ),
     mutant(
         "unwrap leaves the tag on snnTorch's mem",
-        SNNTORCH,
-        "Kind(WrappedLeaky, _problem, detach=lambda layer: untag(layer.mem))",
-        "Kind(WrappedLeaky, _problem)",
+        SNNTORCH_TABLE,
+        "partial(_problem, wrapped), detach=lambda layer: untag(layer.mem))",
+        "partial(_problem, wrapped))",
         WRAPS,
     ),
     mutant(

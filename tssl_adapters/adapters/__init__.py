@@ -14,7 +14,10 @@ from importlib import metadata
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped
 
 KNOWN: dict[str, dict[str, str]] = {
-    "snntorch": {"snntorch.Leaky": "step"},
+    "snntorch": {
+        f"snntorch.{name}": "step"
+        for name in ("Leaky", "Lapicque", "Synaptic", "Alpha", "RLeaky", "RSynaptic")
+    },
     "spikingjelly": {
         f"spikingjelly.activation_based.neuron.{name}": "step and sequence (step_mode)"
         for name in ("LIFNode", "IFNode", "ParametricLIFNode")
