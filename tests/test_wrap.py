@@ -729,6 +729,11 @@ def test_supported_is_the_adapters_table() -> None:
     assert classes == {adapter.library: set(adapter.kinds) for adapter in adapters.loaded()}
     assert {row.layer for row in report} == {
         "snntorch.Leaky",
+        "snntorch.Lapicque",
+        "snntorch.Synaptic",
+        "snntorch.Alpha",
+        "snntorch.RLeaky",
+        "snntorch.RSynaptic",
         "spikingjelly.activation_based.neuron.LIFNode",
         "spikingjelly.activation_based.neuron.IFNode",
         "spikingjelly.activation_based.neuron.ParametricLIFNode",

@@ -1069,8 +1069,8 @@ LIBRARIES = (
     mutant(
         "the probe draws from the user's random numbers",
         ATTACH,
-        "torch.rand(size, generator=generator, device=given.device)",
-        "torch.rand(size, device=given.device)",
+        "torch.rand(size, generator=generator, device=given.device, dtype=dtype)",
+        "torch.rand(size, device=given.device, dtype=dtype)",
         FORWARD + "::test_whole_models",
     ),
     mutant(
