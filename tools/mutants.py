@@ -1556,15 +1556,15 @@ NORSE_FAMILIES = (
     mutant(
         "a neuron that is held back loses its link",
         SMOOTH,
-        "links = tuple((1.0 - held) * a + held * b for",
-        "links = tuple((1.0 - held) * a + 0.0 * b for",
+        "(1.0 - stays) * own[1] + stays * (before[0] + before[1])",
+        "(1.0 - stays) * own[1] + 0.0 * (before[0] + before[1])",
         NORSE_LIBRARY + "::test_a_refractory_neuron_s_chain_skips_the_steps_it_sits_out",
     ),
     mutant(
         "a step that a neuron sits out takes part in its chain",
         SMOOTH,
-        "links = tuple((1.0 - held) * a + held * b for",
-        "links = tuple(a + held * b for",
+        "(1.0 - stays) * own[1] + stays * (before[0] + before[1])",
+        "own[1] + stays * (before[0] + before[1])",
         NORSE_LIBRARY + "::test_a_refractory_neuron_s_chain_skips_the_steps_it_sits_out",
     ),
     mutant(
