@@ -1254,7 +1254,7 @@ LIBRARIES = (
         SNNTORCH,
         "self.spk = self._tssl_scaled(result.fired, graded) if split else out",
         "self.spk = out",
-        NEURONS,
+        "tests/test_neurons.py::test_psc",
     ),
     mutant(
         "the record stands in for RLeaky, which adds in another order",
@@ -1356,7 +1356,7 @@ LIBRARIES = (
         NODE,
         "        trace = self._memories.pop(TRACE, None)\n",
         "        trace = self._memories.get(TRACE, None)\n",
-        STATES,
+        FORWARD + "::test_spikingjelly_s_stored_potentials",
     ),
     mutant(
         "Norse's current leaks with the wrong sign",
