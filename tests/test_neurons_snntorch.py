@@ -330,8 +330,9 @@ def test_reset_between_sequences(name: str, tau_s: float) -> None:
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_detach_hidden_cuts(name: str) -> None:
+def test_detach_hidden_cuts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No gradient from behind ``detach_hidden``, at tau_s > 1 either, and the PSC goes on."""
+    monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])  # it detaches every layer alive
     layer = tssl_adapters.wrap(layer_of(name, init_hidden=True), tau_s=3.0)
     x = drive().requires_grad_()
     layer.reset_mem()
