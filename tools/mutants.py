@@ -1352,13 +1352,6 @@ LIBRARIES = (
         STATES,
     ),
     mutant(
-        "the library sees our trace among its memories",
-        NODE,
-        "        trace = self._memories.pop(TRACE, None)\n",
-        "        trace = self._memories.get(TRACE, None)\n",
-        FORWARD + "::test_spikingjelly_s_stored_potentials",
-    ),
-    mutant(
         "Norse's current leaks with the wrong sign",
         NORSE,
         "number(-self.dt * self.p.tau_syn_inv)",
@@ -1433,14 +1426,14 @@ LIBRARIES = (
         NORSE,
         "dense = input_tensor.to_dense() if input_tensor.is_sparse else input_tensor",
         "dense = input_tensor",
-        FORWARD,
+        GAPS,
     ),
     mutant(
         "the answer to Norse's sparse input is dense",
         NORSE,
         "return (out.to_sparse() if sparse else out), after",
         "return out, after",
-        FORWARD,
+        "tests/test_usage.py::test_norse_sparse_input",
     ),
     mutant(
         "Norse's settings are read once and kept",

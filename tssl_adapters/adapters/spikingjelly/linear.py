@@ -35,7 +35,7 @@ class LinearNode(Node):
         (state,) = states
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad(), self._tssl_without_trace():
+            with torch.no_grad():
                 if keep:
                     self.v = potential
                     return self._tssl_native.forward(self, drive), self.v_seq

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -97,16 +95,6 @@ class Node(Wrapped):
             self.v_seq = None if ran.kept is None else ran.kept[0]
         elif self.store_v_seq:
             self._append_v_seq(self.v)
-
-    @contextmanager
-    def _tssl_without_trace(self: Any) -> Iterator[None]:
-        """The library pairs memories and states one to one: it must not see ours."""
-        trace = self._memories.pop(TRACE, None)
-        try:
-            yield
-        finally:
-            if trace is not None:
-                self._memories[TRACE] = trace
 
 
 def rest_of(node: Any) -> float:
