@@ -263,6 +263,11 @@ def plif() -> nn.Module:
     return neuron.ParametricLIFNode(init_tau=3.0, v_threshold=0.3)
 
 
+def cell_of_its_own() -> nn.Module:
+    """Norse's cells hold the very tensors of their parameters, defaults among them, uncopied."""
+    return norse.LIFCell(copy.deepcopy(LIFParameters(**LIVELY)))
+
+
 CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
     "beta set": (leaky(), changed("beta", torch.tensor(0.4))),
     "beta filled": (leaky(), lambda layer: layer.beta.fill_(0.4)),
@@ -299,11 +304,11 @@ CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
     "SpikingJelly's checkpoint": (lambda: plif().requires_grad_(False), loaded),
     "p replaced": (lambda: norse.LIF(LIFParameters(**LIVELY)), with_p(v_th=0.1, v_reset=-0.2)),
     "p's tensor filled": (
-        lambda: norse.LIFCell(LIFParameters(**LIVELY)),
+        cell_of_its_own,
         lambda layer: layer.p.v_th.fill_(0.1),
     ),
     "p's tensor's data filled": (
-        lambda: norse.LIFCell(LIFParameters(**LIVELY)),
+        cell_of_its_own,
         lambda layer: layer.p.tau_syn_inv.data.fill_(50.0),
     ),
     "dt": (lambda: norse.LIFBoxCell(LIFBoxParameters(**LIVELY)), changed("dt", 0.002)),
