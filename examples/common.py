@@ -47,23 +47,30 @@ Record = dict[str, Any]
 
 
 def parse_args(
-    library: str, description: str, argv: Sequence[str] | None = None
+    library: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    network: str | None = None,
 ) -> argparse.Namespace:
-    """Read the command line; ``library`` names the library's distribution."""
+    """Read the command line.
+
+    ``library`` names the library's distribution, ``network`` the one that the script trains where
+    it has only one.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _add_method_options(parser)
+    _add_method_options(parser, network)
     _add_run_options(parser)
     args = parser.parse_args(argv)
     try:
-        _complete(args, library)
+        _complete(args, library, network)
     except ValueError as error:
         parser.error(str(error))
     return args
 
 
-def _add_method_options(parser: argparse.ArgumentParser) -> None:
+def _add_method_options(parser: argparse.ArgumentParser, network: str | None) -> None:
     group = parser.add_argument_group("what is trained, and how")
     add = group.add_argument
     add(
@@ -97,8 +104,11 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--network",
-        default="400-400",
-        help="hidden layers of a fully connected network, such as 400-400 or 100; or cnn, the "
+        choices=network and [network],
+        default=network or "400-400",
+        help=argparse.SUPPRESS
+        if network
+        else "hidden layers of a fully connected network, such as 400-400 or 100; or cnn, the "
         "paper's 15C5-P2-40C5-P2-300 for 28 x 28 images (default: %(default)s)",
     )
     add(
@@ -138,11 +148,11 @@ def _positive(text: str) -> int:
     return number
 
 
-def _complete(args: argparse.Namespace, library: str) -> None:
+def _complete(args: argparse.Namespace, library: str, network: str | None) -> None:
     """Check what argparse cannot, and fill in the defaults that depend on other options."""
     if not (args.tau_s >= 1 and math.isfinite(args.tau_s)):
         raise ValueError(f"--tau-s must be a finite number, 1 or more, not {args.tau_s}")
-    if args.network != "cnn":
+    if args.network not in ("cnn", network):
         hidden_sizes(args.network)
     elif args.data == "digits":
         raise ValueError("--network cnn needs images of 28 x 28; digits are 8 x 8")

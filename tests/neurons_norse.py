@@ -8,7 +8,7 @@ from typing import Any
 
 import norse.torch as norse
 import torch
-from layers import NEURONS, Case, Run, superspike
+from cases import NEURONS, Case, Run, superspike
 from norse.torch.functional import (
     iaf,
     izhikevich,

@@ -9,7 +9,7 @@ from typing import Any
 
 import snntorch
 import torch
-from layers import BATCH, NEURONS, Case, Run, atan
+from cases import BATCH, NEURONS, Case, Run, atan
 from snntorch.functional import quant
 from torch import Tensor, nn
 

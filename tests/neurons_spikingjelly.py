@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from layers import NEURONS, Case, Run, sigmoid
+from cases import NEURONS, Case, Run, sigmoid
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 

@@ -11,7 +11,8 @@ import norse.torch as norse
 import pytest
 import snntorch
 import torch
-from layers import CASES, NEURONS, Case
+from cases import NEURONS, Case
+from layers import CASES
 from models import BATCH, INPUTS, LIVELY, MODELS
 from norse.torch.functional.lif import LIFParameters
 from norse.torch.functional.lif_box import LIFBoxParameters

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from layers import BATCH, CASES, NEURONS, Case
+from cases import BATCH, NEURONS, Case
+from layers import CASES
 from torch import Tensor, nn
 
 import tssl_adapters

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from layers import BATCH, NEURONS, Case
+from cases import BATCH, NEURONS, Case
 from neurons_norse import CASES as NORSE
 from neurons_snntorch import CASES as SNNTORCH
 from neurons_spikingjelly import CASES as SPIKINGJELLY

@@ -14,7 +14,7 @@ import pytest
 import snntorch
 import snntorch.functional as SF
 import torch
-from layers import BATCH, NEURONS, atan
+from cases import BATCH, NEURONS, atan
 from neurons_snntorch import DELAYS, STATES, exact_atan, make_layer, run_explicit, run_hidden
 from snntorch import backprop, utils
 from snntorch.functional import quant

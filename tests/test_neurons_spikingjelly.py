@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from layers import BATCH, NEURONS, sigmoid
+from cases import BATCH, NEURONS, sigmoid
 from spikingjelly.activation_based import base, functional, neuron, surrogate
 from torch import Tensor, nn
 

@@ -15,7 +15,8 @@ import oracle
 import pytest
 import snntorch
 import torch
-from layers import BATCH, CASES, NEURONS, Case
+from cases import BATCH, NEURONS, Case
+from layers import CASES
 from norse.torch.functional.reset import reset_subtract
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn

@@ -11,7 +11,7 @@ import norse.torch as norse
 import pytest
 import snntorch
 import torch
-from layers import sigmoid
+from cases import sigmoid
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import snntorch
 import torch
-from layers import CASES, Case
+from cases import Case
+from layers import CASES
 from models import (
     BATCH,
     INPUTS,
