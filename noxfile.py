@@ -1,11 +1,20 @@
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "tests"]
+nox.options.sessions = ["lint", "tests", "versions"]
 nox.options.error_on_missing_interpreters = True
 
 LIBRARIES = "snntorch,spikingjelly,norse"
+OLDER = {
+    "snntorch": ("0.7.0", "0.8.1", "0.9.1", "0.9.4"),
+    "spikingjelly": ("0.0.0.0.12", "0.0.0.0.14"),
+    "norse": ("0.0.7.post1", "1.0.0"),
+}
+"""The newest ones are in constraints/tested.txt; `tests` runs them together."""
+SUITE = [f"tests/test_{name}.py" for name in ("forward", "native_identity", "neurons", "versions")]
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -13,11 +22,45 @@ def install(session: nox.Session, *packages: str) -> None:
     session.install(*packages, env={"PIP_CONSTRAINT": "constraints/tested.txt"})
 
 
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """One single-threaded process a core."""
+    session.run("pytest", "-n", "auto", *arguments, env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests against all three libraries, one single-threaded process a core."""
+    """Run the tests against all three libraries at their newest versions."""
     install(session, f".[{LIBRARIES},dev]")
-    session.run("pytest", "-n", "auto", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    pytest(session, *session.posargs)
+    if not session.posargs:
+        session.run("python", "tools/versions.py", *LIBRARIES.split(","))
+
+
+@nox.session
+@nox.parametrize(
+    ("library", "version"),
+    [(library, version) for library, versions in OLDER.items() for version in versions],
+    ids=[f"{library}-{version}" for library, versions in OLDER.items() for version in versions],
+)
+def versions(session: nox.Session, library: str, version: str) -> None:
+    """Run the layers' suite against an older version of one library.
+
+    An environment of its own, with that version alone; all else it sees in that of `tests`.
+    """
+    everything = Path(session.virtualenv.location).parent / "tests"
+    if not everything.is_dir():
+        session.run("nox", "-s", "tests", "--install-only", external=True)
+    (packages,) = everything.glob("lib/python*/site-packages")
+    (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
+    (own / "shared.pth").write_text(f"{packages}\n")
+    session.install("--no-deps", f"{library}=={version}")
+    pytest_options = ["-p", "no:cacheprovider", "-k", library, *SUITE]
+    session.run(
+        *("python", "-m", "pytest", "-n", "auto", *pytest_options, *session.posargs),
+        env={"OMP_NUM_THREADS": "1"},
+    )
+    if not session.posargs:
+        session.run("python", "tools/versions.py", library)
 
 
 @nox.session
