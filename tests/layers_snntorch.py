@@ -9,11 +9,12 @@ from typing import Any
 import snntorch
 import torch
 from cases import NEURONS, Case, Run, atan
+from compat_snntorch import delay, delays, start
 from torch import Tensor, nn
 
 
 def run_snntorch(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
-    mem = layer.init_leaky() if v0 is None else v0
+    mem = start(layer)[0] if v0 is None else v0
     outs, mems = [], []
     for step in x:
         out, mem = layer(step, mem)
@@ -23,7 +24,7 @@ def run_snntorch(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
 
 
 def run_snntorch_hidden(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
-    layer.reset_mem()
+    start(layer)
     if v0 is not None:
         layer.mem = v0
     outs, mems = [], []
@@ -54,10 +55,12 @@ def _leaky(dtype: torch.dtype, vector: bool, learn: bool, graded: bool, **settin
 
 
 def snntorch_cases() -> Iterator[Case]:
-    for reset, delay, kind in itertools.product(
-        ("subtract", "zero", "none"), (True, False), ("scalar", "vector", "graded", "hidden")
+    for reset, delayed, kind in itertools.product(
+        ("subtract", "zero", "none"),
+        delays(snntorch.Leaky),
+        ("scalar", "vector", "graded", "hidden"),
     ):
-        settings: dict[str, Any] = {"reset_mechanism": reset, "reset_delay": delay}
+        settings: dict[str, Any] = {"reset_mechanism": reset, **delay(snntorch.Leaky, delayed)}
         if kind == "hidden":
             settings |= {"init_hidden": True, "output": reset == "zero"}
 
@@ -65,7 +68,7 @@ def snntorch_cases() -> Iterator[Case]:
             return _leaky(dtype, kind == "vector", kind != "hidden", kind == "graded", **settings)
 
         yield Case(
-            f"snntorch-Leaky-{reset}-{'delay' if delay else 'nodelay'}-{kind}",
+            f"snntorch-Leaky-{reset}-{'delay' if delayed else 'nodelay'}-{kind}",
             make,
             run_snntorch_hidden if kind == "hidden" else run_snntorch,
             atan,

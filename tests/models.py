@@ -13,6 +13,7 @@ from typing import Any
 import norse.torch as norse
 import snntorch
 import torch
+from compat_snntorch import delay, start
 from norse.torch.functional.lif import LIFParameters
 from norse.torch.functional.lif_box import LIFBoxParameters
 from spikingjelly.activation_based import functional, layer, neuron
@@ -40,12 +41,12 @@ class SnnTorchNet(nn.Module):
             init_hidden=True,
             output=True,
             reset_mechanism="zero",
-            reset_delay=False,
+            **delay(snntorch.Leaky, False),
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        mem = self.lif1.reset_mem()
-        self.lif2.reset_mem()
+        (mem,) = start(self.lif1)
+        start(self.lif2)
         rows = []
         for step in x:
             spk, mem = self.lif1(self.fc1(step), mem)
@@ -112,7 +113,7 @@ class MixedNet(nn.Module):
         self.head = nn.ModuleList([nn.Linear(6, 5), norse.LIF(LIFParameters(**LIVELY)), norse.LI()])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        self.again.reset_mem()
+        start(self.again)
         functional.reset_net(self)
         first = torch.stack([self.body(step) for step in x])
         second = self.middle["node"](self.middle["fc"](first))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import compat_snntorch
 import norse.torch as norse
 import pytest
 import snntorch
@@ -66,13 +67,13 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 def in_a_row(layer: Any, chunks: list[Tensor], v0: Tensor | None) -> Iterator[dict[str, Tensor]]:
     """Call a layer on one ``[T, ...]`` sequence after the other, as one carries its state on."""
     if isinstance(layer, snntorch.Leaky):
-        mem = layer.reset_mem() if v0 is None else v0
+        mem = compat_snntorch.start(layer)[0] if v0 is None else v0
         if layer.init_hidden:
             layer.mem = mem
         for x in torch.cat(chunks):
             result = layer(x) if layer.init_hidden else layer(x, mem)
             out, mem = result if isinstance(result, tuple) else (result, layer.mem)
-            yield {"out": out, "mem": mem, "layer.mem": layer.mem}
+            yield {"out": out, "mem": mem, "layer.mem": getattr(layer, "mem", mem)}
     elif isinstance(layer, neuron.BaseNode):
         layer.reset()
         layer.v = layer.v if v0 is None else v0
@@ -335,9 +336,11 @@ def test_settings_changed_between_calls(name: str) -> None:
 BOX = {"tau_mem_inv": torch.tensor(500.0), "v_th": torch.tensor(0.5)}
 AT_THRESHOLD: dict[str, Callable[[], nn.Module]] = {
     **{
-        f"Leaky {reset} {delay}": leaky(beta=0.5, reset_mechanism=reset, reset_delay=delay)
+        f"Leaky {reset} {delay}": leaky(
+            beta=0.5, reset_mechanism=reset, **compat_snntorch.delay(snntorch.Leaky, delay)
+        )
         for reset in ("subtract", "zero", "none")
-        for delay in (True, False)
+        for delay in compat_snntorch.delays(snntorch.Leaky)
     },
     **{
         f"{cls.__name__} {mode} {v_reset}": lambda cls=cls, mode=mode, v_reset=v_reset: cls(

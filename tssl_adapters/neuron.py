@@ -78,6 +78,14 @@ class Subtract:
 
 
 @dataclass(frozen=True)
+class SubtractEarly(Subtract):
+    """With delay: the threshold goes before the charge, which lets it decay with the potential.
+
+    h = charge(v - r threshold), so that R is the threshold whatever the decay.
+    """
+
+
+@dataclass(frozen=True)
 class Never:
     """A spike leaves the membrane potential alone."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Neuron, Subtract, ToValue
+from tssl_adapters.neuron import Neuron, Subtract, SubtractEarly, ToValue
 from tssl_adapters.rules import Rule, Step
 
 
@@ -50,6 +50,7 @@ def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: T
     """Run the neuron from the state v[-1] and the trace a[-1]."""
     charge, theta = neuron.charge, neuron.threshold
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
+    early = isinstance(neuron.reset, SubtractEarly)
 
     def fires(potential: Tensor) -> Tensor:
         over = potential > theta if neuron.strict else potential >= theta
@@ -64,7 +65,7 @@ def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: T
             v = (1 - r) * v
         h = charge.decay * v + charge.gain * x + charge.offset
         if subtract:
-            h = h - theta * r
+            h = h - (charge.decay if early else 1.0) * theta * r
         h = h if neuron.quantiser is None else neuron.quantiser(h)
         s = fires(h)
         taken = torch.zeros_like(s) if neuron.timing == "delayed" else s - r
@@ -89,6 +90,7 @@ def backward(
     """Go back from ``grad_psc`` and ``grad_state``, the gradients of a[t] and v[t]."""
     decay, theta = neuron.charge.decay, neuron.threshold
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
+    early = isinstance(neuron.reset, SubtractEarly)
     delayed, both = neuron.timing == "delayed", neuron.timing == "both"
     zero = torch.zeros_like(drive[0])
     G = lam = mu = zero  # of step t+1
@@ -97,13 +99,13 @@ def backward(
     grad_drive = []
     for t in reversed(range(len(drive))):
         v, r, h, s, a = run.entering[t], run.due[t], run.charged[t], run.spike[t], run.psc[t]
-        held = (1 - r) * v if to_value else v
+        held = (1 - r) * v if to_value else v - r * theta if early else v
         removed = zero
         if isinstance(neuron.reset, ToValue):
             removed = h - neuron.reset.value
         elif subtract:
-            removed = theta / decay + zero if delayed else theta + zero
-        u_before = (held - removed * r if subtract else held) if delayed else v
+            removed = theta / decay + zero if delayed and not early else theta + zero
+        u_before = (held - removed * r if subtract and not early else held) if delayed else v
         kept = 1 - (s - r if both else s) if to_value else torch.ones_like(s)
 
         c = grad_state[t]
@@ -136,7 +138,8 @@ def backward(
         sums["threshold"] = sums["threshold"] - p
         if subtract:
             taken = zero if delayed else s - r
-            sums["threshold"] = sums["threshold"] - taken * grad_u - r * (lam_now + mu_now)
+            scale = decay if early else 1.0
+            sums["threshold"] = sums["threshold"] - taken * grad_u - scale * r * (lam_now + mu_now)
         if to_value and not delayed:
             sums["reset_value"] = sums["reset_value"] + (s - r) * grad_u
         grad_drive.append(neuron.charge.gain * e)

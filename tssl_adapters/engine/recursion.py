@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
-from tssl_adapters.neuron import ByFormula, Neuron, Subtract, ToValue, Value
+from tssl_adapters.neuron import ByFormula, Neuron, Subtract, SubtractEarly, ToValue, Value
 from tssl_adapters.rules import Rule, Step
 
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
@@ -68,6 +68,8 @@ def _unrounded(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | N
     before = fires(neuron, state)
     if isinstance(neuron.reset, ToValue):
         return before, formula((1 - before) * state, drive, *raw)
+    if isinstance(neuron.reset, SubtractEarly):
+        return before, formula(neuron.reset.formula(state, before, neuron.threshold), drive, *raw)
     charged = formula(state, drive, *raw)
     if isinstance(neuron.reset, Subtract):
         if isinstance(neuron.threshold, Tensor):  # the product is exact, so one rounding as well
@@ -99,6 +101,8 @@ def _held(neuron: Neuron, moment: Moment) -> Tensor:
     """What the decay multiplies."""
     if moment.before is not None and isinstance(neuron.reset, ToValue):
         return (1 - moment.before) * moment.state
+    if moment.before is not None and isinstance(neuron.reset, SubtractEarly):
+        return moment.state - moment.before * neuron.threshold
     return moment.state
 
 
@@ -106,7 +110,7 @@ def _increment(neuron: Neuron, moment: Moment, removed: Value) -> Tensor:
     """d[t] = h[t] - u[t-1]; a delayed reset makes u[t-1] out of the incoming h[t-1]."""
     if neuron.timing != "delayed":
         return moment.charged - moment.state
-    if isinstance(neuron.reset, Subtract):
+    if isinstance(neuron.reset, Subtract) and not isinstance(neuron.reset, SubtractEarly):
         assert moment.before is not None
         if isinstance(removed, Tensor):
             return moment.charged - torch.addcmul(moment.state, moment.before, removed, value=-1)
@@ -123,8 +127,8 @@ def _removed(neuron: Neuron, moment: Moment) -> Value:
         value = neuron.reset.value
         return charged if _is(value, 0.0) else charged - value
     if isinstance(neuron.reset, Subtract):
-        delayed = neuron.timing == "delayed"
-        return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold
+        late = neuron.timing == "delayed" and not isinstance(neuron.reset, SubtractEarly)
+        return neuron.threshold / neuron.charge.decay if late else neuron.threshold
     return 0.0
 
 
@@ -319,7 +323,9 @@ class Backward:
                 if neuron.timing != "delayed" and after is not None:
                     total = torch.addcmul(total, due, after, value=-1)
                 if moment.before is not None and adjoint is not None:
-                    total = torch.addcmul(total, moment.before, adjoint, value=-1)
+                    early = isinstance(neuron.reset, SubtractEarly)
+                    before = moment.before * neuron.charge.decay if early else moment.before
+                    total = torch.addcmul(total, before, adjoint, value=-1)
             self._sum(THRESHOLD, total)
         if self.needs[RESET_VALUE] and after is not None:
             by_formula = isinstance(neuron.reset, ByFormula)

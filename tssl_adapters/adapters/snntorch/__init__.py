@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,12 @@ import snntorch
 from torch import nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by
+from tssl_adapters.adapters.snntorch.classic import (
+    CLASSIC,
+    MixedSynaptic,
+    mixes_states,
+    two_forwards,
+)
 from tssl_adapters.adapters.snntorch.layer import RESET_CODES, Layer, bound_reset, setting_problem
 from tssl_adapters.adapters.snntorch.neurons import (
     WRAPPED,
@@ -26,11 +33,10 @@ def _problem(wrapped: Any, layer: Any) -> str | None:
     why = setting_problem(layer)
     if why is not None:
         return why
-    delays = getattr(layer, "reset_delay", True)
-    if isinstance(layer, snntorch.RSynaptic) and layer.init_hidden and not delays:
+    if _fails_without_delay(wrapped, layer):
         return (
-            "RSynaptic with reset_delay=False and init_hidden=True fails in the library at every "
-            "call; use reset_delay=True"
+            f"{wrapped._tssl_native.__name__} with reset_delay=False and init_hidden=True fails in "
+            "the library at every call; use reset_delay=True"
         )
     code = RESET_CODES[bound_reset(layer)]
     if not wrapped._tssl_delayed(layer) and int(layer.reset_mechanism_val) != code:
@@ -41,8 +47,33 @@ def _problem(wrapped: Any, layer: Any) -> str | None:
     return wrapped._tssl_zero_decay if wrapped._tssl_decayless(layer) else None
 
 
+def _fails_without_delay(wrapped: Any, layer: Any) -> bool:
+    """Whether the library looks for a state among the arguments of a layer that holds it."""
+    if getattr(layer, "reset_delay", True) or not layer.init_hidden:
+        return False
+    forgets: bool = wrapped._tssl_delayed(layer)
+    recurrent = isinstance(layer, snntorch.RSynaptic)
+    return recurrent or (forgets and bound_reset(layer) != "_base_int")
+
+
 def _kind(wrapped: type[Layer]) -> Kind:
-    return Kind(wrapped, partial(_problem, wrapped), detach=lambda layer: untag(layer.mem))
+    return Kind(wrapped, partial(_problem, wrapped), detach=_detach)
+
+
+def _detach(layer: Any) -> None:
+    untag(getattr(layer, "mem", None))
+    if two_forwards() and not layer.init_hidden and hasattr(layer, "spk"):
+        del layer.spk
+
+
+def _wrapped() -> Iterator[type[Layer]]:
+    """What each class of the installed version is swapped to."""
+    if two_forwards():
+        yield from CLASSIC
+        return
+    mixes = mixes_states()
+    for wrapped in WRAPPED:
+        yield MixedSynaptic if mixes and wrapped is WrappedSynaptic else wrapped
 
 
 def _spiking(module: nn.Module) -> bool:
@@ -57,7 +88,7 @@ _OTHER_SPIKING = tuple(
 
 ADAPTER = Adapter(
     library="snntorch",
-    kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in WRAPPED},
+    kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in _wrapped()},
     spiking=_spiking,
     native=lambda module: defined_by("snntorch", module),
     mode=lambda module: "step",

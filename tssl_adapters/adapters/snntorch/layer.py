@@ -18,7 +18,16 @@ from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Native, apart, attach
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
-from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, ToValue, Value
+from tssl_adapters.neuron import (
+    LinearCharge,
+    Neuron,
+    Never,
+    Reset,
+    Subtract,
+    SubtractEarly,
+    ToValue,
+    Value,
+)
 
 States = dict[str, Tensor]
 
@@ -36,8 +45,14 @@ RESET_CODES = {"_base_sub": 0, "_base_zero": 1, "_base_int": 2}
 
 
 def bound_reset(layer: Any) -> str:
-    """The reset that the layer computes: bound when it was made, whatever was set since."""
-    return str(layer.state_function.__name__)
+    """The reset that the layer computes: bound when it was made, whatever was set since.
+
+    Up to 0.7 nothing is bound: there it is the one that is set.
+    """
+    bound = getattr(layer, "state_function", None)
+    if bound is None:
+        return list(RESETS)[int(layer.reset_mechanism_val)]
+    return str(bound.__name__)
 
 
 class Layer(Wrapped):
@@ -47,8 +62,6 @@ class Layer(Wrapped):
     """Names of the states, in the order of the library's arguments. The layer holds them too."""
     _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
     """What a spike does to the potential, by the name of the library's function."""
-    _tssl_rounds_alike: ClassVar[bool] = True
-    """Whether the drive is a term of the library's own sum, so that h may be computed from it."""
     _tssl_zero_decay: ClassVar[str] = (
         "beta is 0 somewhere, and with reset_mechanism='subtract' and reset_delay=True the "
         "potential that a spike removes is threshold/beta; use beta > 0, reset_mechanism='zero' "
@@ -59,6 +72,19 @@ class Layer(Wrapped):
     def _tssl_charge(cls, layer: Any) -> LinearCharge:
         """How the drive charges the potential of a layer, wrapped or not."""
         raise NotImplementedError
+
+    @classmethod
+    def _tssl_reset(cls, layer: Any) -> Reset:
+        """What a spike does to the potential of a layer, wrapped or not."""
+        return cls._tssl_resets[bound_reset(layer)]
+
+    def _tssl_rounds_alike(self) -> bool:
+        """Whether the drive is a term of the library's own sum, so that h may be made of it."""
+        return True
+
+    def _tssl_charge_from(self, states: States) -> LinearCharge:
+        """How the drive charges the potential in a call that starts from these states."""
+        return self._tssl_charge(self)
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         """What charges the potential, and the other states after the step, by autograd."""
@@ -72,8 +98,10 @@ class Layer(Wrapped):
     @classmethod
     def _tssl_decayless(cls, layer: Any) -> bool:
         """Whether what a spike takes from the potential would have to be infinite."""
-        reset = cls._tssl_resets[bound_reset(layer)]
+        reset = cls._tssl_reset(layer)
         if not (isinstance(reset, Subtract) and cls._tssl_delayed(layer)):
+            return False
+        if isinstance(reset, SubtractEarly):
             return False
         decay = cls._tssl_charge(layer).decay
         return bool((decay == 0).any()) if isinstance(decay, Tensor) else decay == 0.0
@@ -102,20 +130,22 @@ class Layer(Wrapped):
     def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
         settings = self._tssl_settings
         trace = trace_of(settings, None if fresh else states["mem"], (0.0,))
-        neuron = self._tssl_neuron()
+        neuron = self._tssl_neuron(states)
         graded = self._tssl_graded()
         drive, others = self._tssl_step(x, states)
+        theirs: States = {}
 
         def run(x: Tensor, states: States) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                spikes = self._tssl_natively(x, states)
-                return (spikes.ne(0).to(spikes.dtype) if graded else spikes), self.mem
+                spikes, after = self._tssl_natively(x, states)
+                theirs.update(after)
+                return (spikes.ne(0).to(spikes.dtype) if graded else spikes), after["mem"]
 
         def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             incoming = {**states, "mem": mem}
             drive, expected = self._tssl_step(x, incoming)
             spikes, potential = run(x, incoming)
-            self._tssl_check(expected)
+            self._tssl_check(expected, theirs)
             return drive, spikes, potential
 
         native = Native(x, lambda: run(x, states), probe)
@@ -129,35 +159,42 @@ class Layer(Wrapped):
             trace,
             native,
             sequence=False,
-            exposed=split or not self._tssl_rounds_alike,
+            exposed=split or not self._tssl_rounds_alike(),
         )
-        self.mem = result.state
-        for name, state in others.items():
-            setattr(self, name, state)
+        after = {**others, "mem": result.state}
         if result.before is not None:
             self.reset = result.before
         out = self._tssl_scaled(result.out, graded)
-        if recurrent:  # the layer's own feedback is the spike, whatever it emits
-            self.spk = self._tssl_scaled(result.fired, graded) if split else out
+        # The layer's own feedback is the spike, whatever it emits.
+        self._tssl_keep(after, self._tssl_scaled(result.fired, graded) if split else out)
         if self.init_hidden and not self.output:
             return out
-        return (out, *(getattr(self, name) for name in states if name != "spk"))
+        return (out, *(after[name] for name in self._tssl_states if name != "spk"))
 
-    def _tssl_natively(self: Any, x: Tensor, states: States) -> Tensor:
-        """The library's spikes; it leaves the states on the layer."""
+    def _tssl_keep(self, after: States, spikes: Tensor) -> None:
+        """Leave on the layer what the library leaves there."""
+        for name in self._tssl_states:
+            setattr(self, name, spikes if name == "spk" else after[name])
+
+    def _tssl_natively(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        """The library's spikes and states."""
         if self.init_hidden:
-            for name, state in states.items():
-                setattr(self, name, state)
-            output = self._tssl_native.forward(self, x)
+            output = self._tssl_from_itself(x, states)
         else:
             output = self._tssl_native.forward(self, x, *states.values())
         spikes: Tensor = output[0] if isinstance(output, tuple) else output
-        return spikes
+        return spikes, {name: getattr(self, name) for name in self._tssl_states}
 
-    def _tssl_check(self: Any, expected: States) -> None:
+    def _tssl_from_itself(self: Any, x: Tensor, states: States) -> Any:
+        """The library's output from states that the layer holds."""
+        for name, state in states.items():
+            setattr(self, name, state)
+        return self._tssl_native.forward(self, x)
+
+    def _tssl_check(self: Any, expected: States, native: States) -> None:
         """Whether the library's other states are those that we compute."""
         for name, ours in expected.items():
-            theirs = getattr(self, name)
+            theirs = native[name]
             rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (ours, theirs))
             if (share := apart(ours, theirs, rounding)) > SAME_NEURON:
                 raise LibraryVersionError(
@@ -175,8 +212,8 @@ class Layer(Wrapped):
         known = factor.ndim == 0 and factor.device.type == "cpu" and not factor.requires_grad
         return not known or factor.item() != 1.0
 
-    def _tssl_neuron(self: Any) -> Neuron:
-        charge = self._tssl_charge(self)
+    def _tssl_neuron(self: Any, states: States) -> Neuron:
+        charge = self._tssl_charge_from(states)
         decay = charge.decay
         if isinstance(decay, Tensor) and decay.requires_grad and self._tssl_decayless(self):
             raise self._tssl_refusal(self._tssl_zero_decay)
@@ -188,7 +225,7 @@ class Layer(Wrapped):
         delayed = self._tssl_delayed(self)
         return Neuron(
             charge=charge,
-            reset=self._tssl_resets[bound_reset(self)],
+            reset=self._tssl_reset(self),
             threshold=self.threshold,
             timing="delayed" if delayed else "both",
             strict=True,

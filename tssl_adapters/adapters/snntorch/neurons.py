@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import eager
 from tssl_adapters.adapters.snntorch.layer import RESETS, Layer, States, bound_reset
-from tssl_adapters.neuron import LinearCharge, Never
+from tssl_adapters.neuron import LinearCharge, Never, Value
 
 
 def _leaky_charge(mem: Tensor, drive: Tensor, beta: Tensor) -> Tensor:
@@ -138,27 +138,38 @@ class WrappedAlpha(Layer, snntorch.Alpha):  # type: ignore[misc]
         mem = scale * (exc + inh)
         bound = bound_reset(self)
         if bound != "_base_int":
-            due = self._tssl_due(states["mem"])
+            with torch.no_grad():
+                due = self.mem_reset(states["mem"])  # in the dtype that the library rounds to
             zero = bound == "_base_zero"
-            taken = (exc, inh, mem) if zero else (self.threshold, inh, -states["syn_inh"])
+            taken = (exc, inh, mem) if zero else self._tssl_subtracted(states, inh)
             exc, inh, mem = (
-                (state - amount * due).to(state.dtype)  # the library subtracts in place
+                self._tssl_less(state, amount * due)
                 for state, amount in zip((exc, inh, mem), taken, strict=True)
             )
         others = {"syn_exc": self._tssl_quantised(exc), "syn_inh": self._tssl_quantised(inh)}
         return mem, others
+
+    def _tssl_subtracted(self: Any, states: States, inh: Tensor) -> tuple[Value, ...]:
+        """What a spike takes from each state by subtraction."""
+        return self.threshold, inh, -states["syn_inh"]
+
+    def _tssl_less(self, state: Tensor, taken: Tensor) -> Tensor:
+        """A state after a reset; the library subtracts in place."""
+        return (state - taken).to(state.dtype)
 
 
 class WrappedRLeaky(_Recurrent, _Leaking, snntorch.RLeaky):  # type: ignore[misc]
     """``snntorch.RLeaky`` with the gradient of a rule."""
 
     _tssl_native = snntorch.RLeaky
-    _tssl_rounds_alike = False
     _tssl_states = ("spk", "mem")
 
     @eager
     def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None) -> Any:
         return self._tssl_call(input_, spk, mem)
+
+    def _tssl_rounds_alike(self) -> bool:
+        return False
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         return self._tssl_kept(x + self.recurrent(states["spk"]), states["mem"]), {}
