@@ -187,15 +187,12 @@ def settings_of(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue  # tests/layers.py has them
             if name == "RSynaptic" and not delayed and kind not in ("learn", "quantised"):
                 continue  # it computes what it does with delay, or fails
-            if "hidden" in kind and not (
-                delayed or runs(make_layer(name, torch.float32, **common | more))
-            ):
-                continue  # so does Synaptic in some versions
             for recurrence in RECURRENCES[kind] if name.startswith("R") else ("",):
-                yield (
-                    "-".join(filter(None, (label, kind, recurrence))),
-                    common | more | {"recurrence": recurrence},
-                )
+                settings = common | more | {"recurrence": recurrence}
+                hidden = "init_hidden" in settings
+                if hidden and not (delayed or runs(make_layer(name, torch.float32, **settings))):
+                    continue  # so does Synaptic in some versions
+                yield "-".join(filter(None, (label, kind, recurrence))), settings
 
 
 def cases() -> Iterator[Case]:

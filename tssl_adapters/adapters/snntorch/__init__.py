@@ -49,7 +49,7 @@ def _problem(wrapped: Any, layer: Any) -> str | None:
 
 def _fails_without_delay(wrapped: Any, layer: Any) -> bool:
     """Whether the library looks for a state among the arguments of a layer that holds it."""
-    if getattr(layer, "reset_delay", True) or not layer.init_hidden:
+    if two_forwards() or getattr(layer, "reset_delay", True) or not layer.init_hidden:
         return False
     forgets: bool = wrapped._tssl_delayed(layer)
     recurrent = isinstance(layer, snntorch.RSynaptic)
@@ -62,8 +62,8 @@ def _kind(wrapped: type[Layer]) -> Kind:
 
 def _detach(layer: Any) -> None:
     untag(getattr(layer, "mem", None))
-    if two_forwards() and not layer.init_hidden and hasattr(layer, "spk"):
-        del layer.spk
+    if two_forwards() and not layer.init_hidden:
+        vars(layer).pop("spk", None)
 
 
 def _wrapped() -> Iterator[type[Layer]]:

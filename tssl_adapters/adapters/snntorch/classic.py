@@ -30,7 +30,11 @@ from tssl_adapters.neuron import LinearCharge, Reset, SubtractEarly, Value
 
 
 class _Classic(Layer):
-    """States as versions up to 0.7 take them."""
+    """States as versions up to 0.7 take them; every reset is delayed."""
+
+    @classmethod
+    def _tssl_delayed(cls, layer: Any) -> bool:
+        return True
 
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | bool | None) -> Any:
         passed = [None if state is False else state for state in given]
@@ -121,8 +125,8 @@ class ClassicAlpha(_Classic, WrappedAlpha):
     """By argument the potential stays, where by subtraction a spike takes from the currents."""
 
     def _tssl_subtracted(self: Any, states: States, inh: Tensor) -> tuple[Value, ...]:
-        exc, inh, mem = super()._tssl_subtracted(states, inh)
-        return exc, inh, mem if self.init_hidden else 0.0
+        *currents, mem = super()._tssl_subtracted(states, inh)
+        return (*currents, mem if self.init_hidden else 0.0)
 
     def _tssl_less(self, state: Tensor, taken: Tensor) -> Tensor:
         return state - taken
