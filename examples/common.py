@@ -152,10 +152,10 @@ def _complete(args: argparse.Namespace, library: str, network: str | None) -> No
     """Check what argparse cannot, and fill in the defaults that depend on other options."""
     if not (args.tau_s >= 1 and math.isfinite(args.tau_s)):
         raise ValueError(f"--tau-s must be a finite number, 1 or more, not {args.tau_s}")
+    if args.network == "cnn" and args.data == "digits":
+        raise ValueError("--network cnn needs images of 28 x 28; digits are 8 x 8")
     if args.network not in ("cnn", network):
         hidden_sizes(args.network)
-    elif args.data == "digits":
-        raise ValueError("--network cnn needs images of 28 x 28; digits are 8 x 8")
     args.library = library
     args.loss = args.loss or ("kernel" if args.tau_s > 1 else "cross-entropy")
     if args.time_steps < FEWEST_STEPS[args.loss]:

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import snntorch
 import torch
+import train_sew_resnet
 import train_with_norse
 import train_with_snntorch
 import train_with_spikingjelly
 from norse.torch.functional.threshold import threshold
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
+from zoo.torchvision_stub import declare_missing_operators
 
 import tssl_adapters
 from tssl_adapters import losses, rules
@@ -423,3 +425,29 @@ def test_weights_are_clamped_and_gradients_clipped():
     assert max(weight.abs().max().item() for weight in weights) == 4.0
     norm = torch.stack([weight.grad.norm() for weight in weights]).norm().item()
     assert norm <= 1 + 1e-5
+
+
+# SEW ResNet
+
+
+def test_sew_resnet_starts_alike_under_both_rules(tmp_path, monkeypatch):
+    """The same weights, another gradient in the first convolution, and a record of each."""
+    declare_missing_operators()
+    monkeypatch.chdir(tmp_path)
+    small = "--data digits --limit 8 --batch-size 8 --epochs 1 --time-steps 2 --quiet".split()
+    seen: list[nn.Module] = []
+    build = train_sew_resnet.build_network
+    monkeypatch.setattr(train_sew_resnet, "build_network", lambda: seen.append(build()) or seen[-1])
+    records = [train_sew_resnet.main([*small, "--rule", rule]) for rule in ("native", "tsslbp")]
+    assert [record["network"] for (record,) in records] == ["sew_resnet18"] * 2
+    native, ours = (model.conv1.weight for model in seen)
+    assert [tssl_adapters.is_wrapped(model) for model in seen] == [False, True]
+    assert not torch.equal(native, ours)
+    lr = 2 * 5e-4  # as far as one step of AdamW can go
+    assert torch.allclose(native, ours, atol=2 * lr)
+    assert records[0][0]["train_loss"] == records[1][0]["train_loss"]
+
+
+def test_sew_resnet_emits_spikes_only():
+    with pytest.raises(SystemExit, match="--tau-s 1"):
+        train_sew_resnet.main(["--data", "digits", "--tau-s", "3"])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
+import snntorch
 import torch
-from models import MODELS, SPIKING, anatomy, equal, numbers
+from models import MODELS, SPIKING, anatomy, assert_same_anatomy, equal, numbers
+from torch import nn
 
 import tssl_adapters
+from tssl_adapters import adapters, versions
+from tssl_adapters.adapters.snntorch import WrappedSynaptic
+from tssl_adapters.errors import LibraryVersionError, UntestedVersionWarning
 
 LIBRARIES = ["snntorch", "spikingjelly", "norse"]
 
@@ -35,3 +43,79 @@ def test_inspect_names_the_version(library: str) -> None:
     rows = {row.path: row for row in report if row.status == "wrap"}
     assert list(rows) == SPIKING[library]
     assert {row.version for row in rows.values()} == {tssl_adapters.adapters.version_of(library)}
+
+
+# --- a version that was not tested ------------------------------------------------------------
+
+
+@pytest.fixture
+def untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "tested", lambda library: ("0.1", "0.2"))
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_class_passes_its_trial(library: str) -> None:
+    adapter = next(a for a in adapters.loaded() if a.library == library)
+    random = torch.get_rng_state()
+    with pytest.warns(UntestedVersionWarning, match=f"{library} .* was not tested.*: 0.1, 0.2"):
+        versions.check(adapter, list(adapter.kinds))
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_untested_version_is_wrapped_with_a_warning(library: str) -> None:
+    model = MODELS[library]()
+    with pytest.warns(UntestedVersionWarning) as caught:
+        tssl_adapters.wrap(model)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert tssl_adapters.is_wrapped(model)
+
+
+def test_a_tested_version_gets_none(recwarn: pytest.WarningsRecorder) -> None:
+    tssl_adapters.wrap(MODELS["mixed"]())
+    assert not [w for w in recwarn if issubclass(w.category, UntestedVersionWarning)]
+
+
+SPOILT = {
+    "another forward": lambda layer, x: 0.5 * x,
+    "an error of its own": lambda layer, x: layer.no_such_thing,
+}
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.parametrize("forward", SPOILT.values(), ids=SPOILT)
+def test_an_untested_version_that_fails_its_trial(
+    forward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is changed, and the layer whose class passed is not wrapped either."""
+    model = nn.ModuleList([snntorch.Leaky(beta=0.9), snntorch.Synaptic(alpha=0.9, beta=0.8)])
+    before = anatomy(model)
+    monkeypatch.setattr(WrappedSynaptic, "forward", forward)
+    with pytest.raises(LibraryVersionError, match=r"Synaptic of snntorch .* nothing was changed"):
+        tssl_adapters.wrap(model)
+    assert_same_anatomy(anatomy(model), before)
+    tssl_adapters.wrap(model[0])
+
+
+class NeedsArguments(snntorch.Leaky):
+    def __init__(self, *, name: str) -> None:
+        super().__init__(beta=0.5)
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_registered_class_is_tried_as_the_one_it_is_like() -> None:
+    tssl_adapters.register(NeedsArguments, like=snntorch.Leaky)
+    with pytest.warns(UntestedVersionWarning):
+        tssl_adapters.wrap(NeedsArguments(name="lif"))
+
+
+def test_a_library_that_lacks_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "tssl_adapters.adapters.snntorch"
+    parts = [part for part in sys.modules if part.startswith(name)]
+    for part in parts:
+        monkeypatch.delitem(sys.modules, part)
+    monkeypatch.delattr(snntorch, "Leaky")
+    with pytest.raises(LibraryVersionError, match=r"snntorch .* lacks .*'Leaky'"):
+        tssl_adapters.wrap(nn.Linear(2, 2))

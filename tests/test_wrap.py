@@ -620,8 +620,7 @@ def test_inspect_of_every_status() -> None:
         "sequence",
     ]
     assert "does not spike" in how["block.1"]
-    assert "TSSLBP" in how["done"]
-    assert "tau_s=2.5" in how["done"]
+    assert how["done"] == "step, wrapped already: TSSLBP(), tau_s=2.5"
     assert "state_quant" in how["quantised"]
     assert "skip" in how["head"]
     assert how["other"]
@@ -648,6 +647,29 @@ def test_inspect_prints_a_table() -> None:
         assert f" {row.status} " in line
         assert row.detail.split()[0] in line
     assert max(map(len, lines)) < 130
+
+
+def test_inspect_says_what_to_do() -> None:
+    """The last line; what it says of skip works."""
+    model = EveryStatus()
+    assert str(tssl_adapters.inspect(model)).endswith(
+        "1 wrapped already: unwrap(model) gives them back."
+    )
+    tssl_adapters.unwrap(model)
+    verdict = str(tssl_adapters.inspect(model)).splitlines()[-1]
+    assert "wrap(model, skip=['other', 'quantised'])" in verdict
+    skip = ["other", "quantised"]
+    verdict = str(tssl_adapters.inspect(model, skip=skip)).splitlines()[-1]
+    assert verdict == "wrap(model) would wrap 6 layer(s)."
+    tssl_adapters.wrap(model, skip=skip)
+    assert str(tssl_adapters.inspect(norse.LI())).endswith("Nothing here to wrap.")
+
+
+def test_a_wrapped_layer_names_the_options_of_its_rule() -> None:
+    rule = tssl_adapters.rules.TSSLBP(max_slope=4.0, reset_path="none")
+    (row,) = tssl_adapters.inspect(tssl_adapters.wrap(neuron.IFNode(step_mode="m"), rule=rule))
+    text = "sequence, wrapped already: TSSLBP(max_slope=4.0, reset_path='none'), tau_s=1"
+    assert row.detail == text
 
 
 def test_inspect_foretells_wrap() -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import nn
 
-from tssl_adapters import adapters
+from tssl_adapters import adapters, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, version_of
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
@@ -20,6 +20,7 @@ from tssl_adapters.errors import (
     UnsupportedConfigError,
     UnsupportedLayerError,
 )
+from tssl_adapters.registry import library_class
 from tssl_adapters.report import LayerReport, Report, Status, Supported
 from tssl_adapters.rules import BY_NAME, TSSLBP, Rule
 
@@ -62,12 +63,15 @@ def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: 
         UnsupportedLayerError: there are spiking layers that cannot be wrapped; all are listed.
         UnsupportedConfigError: the same, where only their settings are at fault.
         NoSpikingLayersError: there is nothing to wrap.
+        LibraryVersionError: the library's version was not tested, and failed a trial; one that
+            passed gets a :class:`tssl_adapters.errors.UntestedVersionWarning`.
     """
     _check_module(model, "wrap")
     tau_s = _checked_tau_s(tau_s)
     rule = _checked_rule(rule)
     found = _decide(model, _checked_skip(skip))
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
+    _check_versions(found)
     done: list[nn.Module] = []
     try:
         for report, module, kind in found:
@@ -141,11 +145,25 @@ def inspect(model: nn.Module, *, skip: Skip = ()) -> Report[LayerReport]:
         TypeError: ``model`` is not a module.
     """
     _check_module(model, "inspect")
-    return Report(
-        ("layer", "class", "library", "status", "how, or why not"),
-        [found.report for found in _decide(model, _checked_skip(skip))],
-        "No layer of snnTorch, SpikingJelly or Norse in this model.",
-    )
+    reports = [found.report for found in _decide(model, _checked_skip(skip))]
+    headings = ("layer", "class", "library", "status", "how, or why not")
+    empty = "No layer of snnTorch, SpikingJelly or Norse in this model."
+    return Report(headings, reports, empty, _verdict(reports))
+
+
+def _verdict(reports: list[LayerReport]) -> str:
+    """What :func:`wrap` would say to these layers, and what to do then."""
+    by_status = {
+        status: [r.path for r in reports if r.status == status]
+        for status in ("wrapped", "refused", "wrap")
+    }
+    if by_status["wrapped"]:
+        return f"{len(by_status['wrapped'])} wrapped already: unwrap(model) gives them back."
+    if by_status["refused"]:
+        paths = ", ".join(map(repr, by_status["refused"]))
+        return f"wrap(model) would refuse; wrap(model, skip=[{paths}]) leaves those layers native."
+    number = len(by_status["wrap"])
+    return f"wrap(model) would wrap {number} layer(s)." if number else "Nothing here to wrap."
 
 
 def supported() -> Report[Supported]:
@@ -192,7 +210,9 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
             return None
         settings = module._tssl_settings
         status = "skipped" if skipped else "wrapped"
-        detail = f"wrapped already: {settings.rule}, tau_s={settings.tau_s:g}"
+        detail = (
+            f"{adapter.mode(module)}, wrapped already: {settings.rule}, tau_s={settings.tau_s:g}"
+        )
     elif kind is None and not adapter.spiking(module):
         if not adapter.native(module):
             return None
@@ -259,6 +279,15 @@ def _refuse_what_cannot_be_wrapped(model: nn.Module, reports: list[LayerReport])
             "tssl_adapters.supported() lists what can be wrapped, tssl_adapters.inspect(model) "
             "what was found."
         )
+
+
+def _check_versions(found: list[_Found]) -> None:
+    """Try the classes of a model out where their library's version was not tested."""
+    for adapter in adapters.loaded():
+        kinds = {id(f.kind) for f in found if f.report.status == "wrap"}
+        classes = [cls for cls, kind in adapter.kinds.items() if id(kind) in kinds]
+        if classes:
+            versions.check(adapter, {library_class(adapter, cls): None for cls in classes})
 
 
 def _list(reports: list[LayerReport]) -> str:

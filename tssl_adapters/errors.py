@@ -38,3 +38,7 @@ class LostTraceError(TSSLAdaptersError):
 
 class LostLinkWarning(UserWarning):
     """A state came in with a graph but without the spike-time chain; the plain adjoint is used."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """A library's version is none of those that were tested; a trial found nothing wrong."""

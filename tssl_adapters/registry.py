@@ -66,6 +66,12 @@ def _like(adapter: Adapter, cls: type[nn.Module]) -> Any:
     return getattr(adapter.kinds[cls].wrapped, "_tssl_like", None)
 
 
+def library_class(adapter: Adapter, cls: type[nn.Module]) -> type[nn.Module]:
+    """The library's class that a known class is, or was registered like."""
+    like = _like(adapter, cls)
+    return cls if like is None else library_class(adapter, like)
+
+
 class _Registered(Wrapped):
     """A wrapped class that was made while the program runs, and so cannot be found by its name."""
 

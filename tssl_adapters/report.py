@@ -62,10 +62,13 @@ R = TypeVar("R", bound=Row)
 
 
 class Report(Sequence[R], Generic[R]):
-    """Rows under headings; ``print`` it, iterate it, index it."""
+    """Rows under headings, and a last line on the whole; ``print`` it, iterate it, index it."""
 
-    def __init__(self, headings: tuple[str, ...], rows: Sequence[R], empty: str) -> None:
-        self._headings, self._rows, self._empty = headings, tuple(rows), empty
+    def __init__(
+        self, headings: tuple[str, ...], rows: Sequence[R], empty: str, verdict: str = ""
+    ) -> None:
+        self._headings, self._rows = headings, tuple(rows)
+        self._empty, self._verdict = empty, verdict
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         return self._rows[index]
@@ -90,6 +93,8 @@ class Report(Sequence[R], Generic[R]):
             last = textwrap.wrap(line[-1], 60) or [""]
             lines.append(fixed + last[0])
             lines.extend(" " * indent + more for more in last[1:])
+        if self._verdict:
+            lines += ["", *textwrap.wrap(self._verdict, 100)]
         return "\n".join(line.rstrip() for line in lines)
 
     __repr__ = __str__

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped
+from tssl_adapters.errors import LibraryVersionError
 
 
 def _norse(name: str, *, module: bool = True, recurrent: bool = True) -> dict[str, str]:
@@ -62,12 +63,26 @@ _ENTRANCES = {
 
 
 def loaded() -> Iterator[Adapter]:
-    """The adapters of the libraries that were imported already."""
+    """The adapters of the libraries that were imported already.
+
+    Raises:
+        LibraryVersionError: a library lacks what its adapter needs.
+    """
     for library, entrance in _ENTRANCES.items():
         if entrance in sys.modules:
-            adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
-            assert isinstance(adapter, Adapter)
-            yield adapter
+            yield _adapter(library)
+
+
+def _adapter(library: str) -> Adapter:
+    try:
+        adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
+    except (ImportError, AttributeError) as error:
+        raise LibraryVersionError(
+            f"{library} {version_of(library)} lacks what tssl_adapters needs of it ({error}); use "
+            "a version that was tested."
+        ) from error
+    assert isinstance(adapter, Adapter)
+    return adapter
 
 
 def version_of(library: str) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tssl_adapters.engine.state import Settings
 
@@ -70,6 +70,8 @@ class Adapter:
         native: whether a module that does not spike is worth a line in ``inspect``.
         reasons: why a class, or its subclasses, cannot be wrapped, by class name.
         mode: ``"step"`` or ``"sequence"``: what a call of the layer brings.
+        example: makes a layer of a supported class, of so many neurons, with default settings.
+        run: an example's outputs over ``[T, batch, neurons]``, from rest.
     """
 
     library: str
@@ -77,6 +79,8 @@ class Adapter:
     spiking: Callable[[nn.Module], bool]
     native: Callable[[nn.Module], bool]
     mode: Callable[[nn.Module], str]
+    example: Callable[[type[nn.Module], int], nn.Module]
+    run: Callable[[Any, Tensor], Tensor]
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def why_not(self, layer: nn.Module) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from dataclasses import Field, fields, is_dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -57,6 +58,16 @@ class Rule(ABC):
 
     chain: bool = True
     """Whether anything flows from a time step to the one before it."""
+
+    def __str__(self) -> str:
+        """The rule with those of its options that are not the defaults."""
+        options: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
+        said = [
+            f"{option.name}={value!r}"
+            for option in options
+            if (value := getattr(self, option.name)) != option.default
+        ]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     @abstractmethod
     def slope(self, step: Step) -> Tensor:

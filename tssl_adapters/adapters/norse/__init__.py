@@ -7,8 +7,10 @@ The library's own step computes the values. Each neuron is described once, in
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature
 from typing import Any
 
+import torch
 from norse.torch.functional import (
     iaf,
     izhikevich,
@@ -22,7 +24,7 @@ from norse.torch.functional import (
 )
 from norse.torch.functional.reset import reset_subtract, reset_value
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
-from torch import nn
+from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
 from tssl_adapters.adapters.norse import layers, linear
@@ -128,6 +130,28 @@ def _spiking(module: nn.Module) -> bool:
     )
 
 
+def _example(cls: Any, neurons: int) -> nn.Module:
+    wanted = {
+        "input_size": neurons,
+        "hidden_size": neurons,
+        "spiking_method": izhikevich.tonic_spiking,
+    }
+    accepted = signature(cls).parameters
+    layer: nn.Module = cls(**{name: wanted[name] for name in wanted if name in accepted})
+    return layer
+
+
+def _run(layer: Any, x: Tensor) -> Tensor:
+    if isinstance(layer, SNN | SNNRecurrent):
+        out: Tensor = layer(x)[0]
+        return out
+    outs, state = [], None
+    for step in x:
+        out, state = layer(step, state)
+        outs.append(out)
+    return torch.stack(outs)
+
+
 ADAPTER = Adapter(
     library="norse",
     kinds={
@@ -137,5 +161,7 @@ ADAPTER = Adapter(
     spiking=_spiking,
     native=lambda module: defined_by("norse", module),
     mode=lambda layer: "sequence" if isinstance(layer, SNN | SNNRecurrent) else "step",
+    example=_example,
+    run=_run,
     reasons=_REASONS,
 )

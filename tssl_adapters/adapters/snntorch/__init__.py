@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import snntorch
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by
 from tssl_adapters.adapters.snntorch.classic import (
@@ -86,12 +88,26 @@ _OTHER_SPIKING = tuple(
     if isinstance(getattr(snntorch, name, None), type)
 )
 
+
+def _example(cls: Any, neurons: int) -> nn.Module:
+    wanted = {"alpha": 0.9, "beta": 0.8, "linear_features": neurons, "init_hidden": True}
+    accepted = signature(cls).parameters
+    layer: nn.Module = cls(**{name: wanted[name] for name in wanted if name in accepted})
+    return layer
+
+
+def _run(layer: Any, x: Tensor) -> Tensor:
+    return torch.stack([*map(layer, x)])
+
+
 ADAPTER = Adapter(
     library="snntorch",
     kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in _wrapped()},
     spiking=_spiking,
     native=lambda module: defined_by("snntorch", module),
     mode=lambda module: "step",
+    example=_example,
+    run=_run,
     reasons={
         "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
         "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",

@@ -6,8 +6,11 @@ it is ``None``. At ``tau_s > 1`` the trace is a registered memory, ``tssl_psc``.
 
 from __future__ import annotations
 
-from spikingjelly.activation_based import base, surrogate
-from torch import nn
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base, neuron, surrogate
+from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by
 from tssl_adapters.adapters.spikingjelly.gated import WrappedGatedLIFNode
@@ -71,6 +74,22 @@ _NODES = (
 )
 _SIMPLE = (WrappedSimpleIFNode, WrappedSimpleLIFNode)
 
+
+_ARGUMENTS: dict[type[nn.Module], dict[str, Any]] = {
+    neuron.GatedLIFNode: {"T": 4, "step_mode": "m"},
+    neuron.SimpleLIFNode: {"tau": 2.0, "decay_input": True},
+}
+
+
+def _example(cls: type[nn.Module], neurons: int) -> nn.Module:
+    return cls(**_ARGUMENTS.get(cls, {}))
+
+
+def _run(node: Any, x: Tensor) -> Tensor:
+    out: Tensor = node(x) if node.step_mode == "m" else torch.stack([*map(node, x)])
+    return out
+
+
 ADAPTER = Adapter(
     library="spikingjelly",
     kinds={
@@ -80,5 +99,7 @@ ADAPTER = Adapter(
     spiking=_spiking,
     native=_native,
     mode=lambda node: "sequence" if node.step_mode == "m" else "step",
+    example=_example,
+    run=_run,
     reasons=REASONS,
 )

@@ -1,0 +1,82 @@
+"""Versions of the libraries: which were tested, and a trial of those that were not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import nn
+
+from tssl_adapters.adapters import Adapter, version_of
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.errors import LibraryVersionError, UntestedVersionWarning
+from tssl_adapters.rules import TSSLBP
+
+_STEPS, _BATCH, _NEURONS = 4, 16, 16
+_STRONGEST = 30.0
+"""Enough for every library's defaults to spike, Norse's among them."""
+
+
+@cache
+def tested(library: str) -> tuple[str, ...]:
+    """The versions of a library with which the suite passed, oldest first."""
+    record = resources.files("tssl_adapters").joinpath("tested_versions.json")
+    return tuple(json.loads(record.read_text(encoding="utf-8"))[library])
+
+
+def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
+    """Warn about a version that was not tested, once its classes passed a trial.
+
+    Args:
+        adapter: the library.
+        classes: those of its supported classes of which a model has layers.
+
+    Raises:
+        LibraryVersionError: a class does not do what its adapter expects.
+    """
+    version = version_of(adapter.library)
+    if version in tested(adapter.library):
+        return
+    named = f"{adapter.library} {version}"
+    advice = f"Versions that were tested: {', '.join(tested(adapter.library))}."
+    for cls in classes:
+        try:
+            passed = _same_as_native(adapter, cls)
+        except Exception as error:
+            raise LibraryVersionError(
+                f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: on a trial "
+                f"it failed ({type(error).__name__}: {error}). {advice}"
+            ) from error
+        if not passed:
+            raise LibraryVersionError(
+                f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: on a trial "
+                f"its forward pass was not the same wrapped. {advice}"
+            )
+    warnings.warn(
+        f"{named} was not tested with tssl_adapters; a trial of its layers found nothing wrong. "
+        f"{advice}",
+        UntestedVersionWarning,
+        stacklevel=4,
+    )
+
+
+def _same_as_native(adapter: Adapter, cls: type[nn.Module]) -> bool:
+    """Whether a layer of default settings computes the same, bit for bit, once wrapped."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        layer: Any = adapter.example(cls, _NEURONS)
+        drive = _STRONGEST * torch.rand(_STEPS, _BATCH, _NEURONS) ** 3
+        theirs = adapter.run(copy.deepcopy(layer), drive)
+        kind = adapter.kinds[cls]
+        layer.__class__ = kind.wrapped
+        layer._tssl_settings = Settings(cls.__name__, TSSLBP(), 1.0)
+        kind.attach(layer)
+        ours = adapter.run(layer, drive.requires_grad_())
+        (gradient,) = torch.autograd.grad(ours.sum(), drive)
+    return torch.equal(ours, theirs) and bool(gradient.isfinite().all())
