@@ -15,7 +15,16 @@ from tssl_adapters import rules
 from tssl_adapters.engine import naive
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.neuron import LinearCharge, Neuron, Never, Reset, Subtract, Timing, ToValue
+from tssl_adapters.neuron import (
+    LinearCharge,
+    Neuron,
+    Never,
+    Reset,
+    Subtract,
+    SubtractEarly,
+    Timing,
+    ToValue,
+)
 
 RULES = [
     rules.TSSLBP(),
@@ -55,6 +64,7 @@ class Problem:
         resets: dict[str, Reset] = {
             "value": ToValue(leaves["reset_value"] if self.timing == "immediate" else 0.0),
             "subtract": Subtract(),
+            "subtract early": SubtractEarly(),
             "never": Never(),
         }
         raw = (decay.detach(), gain.detach(), offset.detach())
@@ -85,9 +95,10 @@ def problems(draw: st.DrawFn, max_steps: int = 12) -> Problem:
         return draw(st.sampled_from(SHAPES))
 
     full = (3, 4)
+    resets = ["value", "subtract", "never"] + ["subtract early"] * (timing == "delayed")
     return Problem(
         timing=timing,
-        reset=draw(st.sampled_from(["value", "subtract", "never"])),
+        reset=draw(st.sampled_from(resets)),
         strict=draw(st.booleans()),
         detached=draw(st.booleans()),
         values={

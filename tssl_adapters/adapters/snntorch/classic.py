@@ -16,7 +16,6 @@ import snntorch
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters.base import eager
 from tssl_adapters.adapters.snntorch.layer import Layer, States, bound_reset
 from tssl_adapters.adapters.snntorch.neurons import (
     WrappedAlpha,
@@ -162,11 +161,10 @@ class MixedSynaptic(WrappedSynaptic):
     The states of such a call have no ``syn``.
     """
 
-    @eager
-    def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
-        if syn is not None and mem is None and not self.init_hidden:
-            return self._tssl_native.forward(self, input_, syn, mem)  # which fails
-        return self._tssl_call(input_, syn, mem)
+    def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
+        if given[0] is not None and given[1] is None:
+            return self._tssl_native.forward(self, x, *given)  # which fails
+        return super()._tssl_call(x, *given)
 
     @classmethod
     def _tssl_delayed(cls, layer: Any) -> bool:
