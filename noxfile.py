@@ -14,7 +14,10 @@ OLDER = {
     "norse": ("0.0.7.post1", "1.0.0"),
 }
 """The newest ones are in constraints/tested.txt; `tests` runs them together."""
-SUITE = [f"tests/test_{name}.py" for name in ("forward", "native_identity", "neurons", "versions")]
+SUITE = [
+    f"tests/test_{name}.py"
+    for name in ("forward", "native_identity", "neurons", "versions", "golden")
+]
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -54,7 +57,9 @@ def versions(session: nox.Session, library: str, version: str) -> None:
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     (own / "shared.pth").write_text(f"{packages}\n")
     session.install("--no-deps", f"{library}=={version}")
-    pytest_options = ["-p", "no:cacheprovider", "-k", library, *SUITE]
+    usage = Path("tests", f"test_versions_{library}.py")
+    suite = [*SUITE, str(usage)] if usage.is_file() else SUITE
+    pytest_options = ["-p", "no:cacheprovider", "-k", library, *suite]
     session.run(
         *("python", "-m", "pytest", "-n", "auto", *pytest_options, *session.posargs),
         env={"OMP_NUM_THREADS": "1"},
