@@ -36,7 +36,15 @@ KNOWN: dict[str, dict[str, str]] = {
         f"spikingjelly.activation_based.neuron.{name}": "step and sequence (step_mode)"
         for name in _SPIKINGJELLY
     }
-    | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"},
+    | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"}
+    | {
+        f"spikingjelly.clock_driven.neuron.{name}": "step"
+        for name in ("LIFNode", "IFNode", "ParametricLIFNode", "QIFNode", "EIFNode")
+    }
+    | {
+        f"spikingjelly.clock_driven.neuron.MultiStep{name}": "sequence"
+        for name in ("LIFNode", "IFNode", "ParametricLIFNode", "EIFNode")
+    },
     "norse": {
         "norse.torch.LIFCell": "step",
         "norse.torch.LIFBoxCell": "step",
@@ -55,16 +63,16 @@ KNOWN: dict[str, dict[str, str]] = {
 """Supported classes by library, and what a call of each brings."""
 
 _ENTRANCES = {
-    "snntorch": "snntorch",
-    "spikingjelly": "spikingjelly.activation_based.neuron",
-    "norse": "norse.torch",
+    "snntorch": ("snntorch",),
+    "spikingjelly": ("spikingjelly.activation_based.neuron", "spikingjelly.clock_driven.neuron"),
+    "norse": ("norse.torch",),
 }
 
 
 def loaded() -> Iterator[Adapter]:
     """The adapters of the libraries that were imported already."""
-    for library, entrance in _ENTRANCES.items():
-        if entrance in sys.modules:
+    for library, entrances in _ENTRANCES.items():
+        if any(entrance in sys.modules for entrance in entrances):
             adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
             assert isinstance(adapter, Adapter)
             yield adapter
