@@ -15,6 +15,7 @@ OLDER = {
 }
 """The newest ones are in constraints/tested.txt; `tests` runs them together."""
 SUITE = [f"tests/test_{name}.py" for name in ("forward", "native_identity", "neurons", "versions")]
+SUITE += ["tests/test_golden.py", "tests/test_versions_spikingjelly.py"]
 
 
 def install(session: nox.Session, *packages: str) -> None:

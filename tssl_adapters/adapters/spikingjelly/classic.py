@@ -1,7 +1,7 @@
 """Nodes of older versions, whose steps take their states from the node and leave them there.
 
-Newer versions have ``functional_forward`` instead. The nodes are in stepped.py (``activation_based``
-before it had that) and in clock_driven.py (the package that came before ``activation_based``).
+Newer versions have ``functional_forward`` instead. The nodes are in stepped.py
+(``activation_based`` before it had that) and in clock_driven.py (the package before it).
 """
 
 from __future__ import annotations

@@ -22,6 +22,12 @@ from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode, States
 class ClockDriven(Classic):
     """Mixed in before a node's record."""
 
+    def __init_subclass__(cls) -> None:
+        """The library's monitor takes classes called ``MultiStep...`` for such; pickle goes by
+        the qualified name, which stays."""
+        if "_tssl_native" in vars(cls):
+            cls.__name__ = cls._tssl_native.__name__
+
     def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
         (v,) = states
         return (v if isinstance(v, Tensor) else self._tssl_start(v, x),)
@@ -32,14 +38,15 @@ class ClockDriven(Classic):
         return torch.as_tensor(v, dtype=dtype, device=x.device)
 
     def _tssl_one(self: Any, x: Tensor) -> Tensor:
-        step = self._tssl_native.forward
-        return step(self, x.unsqueeze(0))[0] if sequences(self) else step(self, x)
+        if sequences(self):
+            return self._tssl_native.forward(self, x.unsqueeze(0))[0]  # type: ignore[no-any-return]
+        return self._tssl_native.forward(self, x)  # type: ignore[no-any-return]
 
     def _tssl_keeps(self) -> bool:
         return sequences(self)
 
 
-class StartsInSinglePrecision:
+class InSingle:
     """Mixed in before :class:`ClockDriven`: the library makes a tensor of the number."""
 
     def _tssl_start(self, v: float, x: Tensor) -> Tensor:
@@ -76,7 +83,9 @@ class WrappedParametricLIFNode(ClockDriven, ParametricLIF, neuron.ParametricLIFN
     _tssl_native = neuron.ParametricLIFNode
 
 
-class WrappedMultiStepParametricLIFNode(ClockDriven, ParametricLIF, neuron.MultiStepParametricLIFNode):  # type: ignore[misc]
+class WrappedMultiStepParametricLIFNode(
+    ClockDriven, ParametricLIF, neuron.MultiStepParametricLIFNode  # type: ignore[misc]
+):
     """``MultiStepParametricLIFNode`` with the gradient of a rule, for ``w`` too."""
 
     _tssl_native = neuron.MultiStepParametricLIFNode
@@ -88,13 +97,13 @@ class WrappedQIFNode(ClockDriven, SmoothNode, neuron.QIFNode):  # type: ignore[m
     _tssl_native = neuron.QIFNode
 
 
-class WrappedEIFNode(StartsInSinglePrecision, ClockDriven, SmoothNode, neuron.EIFNode):  # type: ignore[misc]
+class WrappedEIFNode(InSingle, ClockDriven, SmoothNode, neuron.EIFNode):  # type: ignore[misc]
     """``EIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.EIFNode
 
 
-class WrappedMultiStepEIFNode(StartsInSinglePrecision, ClockDriven, SmoothNode, neuron.MultiStepEIFNode):  # type: ignore[misc]
+class WrappedMultiStepEIFNode(InSingle, ClockDriven, SmoothNode, neuron.MultiStepEIFNode):  # type: ignore[misc]
     """``MultiStepEIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.MultiStepEIFNode
