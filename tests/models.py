@@ -119,7 +119,7 @@ class MixedNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         self.again.reset_mem()
-        functional.reset_net(self)
+        functional.reset_net(self.middle)  # older versions reset whatever has a `reset`
         first = torch.stack([self.body(step) for step in x])
         second = self.middle["node"](self.middle["fc"](first))
         third, state = self.head[1](self.head[0](second))

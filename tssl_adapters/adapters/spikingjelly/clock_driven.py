@@ -24,7 +24,8 @@ class ClockDriven(Classic):
 
     def __init_subclass__(cls) -> None:
         """The library's monitor takes classes called ``MultiStep...`` for such; pickle goes by
-        the qualified name, which stays."""
+        the qualified name, which stays.
+        """
         if "_tssl_native" in vars(cls):
             cls.__name__ = cls._tssl_native.__name__
 
@@ -84,7 +85,9 @@ class WrappedParametricLIFNode(ClockDriven, ParametricLIF, neuron.ParametricLIFN
 
 
 class WrappedMultiStepParametricLIFNode(
-    ClockDriven, ParametricLIF, neuron.MultiStepParametricLIFNode  # type: ignore[misc]
+    ClockDriven,
+    ParametricLIF,
+    neuron.MultiStepParametricLIFNode,  # type: ignore[misc]
 ):
     """``MultiStepParametricLIFNode`` with the gradient of a rule, for ``w`` too."""
 
