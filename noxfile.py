@@ -18,6 +18,7 @@ SUITE = [
     f"tests/test_{name}.py"
     for name in ("forward", "native_identity", "neurons", "versions", "golden")
 ]
+SUITE += ["tests/test_versions_spikingjelly.py"]
 
 
 def install(session: nox.Session, *packages: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from cases import Case, Run, sigmoid
-from spikingjelly.activation_based import neuron
+from compat_spikingjelly import node, sequences
 from torch import Tensor, nn
 
 
@@ -16,7 +16,7 @@ def run_spikingjelly(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
     layer.reset()
     if v0 is not None:
         layer.v = v0
-    if layer.step_mode == "m":
+    if sequences(layer):
         return Run(layer(x), layer.v_seq)
     outs, vs = [], []
     for step in x:
@@ -48,8 +48,7 @@ def spikingjelly_cases() -> Iterator[Case]:
                 options["decay_input"] = decay_input
 
             def make(dtype: torch.dtype, name: str = name, options: Any = options) -> nn.Module:
-                node = getattr(neuron, name)(**options)
-                return node.to(dtype)  # type: ignore[no-any-return]
+                return node(name, **options).to(dtype)  # type: ignore[no-any-return]
 
             reset = {0.0: "hard", None: "soft"}.get(v_reset, f"to{v_reset}")
             yield Case(

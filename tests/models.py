@@ -14,9 +14,9 @@ import norse.torch as norse
 import snntorch
 import torch
 from compat_snntorch import delay, start
+from compat_spikingjelly import dropout, functional, layer, linear, neuron, node, set_sequences
 from norse.torch.functional.lif import LIFParameters
 from norse.torch.functional.lif_box import LIFBoxParameters
-from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 INPUTS, BATCH = 4, 256
@@ -60,13 +60,19 @@ class SpikingJellyNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            layer.Linear(INPUTS, 6),
-            neuron.LIFNode(tau=3.0, v_threshold=0.3),
-            layer.Dropout(0.3),
-            layer.Linear(6, 6),
-            neuron.ParametricLIFNode(v_threshold=0.2, v_reset=None, detach_reset=True),
+            linear(INPUTS, 6),
+            node("LIFNode", step_mode="m", tau=3.0, v_threshold=0.3),
+            dropout(0.3),
+            linear(6, 6),
+            node(
+                "ParametricLIFNode",
+                step_mode="m",
+                v_threshold=0.2,
+                v_reset=None,
+                detach_reset=True,
+            ),
         )
-        functional.set_step_mode(self.conv, "m")
+        set_sequences(self.conv)
         self.head = layer.MultiStepContainer(nn.Linear(6, 5), neuron.IFNode(v_threshold=0.3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -108,13 +114,13 @@ class MixedNet(nn.Module):
             OrderedDict(fc=nn.Linear(INPUTS, 6), inner=nn.Sequential(OrderedDict(lif=leaky)))
         )
         self.again = leaky
-        node = neuron.LIFNode(tau=2.0, v_threshold=0.3, step_mode="m")
-        self.middle = nn.ModuleDict({"fc": nn.Linear(6, 6), "node": node})
+        lif = node("LIFNode", tau=2.0, v_threshold=0.3, step_mode="m")
+        self.middle = nn.ModuleDict({"fc": nn.Linear(6, 6), "node": lif})
         self.head = nn.ModuleList([nn.Linear(6, 5), norse.LIF(LIFParameters(**LIVELY)), norse.LI()])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         start(self.again)
-        functional.reset_net(self)
+        functional.reset_net(self.middle)  # older versions reset whatever has a `reset`
         first = torch.stack([self.body(step) for step in x])
         second = self.middle["node"](self.middle["fc"](first))
         third, state = self.head[1](self.head[0](second))

@@ -13,8 +13,8 @@ import pytest
 import snntorch
 import torch
 import torch.nn.functional as F
+from compat_spikingjelly import node
 from norse.torch.functional.lif_box import LIFBoxParameters
-from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 import tssl_adapters
@@ -45,10 +45,13 @@ def snntorch_layer(tau_m: float, theta: float, dtype: torch.dtype) -> Any:
     )
 
 
-def spikingjelly_layer(tau_m: float, theta: float, dtype: torch.dtype) -> Any:
-    return neuron.LIFNode(
-        tau=tau_m, decay_input=False, v_threshold=theta, v_reset=0.0, step_mode="m"
-    )
+def spikingjelly_layer(tau_m: float, theta: float, dtype: torch.dtype, step_mode: str = "m") -> Any:
+    settings = {"tau": tau_m, "decay_input": False, "v_threshold": theta, "v_reset": 0.0}
+    return node("LIFNode", step_mode=step_mode, **settings)
+
+
+def spikingjelly_step(tau_m: float, theta: float, dtype: torch.dtype) -> Any:
+    return spikingjelly_layer(tau_m, theta, dtype, "s")
 
 
 def norse_layer(tau_m: float, theta: float, dtype: torch.dtype) -> Any:
@@ -70,7 +73,6 @@ def run_spikingjelly(layer: Any, x: Tensor) -> Tensor:
 
 def run_spikingjelly_steps(layer: Any, x: Tensor) -> Tensor:
     layer.reset()
-    layer.step_mode = "s"
     return torch.stack([layer(step) for step in x.unbind(0)])
 
 
@@ -87,7 +89,7 @@ Library = tuple[Callable[..., Any], Callable[[Any, Tensor], Tensor]]
 LIBRARIES: dict[str, Library] = {
     "snntorch": (snntorch_layer, run_snntorch),
     "spikingjelly-m": (spikingjelly_layer, run_spikingjelly),
-    "spikingjelly-s": (spikingjelly_layer, run_spikingjelly_steps),
+    "spikingjelly-s": (spikingjelly_step, run_spikingjelly_steps),
     "norse": (norse_layer, run_norse),
 }
 

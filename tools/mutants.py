@@ -1767,7 +1767,7 @@ WRAPPING = (
     mutant(
         "wrap imports libraries that the user did not",
         ADAPTERS,
-        "        if entrance in sys.modules:\n",
+        "        if any(entrance in sys.modules for entrance in entrances):\n",
         "        if version_of(library) is not None:\n",
         IMPORTS,
     ),

@@ -37,7 +37,15 @@ KNOWN: dict[str, dict[str, str]] = {
         f"spikingjelly.activation_based.neuron.{name}": "step and sequence (step_mode)"
         for name in _SPIKINGJELLY
     }
-    | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"},
+    | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"}
+    | {
+        f"spikingjelly.clock_driven.neuron.{name}": "step"
+        for name in ("LIFNode", "IFNode", "ParametricLIFNode", "QIFNode", "EIFNode")
+    }
+    | {
+        f"spikingjelly.clock_driven.neuron.MultiStep{name}": "sequence"
+        for name in ("LIFNode", "IFNode", "ParametricLIFNode", "EIFNode")
+    },
     "norse": {
         "norse.torch.LIFCell": "step",
         "norse.torch.LIFBoxCell": "step",
@@ -56,9 +64,9 @@ KNOWN: dict[str, dict[str, str]] = {
 """Supported classes by library, and what a call of each brings."""
 
 _ENTRANCES = {
-    "snntorch": "snntorch",
-    "spikingjelly": "spikingjelly.activation_based.neuron",
-    "norse": "norse.torch",
+    "snntorch": ("snntorch",),
+    "spikingjelly": ("spikingjelly.activation_based.neuron", "spikingjelly.clock_driven.neuron"),
+    "norse": ("norse.torch",),
 }
 
 
@@ -68,8 +76,8 @@ def loaded() -> Iterator[Adapter]:
     Raises:
         LibraryVersionError: a library lacks what its adapter needs.
     """
-    for library, entrance in _ENTRANCES.items():
-        if entrance in sys.modules:
+    for library, entrances in _ENTRANCES.items():
+        if any(entrance in sys.modules for entrance in entrances):
             yield _adapter(library)
 
 

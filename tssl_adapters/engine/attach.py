@@ -31,11 +31,14 @@ class Native(NamedTuple):
         values: runs this call: spikes, and the potential (after every step if states are kept).
         probe: runs the layer on another input and potential, at rest otherwise; gives the
             membrane's drive as well: ``(input, potential) -> drive, spikes, potential``.
+        steady: whether it rounds in the same way at every call. Where it may not, because it is
+            compiled as it runs, say, it is run whether or not the record reproduced it.
     """
 
     input: Tensor
     values: Values
     probe: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    steady: bool = True
 
 
 class Result(NamedTuple):
@@ -105,7 +108,8 @@ def attach(
     values = None
     if native is not None and not functional:
         call = _Call(settings, neuron, state, sequence, keep_states, exposed)
-        values = None if call.reproduces(native) and not exposed else native.values
+        known = call.reproduces(native) and native.steady and not exposed
+        values = None if known else native.values
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
     )

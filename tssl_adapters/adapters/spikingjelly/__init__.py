@@ -2,44 +2,40 @@
 
 The nodes compare ``v >= v_threshold`` and reset at once: to ``v_reset``, or by subtraction where
 it is ``None``. At ``tau_s > 1`` the trace is a registered memory, ``tssl_psc``.
+
+What the installed version has is asked for: ``activation_based``, whose nodes take their states as
+arguments (nodes.py) or from themselves (stepped.py), and its predecessor ``clock_driven``.
 """
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import base, neuron, surrogate
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by
-from tssl_adapters.adapters.spikingjelly.gated import WrappedGatedLIFNode
-from tssl_adapters.adapters.spikingjelly.linear import (
-    WrappedHalfThresholdIFNode,
-    WrappedIFNode,
-    WrappedLIFNode,
-    WrappedParametricLIFNode,
-)
-from tssl_adapters.adapters.spikingjelly.node import problem, start, stop
-from tssl_adapters.adapters.spikingjelly.nonlinear import (
-    WrappedComplementaryLIFNode,
-    WrappedCUBALIFNode,
-    WrappedEIFNode,
-    WrappedIzhikevichNode,
-    WrappedKLIFNode,
-    WrappedQIFNode,
-    WrappedRAFNode,
-)
+from tssl_adapters.adapters.spikingjelly.node import sequences
 from tssl_adapters.adapters.spikingjelly.reasons import REASONS
-from tssl_adapters.adapters.spikingjelly.simple import (
-    WrappedSimpleIFNode,
-    WrappedSimpleLIFNode,
-    simple_problem,
+
+_SPIKING_MODULES = (
+    *(f"spikingjelly.activation_based.{name}" for name in ("neuron", "rnn", "lynxi_exchange")),
+    *(f"spikingjelly.clock_driven.{name}" for name in ("neuron", "rnn")),
+    "spikingjelly.cext.neuron",
 )
 
-_SPIKING_MODULES = tuple(
-    f"spikingjelly.activation_based.{name}" for name in ("neuron", "rnn", "lynxi_exchange")
-)
+
+def _kinds() -> dict[type[nn.Module], Kind]:
+    found: dict[type[nn.Module], Kind] = {}
+    if find_spec("spikingjelly.activation_based"):
+        base = importlib.import_module("spikingjelly.activation_based.base")
+        form = "nodes" if hasattr(base.MemoryModule, "functional_forward") else "stepped"
+        found |= importlib.import_module(f"{__name__}.{form}").KINDS
+    if find_spec("spikingjelly.clock_driven"):
+        found |= importlib.import_module(f"{__name__}.clock_driven").KINDS
+    return found
 
 
 def _spiking(module: nn.Module) -> bool:
@@ -53,52 +49,37 @@ def _non_spiking(module: nn.Module) -> bool:
 
 
 def _native(module: nn.Module) -> bool:
-    if isinstance(module, surrogate.SurrogateFunctionBase):  # part of a node
+    own = [cls.__name__ for cls in type(module).__mro__ if _ours(cls)]
+    if any(name.endswith("SurrogateFunctionBase") for name in own):  # part of a node
         return False
-    return defined_by("spikingjelly", module) or isinstance(module, base.MemoryModule)
+    return defined_by("spikingjelly", module) or "MemoryModule" in own
 
 
-_NODES = (
-    WrappedLIFNode,
-    WrappedParametricLIFNode,
-    WrappedIFNode,
-    WrappedHalfThresholdIFNode,
-    WrappedKLIFNode,
-    WrappedQIFNode,
-    WrappedEIFNode,
-    WrappedIzhikevichNode,
-    WrappedComplementaryLIFNode,
-    WrappedCUBALIFNode,
-    WrappedRAFNode,
-    WrappedGatedLIFNode,
-)
-_SIMPLE = (WrappedSimpleIFNode, WrappedSimpleLIFNode)
+def _ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "spikingjelly"
 
 
-_ARGUMENTS: dict[type[nn.Module], dict[str, Any]] = {
-    neuron.GatedLIFNode: {"T": 4, "step_mode": "m"},
-    neuron.SimpleLIFNode: {"tau": 2.0, "decay_input": True},
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "GatedLIFNode": {"T": 4, "step_mode": "m"},
+    "SimpleLIFNode": {"tau": 2.0, "decay_input": True},
 }
 
 
 def _example(cls: type[nn.Module], neurons: int) -> nn.Module:
-    return cls(**_ARGUMENTS.get(cls, {}))
+    return cls(**_ARGUMENTS.get(cls.__name__, {}))
 
 
 def _run(node: Any, x: Tensor) -> Tensor:
-    out: Tensor = node(x) if node.step_mode == "m" else torch.stack([*map(node, x)])
+    out: Tensor = node(x) if sequences(node) else torch.stack([*map(node, x)])
     return out
 
 
 ADAPTER = Adapter(
     library="spikingjelly",
-    kinds={
-        **{cls._tssl_native: Kind(cls, problem, start, stop) for cls in _NODES},
-        **{cls._tssl_native: Kind(cls, simple_problem, start, stop) for cls in _SIMPLE},
-    },
+    kinds=_kinds(),
     spiking=_spiking,
     native=_native,
-    mode=lambda node: "sequence" if node.step_mode == "m" else "step",
+    mode=lambda node: "sequence" if sequences(node) else "step",
     example=_example,
     run=_run,
     reasons=REASONS,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import neuron
 from torch import Tensor
 
-from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of
+from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.neuron import LinearCharge, Neuron
 
@@ -36,14 +35,7 @@ class LinearNode(Node):
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                if keep:
-                    self.v = potential
-                    return self._tssl_native.forward(self, drive), self.v_seq
-                (spikes,), (after,) = self._tssl_native.functional_forward(
-                    self, (drive,), (potential,)
-                )
-                # A step's spikes are a view of a sequence's; the caller may write to them.
-                return spikes.clone() if spikes._is_view() else spikes, after
+                return self._tssl_whole(drive, potential, keep)  # type: ignore[no-any-return]
 
         result = attach(
             self._tssl_settings,
@@ -51,12 +43,26 @@ class LinearNode(Node):
             x,
             state,
             trace,
-            Native(x, lambda: run(x, state), lambda drive, v: (drive, *run(drive, v))),
-            sequence=self.step_mode == "m",
+            Native(
+                x,
+                lambda: run(x, state),
+                lambda drive, v: (drive, *run(drive, v)),
+                steady=self._tssl_steady,
+            ),
+            sequence=sequences(self),
             keep_states=keep,
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)
+
+    def _tssl_whole(self: Any, x: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """What the library computes: spikes, and the potential, after every step if asked for."""
+        if keep:
+            self.v = v
+            return self._tssl_native.forward(self, x), self.v_seq
+        (spikes,), (after,) = self._tssl_native.functional_forward(self, (x,), (v,))
+        # A step's spikes are a view of a sequence's; the caller may write to them.
+        return spikes.clone() if spikes._is_view() else spikes, after
 
 
 def _leak_input(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
@@ -83,12 +89,10 @@ def _integrate(v: Tensor, x: Tensor) -> Tensor:
     return v + x
 
 
-class WrappedLIFNode(LinearNode, neuron.LIFNode):  # type: ignore[misc]
-    """``LIFNode`` with the gradient of a rule."""
+class LIF(LinearNode):
+    """The charge of ``LIFNode``."""
 
-    _tssl_native = neuron.LIFNode
-
-    def _tssl_charge(self) -> LinearCharge:
+    def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = 1.0 / self.tau, rest_of(self)
         return LinearCharge(
             decay=1.0 - rate,
@@ -99,12 +103,10 @@ class WrappedLIFNode(LinearNode, neuron.LIFNode):  # type: ignore[misc]
         )
 
 
-class WrappedParametricLIFNode(LinearNode, neuron.ParametricLIFNode):  # type: ignore[misc]
-    """``ParametricLIFNode`` with the gradient of a rule, for ``w`` too."""
+class ParametricLIF(LinearNode):
+    """The charge of ``ParametricLIFNode``."""
 
-    _tssl_native = neuron.ParametricLIFNode
-
-    def _tssl_charge(self) -> LinearCharge:
+    def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = self.w.sigmoid(), rest_of(self)
         return LinearCharge(
             decay=1.0 - rate,
@@ -115,19 +117,8 @@ class WrappedParametricLIFNode(LinearNode, neuron.ParametricLIFNode):  # type: i
         )
 
 
-class WrappedIFNode(LinearNode, neuron.IFNode):  # type: ignore[misc]
-    """``IFNode`` with the gradient of a rule."""
+class IF(LinearNode):
+    """The charge of ``IFNode``."""
 
-    _tssl_native = neuron.IFNode
-
-    def _tssl_charge(self) -> LinearCharge:
-        return LinearCharge(decay=1.0, gain=1.0, offset=0.0, formula=_integrate)
-
-
-class WrappedHalfThresholdIFNode(LinearNode, neuron.HalfThresholdIFNode):  # type: ignore[misc]
-    """``HalfThresholdIFNode``: an ``IFNode`` that starts at half its threshold."""
-
-    _tssl_native = neuron.HalfThresholdIFNode
-
-    def _tssl_charge(self) -> LinearCharge:
+    def _tssl_charge(self: Any) -> LinearCharge:
         return LinearCharge(decay=1.0, gain=1.0, offset=0.0, formula=_integrate)

@@ -37,13 +37,18 @@ class Ran(NamedTuple):
 class Node(Wrapped):
     """Mixed in before the library's class."""
 
+    _tssl_steady = True
+    """Whether the library rounds in the same way at every call."""
+
     @eager
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         if self._tssl_runs_native():
             return self._tssl_native.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
         (x,) = (*args, *kwargs.values())
-        ran: Ran = self._tssl_run(x, tuple(self._memories.values()), self._tssl_keeps())
-        for name, value in zip(self._memories, ran.memories(), strict=True):
+        names = self._tssl_names()
+        memories = tuple(self._memories[name] for name in names)
+        ran: Ran = self._tssl_run(x, memories, self._tssl_keeps())
+        for name, value in zip(names, ran.memories(), strict=True):
             self._memories[name] = value
         self._tssl_store(ran)
         return ran.out
@@ -57,6 +62,10 @@ class Node(Wrapped):
             return self._tssl_native_functional(inputs, states, **kwargs)  # type: ignore[no-any-return]
         ran: Ran = self._tssl_run(inputs[0], states, False)
         return (ran.out,), ran.memories()
+
+    def _tssl_names(self: Any) -> list[str]:
+        """The memories that are states: the membrane potential first, the trace last."""
+        return list(self._memories)
 
     def _tssl_native_functional(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self._tssl_native.functional_forward(self, *args, **kwargs)
@@ -87,14 +96,19 @@ class Node(Wrapped):
 
     def _tssl_keeps(self: Any) -> bool:
         """Whether a sequence's states are to be kept."""
-        return bool(self.store_v_seq) and self.step_mode == "m"
+        return bool(self.store_v_seq) and sequences(self)
 
     def _tssl_store(self: Any, ran: Ran) -> None:
         """Keep the sequence of states where the library does."""
-        if self.step_mode == "m":
+        if sequences(self):
             self.v_seq = None if ran.kept is None else ran.kept[0]
         elif self.store_v_seq:
             self._append_v_seq(self.v)
+
+
+def sequences(node: Any) -> bool:
+    """Whether a call of the node brings a sequence; nodes without a ``step_mode`` then keep one."""
+    return node.step_mode == "m" if hasattr(node, "step_mode") else "v_seq" in node._memories
 
 
 def rest_of(node: Any) -> float:
@@ -105,7 +119,7 @@ def rest_of(node: Any) -> float:
 
 def rests(node: Any) -> tuple[float, ...]:
     """Potentials at which a layer starts anew."""
-    start = node.get_reset_value("v")
+    start = node._memories_rv["v"]
     own = (float(start),) if isinstance(start, float | int) else ()
     return (rest_of(node), 0.0, *own)
 

@@ -20,6 +20,11 @@ _OFFSET = (
     "from networks that do not spike, and only one threshold is known here"
 )
 
+_LOST = (
+    "its constructor loses the coefficients a, b and c in this version of the library, so that "
+    "natively, too, it fails when it is called"
+)
+
 REASONS = {
     **dict.fromkeys(("OTTTLIFNode", "SLTTLIFNode"), _ONLINE),
     **dict.fromkeys(("DSRIFNode", "DSRLIFNode"), _RATE),
@@ -34,6 +39,7 @@ REASONS = {
     "NoisyBaseNode": _NOISE,
     "FlexSN": "its step is a function of the user's, with no threshold or reset to be told apart",
     "ActivationAwareIFNode": _OFFSET,
+    "GeneralNode": _LOST,
     "SpikingRNNCellBase": _GATES,
     "SpikingRNNBase": _GATES,
 }

@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import surrogate
 from torch import Tensor
 
-from tssl_adapters.adapters.spikingjelly.node import Node, Ran
+from tssl_adapters.adapters.spikingjelly.node import Node, Ran, sequences
 from tssl_adapters.engine.attach import Native, Result
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.neuron import Reset
@@ -37,7 +36,7 @@ class Recorder:
 
     def __call__(self, distance: Tensor) -> Tensor:
         self.distance = distance
-        return surrogate.heaviside(distance) if self.spike is None else self.spike
+        return (distance >= 0).to(distance) if self.spike is None else self.spike
 
 
 def shadow(node: Any, recorder: Recorder) -> Any:
@@ -67,7 +66,7 @@ class SmoothNode(Node):
     def _tssl_compute(
         self: Any, x: Tensor, states: States, trace: Tensor | None, keep: bool
     ) -> Ran:
-        if self.step_mode == "s":
+        if not sequences(self):
             result, states = self._tssl_attach(x, states, trace)
             return Ran(result.out, states, result.trace, None)
         outs, history = [], []
@@ -103,7 +102,7 @@ class SmoothNode(Node):
             reset=self._tssl_reset_of(others),
             threshold=self.v_threshold,
             strict=False,
-            detached=self.detach_reset,
+            detached=self._tssl_detached(),
         )
         if others and torch.is_grad_enabled():
             before = v if settings.rule.chain else v.detach()
@@ -124,6 +123,10 @@ class SmoothNode(Node):
         shadow(self, recorder)._tssl_step(x, (v, *others))
         charged: Tensor = recorder.distance + self.v_threshold
         return charged
+
+    def _tssl_detached(self: Any) -> bool:
+        """Whether the library cuts the gradient through the reset."""
+        return bool(self.detach_reset)
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         reset: Reset = self._tssl_reset()

@@ -1,0 +1,78 @@
+"""Nodes of older versions, whose steps take their states from the node and leave them there.
+
+Newer versions have ``functional_forward`` instead. The nodes are in stepped.py
+(``activation_based`` before it had that) and in clock_driven.py (the package before it).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.node import TRACE, Node, Ran, problem, sequences
+from tssl_adapters.adapters.spikingjelly.smooth import States
+
+_NOT_STATES = ("v_seq", "v_threshold", "v_reset", TRACE)
+"""Memories of some versions that a step does not carry on."""
+
+
+class Classic(Node):
+    """Mixed in before a node's record: how the library is run, and what it keeps."""
+
+    _tssl_steady = False  # its steps are compiled as they run, in training and evaluation apart
+
+    def _tssl_names(self: Any) -> list[str]:
+        states = [name for name in self._memories if name not in _NOT_STATES]
+        return [*states, TRACE] if TRACE in self._memories else states
+
+    def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
+        first = x[0] if sequences(self) else x
+        return tuple(
+            torch.full_like(first.detach(), state) if isinstance(state, float) else state
+            for state in states
+        )
+
+    def _tssl_twin(self: Any, states: States) -> Any:
+        """The node with these states; what it is run for does not touch the node itself."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        given = dict(zip(self._tssl_names(), states, strict=False))
+        twin.__dict__["_memories"] = {**self._memories, **given}
+        return twin
+
+    def _tssl_whole(self: Any, x: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        twin = self._tssl_twin((v,))
+        spikes = self._tssl_native.forward(twin, x)
+        return spikes, twin.v_seq if keep else twin.v
+
+    def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+        twin = self._tssl_twin(states)
+        spike = twin._tssl_one(x)
+        names = self._tssl_names()[: len(states)]
+        return spike, tuple(twin._memories[name] for name in names)
+
+    def _tssl_one(self: Any, x: Tensor) -> Tensor:
+        """The library's step, on a twin."""
+        return self._tssl_native.single_step_forward(self, x)  # type: ignore[no-any-return]
+
+    def _tssl_store(self: Any, ran: Ran) -> None:
+        if ran.kept is not None:
+            self.v_seq = ran.kept[0]
+
+
+def classic_problem(node: Any) -> str | None:
+    """What of a node's settings cannot be wrapped."""
+    backend = getattr(node, "backend", "torch")
+    if backend != "torch":
+        return (
+            f"its backend is {backend!r}, which runs kernels of its own, in this version of the "
+            "library for whole sequences and its surrogate gradient together; set it to 'torch'"
+        )
+    if getattr(node, "cupy_fp32_inference", False):
+        return (
+            "it has cupy_fp32_inference=True, with which it writes to the potential in place; "
+            "set it to False"
+        )
+    return problem(node)

@@ -1,0 +1,58 @@
+"""``KLIFNode``: a charge that is scaled, and a reset that may scale it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode, States
+from tssl_adapters.engine.attach import Native, Result
+from tssl_adapters.engine.smooth import attach_smooth, valued
+from tssl_adapters.engine.state import hand_over
+from tssl_adapters.neuron import Reset, Subtract, ToValue
+
+
+class KLIF(SmoothNode):
+    """The charge and the reset of ``KLIFNode``.
+
+    The neuron's potential is what is compared with the threshold, relu(k h). With ``scale_reset``
+    the library hands on that potential over k, so it is multiplied by k as it comes in.
+    """
+
+    def _tssl_attach(
+        self: Any, x: Tensor, states: States, trace: Tensor | None
+    ) -> tuple[Result, States]:
+        if not self.scale_reset:
+            return SmoothNode._tssl_attach(self, x, states, trace)
+        (v,), k = states, self.k
+        fixed = k.detach()  # v is what the library carries: k acts on the charge, at a given v
+        spike, (after,) = self._tssl_values(x, states)
+
+        def charged(x: Tensor, potential: Tensor) -> Tensor:
+            h: Tensor = self._tssl_charged(x, potential / fixed, [])
+            return h
+
+        def probe(x: Tensor, potential: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            spike, (after,) = self._tssl_values(x, (potential / k,))
+            return charged(x, potential), spike, after * k
+
+        result = attach_smooth(
+            self._tssl_settings,
+            lambda potential: charged(x, potential),
+            v * fixed,
+            trace,
+            Native(x, lambda: (spike, after * k), probe),
+            reset=self._tssl_reset_of([]),
+            threshold=self.v_threshold,
+            strict=False,
+            detached=self._tssl_detached(),
+            carrier=v,
+        )
+        by_k = -k * (result.state / fixed).detach()
+        return result, (hand_over(result.state, valued(after, result.state / k), by_k),)
+
+    def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
+        if self.v_reset is None:
+            return Subtract()
+        return ToValue(self.v_reset * self.k if self.scale_reset and self.v_reset else self.v_reset)

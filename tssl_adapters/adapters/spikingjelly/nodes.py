@@ -1,0 +1,130 @@
+"""The library's nodes, whose ``functional_forward`` takes and returns their states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+
+from tssl_adapters.adapters.base import Kind
+from tssl_adapters.adapters.spikingjelly.gated import WrappedGatedLIFNode
+from tssl_adapters.adapters.spikingjelly.klif import KLIF
+from tssl_adapters.adapters.spikingjelly.linear import IF, LIF, ParametricLIF
+from tssl_adapters.adapters.spikingjelly.node import Ran, problem, start, stop
+from tssl_adapters.adapters.spikingjelly.simple import (
+    WrappedSimpleIFNode,
+    WrappedSimpleLIFNode,
+    simple_problem,
+)
+from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
+from tssl_adapters.neuron import ByFormula, Reset
+
+
+class WrappedLIFNode(LIF, neuron.LIFNode):  # type: ignore[misc]
+    """``LIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.LIFNode
+
+
+class WrappedParametricLIFNode(ParametricLIF, neuron.ParametricLIFNode):  # type: ignore[misc]
+    """``ParametricLIFNode`` with the gradient of a rule, for ``w`` too."""
+
+    _tssl_native = neuron.ParametricLIFNode
+
+
+class WrappedIFNode(IF, neuron.IFNode):  # type: ignore[misc]
+    """``IFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.IFNode
+
+
+class WrappedHalfThresholdIFNode(IF, neuron.HalfThresholdIFNode):  # type: ignore[misc]
+    """``HalfThresholdIFNode``: an ``IFNode`` that starts at half its threshold."""
+
+    _tssl_native = neuron.HalfThresholdIFNode
+
+
+class WrappedQIFNode(SmoothNode, neuron.QIFNode):  # type: ignore[misc]
+    """``QIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.QIFNode
+
+
+class WrappedEIFNode(SmoothNode, neuron.EIFNode):  # type: ignore[misc]
+    """``EIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.EIFNode
+
+
+class WrappedIzhikevichNode(SmoothNode, neuron.IzhikevichNode):  # type: ignore[misc]
+    """``IzhikevichNode`` with the gradient of a rule, through its recovery ``w`` too."""
+
+    _tssl_native = neuron.IzhikevichNode
+
+
+class WrappedCUBALIFNode(SmoothNode, neuron.CUBALIFNode):  # type: ignore[misc]
+    """``CUBALIFNode`` with the gradient of a rule, through its current ``c`` too."""
+
+    _tssl_native = neuron.CUBALIFNode
+
+
+class WrappedRAFNode(SmoothNode, neuron.RAFNode):  # type: ignore[misc]
+    """``RAFNode`` with the gradient of a rule; the input arrives through ``u`` a step later."""
+
+    _tssl_native = neuron.RAFNode
+
+
+class WrappedKLIFNode(KLIF, neuron.KLIFNode):  # type: ignore[misc]
+    """``KLIFNode`` with the gradient of a rule, for ``k`` too."""
+
+    _tssl_native = neuron.KLIFNode
+
+
+class WrappedComplementaryLIFNode(SmoothNode, neuron.ComplementaryLIFNode):  # type: ignore[misc]
+    """``ComplementaryLIFNode`` with the gradient of a rule, through ``m`` too.
+
+    In evaluation the library cuts the gradient through the spike; the rule's stays.
+    """
+
+    _tssl_native = neuron.ComplementaryLIFNode
+
+    def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
+        tau: float = self.tau
+        threshold: float = self.v_threshold
+
+        def formula(charged: Tensor, due: Tensor, m: Tensor) -> Tensor:
+            m = m * torch.sigmoid(charged / tau) + due
+            return charged - due * (threshold + torch.sigmoid(m))
+
+        return ByFormula(formula, tuple(others))
+
+    def _tssl_keeps(self: Any) -> bool:
+        return bool(self.store_state_seqs) and self.step_mode == "m"
+
+    def _tssl_store(self: Any, ran: Ran) -> None:
+        if ran.kept is not None:
+            self.state_seqs = list(ran.kept)
+
+
+_NODES = (
+    WrappedLIFNode,
+    WrappedParametricLIFNode,
+    WrappedIFNode,
+    WrappedHalfThresholdIFNode,
+    WrappedKLIFNode,
+    WrappedQIFNode,
+    WrappedEIFNode,
+    WrappedIzhikevichNode,
+    WrappedComplementaryLIFNode,
+    WrappedCUBALIFNode,
+    WrappedRAFNode,
+    WrappedGatedLIFNode,
+)
+_SIMPLE = (WrappedSimpleIFNode, WrappedSimpleLIFNode)
+
+KINDS = {
+    **{cls._tssl_native: Kind(cls, problem, start, stop) for cls in _NODES},
+    **{cls._tssl_native: Kind(cls, simple_problem, start, stop) for cls in _SIMPLE},
+}
