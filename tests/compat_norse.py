@@ -36,6 +36,25 @@ VECTOR_START = _starts_at_a_vector()
 """Whether an IAF neuron's reset, at which it starts, may differ from neuron to neuron."""
 
 
+def _starts_in_double() -> bool:
+    layer, state = norse.LIFRecurrentCell(2, 2).double(), None
+    try:
+        for _ in range(2):
+            _, state = layer(torch.zeros(1, 2, dtype=torch.float64), state)
+    except RuntimeError:
+        return False
+    return True
+
+
+_DOUBLE_START = _starts_in_double()
+
+
+def starts(layer: Any, x: Tensor) -> bool:
+    """Whether a layer that is given no state can go on from the one that it makes."""
+    recurrent = isinstance(layer, norse.LIFRecurrentCell | norse.LIFRecurrent)
+    return _DOUBLE_START or not recurrent or x.dtype is not torch.float64
+
+
 class _Loop(norse.Lift):  # type: ignore[misc]
     """The time loop that users write where ``Lift`` threads no states."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import norse.torch as norse
 import torch
 from cases import NEURONS, Case, Run
-from compat_norse import RECORDS, VECTOR_START, superspike
+from compat_norse import RECORDS, VECTOR_START, starts, superspike
 from norse.torch.functional import (
     iaf,
     izhikevich,
@@ -89,6 +89,8 @@ def run(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
     """A user's loop over the cell, or one call of the module."""
     sequence = isinstance(layer, SNN | SNNRecurrent)
     state = None
+    if v0 is None and not starts(layer, x):
+        v0 = torch.zeros_like(x[0])
     if v0 is not None:
         state = start(layer.state_fallback(x if sequence else x[0]), v0)
     if sequence:
