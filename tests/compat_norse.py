@@ -17,11 +17,11 @@ RECORDS = hasattr(snn, "_merge_states")
 """Whether modules can record their states."""
 
 
-def box(**values: Any) -> Any:
+def box(dt: float = 0.001, **values: Any) -> Any:
     """A cell without a current, or the nearest there is."""
     if HAS_BOX:
-        return norse.LIFBoxCell(norse.LIFBoxParameters(**values))
-    return norse.LIFCell(LIFParameters(**values))
+        return norse.LIFBoxCell(norse.LIFBoxParameters(**values), dt=dt)
+    return norse.LIFCell(LIFParameters(**values), dt=dt)
 
 
 def _starts_at_a_vector() -> bool:

@@ -51,6 +51,7 @@ class _Layer(Wrapped):
             self.dt,
             (self.input_weights, self.recurrent_weights) if recurrent else (),
             () if behaviour is None else (behaviour.s.v.detach(),),
+            sparse,
         )
 
 

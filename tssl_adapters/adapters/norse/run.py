@@ -69,6 +69,7 @@ class Cell(NamedTuple):
         dt: time step.
         weights: of input and recurrence, empty where the layer is not recurrent.
         rest: where else than ``p`` says its potential rests.
+        sparse: whether it emits its spikes sparse.
     """
 
     settings: Settings
@@ -78,6 +79,7 @@ class Cell(NamedTuple):
     dt: float
     weights: tuple[Tensor, ...]
     rest: tuple[Value, ...]
+    sparse: bool
 
 
 class Incoming(NamedTuple):
@@ -98,7 +100,7 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     if refractory is not None:
         return _refractory_step(cell, given, refractory)
     result, state = _step(cell, given, _trace(cell, given))
-    return _like(getattr(state, "z", result.out), result.out), state
+    return result.out.to_sparse() if cell.sparse else result.out, state
 
 
 def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
