@@ -1,4 +1,5 @@
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def versions(session: nox.Session, library: str, version: str) -> None:
     """
     everything = Path(session.virtualenv.location).parent / "tests"
     if not everything.is_dir():
-        session.run("nox", "-s", "tests", "--install-only", external=True)
+        session.run(sys.executable, "-m", "nox", "-s", "tests", "--install-only", external=True)
     (packages,) = everything.glob("lib/python*/site-packages")
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     (own / "shared.pth").write_text(f"{packages}\n")
