@@ -54,8 +54,3 @@ def sigmoid(x: Tensor) -> Tensor:
     """SpikingJelly's default surrogate, alpha = 4."""
     s = torch.sigmoid(4.0 * x)
     return (1.0 - s) * s * 4.0
-
-
-def superspike(x: Tensor) -> Tensor:
-    """Norse's default surrogate."""
-    return 1.0 / (x.abs() + 1.0) ** 2

@@ -8,10 +8,9 @@ from typing import Any
 
 import norse.torch as norse
 import torch
-from cases import NEURONS, Case, Run, superspike
+from cases import NEURONS, Case, Run
+from compat_norse import HAS_BOX, HAS_RESETS, RECORDS, superspike
 from norse.torch.functional.lif import LIFFeedForwardState, LIFParameters
-from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters
-from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
 
@@ -35,8 +34,8 @@ def run_norse(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
 
 
 def _norse_state(layer: Any, x: Tensor, v0: Tensor) -> Any:
-    if isinstance(layer, norse.LIFBoxCell):
-        return LIFBoxFeedForwardState(v=v0)
+    if HAS_BOX and isinstance(layer, norse.LIFBoxCell):
+        return norse.LIFBoxFeedForwardState(v=v0)
     return LIFFeedForwardState(v=v0, i=0.1 * v0)
 
 
@@ -44,10 +43,13 @@ def _norse_params(layer: Any) -> list[Tensor]:
     return [v for v in layer.p if isinstance(v, Tensor) and v.requires_grad]
 
 
+LAYERS = ("LIFCell", "LIF")
+LAYERS += ("LIFBoxCell",) if HAS_BOX else ()
+LAYERS += ("LIFBoxCell-subtract",) if HAS_RESETS else ()
+
+
 def norse_cases() -> Iterator[Case]:
-    for name, learn, vector in itertools.product(
-        ("LIFCell", "LIF", "LIFBoxCell", "LIFBoxCell-subtract"), (False, True), (False, True)
-    ):
+    for name, learn, vector in itertools.product(LAYERS, (False, True), (False, True)):
         if vector and not learn:
             continue
 
@@ -59,17 +61,19 @@ def norse_cases() -> Iterator[Case]:
             def value(x: float) -> Tensor:
                 return torch.full(shape, x, dtype=dtype).requires_grad_(learn)
 
-            common = {
+            common: dict[str, Any] = {
                 "tau_mem_inv": value(300.0),
                 "v_leak": torch.tensor(0.1, dtype=dtype).requires_grad_(learn),
                 "v_th": value(0.4),
                 "v_reset": value(-0.2),
             }
             if name.startswith("LIFBoxCell"):
-                method = reset_subtract if name.endswith("subtract") else reset_value
-                return norse.LIFBoxCell(LIFBoxParameters(**common, reset_method=method))
+                if name.endswith("subtract"):
+                    common["reset_method"] = norse.reset_subtract
+                return norse.LIFBoxCell(norse.LIFBoxParameters(**common))
             p = LIFParameters(tau_syn_inv=value(400.0), **common)
-            return norse.LIF(p, record_states=True) if name == "LIF" else norse.LIFCell(p)
+            settings = {"record_states": True} if RECORDS else {}
+            return norse.LIF(p, **settings) if name == "LIF" else norse.LIFCell(p)
 
         yield Case(
             f"norse-{name}" + ("-learnable" if learn else "") + ("-vector" if vector else ""),

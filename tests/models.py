@@ -13,10 +13,10 @@ from typing import Any
 import norse.torch as norse
 import snntorch
 import torch
+from compat_norse import box, lifted
 from compat_snntorch import delay, start
 from compat_spikingjelly import dropout, functional, layer, linear, neuron, node, set_sequences
 from norse.torch.functional.lif import LIFParameters
-from norse.torch.functional.lif_box import LIFBoxParameters
 from torch import Tensor, nn
 
 INPUTS, BATCH = 4, 256
@@ -89,19 +89,19 @@ class NorseNet(nn.Module):
         self.body = norse.SequentialState(
             nn.Linear(INPUTS, 6), norse.LIF(LIFParameters(**LIVELY)), nn.Linear(6, 6)
         )
-        self.cell = norse.Lift(norse.LIFCell(LIFParameters(**LIVELY)))
-        self.box = norse.LIFBoxCell(LIFBoxParameters(**LIVELY))
+        self.cell = lifted(norse.LIFCell(LIFParameters(**LIVELY)))
+        self.box = box(**LIVELY)
         self.readout = norse.LI()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         hidden, states = self.body(x)
         spikes, state = self.cell(hidden)
-        box, outs = None, []
+        last, outs = None, []
         for step in hidden:
-            out, box = self.box(step, box)
+            out, last = self.box(step, last)
             outs.append(out)
         membrane, _ = self.readout(spikes)
-        return spikes, torch.stack(outs), membrane, state.v, state.i, box.v, states[1].v
+        return spikes, torch.stack(outs), membrane, state.v, state.i, last.v, states[1].v
 
 
 class MixedNet(nn.Module):

@@ -8,13 +8,13 @@ from typing import Any
 
 import norse.torch as norse
 import torch
-from cases import NEURONS, Case, Run, superspike
+from cases import NEURONS, Case, Run
+from compat_norse import RECORDS, VECTOR_START, starts, superspike
 from norse.torch.functional import (
     iaf,
     izhikevich,
     lif,
     lif_adex,
-    lif_adex_refrac,
     lif_ex,
     lif_refrac,
     lsnn,
@@ -35,7 +35,7 @@ def parameters(name: str, value: Learn) -> Any:
         "v_reset": value(-0.2),
     }
     if name == "IAF":
-        return iaf.IAFParameters(v_th=value(0.9), v_reset=value(-0.2))
+        return iaf.IAFParameters(v_th=value(0.9), v_reset=value(-0.2, scalar=not VECTOR_START))
     if name == "Izhikevich":
         return izhikevich.IzhikevichParameters(
             a=value(0.3), b=value(0.4), c=value(-0.2), d=value(0.25), sq=value(0.3),
@@ -56,7 +56,7 @@ def parameters(name: str, value: Learn) -> Any:
         return lif_adex.LIFAdExParameters(**adaptive, **common)
     if name == "LIFAdExRefrac":
         inner = lif_adex.LIFAdExParameters(**adaptive, **common)
-        return lif_adex_refrac.LIFAdExRefracParameters(inner, value(2.0))
+        return norse.LIFAdExRefracParameters(inner, value(2.0))
     assert name == "LSNN"
     return lsnn.LSNNParameters(tau_adapt_inv=value(150.0), beta=value(0.3), **common)
 
@@ -89,10 +89,13 @@ def run(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
     """A user's loop over the cell, or one call of the module."""
     sequence = isinstance(layer, SNN | SNNRecurrent)
     state = None
+    if v0 is None and not starts(layer, x):
+        v0 = torch.zeros_like(x[0])
     if v0 is not None:
         state = start(layer.state_fallback(x if sequence else x[0]), v0)
     if sequence:
-        layer.record_states = True
+        if RECORDS:
+            layer.record_states = True
         out, after = layer(x, state)
         fields = dict(flat(after))
     else:
@@ -112,7 +115,7 @@ def learning(layer: Any) -> list[Tensor]:
     return [t for t in tensors if t.requires_grad] + list(layer.parameters())
 
 
-FORMS = {
+_FORMS = {
     "IAF": ("Cell", ""),
     "LIF": ("RecurrentCell", "Recurrent"),
     "LIFRefrac": ("Cell", "RecurrentCell", "Recurrent"),
@@ -121,6 +124,11 @@ FORMS = {
         ("LIFEx", "LIFAdEx", "LSNN", "Izhikevich"), ("Cell", "", "RecurrentCell", "Recurrent")
     ),
 }
+FORMS = {
+    name: tuple(form for form in forms if hasattr(norse, name + form))
+    for name, forms in _FORMS.items()
+}
+"""Those that this version has."""
 
 
 def make(

@@ -13,12 +13,12 @@ import pytest
 import snntorch
 import torch
 from cases import NEURONS, Case
+from compat_norse import HAS_BOX, box
 from compat_spikingjelly import cuts_in_evaluation, neuron, node, stores
 from compat_spikingjelly import sequences as takes_sequences
 from layers import CASES
 from models import BATCH, INPUTS, LIVELY, MODELS
 from norse.torch.functional.lif import LIFParameters
-from norse.torch.functional.lif_box import LIFBoxParameters
 from torch import Tensor, nn
 
 import tssl_adapters
@@ -329,7 +329,7 @@ CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
         cell_of_its_own,
         lambda layer: layer.p.tau_syn_inv.data.fill_(50.0),
     ),
-    "dt": (lambda: norse.LIFBoxCell(LIFBoxParameters(**LIVELY)), changed("dt", 0.002)),
+    "dt": (lambda: box(**LIVELY), changed("dt", 0.002)),
 }
 
 
@@ -367,7 +367,7 @@ AT_THRESHOLD: dict[str, Callable[[], nn.Module]] = {
     },
     "LIFCell": lambda: norse.LIFCell(LIFParameters(**BOX)),
     "LIF": lambda: norse.LIF(LIFParameters(**BOX)),
-    "LIFBoxCell": lambda: norse.LIFBoxCell(LIFBoxParameters(**BOX)),
+    **({"LIFBoxCell": lambda: box(**BOX)} if HAS_BOX else {}),
 }
 """Every number is a power of two, so that potentials land on the threshold exactly."""
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import snntorch
 import torch
-from cases import superspike
+from compat_norse import superspike
 from norse.torch.functional.lif import LIFFeedForwardState, LIFParameters
 from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters
 from spikingjelly.activation_based import neuron, surrogate

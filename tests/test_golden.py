@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import compat_snntorch
-import norse.torch as norse
 import numpy as np
 import pytest
 import snntorch
 import torch
 import torch.nn.functional as F
+from compat_norse import HAS_BOX, box
 from compat_spikingjelly import node
-from norse.torch.functional.lif_box import LIFBoxParameters
 from torch import Tensor, nn
 
 import tssl_adapters
@@ -55,10 +54,11 @@ def spikingjelly_step(tau_m: float, theta: float, dtype: torch.dtype) -> Any:
 
 
 def norse_layer(tau_m: float, theta: float, dtype: torch.dtype) -> Any:
-    p = LIFBoxParameters(
-        tau_mem_inv=torch.tensor(1.0 / tau_m, dtype=dtype), v_th=torch.tensor(theta, dtype=dtype)
+    return box(
+        1.0,
+        tau_mem_inv=torch.tensor(1.0 / tau_m, dtype=dtype),
+        v_th=torch.tensor(theta, dtype=dtype),
     )
-    return norse.LIFBoxCell(p, dt=1.0)
 
 
 def run_snntorch(layer: Any, x: Tensor) -> Tensor:
@@ -90,8 +90,10 @@ LIBRARIES: dict[str, Library] = {
     "snntorch": (snntorch_layer, run_snntorch),
     "spikingjelly-m": (spikingjelly_layer, run_spikingjelly),
     "spikingjelly-s": (spikingjelly_step, run_spikingjelly_steps),
-    "norse": (norse_layer, run_norse),
 }
+if HAS_BOX:  # the paper's neuron
+    LIBRARIES["norse"] = (norse_layer, run_norse)
+FLOAT64 = ["engine", "spikingjelly-m", *({"norse"} & {*LIBRARIES})]
 
 
 def relative(ours: Tensor, golden: np.ndarray[Any, Any]) -> float:
@@ -197,7 +199,7 @@ def test_first_step_gradients_of_a_network(name: str, library: str) -> None:
         assert relative(linear.weight.grad, data[f"weight{k}_grad_first_step"]) <= 1e-5
 
 
-@pytest.mark.parametrize("library", ["engine", "spikingjelly-m", "norse"])
+@pytest.mark.parametrize("library", FLOAT64)
 @pytest.mark.parametrize("name", FC)
 def test_training_trajectory(name: str, library: str) -> None:
     """In float64 the whole training: every loss and the final weights."""
@@ -238,7 +240,7 @@ def over_time(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def test_convolutional_network(library: str) -> None:
     data = dict(np.load(GOLDEN / "conv_network_t5.npz"))
     tau_m, theta, tau_s = (float(data[k]) for k in ("tau_m", "theta", "tau_s"))
-    dtype = torch.float64 if library in ("engine", "spikingjelly-m", "norse") else torch.float32
+    dtype = torch.float64 if library in FLOAT64 else torch.float32
     if library == "engine":
         layers: list[Any] = [EngineLayer(tau_m, theta, tau_s) for _ in range(3)]
         run: Callable[[Any, Tensor], Tensor] = lambda layer, x: layer(x)  # noqa: E731

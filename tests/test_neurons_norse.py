@@ -10,7 +10,8 @@ from typing import Any
 import norse.torch as norse
 import pytest
 import torch
-from cases import BATCH, NEURONS, superspike
+from cases import BATCH, NEURONS
+from compat_norse import superspike
 from neurons_norse import CASES, FORMS, flat, make, start
 from norse.torch.functional import lif, lif_adex, lif_box, lif_ex, lif_refrac, lsnn
 from norse.torch.module.snn import SNN, SNNRecurrent

@@ -1375,7 +1375,7 @@ LIBRARIES = (
     mutant(
         "Norse's reset_method is ignored",
         NORSE,
-        "subtract = self.p.reset_method is reset_subtract",
+        "subtract = method is not None and method is norse.reset_subtract",
         "subtract = False",
         IDENTITY,
     ),
@@ -1570,8 +1570,8 @@ NORSE_FAMILIES = (
     mutant(
         "chain=False leaves the other states' chain",
         NORSE_RUN,
-        "    seen = state if settings.rule.chain else given.without_chain()\n    neuron",
-        "    seen = state\n    neuron",
+        "    seen = state if settings.rule.chain else given.without_chain()\n    kind",
+        "    seen = state\n    kind",
         NORSE_LIBRARY + "::test_without_a_chain_nothing_goes_back_over_time",
     ),
     mutant(

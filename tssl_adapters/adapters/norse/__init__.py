@@ -7,63 +7,75 @@ The library's own step computes the values. Each neuron is described once, in
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
+import norse.torch as norse
 import torch
-from norse.torch.functional import (
-    iaf,
-    izhikevich,
-    lif,
-    lif_adex,
-    lif_adex_refrac,
-    lif_box,
-    lif_ex,
-    lif_refrac,
-    lsnn,
-)
-from norse.torch.functional.reset import reset_subtract, reset_value
+from norse.torch.functional import izhikevich
+from norse.torch.functional.lif import lif_feed_forward_step
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
 from tssl_adapters.adapters.norse import layers, linear
+from tssl_adapters.adapters.norse.classic import LATE
 
-_EXPECTED: dict[type[Wrapped], tuple[Any, ...]] = {
-    linear.WrappedIAFCell: (iaf.iaf_feed_forward_step,),
-    linear.WrappedIAF: (iaf.iaf_feed_forward_step,),
-    linear.WrappedLIFCell: (lif.lif_feed_forward_step, lif.lif_feed_forward_step_sparse),
-    linear.WrappedLIF: (lif.lif_feed_forward_step, lif.lif_feed_forward_step_sparse),
-    linear.WrappedLIFBoxCell: (lif_box.lif_box_feed_forward_step,),
-    layers.WrappedLIFRecurrentCell: (lif.lif_step, lif.lif_step_sparse),
-    layers.WrappedLIFRecurrent: (lif.lif_step, lif.lif_step_sparse),
-    layers.WrappedLIFExCell: (lif_ex.lif_ex_feed_forward_step,),
-    layers.WrappedLIFEx: (lif_ex.lif_ex_feed_forward_step,),
-    layers.WrappedLIFExRecurrentCell: (lif_ex.lif_ex_step,),
-    layers.WrappedLIFExRecurrent: (lif_ex.lif_ex_step,),
-    layers.WrappedLIFAdExCell: (lif_adex.lif_adex_feed_forward_step,),
-    layers.WrappedLIFAdEx: (lif_adex.lif_adex_feed_forward_step,),
-    layers.WrappedLIFAdExRecurrentCell: (lif_adex.lif_adex_step,),
-    layers.WrappedLIFAdExRecurrent: (lif_adex.lif_adex_step,),
-    layers.WrappedLSNNCell: (lsnn.lsnn_feed_forward_step,),
-    layers.WrappedLSNN: (lsnn.lsnn_feed_forward_step,),
-    layers.WrappedLSNNRecurrentCell: (lsnn.lsnn_step,),
-    layers.WrappedLSNNRecurrent: (lsnn.lsnn_step,),
-    layers.WrappedIzhikevichCell: (izhikevich.izhikevich_feed_forward_step,),
-    layers.WrappedIzhikevich: (izhikevich.izhikevich_feed_forward_step,),
-    layers.WrappedIzhikevichRecurrentCell: (izhikevich.izhikevich_recurrent_step,),
-    layers.WrappedIzhikevichRecurrent: (izhikevich.izhikevich_recurrent_step,),
-    layers.WrappedLIFRefracCell: (lif_refrac.lif_refrac_feed_forward_step,),
-    layers.WrappedLIFRefracRecurrentCell: (lif_refrac.lif_refrac_step,),
-    layers.WrappedLIFRefracRecurrent: (
-        lif_refrac.lif_refrac_step,
-        lif_refrac.lif_refrac_step_sparse,
-    ),
-    layers.WrappedLIFAdExRefracCell: (lif_adex_refrac.lif_adex_refrac_feed_forward_step,),
-    layers.WrappedLIFAdExRefracRecurrentCell: (lif_adex_refrac.lif_adex_refrac_step,),
-    layers.WrappedLIFAdExRefracRecurrent: (lif_adex_refrac.lif_adex_refrac_step,),
+_STEPS: dict[str, tuple[str, ...]] = {
+    "IAFCell": ("iaf.iaf_feed_forward_step",),
+    "IAF": ("iaf.iaf_feed_forward_step",),
+    "LIFCell": ("lif.lif_feed_forward_step", "lif.lif_feed_forward_step_sparse"),
+    "LIF": ("lif.lif_feed_forward_step", "lif.lif_feed_forward_step_sparse"),
+    "LIFBoxCell": ("lif_box.lif_box_feed_forward_step",),
+    "LIFRecurrentCell": ("lif.lif_step", "lif.lif_step_sparse"),
+    "LIFRecurrent": ("lif.lif_step", "lif.lif_step_sparse"),
+    "LIFExCell": ("lif_ex.lif_ex_feed_forward_step",),
+    "LIFEx": ("lif_ex.lif_ex_feed_forward_step",),
+    "LIFExRecurrentCell": ("lif_ex.lif_ex_step",),
+    "LIFExRecurrent": ("lif_ex.lif_ex_step",),
+    "LIFAdExCell": ("lif_adex.lif_adex_feed_forward_step",),
+    "LIFAdEx": ("lif_adex.lif_adex_feed_forward_step",),
+    "LIFAdExRecurrentCell": ("lif_adex.lif_adex_step",),
+    "LIFAdExRecurrent": ("lif_adex.lif_adex_step",),
+    "LSNNCell": ("lsnn.lsnn_feed_forward_step",),
+    "LSNN": ("lsnn.lsnn_feed_forward_step",),
+    "LSNNRecurrentCell": ("lsnn.lsnn_step",),
+    "LSNNRecurrent": ("lsnn.lsnn_step",),
+    "IzhikevichCell": ("izhikevich.izhikevich_feed_forward_step",),
+    "Izhikevich": ("izhikevich.izhikevich_feed_forward_step",),
+    "IzhikevichRecurrentCell": ("izhikevich.izhikevich_recurrent_step",),
+    "IzhikevichRecurrent": ("izhikevich.izhikevich_recurrent_step",),
+    "LIFRefracCell": ("lif_refrac.lif_refrac_feed_forward_step",),
+    "LIFRefracRecurrentCell": ("lif_refrac.lif_refrac_step",),
+    "LIFRefracRecurrent": ("lif_refrac.lif_refrac_step", "lif_refrac.lif_refrac_step_sparse"),
+    "LIFAdExRefracCell": ("lif_adex_refrac.lif_adex_refrac_feed_forward_step",),
+    "LIFAdExRefracRecurrentCell": ("lif_adex_refrac.lif_adex_refrac_step",),
+    "LIFAdExRefracRecurrent": ("lif_adex_refrac.lif_adex_refrac_step",),
 }
 """The library's steps, for dense and for sparse input, that each class is known to take."""
+
+_LINEAR = {"IAFCell", "IAF", "LIFBoxCell"} | (
+    set() if lif_feed_forward_step in LATE else {"LIFCell", "LIF"}
+)
+
+
+def _wrapped(name: str) -> type[Wrapped]:
+    cls: type[Wrapped] = getattr(linear if name in _LINEAR else layers, f"Wrapped{name}")
+    return cls
+
+
+def _step(name: str) -> Any:
+    module, function = name.split(".")
+    return getattr(import_module(f"norse.torch.functional.{module}"), function)
+
+
+# Older versions lack some of the classes.
+_EXPECTED: dict[type[Wrapped], tuple[Any, ...]] = {
+    _wrapped(name): tuple(map(_step, steps))
+    for name, steps in _STEPS.items()
+    if hasattr(norse, name)
+}
 
 _REASONS = {
     "CobaLIFCell": (
@@ -82,6 +94,9 @@ _REASONS = {
 _REASONS["LIFMCRefracRecurrentCell"] = _REASONS["LIFMCRecurrentCell"]
 
 
+_RESETS = [getattr(norse, name, None) for name in ("reset_value", "reset_subtract")]
+
+
 def _problem(expected: tuple[Any, ...], layer: Any) -> str | None:
     p = layer.p
     for nested in ("lif", "lif_adex"):
@@ -98,7 +113,7 @@ def _problem(expected: tuple[Any, ...], layer: Any) -> str | None:
                 f"its activation is {name} rather than {getattr(ours, '__name__', ours)}, and may "
                 "be another neuron; use the layer as the library makes it"
             )
-    if getattr(p, "reset_method", reset_value) not in (reset_value, reset_subtract):
+    if hasattr(p, "reset_method") and p.reset_method not in _RESETS:
         return (
             "its reset_method is a function of your own; use norse.torch.functional.reset's "
             "reset_value or reset_subtract"

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import norse.torch as norse
 import torch
-from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell, _merge_states
+from norse.torch.module import snn
+from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
@@ -30,13 +31,13 @@ class _Layer(Wrapped):
         cell = self._tssl_cell(input_tensor)
         if not isinstance(self, SNN | SNNRecurrent):
             return step(cell, Incoming(input_tensor, state, fresh))
-        outs, states = [], []
+        outs, states, record = [], [], getattr(self, "record_states", False)
         for t in range(input_tensor.shape[0]):
             out, state = step(cell, Incoming(input_tensor[t], state, fresh and t == 0))
             outs.append(out)
-            if self.record_states:
+            if record:
                 states.append(state)
-        return torch.stack(outs), _merge_states(states) if self.record_states else state
+        return torch.stack(outs), snn._merge_states(states) if record else state
 
     def _tssl_cell(self: Any, x: Tensor) -> Cell:
         sparse = x.is_sparse and self.activation_sparse is not None
@@ -50,7 +51,22 @@ class _Layer(Wrapped):
             self.dt,
             (self.input_weights, self.recurrent_weights) if recurrent else (),
             () if behaviour is None else (behaviour.s.v.detach(),),
+            sparse,
         )
+
+
+class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
+    """``LIFCell`` of older versions, whose membrane sees the current before the input."""
+
+    _tssl_native = norse.LIFCell
+    _tssl_neuron = neurons.LIF
+
+
+class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
+    """``LIF`` of older versions, whose membrane sees the current before the input."""
+
+    _tssl_native = norse.LIF
+    _tssl_neuron = neurons.LIF
 
 
 class WrappedLIFRecurrentCell(_Layer, norse.LIFRecurrentCell):  # type: ignore[misc]
@@ -193,29 +209,38 @@ class WrappedLIFRefracRecurrentCell(_Layer, norse.LIFRefracRecurrentCell):  # ty
     _tssl_neuron = neurons.LIF
 
 
-class WrappedLIFRefracRecurrent(_Layer, norse.LIFRefracRecurrent):  # type: ignore[misc]
-    """``LIFRefracRecurrent`` with the gradient of a rule."""
+# Older versions lack these.
+if hasattr(norse, "LIFRefracRecurrent"):
 
-    _tssl_native = norse.LIFRefracRecurrent
-    _tssl_neuron = neurons.LIF
+    class WrappedLIFRefracRecurrent(_Layer, norse.LIFRefracRecurrent):  # type: ignore[misc]
+        """``LIFRefracRecurrent`` with the gradient of a rule."""
 
-
-class WrappedLIFAdExRefracCell(_Layer, norse.LIFAdExRefracCell):  # type: ignore[misc]
-    """``LIFAdExRefracCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFAdExRefracCell
-    _tssl_neuron = neurons.LIFAdEx
+        _tssl_native = norse.LIFRefracRecurrent
+        _tssl_neuron = neurons.LIF
 
 
-class WrappedLIFAdExRefracRecurrentCell(_Layer, norse.LIFAdExRefracRecurrentCell):  # type: ignore[misc]
-    """``LIFAdExRefracRecurrentCell`` with the gradient of a rule."""
+if hasattr(norse, "LIFAdExRefracCell"):
 
-    _tssl_native = norse.LIFAdExRefracRecurrentCell
-    _tssl_neuron = neurons.LIFAdEx
+    class WrappedLIFAdExRefracCell(_Layer, norse.LIFAdExRefracCell):  # type: ignore[misc]
+        """``LIFAdExRefracCell`` with the gradient of a rule."""
+
+        _tssl_native = norse.LIFAdExRefracCell
+        _tssl_neuron = neurons.LIFAdEx
 
 
-class WrappedLIFAdExRefracRecurrent(_Layer, norse.LIFAdExRefracRecurrent):  # type: ignore[misc]
-    """``LIFAdExRefracRecurrent`` with the gradient of a rule."""
+if hasattr(norse, "LIFAdExRefracRecurrentCell"):
 
-    _tssl_native = norse.LIFAdExRefracRecurrent
-    _tssl_neuron = neurons.LIFAdEx
+    class WrappedLIFAdExRefracRecurrentCell(_Layer, norse.LIFAdExRefracRecurrentCell):  # type: ignore[misc]
+        """``LIFAdExRefracRecurrentCell`` with the gradient of a rule."""
+
+        _tssl_native = norse.LIFAdExRefracRecurrentCell
+        _tssl_neuron = neurons.LIFAdEx
+
+
+if hasattr(norse, "LIFAdExRefracRecurrent"):
+
+    class WrappedLIFAdExRefracRecurrent(_Layer, norse.LIFAdExRefracRecurrent):  # type: ignore[misc]
+        """``LIFAdExRefracRecurrent`` with the gradient of a rule."""
+
+        _tssl_native = norse.LIFAdExRefracRecurrent
+        _tssl_neuron = neurons.LIFAdEx

@@ -14,8 +14,6 @@ import norse.torch as norse
 import torch
 from norse.torch.functional.iaf import IAFFeedForwardState
 from norse.torch.functional.lif import LIFFeedForwardState
-from norse.torch.functional.lif_box import LIFBoxFeedForwardState
-from norse.torch.functional.reset import reset_subtract
 from norse.torch.module.snn import SNN
 from torch import Tensor
 
@@ -173,20 +171,17 @@ class WrappedLIF(_LIF, norse.LIF):  # type: ignore[misc]
         return LIFFeedForwardState(v, shown + record.minus_leak * shown)
 
 
-class WrappedLIFBoxCell(_Layer, norse.LIFBoxCell):  # type: ignore[misc]
-    """``LIFBoxCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFBoxCell
-
-    def _tssl_record(self) -> _Record:
-        subtract = self.p.reset_method is reset_subtract
+class _LIFBox(_Layer):
+    def _tssl_record(self: Any) -> _Record:
+        method = getattr(self.p, "reset_method", None)  # older versions reset to a value
+        subtract = method is not None and method is norse.reset_subtract
         return _Record(_neuron(_leaky(self, _box_charge), self.p, subtract=subtract))
 
-    def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
+    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
         return x
 
-    def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
-        return LIFBoxFeedForwardState(result.state)
+    def _tssl_state(self: Any, result: Result, drive: Tensor, record: _Record) -> Any:
+        return norse.LIFBoxFeedForwardState(result.state)
 
 
 class _IAF(_Layer):
@@ -200,13 +195,26 @@ class _IAF(_Layer):
         return IAFFeedForwardState(result.state if result.states is None else result.states)
 
 
-class WrappedIAFCell(_IAF, norse.IAFCell):  # type: ignore[misc]
-    """``IAFCell`` with the gradient of a rule."""
+# Older versions lack some of these.
+if hasattr(norse, "LIFBoxCell"):
 
-    _tssl_native = norse.IAFCell
+    class WrappedLIFBoxCell(_LIFBox, norse.LIFBoxCell):  # type: ignore[misc]
+        """``LIFBoxCell`` with the gradient of a rule."""
+
+        _tssl_native = norse.LIFBoxCell
 
 
-class WrappedIAF(_IAF, norse.IAF):  # type: ignore[misc]
-    """``IAF`` with the gradient of a rule: the whole sequence in one call."""
+if hasattr(norse, "IAFCell"):
 
-    _tssl_native = norse.IAF
+    class WrappedIAFCell(_IAF, norse.IAFCell):  # type: ignore[misc]
+        """``IAFCell`` with the gradient of a rule."""
+
+        _tssl_native = norse.IAFCell
+
+
+if hasattr(norse, "IAF"):
+
+    class WrappedIAF(_IAF, norse.IAF):  # type: ignore[misc]
+        """``IAF`` with the gradient of a rule: the whole sequence in one call."""
+
+        _tssl_native = norse.IAF

@@ -37,10 +37,22 @@ class LIF:
     """The states through which the input reaches the membrane one step later."""
 
     @property
-    def current(self) -> Tensor:
-        """What charges the membrane."""
+    def synaptic(self) -> Tensor:
+        """The synaptic current that the membrane sees."""
         current: Tensor = self.state.i + self.arriving
         return current
+
+    @property
+    def left(self) -> Tensor:
+        """The synaptic current after the step."""
+        current = self.synaptic
+        left: Tensor = current - self.dt * self.p.tau_syn_inv * current
+        return left
+
+    @property
+    def current(self) -> Tensor:
+        """What charges the membrane."""
+        return self.synaptic
 
     def charge(self, v: Tensor) -> Tensor:
         """The potential before the spike test."""
@@ -66,8 +78,24 @@ class LIF:
 
     def others(self, fired: Tensor) -> dict[str, Tensor]:
         """The states after the step, other than potential and spike."""
-        current = self.current
-        return {"i": current - self.dt * self.p.tau_syn_inv * current}
+        return {"i": self.left}
+
+
+class Late(LIF):
+    """Mixed in: the membrane sees the synaptic current before the input is added."""
+
+    late = ("i",)
+
+    @property
+    def synaptic(self) -> Tensor:
+        current: Tensor = self.state.i
+        return current
+
+    @property
+    def left(self) -> Tensor:
+        i = self.state.i
+        left: Tensor = i - self.dt * self.p.tau_syn_inv * i + self.arriving
+        return left
 
 
 class LIFEx(LIF):
@@ -91,28 +119,20 @@ class LIFAdEx(LIFEx):
 
     @property
     def current(self) -> Tensor:
-        current: Tensor = self.state.i + self.arriving - self.state.a
+        current: Tensor = self.synaptic - self.state.a
         return current
 
     def others(self, fired: Tensor) -> dict[str, Tensor]:
         p, state = self.p, self.state
-        current = state.i + self.arriving
         drift = p.adaptation_current * (state.v - p.v_leak) - state.a
         return {
-            "i": current - self.dt * p.tau_syn_inv * current,
+            "i": self.left,
             "a": state.a + self.dt * p.tau_ada_inv * drift + fired * p.adaptation_spike,
         }
 
 
-class LSNN(LIF):
-    """A threshold that rises with every spike; the membrane sees the current before the input."""
-
-    late = ("i",)
-
-    @property
-    def current(self) -> Tensor:
-        current: Tensor = self.state.i
-        return current
+class LSNN(Late):
+    """A threshold that rises with every spike."""
 
     @property
     def threshold(self) -> Tensor:
@@ -121,11 +141,10 @@ class LSNN(LIF):
         return raised
 
     def others(self, fired: Tensor) -> dict[str, Tensor]:
-        i = self.state.i
         # The recurrent step cuts the spike here as it does in the reset.
         fired = fired.detach() if self.detached else fired
         return {
-            "i": i - self.dt * self.p.tau_syn_inv * i + self.arriving,
+            "i": self.left,
             "b": self.threshold + fired * self.p.beta,
         }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from norse.torch.functional import lif_adex_refrac, lif_refrac
+from norse.torch.functional import lif_refrac
 from norse.torch.functional.lif import lif_feed_forward_step, lif_step, lif_step_sparse
 from norse.torch.functional.lif_adex import lif_adex_feed_forward_step, lif_adex_step
 from norse.torch.functional.lsnn import lsnn_step
@@ -15,6 +16,7 @@ from norse.torch.functional.threshold import threshold
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
 from tssl_adapters.adapters.norse.neurons import LIF
 from tssl_adapters.adapters.norse.values import number, resting
 from tssl_adapters.engine.attach import Native, Result
@@ -24,7 +26,7 @@ from tssl_adapters.neuron import ToValue, Value
 
 Activation: TypeAlias = Callable[..., "tuple[Tensor, Any]"]
 
-DETACHED = {lif_step, lsnn_step}
+DETACHED = {lif_step, lsnn_step} - UNCUT
 """The steps that cut the gradient through the reset; lif_step_sparse does not."""
 
 
@@ -36,16 +38,24 @@ class _Refractory(NamedTuple):
     update: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-_LIF, _ADEX = lif_refrac.compute_refractory_update, lif_adex_refrac.compute_refractory_update
+_LIF = lif_refrac.compute_refractory_update
 REFRACTORY: dict[Activation, _Refractory] = {
     lif_refrac.lif_refrac_feed_forward_step: _Refractory("lif", lif_feed_forward_step, _LIF),
     lif_refrac.lif_refrac_step: _Refractory("lif", lif_step, _LIF),
-    lif_refrac.lif_refrac_step_sparse: _Refractory("lif", lif_step_sparse, _LIF),
-    lif_adex_refrac.lif_adex_refrac_feed_forward_step: _Refractory(
-        "lif_adex", lif_adex_feed_forward_step, _ADEX
-    ),
-    lif_adex_refrac.lif_adex_refrac_step: _Refractory("lif_adex", lif_adex_step, _ADEX),
 }
+# Older versions lack some of these.
+if hasattr(lif_refrac, "lif_refrac_step_sparse"):
+    REFRACTORY[lif_refrac.lif_refrac_step_sparse] = _Refractory("lif", lif_step_sparse, _LIF)
+with suppress(ImportError):
+    from norse.torch.functional import lif_adex_refrac
+
+    _ADEX = lif_adex_refrac.compute_refractory_update
+    REFRACTORY |= {
+        lif_adex_refrac.lif_adex_refrac_feed_forward_step: _Refractory(
+            "lif_adex", lif_adex_feed_forward_step, _ADEX
+        ),
+        lif_adex_refrac.lif_adex_refrac_step: _Refractory("lif_adex", lif_adex_step, _ADEX),
+    }
 
 
 class Cell(NamedTuple):
@@ -59,6 +69,7 @@ class Cell(NamedTuple):
         dt: time step.
         weights: of input and recurrence, empty where the layer is not recurrent.
         rest: where else than ``p`` says its potential rests.
+        sparse: whether it emits its spikes sparse.
     """
 
     settings: Settings
@@ -68,6 +79,7 @@ class Cell(NamedTuple):
     dt: float
     weights: tuple[Tensor, ...]
     rest: tuple[Value, ...]
+    sparse: bool
 
 
 class Incoming(NamedTuple):
@@ -88,7 +100,7 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     if refractory is not None:
         return _refractory_step(cell, given, refractory)
     result, state = _step(cell, given, _trace(cell, given))
-    return _like(getattr(state, "z", result.out), result.out), state
+    return result.out.to_sparse() if cell.sparse else result.out, state
 
 
 def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
@@ -113,7 +125,8 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     x, state, fresh = given
     settings, (activation, p, dt) = cell.settings, cell[2:5]
     seen = state if settings.rule.chain else given.without_chain()
-    neuron = cell.neuron(p, dt, seen, _arriving(cell, x, seen), activation in DETACHED)
+    kind, detached = as_computed(cell.neuron, activation), activation in DETACHED
+    neuron = kind(p, dt, seen, _arriving(cell, x, seen), detached)
     charging = neuron
     if not settings.rule.chain:
         # The input of one step, which must not be lost: it is cut where it joins the next one's.
@@ -127,8 +140,7 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
         at = state._replace(v=v)
         sent = arriving.to_sparse() if x.is_sparse else arriving
         out, later = activation(sent, at, *_through(cell, arriving), p, dt)
-        neuron = cell.neuron(p, dt, at, arriving, activation in DETACHED)
-        return neuron.charge(v), _dense(out), later.v
+        return kind(p, dt, at, arriving, detached).charge(v), _dense(out), later.v
 
     result = attach_smooth(
         settings,
