@@ -170,7 +170,11 @@ def trained(recipe: Recipe, native: Net, ours: Net, grads: list[Tensor | None]) 
             if grad is not None:
                 parameter -= 1e-3 * grad.nan_to_num().clamp(-1.0, 1.0)
                 theirs.copy_(parameter)
-        same(forward(ours, recipe.input()), forward(native, recipe.input()))
+        values = attempt(lambda: forward(native, recipe.input()))
+        if isinstance(values, Exception):  # RSynaptic keeps its float32 spikes from the last run
+            allowed(attempt(lambda: forward(ours, recipe.input())), values)
+        else:
+            same(forward(ours, recipe.input()), values)
     tssl_adapters.unwrap(ours)
     assert not tssl_adapters.is_wrapped(ours)
     native.tau_s = 1.0
