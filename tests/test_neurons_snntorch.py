@@ -466,6 +466,35 @@ def test_every_quantiser_of_the_library(kind: str) -> None:
     torch.testing.assert_close(our_grad, grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
+def test_a_float32_quantiser_of_a_float64_layer(name: str, vector: bool) -> None:
+    """Its levels are float32 whatever comes in, so the state and the potential differ in dtype."""
+    quantiser = quant.state_quant(6, threshold=1.0)
+
+    def made() -> Any:
+        torch.manual_seed(0)
+        layer = make_layer(name, torch.float64, vector=vector, learn=True)
+        layer.state_quant = quantiser
+        return layer
+
+    def run(layer: Any) -> list[Tensor]:
+        x = drive().requires_grad_()
+        out, mem, _ = run_explicit(layer, x, None)
+        loss = (out.double() * torch.linspace(-1.0, 2.0, out.numel()).view_as(out)).sum()
+        return [out, mem, *torch.autograd.grad(loss + mem.sum(), [x, *layer.parameters()])]
+
+    expected, found = run(made()), run(tssl_adapters.wrap(made(), rule=NATIVE))
+    assert expected[1].dtype == torch.float32
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    for ours, theirs in zip(found[2:], expected[2:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for grad in run(tssl_adapters.wrap(made()))[2:]:
+        assert torch.isfinite(grad).all()
+        assert grad.any()
+
+
 def test_another_synaptic_current_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """snnTorch 0.8.1 to 0.9.1 returned the potential as the current."""
     original = snntorch.Synaptic.forward

@@ -3,14 +3,14 @@
 The forward must be the library's, bit for bit: at tau_s = 3 that of a twin whose spiking layers
 emit their post-synaptic current through a hook. With the library's own surrogate as the rule the
 gradient must be the native one, whatever the loop and the loss; with TSSL-BP it must be there.
+tests/test_ways_*.py have further ways.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import norse.torch as norse
@@ -26,157 +26,33 @@ from spikingjelly.activation_based import functional, layer, monitor, neuron
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader
+from usage import (  # noqa: F401
+    BATCH,
+    CLASSES,
+    HIDDEN,
+    INPUTS,
+    STEPS,
+    TARGETS,
+    TAUS,
+    Run,
+    check,
+    close,
+    data,
+    emitting_psc,
+    learns,
+    leaves,
+    no_lost_links,
+    own_instances,
+    rule_of,
+    seeded,
+)
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.errors import LostLinkWarning
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from snntorch import backprop
-
-TAUS = [1.0, 3.0]
-STEPS, BATCH, INPUTS, HIDDEN, CLASSES = 7, 8, 12, 24, 4
-SPIKING = (
-    snntorch.Leaky,
-    neuron.LIFNode,
-    neuron.IFNode,
-    neuron.ParametricLIFNode,
-    norse.LIFCell,
-    norse.LIFBoxCell,
-    norse.LIF,
-)
-Run = Callable[[Any, Tensor], tuple[Tensor, list[Tensor]]]
-"""Runs a model on ``[T, batch, ...]``: the loss, and the values to compare."""
-
-
-@pytest.fixture(autouse=True)
-def _own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SnnTorch resets and detaches every layer that was ever made: here, only those of a test."""
-    monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])
-
-
-@pytest.fixture(autouse=True)
-def _no_lost_links() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", LostLinkWarning)
-        yield
-
-
-# --- helpers ----------------------------------------------------------------------------------
-
-
-def data(steps: int = STEPS, seed: int = 0, size: tuple[int, ...] = (INPUTS,)) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(steps, BATCH, *size, generator=generator) * 2.0
-
-
-TARGETS = torch.arange(BATCH) % CLASSES
-
-
-def rule_of(library: str) -> rules.SurrogateGradient:
-    """The library's default surrogate as a rule."""
-
-    def atan(x: Tensor) -> Tensor:
-        return 1.0 / (1.0 + (math.pi * x) ** 2)
-
-    def sigmoid(x: Tensor) -> Tensor:
-        s = torch.sigmoid(4.0 * x)
-        return (1.0 - s) * s * 4.0
-
-    def superspike(x: Tensor) -> Tensor:
-        return 1.0 / (x.abs() + 1.0) ** 2
-
-    return rules.SurrogateGradient(
-        {"snntorch": atan, "spikingjelly": sigmoid, "norse": superspike}[library]
-    )
-
-
-@contextmanager
-def emitting_psc(model: nn.Module, tau_s: float) -> Iterator[None]:
-    """Have a native model's spiking layers emit their PSC, for one sequence."""
-    traces: dict[nn.Module, Tensor] = {}
-
-    def filtered(module: nn.Module, spikes: Tensor) -> Tensor:
-        before = traces.get(module, torch.zeros_like(spikes))
-        traces[module] = before + (spikes - before) / tau_s
-        return traces[module]
-
-    def hook(module: Any, args: Any, output: Any) -> Any:
-        spikes = output[0] if isinstance(output, tuple) else output
-        if isinstance(module, norse.LIF) or getattr(module, "step_mode", "s") == "m":
-            psc = torch.stack([filtered(module, step) for step in spikes])
-        else:
-            psc = filtered(module, spikes)
-        return (psc, *output[1:]) if isinstance(output, tuple) else psc
-
-    spiking = [m for m in model.modules() if isinstance(m, SPIKING)] if tau_s > 1.0 else []
-    handles = [module.register_forward_hook(hook) for module in spiking]
-    yield
-    for handle in handles:
-        handle.remove()
-
-
-def seeded(make: Callable[[], Any]) -> Any:
-    torch.manual_seed(1)
-    return make()
-
-
-def leaves(model: Any) -> list[Tensor]:
-    """Parameters, and those that Norse hides in a layer's ``p``."""
-    hidden = [
-        value
-        for module in model.modules()
-        for value in getattr(module, "p", ())
-        if isinstance(value, Tensor) and value.requires_grad
-    ]
-    known = {id(p) for p in model.parameters()}
-    return [*model.parameters(), *(value for value in hidden if id(value) not in known)]
-
-
-def close(ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: float) -> None:
-    assert len(ours) == len(theirs)
-    for left, right in zip(ours, theirs, strict=True):
-        assert left.shape == right.shape
-        error, scale = float((left - right).detach().abs().max()), float(right.detach().abs().max())
-        assert error <= tolerance * max(scale, 1e-3)
-
-
-def check(make: Callable[[], Any], run: Run, library: str, x: Tensor, tau_s: float) -> None:
-    """Forward of the twin; TSSL-BP's gradients there; the native ones with the native rule."""
-    twin, ours = seeded(make), seeded(make)
-    tssl_adapters.wrap(ours, tau_s=tau_s)
-    loss, values = run(ours, x)
-    with emitting_psc(twin, tau_s):
-        native_loss, native_values = run(twin, x)
-    assert torch.equal(loss, native_loss)
-    for left, right in zip(values, native_values, strict=True):
-        assert left.dtype == right.dtype
-        assert torch.equal(left, right)
-    assert sum(float(v.detach().abs().sum()) for v in values) > 0
-    for grad in torch.autograd.grad(loss, leaves(ours)):
-        assert torch.isfinite(grad).all()
-        assert float(grad.abs().max()) > 0
-    other = tssl_adapters.wrap(seeded(make), tau_s=tau_s, rule=rule_of(library))
-    found = torch.autograd.grad(run(other, x)[0], leaves(other))
-    native = torch.autograd.grad(native_loss, leaves(twin))
-    close(found, native, 2e-5)
-
-
-def learns(make: Callable[[], Any], run: Run, tau_s: float, lr: float = 5e-3) -> None:
-    """A few steps of Adam, by an optimizer that was built before ``wrap``, lower the loss."""
-    model = seeded(make)
-    optimizer = torch.optim.Adam(leaves(model), lr=lr)
-    tssl_adapters.wrap(model, tau_s=tau_s)
-    x, losses = data(), []
-    for _ in range(25):
-        optimizer.zero_grad()
-        loss, _ = run(model, x)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.9 * losses[0]
-
 
 # --- snnTorch ---------------------------------------------------------------------------------
 

@@ -72,9 +72,13 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
 
 
-def in_working_dtype(moment: Moment) -> Moment:
+def in_working_dtype(moment: Moment, neuron: Neuron) -> Moment:
     """The moment in the dtype that adjoints are carried in."""
     dtype = working_dtype(moment.charged)
+    if neuron.quantiser is not None:  # whose levels have a dtype of their own, whatever comes in
+        others = (moment.state, moment.drive, *neuron.values())
+        for tensor in filter(torch.is_tensor, others):
+            dtype = torch.promote_types(dtype, tensor.dtype)
     if moment.spike.dtype == moment.charged.dtype == dtype:
         return moment
     return Moment(*(None if field is None else field.to(dtype) for field in moment))  # type: ignore[arg-type]

@@ -122,7 +122,7 @@ class SequenceFunction(EngineFunction):
             else:
                 grad_spike = grad_trace if plan.tau_s == 1.0 else grad_trace / plan.tau_s
             grad_state = _at(grad_states, t, len(steps), plan.keep_states, dtype)
-            moment = in_working_dtype(steps[t])
+            moment = in_working_dtype(steps[t], neuron)
             grad_drive.append(backward.step(moment, psc[t].to(dtype), grad_spike, grad_state))
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
@@ -130,7 +130,7 @@ class SequenceFunction(EngineFunction):
             None,
             None,
             reduced(torch.stack(grad_drive[::-1]), drive),
-            reduced(backward.entering(in_working_dtype(steps[0]), plan.linked), state),
+            reduced(backward.entering(in_working_dtype(steps[0], neuron), plan.linked), state),
             None if trace is None else reduced(grad_trace, trace),
             *carried_out(backward, plan, steps[0].charged),
             *value_gradients(backward),

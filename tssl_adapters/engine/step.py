@@ -90,7 +90,7 @@ class StepFunction(EngineFunction):
         plan, neuron, (drive, state, trace, charged, known) = restore(ctx)
         spike = fires(neuron, charged) if known is None else known.to(charged.dtype)
         before = None if neuron.timing == "immediate" else fires(neuron, state)
-        moment = in_working_dtype(Moment(state, drive, before, charged, spike))
+        moment = in_working_dtype(Moment(state, drive, before, charged, spike), neuron)
         dtype = moment.charged.dtype
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
