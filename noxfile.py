@@ -44,7 +44,7 @@ def unpack(session: nox.Session, library: str, version: str, target: Path) -> No
         session.run("python", "-m", "pip", "download", *options, f"{library}=={version}")
         (archive,) = Path(folder).glob("*.tar.gz")
         shutil.unpack_archive(archive, folder)
-        for name in (library, f"{library}.egg-info"):
+        for name in (f"{library}.egg-info", library):
             (source,) = Path(folder).glob(f"*/{name}")
             shutil.copytree(source, target / name)
 
