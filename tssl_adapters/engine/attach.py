@@ -181,7 +181,9 @@ class _Call(NamedTuple):
             drive, *theirs = native.probe(noise(given.shape, 2.0).to(given.dtype), state)
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
-            rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (given, self.state, *ours))
+            rounding = 64.0 * max(
+                torch.finfo(t.dtype).eps for t in (given, self.state, *ours, *theirs)
+            )
             spikes, potentials = (apart(a, b, rounding) for a, b in pairs)
             if max(spikes, potentials) > SAME_NEURON:
                 raise LibraryVersionError(
