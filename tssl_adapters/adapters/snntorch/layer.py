@@ -145,7 +145,7 @@ class Layer(Wrapped):
             incoming = {**states, "mem": mem}
             drive, expected = self._tssl_step(x, incoming)
             spikes, potential = run(x, incoming)
-            self._tssl_check(expected, theirs)
+            self._tssl_check(expected, theirs, spikes)
             return drive, spikes, potential
 
         native = Native(x, lambda: run(x, states), probe)
@@ -191,11 +191,13 @@ class Layer(Wrapped):
             setattr(self, name, state)
         return self._tssl_native.forward(self, x)
 
-    def _tssl_check(self: Any, expected: States, native: States) -> None:
-        """Whether the library's other states are those that we compute."""
+    def _tssl_check(self: Any, expected: States, native: States, spikes: Tensor) -> None:
+        """Whether the library's other states are those that we compute, as finely as its spikes,
+        which may be float32 where the rest is not.
+        """
         for name, ours in expected.items():
             theirs = native[name]
-            rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (ours, theirs))
+            rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (ours, theirs, spikes))
             if (share := apart(ours, theirs, rounding)) > SAME_NEURON:
                 raise LibraryVersionError(
                     f"Layer '{self._tssl_settings.path}' does not compute the neuron that its "
