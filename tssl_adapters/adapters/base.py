@@ -1,4 +1,4 @@
-"""What an adapter is: the only kind of file that names a library."""
+"""What an adapter is: the one place that a library is imported in."""
 
 from __future__ import annotations
 
