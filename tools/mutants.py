@@ -22,6 +22,7 @@ GAPS = "tests/test_gaps.py"
 SMOOTH_TESTS = "tests/test_smooth.py"
 REGISTER = "tests/test_register.py"
 NEURONS = "tests/test_neurons.py::test_native_gradient"
+VERSIONS_TESTS = "tests/test_versions.py"
 NEURONS_SNNTORCH = "tests/test_neurons_snntorch.py"
 
 
@@ -78,6 +79,8 @@ SMOOTH = "engine/smooth.py"
 ADAPTERS = "adapters/__init__.py"
 BASE = "adapters/base.py"
 WRAP = "_wrap.py"
+VERSIONS = "versions.py"
+REGISTRY_FILE = "registry.py"
 LOSS = "losses.py"
 
 ADJOINTS = (
@@ -143,14 +146,14 @@ ADJOINTS = (
     mutant(
         "R of a delayed subtraction is theta, not theta/beta",
         RECURSION,
-        "return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold",
+        "return neuron.threshold / neuron.charge.decay if late else neuron.threshold",
         "return neuron.threshold",
         ENGINE,
     ),
     mutant(
         "R of an immediate subtraction is theta/beta",
         RECURSION,
-        "return neuron.threshold / neuron.charge.decay if delayed else neuron.threshold",
+        "return neuron.threshold / neuron.charge.decay if late else neuron.threshold",
         "return neuron.threshold / neuron.charge.decay",
         ENGINE,
     ),
@@ -197,8 +200,8 @@ ADJOINTS = (
     mutant(
         "dh/dbeta is the state before the reset within the charge",
         RECURSION,
-        "        return (1 - moment.before) * moment.state\n    return moment.state",
-        "        return moment.state\n    return moment.state",
+        "        return (1 - moment.before) * moment.state\n    if moment.before is not None",
+        "        return moment.state\n    if moment.before is not None",
         ENGINE,
     ),
     mutant(
@@ -268,7 +271,7 @@ PARAMETERS = (
     mutant(
         "the threshold within a delayed reset gets nothing",
         RECURSION,
-        "total = torch.addcmul(total, moment.before, adjoint, value=-1)",
+        "total = torch.addcmul(total, before, adjoint, value=-1)",
         "total = total + 0.0",
         ENGINE,
     ),
@@ -640,7 +643,7 @@ PSC = (
     ),
     mutant(
         "a registered class is not probed",
-        "registry.py",
+        REGISTRY_FILE,
         '    body |= {"_tssl_native": cls, ',
         '    body |= {"_tssl_native": like, ',
         REGISTER,
@@ -1202,7 +1205,7 @@ LIBRARIES = (
     mutant(
         "the record follows reset_mechanism, not the reset that the layer computes",
         SNNTORCH,
-        "    return str(layer.state_function.__name__)\n",
+        "    return str(bound.__name__)\n",
         '    names = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}\n'
         "    return names[layer.reset_mechanism]\n",
         FORWARD,
@@ -1224,22 +1227,22 @@ LIBRARIES = (
     mutant(
         "Alpha's reset by subtraction spares the inhibitory current",
         SNNTORCH_NEURONS,
-        '(self.threshold, inh, -states["syn_inh"])',
-        '(self.threshold, 0.0 * inh, -states["syn_inh"])',
+        'self.threshold, inh, -states["syn_inh"]',
+        'self.threshold, 0.0 * inh, -states["syn_inh"]',
         NEURONS,
     ),
     mutant(
         "Alpha's reset takes the new inhibitory current from the potential",
         SNNTORCH_NEURONS,
-        '(self.threshold, inh, -states["syn_inh"])',
-        "(self.threshold, inh, -inh)",
+        'self.threshold, inh, -states["syn_inh"]',
+        "self.threshold, inh, -inh",
         NEURONS,
     ),
     mutant(
         "Alpha's reset gives the threshold no gradient",
         SNNTORCH_NEURONS,
-        '(self.threshold, inh, -states["syn_inh"])',
-        '(self.threshold.detach(), inh, -states["syn_inh"])',
+        'self.threshold, inh, -states["syn_inh"]',
+        'self.threshold.detach(), inh, -states["syn_inh"]',
         NEURONS,
     ),
     mutant(
@@ -1252,14 +1255,14 @@ LIBRARIES = (
     mutant(
         "a layer feeds its PSC back to itself",
         SNNTORCH,
-        "self.spk = self._tssl_scaled(result.fired, graded) if split else out",
-        "self.spk = out",
+        "self._tssl_scaled(result.fired, graded) if split else out)",
+        "out)",
         "tests/test_neurons.py::test_psc",
     ),
     mutant(
         "the record stands in for RLeaky, which adds in another order",
         SNNTORCH_NEURONS,
-        "    _tssl_rounds_alike = False\n",
+        "    def _tssl_rounds_alike(self) -> bool:\n        return False\n",
         "",
         NEURONS,
     ),
@@ -1615,8 +1618,71 @@ WRAPPING = (
     mutant(
         "unwrap leaves the tag on snnTorch's mem",
         SNNTORCH_TABLE,
-        "partial(_problem, wrapped), detach=lambda layer: untag(layer.mem))",
+        "partial(_problem, wrapped), detach=_detach)",
         "partial(_problem, wrapped))",
+        WRAPS,
+    ),
+    mutant(
+        "an early subtraction takes theta/beta",
+        RECURSION,
+        'neuron.timing == "delayed" and not isinstance(neuron.reset, SubtractEarly)',
+        'neuron.timing == "delayed"',
+        ENGINE,
+    ),
+    mutant(
+        "an untested version is wrapped without a trial",
+        VERSIONS,
+        "    for cls in classes:\n",
+        "    for cls in ():\n",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "an untested version gets no warning",
+        VERSIONS,
+        "    warnings.warn(\n",
+        "    str(\n",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "a trial looks at the gradient alone",
+        VERSIONS,
+        "return torch.equal(ours, theirs) and bool(",
+        "return bool(",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "every version counts as tested",
+        VERSIONS,
+        "if version in tested(adapter.library):",
+        "if version is not None:",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "a trial draws from the program's random numbers",
+        VERSIONS,
+        "with torch.random.fork_rng(devices=[]), torch.enable_grad():",
+        "with torch.enable_grad():",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "a registered class is tried as itself",
+        REGISTRY_FILE,
+        "return cls if like is None else library_class(adapter, like)",
+        "return cls",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "an adapter that lacks something raises the library's own error",
+        ADAPTERS,
+        "except (ImportError, AttributeError) as error:",
+        "except ZeroDivisionError as error:",
+        VERSIONS_TESTS,
+    ),
+    mutant(
+        "inspect's last line forgets what would be refused",
+        WRAP,
+        'if by_status["refused"]:',
+        "if False:",
         WRAPS,
     ),
     mutant(
