@@ -8,7 +8,8 @@ from typing import Any
 
 import norse.torch as norse
 import torch
-from cases import atan, sigmoid, superspike
+from cases import atan, sigmoid
+from compat_norse import superspike
 from hypothesis import strategies as st
 from random_layers import (
     WIDTH,

@@ -520,3 +520,13 @@ def test_a_node_whose_attribute_has_the_name_of_our_memory(tau_s: float, memory:
         model[1].tssl_psc = torch.zeros(3)
     assert_says(refusal(model, UnsupportedConfigError, tau_s=tau_s), "- 1 (", "tssl_psc", "rename")
     assert [row.path for row in tssl_adapters.inspect(model) if row.status == "refused"] == ["1"]
+
+
+def test_a_derivative_that_gives_something_else() -> None:
+    """Rather than a gradient that is broadcast from it."""
+    with pytest.raises(TypeError, match=r"derivative gave 1\.0; .* a tensor of the same shape"):
+        tssl_adapters.rules.SurrogateGradient(lambda x: 1.0)  # type: ignore[arg-type, return-value]
+    rule = tssl_adapters.rules.SurrogateGradient(lambda x: x.mean(0))
+    out = tssl_adapters.wrap(neuron.LIFNode(), rule=rule)(torch.ones(2, 3, requires_grad=True))
+    with pytest.raises(ValueError, match=r"derivative gave \(3,\) for \(2, 3\)"):
+        out.sum().backward()

@@ -165,6 +165,49 @@ def test_another_neuron_is_found_out(cls: Any, like: Any) -> None:
         run(layer[1])
 
 
+class Louder(neuron.LIFNode):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2.0
+
+
+class StepwiseLouder(neuron.KLIFNode):
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        return super().single_step_forward(1.7 * x)
+
+
+class Deeper(Louder):
+    """Inherits it."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "like", "name"),
+    [
+        (Louder, neuron.LIFNode, "forward"),
+        (StepwiseLouder, neuron.KLIFNode, "single_step_forward"),
+        (Deeper, neuron.LIFNode, "forward"),
+    ],
+)
+def test_what_a_wrapped_node_would_not_call_is_refused(cls: Any, like: Any, name: str) -> None:
+    """Such a layer would silently compute something else."""
+    tssl_adapters.register(cls, like=like)
+    model = nn.Sequential(cls(), neuron.LIFNode())
+    with pytest.raises(UnsupportedLayerError, match=rf"0 .*overrides {name}, which"):
+        tssl_adapters.wrap(model)
+    assert type(model[1]) is neuron.LIFNode
+    tssl_adapters.wrap(model, skip=["0"])
+
+
+def test_a_class_of_another_kind_altogether() -> None:
+    """It is refused where it stands, and inspect goes on."""
+    tssl_adapters.register(nn.Flatten, like=snntorch.Leaky)
+    model = nn.Sequential(nn.Flatten(), snntorch.Leaky(0.9))
+    row = tssl_adapters.inspect(model)[0]
+    assert (row.path, row.status) == ("0", "refused")
+    assert "registered like Leaky, but lacks" in row.detail
+    with pytest.raises(UnsupportedLayerError, match="registered like Leaky"):
+        tssl_adapters.wrap(model)
+
+
 def test_the_refusal_explains_register() -> None:
     with pytest.raises(
         UnsupportedLayerError, match=r"tssl_adapters\.register\(MyLIF, like=LIFNode\)"

@@ -9,6 +9,7 @@ import pytest
 import snntorch
 import torch
 from models import MODELS, SPIKING, anatomy, assert_same_anatomy, equal, numbers
+from test_imports import python
 from torch import nn
 
 import tssl_adapters
@@ -71,6 +72,45 @@ def test_an_untested_version_is_wrapped_with_a_warning(library: str) -> None:
         tssl_adapters.wrap(model)
     assert [warning.filename for warning in caught] == [__file__]
     assert tssl_adapters.is_wrapped(model)
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_trial_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a GPU's random numbers nor the library's list of its layers change."""
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    known = list(snntorch.SpikingNeuron.instances)
+    model = snntorch.Leaky(beta=0.9)
+    with pytest.warns(UntestedVersionWarning):
+        tssl_adapters.wrap(model)
+    assert seeds == []
+    assert [id(one) for one in snntorch.SpikingNeuron.instances] == [*map(id, known), id(model)]
+
+
+MODES = {
+    "inference_mode": "torch.inference_mode()",
+    "no_grad": "torch.no_grad()",
+    "another device": "torch.device('meta')",
+    "half precision": "torch.autocast('cpu', torch.bfloat16)",
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_first_look_at_a_library_in_any_mode(library: str, mode: str) -> None:
+    """What an adapter asks its library when it is loaded does not depend on the program's mode."""
+    script = f"""
+import torch, json
+from models import MODELS
+import tssl_adapters
+from tssl_adapters import versions
+model = MODELS[{library!r}]()
+versions.tested = lambda library: ()
+with {mode}:
+    tssl_adapters.wrap(model)
+print(json.dumps(tssl_adapters.is_wrapped(model)))
+"""
+    assert python(script) is True
 
 
 def test_a_tested_version_gets_none(recwarn: pytest.WarningsRecorder) -> None:

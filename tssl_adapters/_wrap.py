@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from torch import nn
 
 from tssl_adapters import adapters, versions
-from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, version_of
+from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
@@ -169,13 +169,14 @@ def _verdict(reports: list[LayerReport]) -> str:
 def supported() -> Report[Supported]:
     """Every layer class that can be wrapped, for the libraries that are installed.
 
-    Imports none of them.
+    Imports none of them; an older version may not have every class of a module.
     """
     rows = [
         Supported(library, version, layer, mode)
         for library, layers in KNOWN.items()
         if (version := version_of(library)) is not None
         for layer, mode in layers.items()
+        if installed(layer)
     ]
     empty = f"None of {', '.join(KNOWN)} is installed."
     return Report(("library", "layer", "wrapped by"), rows, empty)
@@ -220,7 +221,7 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
     elif skipped:
         status, detail = "skipped", "stays native, as skip says"
     else:
-        problem = adapter.why_not(module) if kind is None else kind.problem(module)
+        problem = adapter.why_not(module) if kind is None else _problem(adapter, kind, module)
         config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
         detail = adapter.mode(module) if problem is None else problem
@@ -230,6 +231,15 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
     )
     report = LayerReport(path or name, name, adapter.library, version, status, detail, config)
     return _Found(report, module, kind)
+
+
+def _problem(adapter: Adapter, kind: Kind, module: nn.Module) -> str | None:
+    """What of a layer cannot be wrapped; a registered class may be of another kind altogether."""
+    try:
+        return kind.problem(module)
+    except AttributeError as error:
+        like = library_class(adapter, type(module)).__name__
+        return f"it was registered like {like}, but lacks what that has ({error})"
 
 
 def _skipped(

@@ -7,6 +7,8 @@ rounds alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy
@@ -26,6 +28,13 @@ def _scalar(value: float) -> Tensor:
     """A number as a float64 tensor on the CPU. Never write to it."""
     with torch.inference_mode(False):
         return torch.from_numpy(numpy.array(value, dtype=numpy.float64))
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """Ordinary tensors on the CPU, whatever mode and default device the program is in."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        yield
 
 
 def greater(left: Tensor, right: Tensor | float) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tssl_adapters.adapters import Adapter, version_of
+from tssl_adapters.elementwise import ordinary
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import LibraryVersionError, UntestedVersionWarning
 from tssl_adapters.rules import TSSLBP
@@ -68,13 +69,13 @@ def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
 
 def _same_as_native(adapter: Adapter, cls: type[nn.Module]) -> bool:
     """Whether a layer of default settings computes the same, bit for bit, once wrapped."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]), ordinary():
+        torch.default_generator.manual_seed(0)  # a GPU's numbers go on as they were
         layer: Any = adapter.example(cls, _NEURONS)
         try:
             native = copy.deepcopy(layer)
         except RuntimeError:  # some versions' states cannot be copied: another one alike
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             native = adapter.example(cls, _NEURONS)
         drive = _STRONGEST * torch.rand(_STEPS, _BATCH, _NEURONS) ** 3
         theirs = adapter.run(native, drive)

@@ -7,11 +7,14 @@ library that nobody imported.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped
+from tssl_adapters.elementwise import ordinary
 from tssl_adapters.errors import LibraryVersionError
 
 
@@ -83,7 +86,8 @@ def loaded() -> Iterator[Adapter]:
 
 def _adapter(library: str) -> Adapter:
     try:
-        adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
+        with ordinary():  # it asks the library what it computes
+            adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
     except (ImportError, AttributeError) as error:
         raise LibraryVersionError(
             f"{library} {version_of(library)} lacks what tssl_adapters needs of it ({error}); use "
@@ -91,6 +95,15 @@ def _adapter(library: str) -> Adapter:
         ) from error
     assert isinstance(adapter, Adapter)
     return adapter
+
+
+def installed(path: str) -> bool:
+    """Whether the module of a class is there; imports nothing."""
+    library, *inner = path.split(".")[:-1]
+    spec = importlib.util.find_spec(library)
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    found = [Path(folder, *inner) for folder in folders]
+    return any(file.is_dir() or file.with_suffix(".py").is_file() for file in found)
 
 
 def version_of(library: str) -> str | None:
@@ -101,4 +114,4 @@ def version_of(library: str) -> str | None:
         return None
 
 
-__all__ = ["KNOWN", "Adapter", "Kind", "Wrapped", "loaded", "version_of"]
+__all__ = ["KNOWN", "Adapter", "Kind", "Wrapped", "installed", "loaded", "version_of"]

@@ -27,8 +27,9 @@ class SurrogateGradient(Rule):
         chain: whether gradient flows from a time step to the one before it.
 
     Raises:
-        TypeError: ``derivative`` is not callable.
-        ValueError: ``derivative`` makes spikes instead, or an unknown ``reset_path``.
+        TypeError: ``derivative`` is not callable, or does not give a tensor.
+        ValueError: ``derivative`` makes spikes instead, or an unknown ``reset_path``; in the backward
+            pass, ``derivative`` gave another shape.
     """
 
     derivative: Callable[[Tensor], Tensor]
@@ -42,7 +43,13 @@ class SurrogateGradient(Rule):
                 f"not {self.derivative!r}."
             )
         around = torch.tensor([-2.0, -1.0, -0.1, 0.1, 1.0, 2.0])
-        if torch.equal(self.derivative(around).detach(), around.gt(0).to(around.dtype)):
+        slope = self.derivative(around)
+        if not isinstance(slope, Tensor):
+            raise TypeError(
+                f"SurrogateGradient: derivative gave {slope!r}; it takes h - theta and gives "
+                "d spike / d h, a tensor of the same shape."
+            )
+        if torch.equal(slope.detach(), around.gt(0).to(around.dtype)):
             raise ValueError(
                 f"SurrogateGradient: {self.derivative!r} makes spikes; pass the derivative that it "
                 "stands for, a function of h - theta."
@@ -54,7 +61,13 @@ class SurrogateGradient(Rule):
             )
 
     def slope(self, step: Step) -> Tensor:
-        return self.derivative(step.charged - step.threshold)
+        slope = self.derivative(step.charged - step.threshold)
+        if slope.shape != step.charged.shape:
+            raise ValueError(
+                f"SurrogateGradient: derivative gave {tuple(slope.shape)} for "
+                f"{tuple(step.charged.shape)}; it has to keep the shape."
+            )
+        return slope
 
     def chain_reset(self, step: Step) -> ChainReset | None:
         if not self.resets_membrane(step.detached):

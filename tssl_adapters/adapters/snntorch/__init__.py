@@ -92,7 +92,9 @@ _OTHER_SPIKING = tuple(
 def _example(cls: Any, neurons: int) -> nn.Module:
     wanted = {"alpha": 0.9, "beta": 0.8, "linear_features": neurons, "init_hidden": True}
     accepted = signature(cls).parameters
+    known = list(snntorch.SpikingNeuron.instances)
     layer: nn.Module = cls(**{name: wanted[name] for name in wanted if name in accepted})
+    snntorch.SpikingNeuron.instances[:] = known  # the library keeps every layer that is made
     return layer
 
 

@@ -84,13 +84,17 @@ class _Classic(Layer):
         self.spk = spikes
 
 
-class ClassicLeaky(_Classic, WrappedLeaky):
-    """By argument the threshold goes before the decay, and a reset to zero takes the input too."""
+class _Early(_Classic):
+    """By argument the threshold goes before the decay."""
 
     @classmethod
     def _tssl_reset(cls, layer: Any) -> Reset:
         early = bound_reset(layer) == "_base_sub" and not layer.init_hidden
         return SubtractEarly() if early else super()._tssl_reset(layer)
+
+
+class ClassicLeaky(_Early, WrappedLeaky):
+    """By argument a reset to zero takes the input too."""
 
     def _tssl_rounds_alike(self: Any) -> bool:
         return bool(self.init_hidden) or bound_reset(self) != "_base_zero"
@@ -131,13 +135,8 @@ class ClassicAlpha(_Classic, WrappedAlpha):
         return state - taken
 
 
-class ClassicRLeaky(_Classic, WrappedRLeaky):
-    """By argument the threshold goes before the decay."""
-
-    @classmethod
-    def _tssl_reset(cls, layer: Any) -> Reset:
-        early = bound_reset(layer) == "_base_sub" and not layer.init_hidden
-        return SubtractEarly() if early else super()._tssl_reset(layer)
+class ClassicRLeaky(_Early, WrappedRLeaky):
+    """As ``Leaky`` in its reset by subtraction."""
 
 
 class ClassicRSynaptic(_Classic, WrappedRSynaptic):

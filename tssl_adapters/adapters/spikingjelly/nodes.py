@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -108,6 +109,23 @@ class WrappedComplementaryLIFNode(SmoothNode, neuron.ComplementaryLIFNode):  # t
             self.state_seqs = list(ran.kept)
 
 
+_PASSED_BY = ("forward", "single_step_forward", "multi_step_forward", "functional_forward")
+"""What a wrapped node does not call: it has the library step from states to states."""
+
+
+def node_problem(node: Any) -> str | None:
+    """What of a node, or of a registered class, cannot be wrapped."""
+    own = takewhile(lambda cls: not cls.__module__.startswith("spikingjelly."), type(node).__mro__)
+    changed = {name for cls in own for name in _PASSED_BY if name in vars(cls)}
+    if changed:
+        return (
+            f"its class overrides {', '.join(sorted(changed))}, which a wrapped node does not "
+            "call; override single_step_functional_forward, or put what it adds into a module "
+            "around it"
+        )
+    return problem(node)
+
+
 _NODES = (
     WrappedLIFNode,
     WrappedParametricLIFNode,
@@ -125,6 +143,6 @@ _NODES = (
 _SIMPLE = (WrappedSimpleIFNode, WrappedSimpleLIFNode)
 
 KINDS = {
-    **{cls._tssl_native: Kind(cls, problem, start, stop) for cls in _NODES},
+    **{cls._tssl_native: Kind(cls, node_problem, start, stop) for cls in _NODES},
     **{cls._tssl_native: Kind(cls, simple_problem, start, stop) for cls in _SIMPLE},
 }
