@@ -14,7 +14,8 @@ from typing import Any
 
 import snntorch
 import torch
-from cases import atan, sigmoid, superspike
+from cases import atan, sigmoid
+from compat_norse import superspike
 from hypothesis import HealthCheck, event, given, settings
 from models import anatomy, assert_same_anatomy
 from neurons_spikingjelly import rect

@@ -28,8 +28,8 @@ class SurrogateGradient(Rule):
 
     Raises:
         TypeError: ``derivative`` is not callable, or does not give a tensor.
-        ValueError: ``derivative`` makes spikes instead, or an unknown ``reset_path``; in the backward
-            pass, ``derivative`` gave another shape.
+        ValueError: ``derivative`` makes spikes instead, or an unknown ``reset_path``; in the
+            backward pass, ``derivative`` gave another shape.
     """
 
     derivative: Callable[[Tensor], Tensor]
