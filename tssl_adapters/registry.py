@@ -19,11 +19,11 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
 
     :func:`tssl_adapters.wrap` matches exact classes, because a subclass may have another neuron or
     another output. A registered class is wrapped as the one that it is like, and has to have that
-    one's attributes, as a subclass has. The step that it computes stays its own; at its first call a
-    probe sees whether it is that neuron indeed, and the layer raises
-    :class:`tssl_adapters.errors.LibraryVersionError` if not. What a wrapped layer would not call, as
-    a SpikingJelly node's own ``forward``, makes :func:`tssl_adapters.wrap` refuse the layer. Register a class where it is defined,
-    so that wrapped layers can be unpickled wherever it can be imported.
+    one's attributes, as a subclass has. The step that it computes stays its own; at its first call
+    a probe sees whether it is that neuron indeed, and the layer raises
+    :class:`tssl_adapters.errors.LibraryVersionError` if not. What a wrapped layer would not call,
+    as a SpikingJelly node's own ``forward``, makes ``wrap`` refuse the layer. Register a class where
+    it is defined, so that wrapped layers can be unpickled wherever it can be imported.
 
     Args:
         cls: your layer class.
