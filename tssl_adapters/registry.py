@@ -22,8 +22,8 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
     one's attributes, as a subclass has. The step that it computes stays its own; at its first call
     a probe sees whether it is that neuron indeed, and the layer raises
     :class:`tssl_adapters.errors.LibraryVersionError` if not. What a wrapped layer would not call,
-    as a SpikingJelly node's own ``forward``, makes ``wrap`` refuse the layer. Register a class where
-    it is defined, so that wrapped layers can be unpickled wherever it can be imported.
+    as a SpikingJelly node's own ``forward``, makes ``wrap`` refuse the layer. Register a class
+    where it is defined, so that wrapped layers can be unpickled wherever it can be imported.
 
     Args:
         cls: your layer class.
