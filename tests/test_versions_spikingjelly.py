@@ -28,7 +28,7 @@ from compat_spikingjelly import (
 from torch import Tensor, nn
 
 import tssl_adapters
-from tssl_adapters.errors import UnsupportedLayerError
+from tssl_adapters.errors import LostLinkWarning, UnsupportedLayerError
 
 STEPS, BATCH, NEURONS = 8, 3, 5
 NODES = [
@@ -71,7 +71,7 @@ def test_a_sequence_is_its_steps(name: str, tau_s: float) -> None:
     """TSSL-BP in both step modes, its chain through spike times included."""
     found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", LostLinkWarning)
         for mode in "sm":
             x = drive()
             out = run(tssl_adapters.wrap(made(name, mode), tau_s=tau_s), x, mode)
