@@ -145,8 +145,11 @@ class NeedsArguments(snntorch.Leaky):
 
 
 @pytest.mark.usefixtures("untested")
-def test_a_registered_class_is_tried_as_the_one_it_is_like() -> None:
+def test_a_registered_class_is_tried_as_the_one_it_is_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = next(a for a in adapters.loaded() if a.library == "snntorch")
     tssl_adapters.register(NeedsArguments, like=snntorch.Leaky)
+    kind = adapter.kinds.pop(NeedsArguments)
+    monkeypatch.setitem(adapter.kinds, NeedsArguments, kind)  # until the test's end
     with pytest.warns(UntestedVersionWarning):
         tssl_adapters.wrap(NeedsArguments(name="lif"))
 
