@@ -1660,8 +1660,8 @@ WRAPPING = (
     mutant(
         "a trial draws from the program's random numbers",
         VERSIONS,
-        "with torch.random.fork_rng(devices=[]), torch.enable_grad():",
-        "with torch.enable_grad():",
+        "with torch.random.fork_rng(devices=[]), ordinary():",
+        "with ordinary():",
         VERSIONS_TESTS,
     ),
     mutant(
