@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ import pytest
 import snntorch
 import spikingjelly.activation_based.neuron  # noqa: F401
 import torch
+from cases import atan, sigmoid
+from compat_norse import superspike
 from norse.torch.module.snn import SNN, SNNRecurrent
 from torch import Tensor, nn
 
@@ -50,17 +51,6 @@ TARGETS = torch.arange(BATCH) % CLASSES
 
 def rule_of(library: str) -> rules.SurrogateGradient:
     """The library's default surrogate as a rule."""
-
-    def atan(x: Tensor) -> Tensor:
-        return 1.0 / (1.0 + (math.pi * x) ** 2)
-
-    def sigmoid(x: Tensor) -> Tensor:
-        s = torch.sigmoid(4.0 * x)
-        return (1.0 - s) * s * 4.0
-
-    def superspike(x: Tensor) -> Tensor:
-        return 1.0 / (x.abs() + 1.0) ** 2
-
     return rules.SurrogateGradient(
         {"snntorch": atan, "spikingjelly": sigmoid, "norse": superspike}[library]
     )

@@ -293,8 +293,8 @@ def _refuse_what_cannot_be_wrapped(model: nn.Module, reports: list[LayerReport])
 
 def _check_versions(found: list[_Found]) -> None:
     """Try the classes of a model out where their library's version was not tested."""
+    kinds = {id(f.kind) for f in found if f.report.status == "wrap"}
     for adapter in adapters.loaded():
-        kinds = {id(f.kind) for f in found if f.report.status == "wrap"}
         classes = [cls for cls, kind in adapter.kinds.items() if id(kind) in kinds]
         if classes:
             versions.check(adapter, {library_class(adapter, cls): None for cls in classes})

@@ -86,7 +86,7 @@ class Adapter:
     def why_not(self, layer: nn.Module) -> str:
         """Why a spiking layer without a :class:`Kind` is refused."""
         for base in type(layer).__mro__:
-            if base.__name__ in self.reasons and base.__module__.split(".")[0] == self.library:
+            if base.__name__ in self.reasons and from_library(self.library, base):
                 return self.reasons[base.__name__]
         for base in self.kinds:
             if isinstance(layer, base):
@@ -100,4 +100,9 @@ class Adapter:
 
 def defined_by(library: str, module: nn.Module) -> bool:
     """Whether a module's own class is the library's, rather than the user's."""
-    return type(module).__module__.split(".")[0] == library
+    return from_library(library, type(module))
+
+
+def from_library(library: str, cls: type) -> bool:
+    """Whether a class is the library's."""
+    return cls.__module__.split(".")[0] == library

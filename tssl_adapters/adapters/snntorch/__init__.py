@@ -17,6 +17,7 @@ from tssl_adapters.adapters.snntorch.classic import (
     MixedSynaptic,
     mixes_states,
     two_forwards,
+    unlisted,
 )
 from tssl_adapters.adapters.snntorch.layer import RESET_CODES, Layer, bound_reset, setting_problem
 from tssl_adapters.adapters.snntorch.neurons import (
@@ -92,9 +93,8 @@ _OTHER_SPIKING = tuple(
 def _example(cls: Any, neurons: int) -> nn.Module:
     wanted = {"alpha": 0.9, "beta": 0.8, "linear_features": neurons, "init_hidden": True}
     accepted = signature(cls).parameters
-    known = list(snntorch.SpikingNeuron.instances)
-    layer: nn.Module = cls(**{name: wanted[name] for name in wanted if name in accepted})
-    snntorch.SpikingNeuron.instances[:] = known  # the library keeps every layer that is made
+    with unlisted():
+        layer: nn.Module = cls(**{name: wanted[name] for name in wanted if name in accepted})
     return layer
 
 

@@ -10,6 +10,8 @@ the reset that it computed without delay.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import snntorch
@@ -213,16 +215,21 @@ def mixes_states() -> bool:
     """Whether ``Synaptic`` takes ``mem`` for ``syn``."""
     if two_forwards():
         return False
+    with unlisted():
+        layer = snntorch.Synaptic(alpha=0.5, beta=0.5)
+    one = torch.ones(1)
+    _, syn, _ = layer(0 * one, one, 0 * one)
+    return bool(syn == 0.0)
+
+
+@contextmanager
+def unlisted() -> Iterator[None]:
+    """Make layers that the library does not keep: it lists every one that is made."""
     known = list(snntorch.SpikingNeuron.instances)
     try:
-        layer = snntorch.Synaptic(alpha=0.5, beta=0.5)
-        with torch.inference_mode(False):
-            one = torch.ones(1, device="cpu")
-            layer = layer.to("cpu")
-            _, syn, _ = layer(0 * one, one, 0 * one)
+        yield
     finally:
         snntorch.SpikingNeuron.instances[:] = known
-    return bool(syn == 0.0)
 
 
 CLASSIC: tuple[type[Layer], ...] = (

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, defined_by
+from tssl_adapters.adapters.base import Adapter, Kind, defined_by, from_library
 from tssl_adapters.adapters.spikingjelly.node import sequences
 from tssl_adapters.adapters.spikingjelly.reasons import REASONS
 
@@ -49,14 +49,10 @@ def _non_spiking(module: nn.Module) -> bool:
 
 
 def _native(module: nn.Module) -> bool:
-    own = [cls.__name__ for cls in type(module).__mro__ if _ours(cls)]
+    own = [cls.__name__ for cls in type(module).__mro__ if from_library("spikingjelly", cls)]
     if any(name.endswith("SurrogateFunctionBase") for name in own):  # part of a node
         return False
     return defined_by("spikingjelly", module) or "MemoryModule" in own
-
-
-def _ours(cls: type) -> bool:
-    return cls.__module__.split(".")[0] == "spikingjelly"
 
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Kind
+from tssl_adapters.adapters.base import Kind, from_library
 from tssl_adapters.adapters.spikingjelly.gated import WrappedGatedLIFNode
 from tssl_adapters.adapters.spikingjelly.klif import KLIF
 from tssl_adapters.adapters.spikingjelly.linear import IF, LIF, ParametricLIF
@@ -115,7 +115,7 @@ _PASSED_BY = ("forward", "single_step_forward", "multi_step_forward", "functiona
 
 def node_problem(node: Any) -> str | None:
     """What of a node, or of a registered class, cannot be wrapped."""
-    own = takewhile(lambda cls: not cls.__module__.startswith("spikingjelly."), type(node).__mro__)
+    own = takewhile(lambda cls: not from_library("spikingjelly", cls), type(node).__mro__)
     changed = {name for cls in own for name in _PASSED_BY if name in vars(cls)}
     if changed:
         return (
