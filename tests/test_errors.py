@@ -430,6 +430,7 @@ def test_the_family_of_errors() -> None:
         "LibraryVersionError",
         "AlreadyWrappedError",
         "NoSpikingLayersError",
+        "EngineNotAvailableError",
         "LostTraceError",
     }
     assert all(issubclass(error, TSSLAdaptersError) for error in found.values())

@@ -5,6 +5,7 @@
 """
 
 from tssl_adapters import errors, losses, rules
+from tssl_adapters._engines import engines
 from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
 from tssl_adapters.registry import register
 
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "engines",
     "errors",
     "inspect",
     "is_wrapped",

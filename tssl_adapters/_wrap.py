@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import nn
 
-from tssl_adapters import adapters, versions
+from tssl_adapters import _engines, adapters, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
@@ -36,7 +36,14 @@ class _Found(NamedTuple):
     kind: Kind | None
 
 
-def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: Skip = ()) -> M:
+def wrap(
+    model: M,
+    *,
+    tau_s: float = 1.0,
+    rule: Rule | str | None = None,
+    skip: Skip = (),
+    engine: str | None = None,
+) -> M:
     """Give every spiking layer of a model another gradient, in place.
 
     The forward pass is the library's own, bit for bit, in training and in evaluation; parameters,
@@ -52,13 +59,17 @@ def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: 
         skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
             match, and all below it, stays as it is. A pattern that matches nothing gets a
             warning.
+        engine: what computes the gradient: ``"torch"``, or ``"numba"`` for compiled loops on the
+            CPU, for whole sequences where they know the neuron and the rule. ``None`` takes the
+            environment variable ``TSSL_ADAPTERS_ENGINE``, else ``"torch"``. See :func:`engines`.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: ``model`` is not a module, or another argument has the wrong type.
-        ValueError: ``tau_s`` below 1 or not finite, or an unknown rule name.
+        ValueError: ``tau_s`` below 1 or not finite, or an unknown rule or engine.
+        EngineNotAvailableError: what the engine needs is not installed.
         AlreadyWrappedError: a layer is wrapped already.
         UnsupportedLayerError: there are spiking layers that cannot be wrapped; all are listed.
         UnsupportedConfigError: the same, where only their settings are at fault.
@@ -69,6 +80,7 @@ def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: 
     _check_module(model, "wrap")
     tau_s = _checked_tau_s(tau_s)
     rule = _checked_rule(rule)
+    engine = _engines.checked(engine)
     found = _decide(model, _checked_skip(skip))
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
@@ -79,7 +91,7 @@ def wrap(model: M, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: 
                 assert kind is not None
                 done.append(module)
                 module.__class__ = kind.wrapped  # type: ignore[assignment]
-                module._tssl_settings = Settings(report.path, rule, tau_s)  # type: ignore[assignment]
+                module._tssl_settings = Settings(report.path, rule, tau_s, engine)  # type: ignore[assignment]
                 kind.attach(module)
     except BaseException:
         for module in done:

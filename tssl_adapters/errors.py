@@ -32,6 +32,10 @@ class NoSpikingLayersError(TSSLAdaptersError):
     """There is no layer to wrap."""
 
 
+class EngineNotAvailableError(TSSLAdaptersError):
+    """An engine was asked for, and what it needs is not installed."""
+
+
 class LostTraceError(TSSLAdaptersError):
     """At ``tau_s > 1`` a membrane state came in whose post-synaptic current is not known."""
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -26,6 +26,23 @@ from tssl_adapters.elementwise import operand
 
 Value: TypeAlias = "float | Tensor"
 Timing: TypeAlias = Literal["immediate", "delayed", "both"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def computes(plain: Callable[..., Any]) -> Callable[[F], F]:
+    """Say in plain arithmetic what a formula computes for one neuron, in the same order.
+
+    Compiled loops are made of it. It takes the formula's arguments as numbers, writes numbers as
+    floats, and calls nothing.
+    """
+
+    def mark(formula: F) -> F:
+        formula.plain = plain  # type: ignore[attr-defined]
+        return formula
+
+    return mark
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,22 @@ class LinearCharge:
     raw: tuple[Value, ...] = ()
 
 
+def _to_value(charged: Any, due: Any, value: Any) -> Any:
+    return (1.0 - due) * charged + due * value
+
+
+def _by_subtraction(charged: Any, due: Any, threshold: Any) -> Any:
+    return charged - due * threshold
+
+
+@computes(_to_value)
 def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
     """``(1 - due) * charged + due * value``."""
     kept = (operand(1.0, due) - due).mul_(charged)
     return kept if isinstance(value, float) and value == 0.0 else kept.add_(due * value)
 
 
+@computes(_by_subtraction)
 def reset_by_subtraction(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
     """``charged - due * threshold``."""
     return charged - due * threshold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from tssl_adapters.engine.state import Settings, let_go, link_of, tag
 from tssl_adapters.engine.step import StepFunction
 from tssl_adapters.errors import LibraryVersionError
 from tssl_adapters.neuron import Neuron
+
+if TYPE_CHECKING:
+    from tssl_adapters.engine.fused import Call
 
 ENOUGH = 4096
 """Values that must come out bit-equal before the record stands in for the library."""
@@ -113,10 +116,16 @@ def attach(
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
     )
-    inputs = (plan, values, drive, state, trace, *(link or (None,) * links), *neuron.values())
-    if sequence:
+    given = (drive, state, trace, *(link or (None,) * links), *neuron.values())
+    inputs = (plan, values, *given)
+    loops = None
+    if sequence and values is None:
+        loops = _compiled(settings, plan, drive, state, trace)
+    charged, spike, before = None, None, None
+    if loops is not None:
+        out, membrane, *new_link = loops.run(*given)
+    elif sequence:
         out, membrane, *new_link = SequenceFunction.apply(*inputs)
-        charged, spike, before = None, None, None
     else:
         out, membrane, charged, spike, _, before, *new_link = StepFunction.apply(*inputs)
     # Clones, because detach_() refuses views and the caller may write to the output in place.
@@ -129,6 +138,27 @@ def attach(
     fired = out if spike is None else spike
     before = before if values is None else None
     return Result(out, last, states, new_trace, before, charged, fired)
+
+
+def _compiled(
+    settings: Settings,
+    plan: Plan,
+    drive: Tensor,
+    state: Tensor,
+    trace: Tensor | None,
+) -> Call | None:
+    """The sequence for compiled loops, where the layer's engine has them and they round alike."""
+    if settings.engine != "numba":
+        return None
+    from tssl_adapters.engine import fused  # which imports numba
+
+    if fused.why_not(plan, drive, state, trace) is not None:
+        return None
+    call = fused.known(plan, drive)
+    key = (call.spec, plan.keep_states)
+    if key not in settings.reproduces:
+        settings.reproduces[key] = call.rounds_alike(drive, state)
+    return call if settings.reproduces[key] else None
 
 
 class _Call(NamedTuple):

@@ -33,7 +33,8 @@ _NOT_THE_USERS = tuple(str(Path(file).parent.parent) for file in (__file__, torc
 
 @dataclass
 class Settings:
-    """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant.
+    """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant, and
+    the engine that it may use.
 
     The rest is remembered between calls: whether a lost link was warned of, and where the record
     reproduces the library.
@@ -42,6 +43,7 @@ class Settings:
     path: str
     rule: Rule
     tau_s: float
+    engine: str = "torch"
     warned: bool = field(default=False, compare=False)
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
 

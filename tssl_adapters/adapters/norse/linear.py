@@ -23,18 +23,37 @@ from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.state import trace_of
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value
+from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value, computes
 
 
+def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:
+    return rate * ((v_leak - v) + current) + v
+
+
+def _plain_box_charge(v: Any, drive: Any, rate: Any, v_leak: Any) -> Any:
+    return rate * ((drive + v_leak) - v) + v
+
+
+def _plain_sum(v: Any, drive: Any) -> Any:
+    return v + drive
+
+
+def _plain_subtract(charged: Any, due: Any, threshold: Any) -> Any:
+    return (1.0 - due) * charged + due * (charged - threshold)
+
+
+@computes(_plain_charge)
 def _charge(v: Tensor, current: Tensor, rate: Value, v_leak: Value) -> Tensor:
     # In place, the other way round, and without a zero: the same value for less.
     return _times(rate, current - v if _zero(v_leak) else (v_leak - v) + current).add_(v)
 
 
+@computes(_plain_box_charge)
 def _box_charge(v: Tensor, drive: Tensor, rate: Value, v_leak: Value) -> Tensor:
     return _times(rate, (drive if _zero(v_leak) else drive + v_leak) - v).add_(v)
 
 
+@computes(_plain_sum)
 def _sum(v: Tensor, drive: Tensor) -> Tensor:
     return v + drive
 
@@ -75,6 +94,7 @@ def _leaky(layer: Any, formula: Callable[..., Tensor]) -> LinearCharge:
     )
 
 
+@computes(_plain_subtract)
 def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
     return (1 - due) * charged + due * (charged - threshold)
 

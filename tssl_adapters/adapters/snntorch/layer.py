@@ -27,11 +27,17 @@ from tssl_adapters.neuron import (
     SubtractEarly,
     ToValue,
     Value,
+    computes,
 )
 
 States = dict[str, Tensor]
 
 
+def _plain_to_zero(charged: Any, due: Any, value: Any) -> Any:
+    return charged - due * charged
+
+
+@computes(_plain_to_zero)
 def _to_zero(charged: Tensor, due: Tensor, _: Value) -> Tensor:
     return charged - due * charged
 

@@ -15,9 +15,14 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import eager
 from tssl_adapters.adapters.snntorch.layer import RESETS, Layer, States, bound_reset
-from tssl_adapters.neuron import LinearCharge, Never, Value
+from tssl_adapters.neuron import LinearCharge, Never, Value, computes
 
 
+def _plain_leaky_charge(mem: Any, drive: Any, beta: Any) -> Any:
+    return beta * mem + drive
+
+
+@computes(_plain_leaky_charge)
 def _leaky_charge(mem: Tensor, drive: Tensor, beta: Tensor) -> Tensor:
     return beta * mem + drive
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
 from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.neuron import LinearCharge, Neuron
+from tssl_adapters.neuron import LinearCharge, Neuron, computes
 
 
 class LinearNode(Node):
@@ -65,18 +65,42 @@ class LinearNode(Node):
         return spikes.clone() if spikes._is_view() else spikes, after
 
 
+def _plain_leak_input(v: Any, x: Any, tau: Any, v_reset: Any) -> Any:
+    return (x - (v - v_reset)) / tau + v
+
+
+def _plain_leak_only(v: Any, x: Any, tau: Any, v_reset: Any) -> Any:
+    return v - (v - v_reset) / tau + x
+
+
+def _plain_learned_leak_input(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
+    return (x - (v - v_reset)) * rate + v
+
+
+def _plain_learned_leak_only(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
+    return v - (v - v_reset) * rate + x
+
+
+def _plain_integrate(v: Any, x: Any) -> Any:
+    return v + x
+
+
+@computes(_plain_leak_input)
 def _leak_input(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
     return ((x - _above(v, v_reset)) / tau).add_(v)
 
 
+@computes(_plain_leak_only)
 def _leak_only(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
     return v - _above(v, v_reset) / tau + x
 
 
+@computes(_plain_learned_leak_input)
 def _learned_leak_input(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
     return ((x - _above(v, v_reset)) * rate).add_(v)
 
 
+@computes(_plain_learned_leak_only)
 def _learned_leak_only(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
     return v - _above(v, v_reset) * rate + x
 
@@ -85,6 +109,7 @@ def _above(v: Tensor, v_reset: float) -> Tensor:
     return v if v_reset == 0.0 else v - v_reset
 
 
+@computes(_plain_integrate)
 def _integrate(v: Tensor, x: Tensor) -> Tensor:
     return v + x
 

@@ -1,0 +1,214 @@
+"""Pieces of a time step for compiled loops, and how a loop names the pieces that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from types import FunctionType
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
+ROWS = 8
+"""A neuron's numbers: those five, then up to three of its charge's own."""
+
+_FUNCTIONS: dict[str, Any] = {}
+
+
+class Spec(NamedTuple):
+    """What a variant of the kernels is compiled for.
+
+    Attributes:
+        dtype: ``"float32"`` or ``"float64"``.
+        dense: whether a neuron's numbers are given one by one rather than once for all neurons.
+        charge: name of the charge's formula, from :func:`name_of`.
+        raw: how many numbers of its own that takes.
+        reset: name of the reset's formula; empty where a spike resets nothing.
+        kind: what a spike does: ``"value"``, ``"subtract"``, ``"early"`` or ``"never"``.
+        timing: as in :mod:`tssl_adapters.neuron`.
+        strict: ``h > theta`` rather than ``>=``.
+        psc: whether the output is the trace rather than the spikes.
+    """
+
+    dtype: str
+    dense: bool
+    charge: str
+    raw: int
+    reset: str
+    kind: str
+    timing: str
+    strict: bool
+    psc: bool
+
+
+class Parts(NamedTuple):
+    """Names of the pieces, for :func:`call`; ``p`` are a neuron's numbers.
+
+    Attributes:
+        charge: ``(v, x, p) -> r, h``.
+        fires: ``(h, p) -> s``.
+        after: ``(h, s, r, p) -> u``, the state handed on.
+        removed: ``(h, p) -> R``.
+        read: ``(values, j) -> p``.
+    """
+
+    charge: str
+    fires: str
+    after: str
+    removed: str
+    read: str
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Calls the piece of this name.
+
+    A loop that closed over compiled functions would be compiled anew in every process; one that
+    names them is found on disk.
+    """
+    raise NotImplementedError
+
+
+@overload(call, prefer_literal=True)
+def _call(name: Any, *arguments: Any) -> Any:
+    if not isinstance(name, types.StringLiteral):
+        return None
+    function = _FUNCTIONS[name.literal_value]
+
+    def implementation(name: Any, *arguments: Any) -> Any:
+        return function(*arguments)
+
+    return implementation
+
+
+def _known(name: str, function: Callable[..., Any]) -> str:
+    _FUNCTIONS[name] = njit(error_model="numpy")(function)
+    return name
+
+
+@intrinsic
+def pointer(context: Any, address: Any) -> Any:
+    """An address as a pointer: numbers are handed to compiled code faster than arrays."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@cache
+def name_of(formula: Callable[..., Any], dtype: str) -> str:
+    """Name of a formula with its constants in this dtype, which compiled code would not adapt.
+
+    It changes with the formula's code, as loops are kept on disk under the names in them.
+    """
+    code = formula.__code__
+    stamp = crc32(code.co_code + repr((code.co_consts, code.co_names)).encode())
+    number = numpy.dtype(dtype).type
+    constants = tuple(number(c) if isinstance(c, float) else c for c in code.co_consts)
+    copy = FunctionType(code.replace(co_consts=constants), formula.__globals__, formula.__name__)
+    return _known(f"{formula.__module__}.{formula.__qualname__}:{stamp:08x}:{dtype}", copy)
+
+
+def _raw(count: int) -> Callable[[Any], Any]:
+    """Picks the charge's own numbers out of a neuron's."""
+    picks: tuple[Callable[[Any], Any], ...] = (
+        lambda p: (),
+        lambda p: (p[5],),
+        lambda p: (p[5], p[6]),
+        lambda p: (p[5], p[6], p[7]),
+    )
+    return njit(picks[count])
+
+
+@cache
+def parts(spec: Spec) -> Parts:
+    """The pieces of a neuron's time step."""
+    number = getattr(numpy, spec.dtype)
+    one, zero = number(1.0), number(0.0)
+    formula: Any = _FUNCTIONS[spec.charge]
+    reset: Any = _FUNCTIONS.get(spec.reset)
+    strict, dense = spec.strict, spec.dense
+    to_value, subtracts, early = (spec.kind == kind for kind in ("value", "subtract", "early"))
+    immediate, delayed = spec.timing == "immediate", spec.timing == "delayed"
+    reset_operand = RESET_VALUE if to_value else THRESHOLD
+    raw = _raw(spec.raw)
+
+    def fires(h: Any, p: Any) -> Any:
+        if strict:
+            return one if h > p[THRESHOLD] else zero
+        return one if h >= p[THRESHOLD] else zero
+
+    name = _known(f"{spec}.fires", fires)
+    test = _FUNCTIONS[name]
+
+    def charge(v: Any, x: Any, p: Any) -> Any:
+        if immediate:
+            return zero, formula(v, x, *raw(p))
+        r = test(v, p)
+        if to_value:
+            return r, formula((one - r) * v, x, *raw(p))
+        if early:
+            return r, formula(reset(v, r, p[THRESHOLD]), x, *raw(p))
+        h = formula(v, x, *raw(p))
+        if subtracts:
+            return r, h - r * p[THRESHOLD]
+        return r, h
+
+    def after(h: Any, s: Any, r: Any, p: Any) -> Any:
+        if delayed:
+            return h
+        if to_value or subtracts or early:
+            return reset(h, s - r, p[reset_operand])
+        return h
+
+    def removed(h: Any, p: Any) -> Any:
+        if to_value:
+            return h - p[RESET_VALUE]
+        if subtracts and delayed:
+            return p[THRESHOLD] / p[DECAY]
+        if subtracts or early:
+            return p[THRESHOLD]
+        return zero
+
+    def read(values: Any, j: int) -> Any:
+        k = j if dense else 0
+        return (
+            values[0, k], values[1, k], values[2, k], values[3, k],
+            values[4, k], values[5, k], values[6, k], values[7, k],
+        )  # fmt: skip
+
+    return Parts(
+        _known(f"{spec}.charge", charge),
+        name,
+        _known(f"{spec}.after", after),
+        _known(f"{spec}.removed", removed),
+        _known(f"{spec}.read", read),
+    )
+
+
+@cache
+def exponential(dtype: str) -> str:
+    """exp(-y) for 0 <= y <= 8, in arithmetic that vectorises.
+
+    A polynomial of degree 7 at y / 2^n, squared n times: n weighs what the polynomial leaves out
+    against the rounding that squaring amplifies.
+    """
+    number = getattr(numpy, dtype)
+    squarings = 4 if dtype == "float32" else 8
+    one, scale = number(1.0), number(-1.0 / 2**squarings)
+    c2, c3, c4, c5, c6, c7 = (number(1.0 / k) for k in range(2, 8))
+
+    def function(y: Any) -> Any:
+        u = y * scale
+        found = one + u * c4 * (one + u * c5 * (one + u * c6 * (one + u * c7)))
+        found = one + u * (one + u * c2 * (one + u * c3 * found))
+        for _ in range(squarings):
+            found = found * found
+        return found
+
+    return _known(f"exponential:{dtype}", function)
