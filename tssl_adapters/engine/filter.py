@@ -8,7 +8,24 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.once import first_order
+from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Value
+
+
+def synaptic_current(settings: Settings, drive: Tensor, current: Tensor, k: Value) -> Tensor:
+    """i'[t] ``[T, batch, ...]`` of a drive of that shape and the layer's current ``[batch, ...]``.
+
+    i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
+    """
+    charged: Tensor
+    if settings.engine == "numba" and settings.rule.chain:
+        from tssl_adapters.engine import fused_filter  # which imports numba
+
+        if fused_filter.fits(drive, current, k):
+            charged = fused_filter.FusedCurrent.apply(drive, current, k)  # type: ignore[no-untyped-call]
+            return charged
+    charged = SynapticCurrent.apply(drive, current, k, settings.rule.chain)  # type: ignore[no-untyped-call]
+    return charged
 
 
 class SynapticCurrent(torch.autograd.Function):

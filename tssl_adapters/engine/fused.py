@@ -7,16 +7,18 @@ no faster.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.numba_kernels import BackSpec, backward, forward
+from tssl_adapters.engine.numba_kernels import backward, forward
 from tssl_adapters.engine.numba_parts import ROWS, Spec, name_of
+from tssl_adapters.engine.numba_rows import BackSpec
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import LEARNED, Plan, empty_links, reduced
 from tssl_adapters.engine.sequence import compute as sequence_values
+from tssl_adapters.engine.threads import over
 from tssl_adapters.neuron import Neuron, Never, Subtract, SubtractEarly, ToValue, Value
 from tssl_adapters.rules import TSSLBP
 
@@ -60,12 +62,8 @@ def why_not(plan: Plan, drive: Tensor, state: Tensor, trace: Tensor | None) -> s
         return "the neuron's charge has no plain formula"
     if not isinstance(neuron.reset, Never) and _plain(_formula_of(neuron)) is None:
         return "the neuron's reset has no plain formula"
-    if plan.functional or torch._C._len_torch_dispatch_stack() or type(drive) is not Tensor:
-        return "the tensors are not plain ones"
-    if drive.device.type != "cpu" or drive.dtype not in (torch.float32, torch.float64):
-        return f"the drive is {drive.dtype} on {drive.device}"
-    if not drive.numel():
-        return "the drive is empty"
+    if not plain(drive):
+        return "the drive is not a plain tensor"
     others = [t for t in (state, trace) if t is not None]
     others += [v for v in neuron.values() if isinstance(v, Tensor)]
     if any(t.ndim and t.dtype != drive.dtype for t in others):
@@ -73,6 +71,18 @@ def why_not(plan: Plan, drive: Tensor, state: Tensor, trace: Tensor | None) -> s
     if any(_other_shape(t, step) for t in others):
         return "its numbers have other shapes"
     return None
+
+
+def plain(drive: Tensor) -> bool:
+    """Whether a tensor is plain memory for loops: no mode, no subclass, float32/64 on the CPU."""
+    return (
+        type(drive) is Tensor
+        and drive.device.type == "cpu"
+        and drive.dtype in (torch.float32, torch.float64)
+        and drive.numel() > 0
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _other_shape(tensor: Tensor, step: torch.Size) -> bool:
@@ -129,7 +139,12 @@ def _at(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _spread(tensor: Tensor | None, step: torch.Size, dtype: torch.dtype) -> Tensor | None:
+@overload
+def spread(tensor: Tensor, step: torch.Size, dtype: torch.dtype) -> Tensor: ...
+@overload
+def spread(tensor: None, step: torch.Size, dtype: torch.dtype) -> None: ...
+def spread(tensor: Tensor | None, step: torch.Size, dtype: torch.dtype) -> Tensor | None:
+    """A tensor as memory of a step's shape."""
     return None if tensor is None else tensor.to(dtype).expand(step).contiguous()
 
 
@@ -143,10 +158,10 @@ def compute(
     neurons = drive.numel() // steps
     keep = call.plan.keep_states
     out, after = torch.empty_like(drive), drive.new_empty(drive.shape if keep else step)
-    start, current = _spread(state, step, drive.dtype), _spread(trace, step, drive.dtype)
+    start, current = spread(state, step, drive.dtype), spread(trace, step, drive.dtype)
     values = _numbers(call, step, drive.dtype)
-    forward(call.spec, keep)(
-        0, neurons, steps, neurons, 1024, call.plan.tau_s,
+    over(
+        forward(call.spec, keep), steps, neurons, 1024, call.plan.tau_s,
         _at(drive), _at(start), _at(current), _at(values), _at(out), _at(after),
     )  # fmt: skip
     return out, after
@@ -189,25 +204,26 @@ class FusedFunction(torch.autograd.Function):
         grad_out, pace = _paced(grad_out, neurons)
         # Zeros rather than none: the variant without is not vectorised by LLVM, measured at 25 ms
         # against 4 for T = 100 x 16,384.
-        states = "each" if plan.keep_states and grad_after is not None else "last"
+        each = plan.keep_states and grad_after is not None
         through_states = grad_after is not None or link is not None
         grad_after = drive.new_zeros(step) if grad_after is None else grad_after.contiguous()
         back = BackSpec(
-            grad_out is not None, states, any(needs),
+            grad_out is not None, any(needs),
             rule.fallback, rule.reset_path != "none", rule.reset_path == "reference",
             rule.reset_path == "complete",
         )  # fmt: skip
-        start, current = _spread(state, step, dtype), _spread(trace, step, dtype)
+        start, current = spread(state, step, dtype), spread(trace, step, dtype)
         values = _numbers(call, step, dtype)
         grad_drive = torch.empty_like(drive)
         link_out = drive.new_empty((3, *step))
         grad_trace = None if trace is None else torch.zeros(step, dtype=dtype)
         sums = drive.new_zeros((LEARNED, *step)) if back.learns else None
         block = max(16, min(1024, SCRATCH // (steps + 1)))
-        backward(spec, back)(
-            0, neurons, steps, neurons, block, plan.tau_s, rule.max_slope, rule.fallback_width,
+        over(
+            backward(spec, back), steps, neurons, block,
+            plan.tau_s, rule.max_slope, rule.fallback_width,
             _at(drive), _at(start), _at(current), _at(values),
-            _at(grad_out), pace, _at(grad_after), _at(link),
+            _at(grad_out), pace, _at(grad_after), neurons if each else 0, _at(link),
             _at(grad_drive), _at(link_out), _at(grad_trace), _at(sums),
         )  # fmt: skip
         through = link_out[2] if through_states else None

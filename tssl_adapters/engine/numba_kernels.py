@@ -12,51 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import llvmlite.binding
 import numpy
 from numba import carray, njit
 
-from tssl_adapters.engine.numba_parts import (
-    DECAY,
-    GAIN,
-    ROWS,
-    THRESHOLD,
-    Spec,
-    call,
-    exponential,
-    parts,
-    pointer,
-)
+from tssl_adapters.engine.numba_parts import ROWS, Spec, call, parts, pointer
+from tssl_adapters.engine.numba_rows import BackSpec, backward_row
 
 # A loop over ten arrays is vectorised behind a check that none overlaps another; LLVM's own limit
 # of eight comparisons would leave it scalar, several times slower.
 llvmlite.binding.set_option("", "--runtime-memory-check-threshold=256")
 
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
-
-
-class BackSpec(NamedTuple):
-    """What a variant of the backward loop is compiled for beside its ``Spec``.
-
-    Attributes:
-        output: whether the output has a gradient.
-        states: gradients of the potential: after the ``"last"`` step or after ``"each"``.
-        learns: whether sums for the neuron's own numbers are wanted.
-        fallback: whether silent steps emit the smooth fallback.
-        undone: whether the chain goes through the reset.
-        plain: whether it does so in the paper's form, with lambda beside F_v lambda.
-        complete: whether the membrane's adjoint goes through the reset's spike.
-    """
-
-    output: bool
-    states: str
-    learns: bool
-    fallback: bool
-    undone: bool
-    plain: bool
-    complete: bool
 
 
 @cache
@@ -68,7 +36,7 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
     """
     number = getattr(numpy, spec.dtype)
     dense, psc = spec.dense, spec.psc
-    charge, fires, reset, _, read = parts(spec)
+    charge, fires, reset, _, read, rows = parts(spec)
 
     @_compiled
     def loop(
@@ -81,11 +49,11 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
         values = carray(pointer(values_at), (ROWS, neurons if dense else 1), number)
         out = carray(pointer(out_at), steps * neurons, number)
         after = carray(pointer(after_at), steps * neurons, number)
-        tau, common = number(tau_s), call(read, values, 0)
+        tau, common = number(tau_s), call(read, call(rows, values, 0, 1), 0)
         potential, current = numpy.empty(block, number), numpy.zeros(block, number)
         for start in range(first, last, block):
             n = min(block, last - start)
-            own = values[:, start : start + n] if dense else values
+            own = call(rows, values, start, n)
             state_0, after_0 = state[start : start + n], after[start : start + n]
             for j in range(n):
                 potential[j] = state_0[j]
@@ -127,24 +95,16 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
     last added to what is there.
     """
     number = getattr(numpy, spec.dtype)
-    one, zero, bound = number(1.0), number(0.0), number(8.0)
-    dense, psc, delayed = spec.dense, spec.psc, spec.timing == "delayed"
-    immediate, both = spec.timing == "immediate", spec.timing == "both"
-    to_value, early = spec.kind == "value", spec.kind == "early"
-    subtracts = spec.kind in ("subtract", "early")
-    late = delayed and spec.kind == "subtract"
-    output, each = back.output, back.states == "each"
-    learns, fallback = back.learns, back.fallback
-    undone, plain, complete = back.undone, back.plain, back.complete
-    charge, fires, reset, removed, read = parts(spec)
-    exp = exponential(spec.dtype)
+    zero, dense, psc, learns = number(0.0), spec.dense, spec.psc, back.learns
+    charge, fires, reset, _, read, rows = parts(spec)
+    step_back = backward_row(spec, back)
 
     @_compiled
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         max_slope: float, width: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int,
-        grad_out_at: int, pace: int, grad_after_at: int, link_in_at: int,
+        grad_out_at: int, pace: int, grad_after_at: int, stride: int, link_in_at: int,
         grad_drive_at: int, link_out_at: int, grad_trace_at: int, sums_at: int,
     ) -> None:  # fmt: skip
         drive = carray(pointer(drive_at), steps * neurons, number)
@@ -159,17 +119,21 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
         grad_trace = carray(pointer(grad_trace_at), neurons, number)
         sums = carray(pointer(sums_at), 5 * neurons, number)
         tau, steepest, scale = number(tau_s), number(max_slope), number(1.0 / width)
-        left, share, least = number(1.0 - 1.0 / tau_s), number(1.0 / tau_s), number(0.25 / tau_s)
-        common = call(read, values, 0)
+        left = number(1.0 - 1.0 / tau_s)
+        common = call(read, call(rows, values, 0, 1), 0)
         potentials = numpy.empty((steps + 1, block), number)
         currents = numpy.zeros((steps + 1 if psc else 1, block), number)
         chain, chain_v, mu_v = (
             numpy.zeros(block, number), numpy.zeros(block, number), numpy.zeros(block, number),
         )  # fmt: skip
-        grad_a = numpy.zeros(block, number)
+        grad_a, none = numpy.zeros(block, number), numpy.zeros(block, number)
+        by_decay, by_gain, by_offset, by_threshold, by_value = (
+            numpy.zeros(block, number), numpy.zeros(block, number), numpy.zeros(block, number),
+            numpy.zeros(block, number), numpy.zeros(block, number),
+        )  # fmt: skip
         for start in range(first, last, block):
             n = min(block, last - start)
-            own = values[:, start : start + n] if dense else values
+            own = call(rows, values, start, n)
             for j in range(n):
                 potentials[0, j] = state[start + j]
                 grad_a[j] = zero
@@ -192,96 +156,26 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
                         a = currents[t, j]
                         currents[t + 1, j] = (s - a) / tau + a
             for t in range(steps - 1, -1, -1):
-                row, paced = t * neurons + start, t * pace + start
-                x_t, v_t, grad_x = drive[row : row + n], potentials[t], grad_drive[row : row + n]
-                G_t = grad_out[paced : paced + n]
-                a_t = currents[t + 1] if psc else chain
-                first_c = row if each else start
-                c_t = grad_after[first_c : first_c + n]
-                final = t == steps - 1
+                at, paced = t * neurons + start, t * pace + start
+                c_t, after_t = none, t * stride + start
+                if stride or t == steps - 1:
+                    c_t = grad_after[after_t : after_t + n]
+                call(
+                    step_back, n, own, common, steepest, scale, tau, drive[at : at + n],
+                    potentials[t], currents[t + 1] if psc else none,
+                    grad_out[paced : paced + n], c_t, chain, chain_v, mu_v, grad_a,
+                    by_decay, by_gain, by_offset, by_threshold,
+                    by_value, grad_drive[at : at + n],
+                )  # fmt: skip
+            if learns:
                 for j in range(n):
-                    p = call(read, own, j) if dense else common
-                    v, x = v_t[j], x_t[j]
-                    r, h = call(charge, v, x, p)
-                    s = call(fires, h, p)
-                    R = call(removed, h, p)
-                    G = G_t[j] if output else zero
-                    if psc:
-                        G = G + grad_a[j] * left
-                        grad_a[j] = G
-                        G = G * share
-                    if late:
-                        d = h - (v - r * R)
-                    elif delayed and to_value:
-                        d = h - (one - r) * v
-                    elif delayed and early:
-                        d = h - (v - r * p[THRESHOLD])
-                    else:
-                        d = h - v
-                    phi = one / d
-                    phi = zero if phi < zero else phi
-                    phi = steepest if phi > steepest else phi
-                    phi = phi * s
-                    arriving = G
-                    if undone and plain:
-                        arriving = G + R * (chain[j] - chain_v[j])
-                    elif undone:
-                        arriving = G - R * chain_v[j]
-                    kept = (
-                        one - (s - r)
-                        if to_value and not delayed
-                        else (one - s if to_value else one)
-                    )
-                    lam = chain_v[j] * kept + phi * arriving
-                    firing, total = phi * arriving, lam
-                    if fallback:
-                        y = abs(h - p[THRESHOLD]) * scale
-                        y = bound if y > bound else y
-                        e = call(exp, y)
-                        smooth = G * e / ((one + e) * (one + e)) * scale
-                        # By arithmetic: a choice would let LLVM branch around the exponential, and
-                        # no longer vectorise.
-                        active = s
-                        if psc:
-                            active = one if a_t[j] >= least else zero
-                        total = active * lam + (one - active) * smooth
-                        firing = active * firing + (one - active) * smooth
-                    outside = zero
-                    if each or final:
-                        outside = c_t[j]
-                    through = mu_v[j] if delayed else mu_v[j] + outside
-                    by_spike = -(phi * R) if complete else zero
-                    mu = through * kept + by_spike * through
-                    if delayed:
-                        mu = mu + outside
-                    firing = firing + by_spike * through
-                    total = total + mu
-                    if learns:
-                        held = v
-                        if to_value and not immediate:
-                            held = (one - r) * v
-                        elif early:
-                            held = v - r * p[THRESHOLD]
-                        after = chain_v[j] + mu_v[j]
-                        if not delayed:
-                            after = after + outside
-                        at_threshold = -firing
-                        if subtracts and not delayed:
-                            at_threshold = at_threshold - (s - r) * after
-                        if subtracts and not immediate:
-                            before = r * p[DECAY] if early else r
-                            at_threshold = at_threshold - before * (lam + mu)
-                        at = start + j
-                        sums[at] += total * held
-                        sums[neurons + at] += total * x
-                        sums[2 * neurons + at] += total
-                        sums[3 * neurons + at] += at_threshold
-                        sums[4 * neurons + at] += (s - r) * after
-                    decay = p[DECAY] * (one - r) if both and to_value else p[DECAY]
-                    chain[j] = lam
-                    chain_v[j] = lam * decay
-                    mu_v[j] = mu * decay
-                    grad_x[j] = total * p[GAIN]
+                    sums[start + j] = by_decay[j]
+                    sums[neurons + start + j] = by_gain[j]
+                    sums[2 * neurons + start + j] = by_offset[j]
+                    sums[3 * neurons + start + j] = by_threshold[j]
+                    sums[4 * neurons + start + j] = by_value[j]
+                by_decay[:n], by_gain[:n], by_offset[:n] = zero, zero, zero
+                by_threshold[:n], by_value[:n] = zero, zero
             for j in range(n):
                 link_out[start + j] = chain[j]
                 link_out[neurons + start + j] = chain_v[j]

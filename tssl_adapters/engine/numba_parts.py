@@ -54,7 +54,8 @@ class Parts(NamedTuple):
         fires: ``(h, p) -> s``.
         after: ``(h, s, r, p) -> u``, the state handed on.
         removed: ``(h, p) -> R``.
-        read: ``(values, j) -> p``.
+        read: ``(rows, j) -> p``.
+        rows: ``(values, start, n)`` -> the numbers of ``n`` neurons, a row for each.
     """
 
     charge: str
@@ -62,6 +63,7 @@ class Parts(NamedTuple):
     after: str
     removed: str
     read: str
+    rows: str
 
 
 def call(name: str, *arguments: Any) -> Any:
@@ -85,7 +87,8 @@ def _call(name: Any, *arguments: Any) -> Any:
     return implementation
 
 
-def _known(name: str, function: Callable[..., Any]) -> str:
+def known(name: str, function: Callable[..., Any]) -> str:
+    """Makes a piece of a function, under this name."""
     _FUNCTIONS[name] = njit(error_model="numpy")(function)
     return name
 
@@ -111,7 +114,7 @@ def name_of(formula: Callable[..., Any], dtype: str) -> str:
     number = numpy.dtype(dtype).type
     constants = tuple(number(c) if isinstance(c, float) else c for c in code.co_consts)
     copy = FunctionType(code.replace(co_consts=constants), formula.__globals__, formula.__name__)
-    return _known(f"{formula.__module__}.{formula.__qualname__}:{stamp:08x}:{dtype}", copy)
+    return known(f"{formula.__module__}.{formula.__qualname__}:{stamp:08x}:{dtype}", copy)
 
 
 def _raw(count: int) -> Callable[[Any], Any]:
@@ -143,7 +146,7 @@ def parts(spec: Spec) -> Parts:
             return one if h > p[THRESHOLD] else zero
         return one if h >= p[THRESHOLD] else zero
 
-    name = _known(f"{spec}.fires", fires)
+    name = known(f"{spec}.fires", fires)
     test = _FUNCTIONS[name]
 
     def charge(v: Any, x: Any, p: Any) -> Any:
@@ -175,19 +178,27 @@ def parts(spec: Spec) -> Parts:
             return p[THRESHOLD]
         return zero
 
-    def read(values: Any, j: int) -> Any:
-        k = j if dense else 0
+    def read(own: Any, j: int) -> Any:
         return (
-            values[0, k], values[1, k], values[2, k], values[3, k],
-            values[4, k], values[5, k], values[6, k], values[7, k],
+            own[0][j], own[1][j], own[2][j], own[3][j], own[4][j], own[5][j], own[6][j], own[7][j],
+        )  # fmt: skip
+
+    def rows(values: Any, start: int, n: int) -> Any:
+        first = start if dense else 0
+        last = first + (n if dense else 1)
+        return (
+            values[0, first:last], values[1, first:last], values[2, first:last],
+            values[3, first:last], values[4, first:last], values[5, first:last],
+            values[6, first:last], values[7, first:last],
         )  # fmt: skip
 
     return Parts(
-        _known(f"{spec}.charge", charge),
+        known(f"{spec}.charge", charge),
         name,
-        _known(f"{spec}.after", after),
-        _known(f"{spec}.removed", removed),
-        _known(f"{spec}.read", read),
+        known(f"{spec}.after", after),
+        known(f"{spec}.removed", removed),
+        known(f"{spec}.read", read),
+        known(f"{spec}.rows", rows),
     )
 
 
@@ -211,4 +222,4 @@ def exponential(dtype: str) -> str:
             found = found * found
         return found
 
-    return _known(f"exponential:{dtype}", function)
+    return known(f"exponential:{dtype}", function)

@@ -21,7 +21,7 @@ from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse.values import number, resting
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, Result, attach
-from tssl_adapters.engine.filter import SynapticCurrent
+from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value, computes
 
@@ -182,9 +182,7 @@ class WrappedLIF(_LIF, norse.LIF):  # type: ignore[misc]
     _tssl_native = norse.LIF
 
     def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
-        chain = self._tssl_settings.rule.chain
-        drive: Tensor = SynapticCurrent.apply(x, state.i, record.minus_leak, chain)  # type: ignore[no-untyped-call]
-        return drive
+        return synaptic_current(self._tssl_settings, x, state.i, record.minus_leak)
 
     def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
         shown, v = (drive, result.states) if self.record_states else (drive[-1], result.state)

@@ -1,0 +1,151 @@
+"""One time step of neighbouring neurons, backward, as a piece for compiled loops.
+
+LLVM vectorises a function of rows reliably, and the same lines within a loop over time only now and
+then.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy
+
+from tssl_adapters.engine.numba_parts import (
+    DECAY,
+    GAIN,
+    THRESHOLD,
+    Spec,
+    call,
+    exponential,
+    known,
+    parts,
+)
+
+
+class BackSpec(NamedTuple):
+    """What a variant of the backward loop is compiled for beside its ``Spec``.
+
+    Attributes:
+        output: whether the output has a gradient.
+        learns: whether sums for the neuron's own numbers are wanted.
+        fallback: whether silent steps emit the smooth fallback.
+        undone: whether the chain goes through the reset.
+        plain: whether it does so in the paper's form, with lambda beside F_v lambda.
+        complete: whether the membrane's adjoint goes through the reset's spike.
+    """
+
+    output: bool
+    learns: bool
+    fallback: bool
+    undone: bool
+    plain: bool
+    complete: bool
+
+
+@cache
+def backward_row(spec: Spec, back: BackSpec) -> str:
+    """Name of the step that takes a row of each tensor to the gradient of its drive.
+
+    ``chain``, ``chain_v``, ``mu_v`` and ``grad_a`` are lambda, F_v lambda, F_v mu and the gradient
+    of the trace, of the step after; the row leaves there what the step before needs. It adds to
+    ``by_...``, the sums for the neuron's own numbers.
+    """
+    number = getattr(numpy, spec.dtype)
+    one, zero, bound, quarter = number(1.0), number(0.0), number(8.0), number(0.25)
+    dense, psc, delayed = spec.dense, spec.psc, spec.timing == "delayed"
+    immediate, both = spec.timing == "immediate", spec.timing == "both"
+    to_value, early = spec.kind == "value", spec.kind == "early"
+    subtracts = spec.kind in ("subtract", "early")
+    late = delayed and spec.kind == "subtract"
+    output, learns, fallback = back.output, back.learns, back.fallback
+    undone, plain, complete = back.undone, back.plain, back.complete
+    charge, fires, _, removed, read, _ = parts(spec)
+    exp = exponential(spec.dtype)
+
+    def row(
+        n: int, own: Any, common: Any, steepest: Any, scale: Any, tau: Any,
+        x_t: Any, v_t: Any, a_t: Any, G_t: Any, c_t: Any,
+        chain: Any, chain_v: Any, mu_v: Any, grad_a: Any,
+        by_decay: Any, by_gain: Any, by_offset: Any, by_threshold: Any, by_value: Any, grad_x: Any,
+    ) -> None:  # fmt: skip
+        share, least = one / tau, quarter / tau
+        left = one - share
+        for j in range(n):
+            p = call(read, own, j) if dense else common
+            v, x = v_t[j], x_t[j]
+            r, h = call(charge, v, x, p)
+            s = call(fires, h, p)
+            R = call(removed, h, p)
+            G = G_t[j] if output else zero
+            if psc:
+                G = G + grad_a[j] * left
+                grad_a[j] = G
+                G = G * share
+            if late:
+                d = h - (v - r * R)
+            elif delayed and to_value:
+                d = h - (one - r) * v
+            elif delayed and early:
+                d = h - (v - r * p[THRESHOLD])
+            else:
+                d = h - v
+            phi = one / d
+            phi = zero if phi < zero else phi
+            phi = steepest if phi > steepest else phi
+            phi = phi * s
+            arriving = G
+            if undone and plain:
+                arriving = G + R * (chain[j] - chain_v[j])
+            elif undone:
+                arriving = G - R * chain_v[j]
+            kept = one - (s - r) if to_value and not delayed else (one - s if to_value else one)
+            lam = chain_v[j] * kept + phi * arriving
+            firing, total = phi * arriving, lam
+            if fallback:
+                y = abs(h - p[THRESHOLD]) * scale
+                y = bound if y > bound else y
+                e = call(exp, y)
+                smooth = G * e / ((one + e) * (one + e)) * scale
+                # By arithmetic: a choice would let LLVM branch around the exponential, and no
+                # longer vectorise.
+                active = s
+                if psc:
+                    active = one if a_t[j] >= least else zero
+                total = active * lam + (one - active) * smooth
+                firing = active * firing + (one - active) * smooth
+            outside = c_t[j]
+            through = mu_v[j] if delayed else mu_v[j] + outside
+            by_spike = -(phi * R) if complete else zero
+            mu = through * kept + by_spike * through
+            if delayed:
+                mu = mu + outside
+            firing = firing + by_spike * through
+            total = total + mu
+            if learns:
+                held = v
+                if to_value and not immediate:
+                    held = (one - r) * v
+                elif early:
+                    held = v - r * p[THRESHOLD]
+                after = chain_v[j] + mu_v[j]
+                if not delayed:
+                    after = after + outside
+                at_threshold = -firing
+                if subtracts and not delayed:
+                    at_threshold = at_threshold - (s - r) * after
+                if subtracts and not immediate:
+                    before = r * p[DECAY] if early else r
+                    at_threshold = at_threshold - before * (lam + mu)
+                by_decay[j] += total * held
+                by_gain[j] += total * x
+                by_offset[j] += total
+                by_threshold[j] += at_threshold
+                by_value[j] += (s - r) * after
+            decay = p[DECAY] * (one - r) if both and to_value else p[DECAY]
+            chain[j] = lam
+            chain_v[j] = lam * decay
+            mu_v[j] = mu * decay
+            grad_x[j] = total * p[GAIN]
+
+    return known(f"{spec}.{back}.row", row)

@@ -1,0 +1,38 @@
+"""Compiled loops on as many threads as torch has: each takes a range of the neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+LEAST = 2**16
+"""Values that a thread must have to do, or else waking it costs more than it saves."""
+LINE = 64
+"""Ranges are multiples of it, so that no two threads write to one line of the cache."""
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="tssl_adapters")
+
+
+def over(loop: Callable[..., None], steps: int, neurons: int, *rest: Any) -> None:
+    """Call ``loop(first, last, steps, neurons, *rest)`` so that all neurons are covered."""
+    threads = min(torch.get_num_threads(), steps * neurons // LEAST)
+    if threads < 2:
+        loop(0, neurons, steps, neurons, *rest)
+        return
+    each = -(-neurons // threads // LINE) * LINE
+    starts = range(each, neurons, each)
+    pool = _pool(torch.get_num_threads() - 1)
+    others = [
+        pool.submit(loop, first, min(first + each, neurons), steps, neurons, *rest)
+        for first in starts
+    ]
+    loop(0, min(each, neurons), steps, neurons, *rest)
+    for other in others:
+        other.result()
