@@ -85,16 +85,21 @@ def test_the_loops_are_the_torch_recursion(
     drive = leaf(BATCH, T, FEATURES)
     state, trace = leaf(*size), leaf(*size) if tau_s > 1 else None
     links = link_size(neuron, rule)
-    link = [leaf(*size) if linked else None for _ in range(links)]
+    linked = linked and links > 0
+    link = leaf(links, *size) if linked else None
     plan = Plan(neuron, rule, tau_s, links, linked, dense, False)
-    tail = (drive.transpose(0, 1), state, trace, *link, *neuron.values())
-    assert fused.why_not(plan, *tail[:3]) is None
-    ours = fused.known(plan, tail[0]).run(*tail)
-    theirs = SequenceFunction.apply(plan, None, *tail)
+    given = (drive.transpose(0, 1), state, trace)
+    assert fused.why_not(plan) is None
+    assert fused.layout(given[0], given[0].shape[1:], *given[1:], neuron.values()) is dense
+    call = fused.Call(plan, fused.spec_of(plan, drive.dtype, dense), True)
+    ours = call.run(*given, link, *neuron.values())
+    links_in = (None,) * links if link is None else link.unbind()
+    theirs = SequenceFunction.apply(plan, None, *given, *links_in, *neuron.values())
+    theirs = (*theirs[:2], torch.stack(theirs[2:])) if links else theirs
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
     weights = [torch.randn(out.shape, dtype=torch.float64) for out in theirs]
-    leaves = [t for t in (drive, state, trace, *link, *neuron.values()[:5]) if torch.is_tensor(t)]
+    leaves = [t for t in (drive, state, trace, link, *neuron.values()[:5]) if torch.is_tensor(t)]
     found, expected = (
         torch.autograd.grad(
             sum((out * w).sum() for out, w in zip(outs, weights, strict=True)),
@@ -138,10 +143,60 @@ def test_wrapped_layers(make: Any, steps: int) -> None:
         out = run(given)
         assert torch.equal(out, expected)
         gradients.append(torch.autograd.grad((out * weight).sum(), given)[0])
-        compiled = [k for k in layer._tssl_settings.reproduces if isinstance(k[0], fused.Spec)]
-        assert len(compiled) == (engine == "numba")
+        assert len(layer._tssl_settings.loops) == (engine == "numba")
+        assert None not in layer._tssl_settings.loops.values()
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
     assert gradients[0].abs().sum() > 0
+
+
+def leaky_steps(**settings: Any) -> Any:
+    snntorch = pytest.importorskip("snntorch")
+    layer = snntorch.Leaky(beta=0.8, learn_beta=True, **settings)
+    return layer, lambda x, mem: layer(x, layer.init_leaky() if mem is None else mem)
+
+
+def leaky_both() -> Any:
+    return leaky_steps(reset_delay=False)
+
+
+def norse_steps() -> Any:
+    layer = pytest.importorskip("norse.torch").LIFCell()
+    return layer, layer
+
+
+def potential(state: Any) -> Tensor:
+    found: Tensor = getattr(state, "v", state)
+    return found
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("make", [leaky_steps, leaky_both, norse_steps])
+def test_steps(make: Any, tau_s: float) -> None:
+    torch.manual_seed(0)
+    x, weight, weight_v = 2.0 * torch.randn(3, 6, 5, 33)
+    results = []
+    # Engines that take turns hand each other's links on.
+    for engines in (("torch",), ("numba",), ("numba", "torch"), ("torch", "torch", "numba")):
+        layer, run = make()
+        tssl_adapters.wrap(layer, engine="numba", tau_s=tau_s)
+        given, state, outputs, states = x.clone().requires_grad_(), None, [], []
+        for t, step in enumerate(given):
+            layer._tssl_settings.engine = engines[t % len(engines)]
+            out, state = run(step, state)
+            outputs.append(out)
+            states.append(potential(state))
+        out, v = torch.stack(outputs), torch.stack(states)
+        loss = (out * weight).sum() + 0.1 * (v[2:] * weight_v[2:]).sum()
+        grads = torch.autograd.grad(loss, [given, *layer.parameters()])
+        results.append((out.detach(), v.detach(), *grads))
+        assert bool(layer._tssl_settings.loops) == ("numba" in engines)
+        assert None not in layer._tssl_settings.loops.values()
+    for other in results[1:]:
+        assert torch.equal(other[0], results[0][0])
+        assert torch.equal(other[1], results[0][1])
+        for found, expected in zip(other[2:], results[0][2:], strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert results[0][2].abs().sum() > 0
 
 
 def test_nothing_is_read_that_was_not_written() -> None:
@@ -152,14 +207,27 @@ def test_nothing_is_read_that_was_not_written() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)
     try:  # torch fills what it allocates with NaN
-        tail = (drive, torch.zeros(BATCH, FEATURES, dtype=torch.float64), None, *neuron.values())
-        out, after, *_ = fused.known(plan, drive).run(*tail)
+        call = fused.Call(plan, fused.spec_of(plan, drive.dtype, False), True)
+        state = torch.zeros(BATCH, FEATURES, dtype=torch.float64)
+        out, after, *_ = call.run(drive, state, None, None, *neuron.values())
         (grad,) = torch.autograd.grad(out.sum() + after.sum(), drive)
     finally:
         torch.use_deterministic_algorithms(False)
     assert out.isfinite().all()
     assert after.isfinite().all()
     assert grad.isfinite().all()
+
+
+def test_variants_of_a_loop_are_kept_apart_on_disk() -> None:
+    neuron = a_neuron("both", "value", False)
+    plan = Plan(neuron, TSSLBP(), 3.0, 0, False, False, False)
+    spec = fused.spec_of(plan, torch.float64, False)
+    names = {
+        fused.forward(variant, keep).__qualname__
+        for variant in (spec, spec._replace(psc=False), spec._replace(strict=False))
+        for keep in (False, True)
+    }
+    assert len(names) == 6
 
 
 def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,4 @@ def _detail(name: str) -> str:
         return f"{missing} is not installed; pip install 'tssl_adapters[fast]'"
     if name == "torch":
         return "every layer, rule, dtype and device"
-    return (
-        "whole sequences of linear neurons, TSSLBP, float32/float64 on the CPU; all else by torch"
-    )
+    return "linear neurons under TSSLBP, float32 and float64 on the CPU; all else by torch"

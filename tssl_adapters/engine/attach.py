@@ -11,7 +11,7 @@ from torch import Tensor
 from tssl_adapters.engine.plan import Plan, Values, link_size
 from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute
-from tssl_adapters.engine.state import Settings, let_go, link_of, tag
+from tssl_adapters.engine.state import Settings, let_go, link_of, packed, tag, unpacked
 from tssl_adapters.engine.step import StepFunction
 from tssl_adapters.errors import LibraryVersionError
 from tssl_adapters.neuron import Neuron
@@ -116,18 +116,21 @@ def attach(
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
     )
-    given = (drive, state, trace, *(link or (None,) * links), *neuron.values())
-    inputs = (plan, values, *given)
     loops = None
-    if sequence and values is None:
-        loops = _compiled(settings, plan, drive, state, trace)
+    if settings.engine == "numba" and values is None and not exposed:
+        loops = _compiled(settings, plan, drive, state, trace, sequence)
     charged, spike, before = None, None, None
     if loops is not None:
-        out, membrane, *new_link = loops.run(*given)
-    elif sequence:
-        out, membrane, *new_link = SequenceFunction.apply(*inputs)
+        out, membrane, *new_link = loops.run(drive, state, trace, packed(link), *neuron.values())
+        if not sequence and neuron.timing != "immediate":
+            before = fires(neuron, state.detach()).detach()
     else:
-        out, membrane, charged, spike, _, before, *new_link = StepFunction.apply(*inputs)
+        parts = unpacked(link) or (None,) * links
+        given = (plan, values, drive, state, trace, *parts, *neuron.values())
+        if sequence:
+            out, membrane, *new_link = SequenceFunction.apply(*given)
+        else:
+            out, membrane, charged, spike, _, before, *new_link = StepFunction.apply(*given)
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None
@@ -146,19 +149,24 @@ def _compiled(
     drive: Tensor,
     state: Tensor,
     trace: Tensor | None,
+    sequence: bool,
 ) -> Call | None:
-    """The sequence for compiled loops, where the layer's engine has them and they round alike."""
-    if settings.engine != "numba":
-        return None
+    """The call for compiled loops, where they know the layer and round as torch does."""
     from tssl_adapters.engine import fused  # which imports numba
 
-    if fused.why_not(plan, drive, state, trace) is not None:
+    neuron = plan.neuron
+    step = drive.shape[1:] if sequence else drive.shape
+    dense = fused.layout(drive, step, state, trace, neuron.values())
+    if dense is None:
         return None
-    call = fused.known(plan, drive)
-    key = (call.spec, plan.keep_states)
-    if key not in settings.reproduces:
-        settings.reproduces[key] = call.rounds_alike(drive, state)
-    return call if settings.reproduces[key] else None
+    key = (
+        neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict, neuron.quantiser,
+        drive.dtype, dense, sequence, plan.keep_states,
+    )  # fmt: skip
+    if key not in settings.loops:
+        settings.loops[key] = fused.specialised(plan, drive, state, dense, sequence)
+    spec = settings.loops[key]
+    return None if spec is None else fused.Call(plan, spec, sequence)
 
 
 class _Call(NamedTuple):

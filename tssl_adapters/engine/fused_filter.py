@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine import numba_filter
-from tssl_adapters.engine.fused import plain, spread
+from tssl_adapters.engine.fused import plain, spread, spreads
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.threads import over
 from tssl_adapters.neuron import Value
@@ -20,7 +20,7 @@ def fits(drive: Tensor, current: Tensor, k: Value) -> bool:
         isinstance(k, float)
         and plain(drive)
         and current.dtype == drive.dtype
-        and torch.broadcast_shapes(current.shape, drive.shape[1:]) == drive.shape[1:]  # type: ignore[no-untyped-call]
+        and spreads(current.shape, drive.shape[1:])
     )
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy
-from numba import carray, njit
+from numba import carray
 
+from tssl_adapters.engine.numba_compile import compiled
 from tssl_adapters.engine.numba_parts import pointer
 
 BLOCK = 1024
 """Neurons that are held at once: their currents stay in the fastest cache."""
-
-_compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 
 @cache
@@ -24,7 +23,7 @@ def forward(dtype: str) -> Callable[..., None]:
     """
     number = getattr(numpy, dtype)
 
-    @_compiled
+    @compiled("forward", dtype)
     def loop(
         first: int, last: int, steps: int, neurons: int, minus_leak: float,
         drive_at: int, current_at: int, out_at: int,
@@ -53,7 +52,7 @@ def backward(dtype: str) -> Callable[..., None]:
     """Compile the adjoint of :func:`forward`: ``grad_out [T, N]`` gives ``grad_drive [T, N]``."""
     number = getattr(numpy, dtype)
 
-    @_compiled
+    @compiled("backward", dtype)
     def loop(
         first: int, last: int, steps: int, neurons: int, minus_leak: float,
         grad_out_at: int, grad_drive_at: int,

@@ -15,16 +15,15 @@ from functools import cache
 
 import llvmlite.binding
 import numpy
-from numba import carray, njit
+from numba import carray
 
+from tssl_adapters.engine.numba_compile import compiled
 from tssl_adapters.engine.numba_parts import ROWS, Spec, call, parts, pointer
 from tssl_adapters.engine.numba_rows import BackSpec, backward_row
 
 # A loop over ten arrays is vectorised behind a check that none overlaps another; LLVM's own limit
 # of eight comparisons would leave it scalar, several times slower.
 llvmlite.binding.set_option("", "--runtime-memory-check-threshold=256")
-
-_compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 
 @cache
@@ -38,7 +37,7 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
     dense, psc = spec.dense, spec.psc
     charge, fires, reset, _, read, rows = parts(spec)
 
-    @_compiled
+    @compiled("forward", spec, keep)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int, out_at: int, after_at: int,
@@ -89,23 +88,25 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
 def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
     """Compile the backward pass, which computes the forward pass of a block anew.
 
-    ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after`` like ``after``, and
-    ``link_in [3, N]``, lambda, F_v lambda and F_v mu of the call after (0 where there is none),
-    give ``grad_drive [T, N]``, ``link_out [3, N]``, ``grad_trace [N]`` and ``sums [5, N]``, the
-    last added to what is there.
+    ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after [N]``, or ``[T, N]`` with
+    time steps ``stride`` apart, and ``link [2 or 3, N]``, lambda, F_v lambda and, with a delayed
+    reset, F_v mu of the call after (each of them none at 0), give ``grad_drive [T, N]``,
+    ``grad_trace [N]``, ``sums [5, N]``, and the link's two first rows and F_v mu of this call,
+    ``chain_out [2, N]`` and ``mu_out [N]``, which may lie where the link lay.
     """
     number = getattr(numpy, spec.dtype)
     zero, dense, psc, learns = number(0.0), spec.dense, spec.psc, back.learns
+    delayed = spec.timing == "delayed"
     charge, fires, reset, _, read, rows = parts(spec)
     step_back = backward_row(spec, back)
 
-    @_compiled
+    @compiled("backward", spec, back)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         max_slope: float, width: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int,
-        grad_out_at: int, pace: int, grad_after_at: int, stride: int, link_in_at: int,
-        grad_drive_at: int, link_out_at: int, grad_trace_at: int, sums_at: int,
+        grad_out_at: int, pace: int, grad_after_at: int, stride: int, link_at: int,
+        grad_drive_at: int, chain_out_at: int, mu_out_at: int, grad_trace_at: int, sums_at: int,
     ) -> None:  # fmt: skip
         drive = carray(pointer(drive_at), steps * neurons, number)
         state = carray(pointer(state_at), neurons, number)
@@ -113,9 +114,10 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
         values = carray(pointer(values_at), (ROWS, neurons if dense else 1), number)
         grad_out = carray(pointer(grad_out_at), steps * neurons, number)
         grad_after = carray(pointer(grad_after_at), steps * neurons, number)
-        link_in = carray(pointer(link_in_at), 3 * neurons, number)
+        link = carray(pointer(link_at), 3 * neurons, number)
         grad_drive = carray(pointer(grad_drive_at), steps * neurons, number)
-        link_out = carray(pointer(link_out_at), 3 * neurons, number)
+        chain_out = carray(pointer(chain_out_at), 2 * neurons, number)
+        mu_out = carray(pointer(mu_out_at), neurons, number)
         grad_trace = carray(pointer(grad_trace_at), neurons, number)
         sums = carray(pointer(sums_at), 5 * neurons, number)
         tau, steepest, scale = number(tau_s), number(max_slope), number(1.0 / width)
@@ -138,9 +140,9 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
                 potentials[0, j] = state[start + j]
                 grad_a[j] = zero
             for j in range(n):
-                chain[j] = link_in[start + j] if link_in_at else zero
-                chain_v[j] = link_in[neurons + start + j] if link_in_at else zero
-                mu_v[j] = link_in[2 * neurons + start + j] if link_in_at else zero
+                chain[j] = link[start + j] if link_at else zero
+                chain_v[j] = link[neurons + start + j] if link_at else zero
+                mu_v[j] = link[2 * neurons + start + j] if link_at and delayed else zero
             if psc:
                 for j in range(n):
                     currents[0, j] = trace[start + j] if trace_at else zero
@@ -158,7 +160,7 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
             for t in range(steps - 1, -1, -1):
                 at, paced = t * neurons + start, t * pace + start
                 c_t, after_t = none, t * stride + start
-                if stride or t == steps - 1:
+                if grad_after_at and (stride or t == steps - 1):
                     c_t = grad_after[after_t : after_t + n]
                 call(
                     step_back, n, own, common, steepest, scale, tau, drive[at : at + n],
@@ -177,9 +179,11 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
                 by_decay[:n], by_gain[:n], by_offset[:n] = zero, zero, zero
                 by_threshold[:n], by_value[:n] = zero, zero
             for j in range(n):
-                link_out[start + j] = chain[j]
-                link_out[neurons + start + j] = chain_v[j]
-                link_out[2 * neurons + start + j] = mu_v[j]
+                chain_out[start + j] = chain[j]
+                chain_out[neurons + start + j] = chain_v[j]
+            if mu_out_at:
+                for j in range(n):
+                    mu_out[start + j] = mu_v[j]
             if psc and trace_at:
                 for j in range(n):
                     grad_trace[start + j] = grad_a[j] * left

@@ -43,14 +43,12 @@ def first_order(backward: Backward) -> Backward:
 
     @wraps(backward)
     def guarded(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        again = torch.is_grad_enabled()
-        functional = torch._C._are_functorch_transforms_active()
-        if again and not functional:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        if not torch._C._are_functorch_transforms_active():
             raise RuntimeError(_TWICE)
         with torch.no_grad():
             found = backward(ctx, *grads)
-        if not again:
-            return found
         anchors = [t for t in (*ctx.saved_tensors, *grads) if t is not None]
         tensors = [grad for grad in found if grad is not None]
         refusing = iter(_Refuse.apply(len(tensors), *tensors, *anchors))  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.sequence import next_trace
-from tssl_adapters.engine.state import Settings, link_at, link_of, tag
+from tssl_adapters.engine.state import Settings, link_at, link_of, tag, unpacked
 from tssl_adapters.neuron import ByFormula, LinearCharge, Neuron, Reset, Value
 
 Charge: TypeAlias = Callable[[Tensor], Tensor]
@@ -115,7 +115,7 @@ def held_back(
     links: tuple[Tensor, ...] = ()
     own = link_at(result.state)
     if own and after.requires_grad:
-        before = () if fresh else link_of(settings, state, len(own))
+        before = () if fresh else unpacked(link_of(settings, state, len(own)))
         # Without a link both chains are the potential's own adjoint: the second carries it.
         before = before or (torch.zeros_like(state), state)
         stays = held.detach()

@@ -36,8 +36,9 @@ class Settings:
     """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant, and
     the engine that it may use.
 
-    The rest is remembered between calls: whether a lost link was warned of, and where the record
-    reproduces the library.
+    The rest is remembered between calls: whether a lost link was warned of, where the record
+    reproduces the library, what compiled loops there are for it, and the record itself where an
+    adapter keeps it.
     """
 
     path: str
@@ -46,9 +47,11 @@ class Settings:
     engine: str = "torch"
     warned: bool = field(default=False, compare=False)
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
+    loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    record: Any = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "reproduces": {}}
+        return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None}
 
 
 class Tag:
@@ -130,7 +133,7 @@ def hand_over(source: Tensor, target: Tensor, reached: Tensor) -> Tensor:
     """
     found = _tag_of(source)
     assert found is not None
-    link = found.link if target.requires_grad else ()
+    link = unpacked(found.link) if target.requires_grad else ()
     if link:
         link = (link[0], link[1] + reached, *link[2:])
     tag(target, link, found.trace)
@@ -152,13 +155,25 @@ def _tag_of(state: Tensor) -> Tag | None:
 def link_at(state: Tensor) -> tuple[Tensor, ...]:
     """The link of a state that a step has just made."""
     found = _tag_of(state)
-    return () if found is None else found.link
+    return () if found is None else unpacked(found.link)
+
+
+def unpacked(link: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A link as torch's functions take it: a tensor for each of its parts."""
+    return link[0].unbind() if len(link) == 1 else link
+
+
+def packed(link: tuple[Tensor, ...]) -> Tensor | None:
+    """A link as compiled functions take it: its parts in one tensor."""
+    if not link:
+        return None
+    return link[0] if len(link) == 1 else torch.stack(link)
 
 
 def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
-    """The link of a state that came from outside, of ``size`` tensors; empty where there is none.
+    """The link of a state that came from outside, of ``size`` parts; empty where there is none.
 
-    Warns once a layer where the state has a graph but no link.
+    The parts may come in one tensor. Warns once a layer where the state has a graph but no link.
     """
     if state.grad_fn is None:
         # A leaf that is recomputed during a backward pass stands for a state with a graph.
@@ -166,7 +181,7 @@ def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
             return ()
     else:
         found = _tag_of(state)
-        if found is not None and len(found.link) == size and found.grad_fn is state.grad_fn:
+        if found is not None and found.grad_fn is state.grad_fn and _parts(found.link) == size:
             return found.link
     if not settings.warned:
         settings.warned = True
@@ -181,6 +196,10 @@ def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
             stacklevel=_above_us(),
         )
     return ()
+
+
+def _parts(link: tuple[Tensor, ...]) -> int:
+    return link[0].shape[0] if len(link) == 1 else len(link)
 
 
 def _above_us() -> int:

@@ -22,7 +22,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def over(loop: Callable[..., None], steps: int, neurons: int, *rest: Any) -> None:
     """Call ``loop(first, last, steps, neurons, *rest)`` so that all neurons are covered."""
-    threads = min(torch.get_num_threads(), steps * neurons // LEAST)
+    threads = steps * neurons // LEAST
+    if threads > 1:
+        threads = min(torch.get_num_threads(), threads)
     if threads < 2:
         loop(0, neurons, steps, neurons, *rest)
         return

@@ -117,7 +117,7 @@ class _Layer(Wrapped):
         settings = self._tssl_settings
         sequence = isinstance(self, SNN)
         state = self.state_fallback(x) if given is None else given
-        record: _Record = self._tssl_record()
+        record = self._tssl_known_record()
         drive = self._tssl_drive(x, state, record)
 
         def run(x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
@@ -145,6 +145,19 @@ class _Layer(Wrapped):
     def _tssl_record(self: Any) -> _Record:
         """What ``p`` and ``dt`` make of the layer now."""
         raise NotImplementedError
+
+    def _tssl_known_record(self: Any) -> _Record:
+        """The record, made anew only where something that it is made of has changed."""
+        settings, p = self._tssl_settings, self.p
+        numbers = (self.dt, *map(number, p))
+        if settings.record is not None:
+            of, known, record = settings.record
+            if of is p and known == numbers:
+                return record  # type: ignore[no-any-return]
+        record = self._tssl_record()
+        plain = not any(isinstance(value, Tensor) for value in numbers)
+        settings.record = (p, numbers, record) if plain else None
+        return record  # type: ignore[no-any-return]
 
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
         """What charges the membrane."""

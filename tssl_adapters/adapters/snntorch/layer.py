@@ -169,7 +169,7 @@ class Layer(Wrapped):
         )
         after = {**others, "mem": result.state}
         if result.before is not None:
-            self.reset = result.before
+            _leave(self, "reset", result.before)
         out = self._tssl_scaled(result.out, graded)
         # The layer's own feedback is the spike, whatever it emits.
         self._tssl_keep(after, self._tssl_scaled(result.fired, graded) if split else out)
@@ -180,7 +180,7 @@ class Layer(Wrapped):
     def _tssl_keep(self, after: States, spikes: Tensor) -> None:
         """Leave on the layer what the library leaves there."""
         for name in self._tssl_states:
-            setattr(self, name, spikes if name == "spk" else after[name])
+            _leave(self, name, spikes if name == "spk" else after[name])
 
     def _tssl_natively(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         """The library's spikes and states."""
@@ -217,8 +217,7 @@ class Layer(Wrapped):
     def _tssl_graded(self: Any) -> bool:
         """Whether the output spikes are scaled; looked up where that costs nothing."""
         factor = self.graded_spikes_factor
-        known = factor.ndim == 0 and factor.device.type == "cpu" and not factor.requires_grad
-        return not known or factor.item() != 1.0
+        return factor.requires_grad or not at_hand(factor) or factor.item() != 1.0
 
     def _tssl_neuron(self: Any, states: States) -> Neuron:
         charge = self._tssl_charge_from(states)
@@ -263,6 +262,19 @@ class Layer(Wrapped):
             return state
         quantised: Tensor = self.state_quant(state)
         return quantised
+
+
+def at_hand(number: Tensor) -> bool:
+    """Whether looking at a number costs nothing."""
+    return number.ndim == 0 and number.device.type == "cpu"
+
+
+def _leave(layer: Any, name: str, state: Tensor) -> None:
+    """Leave a state on a layer; torch's own way takes several times as long, and every step."""
+    if name in layer._buffers:
+        layer._buffers[name] = state
+    else:
+        object.__setattr__(layer, name, state)
 
 
 def setting_problem(layer: Any) -> str | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters.base import eager
-from tssl_adapters.adapters.snntorch.layer import RESETS, Layer, States, bound_reset
+from tssl_adapters.adapters.snntorch.layer import RESETS, Layer, States, at_hand, bound_reset
 from tssl_adapters.neuron import LinearCharge, Never, Value, computes
 
 
@@ -40,7 +40,10 @@ class _Leaking(Layer):
 
     @classmethod
     def _tssl_charge(cls, layer: Any) -> LinearCharge:
-        beta = layer.beta.clamp(0, 1)
+        beta = layer.beta
+        # An operation a step saved, where looking costs nothing.
+        if beta.requires_grad or not at_hand(beta) or not 0.0 <= beta.item() <= 1.0:
+            beta = beta.clamp(0, 1)
         return LinearCharge(beta, 1.0, 0.0, _leaky_charge, (beta,))
 
 
