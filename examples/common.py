@@ -1,46 +1,53 @@
-"""What the three training scripts share: options, the training loop, checkpoints, the log.
+"""What the three training scripts share: options, progress on the terminal, the log.
 
-Networks map ``[T, batch, 1, height, width]`` to ``[T, batch, 10]``.
+The set-up and the loop are the benchmark's, tssl_adapters.bench. Networks map
+``[T, batch, 1, height, width]`` to ``[T, batch, 10]``.
 """
 
 import argparse
 import json
 import math
-import os
 import signal
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import images
 import torch
-import torch.nn.functional as F
-from images import Data
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tssl_adapters import losses, rules
+from tssl_adapters import rules
+from tssl_adapters.bench.data import Data, load
+from tssl_adapters.bench.method import FEWEST_STEPS, TAU_M, SumPool2d, encode, init_weights
+from tssl_adapters.bench.networks.connections import hidden_sizes
+from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.trainer import (
+    CheckpointError,
+    Forward,
+    InterruptedRunError,
+    Observer,
+    Progress,
+    Record,
+    Trainer,
+    describe,
+)
+
+__all__ = [
+    "NUM_CLASSES",
+    "TAU_M",
+    "Record",
+    "SumPool2d",
+    "chosen_rule",
+    "encode",
+    "hidden_sizes",
+    "init_weights",
+    "load_data",
+    "parse_args",
+    "train",
+]
 
 NUM_CLASSES = 10
-TAU_M = 5.0
-PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, which the authors use for every data set
-MAX_WEIGHT = 4.0
-MAX_GRADIENT_NORM = 1.0
-MEAN_LOSS = "cross-entropy"  # the others are summed over the batch, as the authors do
-FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3}  # in which the targets differ
-
-# What a run computes depends on these: a checkpoint goes on only under its own.
-SETTINGS = (
-    "library", "data", "rule", "tau_s", "network", "loss", "time_steps", "batch_size", "lr",
-    "seed", "limit",
-)  # fmt: skip
-
-Forward = Callable[[nn.Module, Tensor], Tensor]
-Record = dict[str, Any]
 
 
 # Options
@@ -156,7 +163,7 @@ def _complete(args: argparse.Namespace, library: str, network: str | None) -> No
         raise ValueError("--network cnn needs images of 28 x 28; digits are 8 x 8")
     if args.network not in ("cnn", network):
         hidden_sizes(args.network)
-    args.library = library
+    args.library, args.schedule = library, "constant"
     args.loss = args.loss or ("kernel" if args.tau_s > 1 else "cross-entropy")
     if args.time_steps < FEWEST_STEPS[args.loss]:
         raise ValueError(f"--loss {args.loss} needs --time-steps {FEWEST_STEPS[args.loss]} or more")
@@ -182,110 +189,14 @@ def chosen_rule(
 
 
 def load_data(args: argparse.Namespace) -> Data:
-    """The chosen data set, on the chosen device; ends the program where it is not to be found."""
+    """The chosen data set; ends the program where it is not to be found."""
     try:
-        data = images.load(args.data, args.data_dir)
+        return load(args.data, args.data_dir, args.time_steps, args.limit)
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
-    return Data(*(tensor[: args.limit].to(args.device) for tensor in data))
-
-
-def encode(pixels: Tensor, num_steps: int, tau_s: float) -> Tensor:
-    """Repeat pixels ``[batch, ...]`` over T steps and filter them: ``[T, batch, ...]`` floats."""
-    pixels = (pixels / 255 - PIXEL_MEAN) / PIXEL_DEVIATION
-    return losses.psc(pixels.expand(num_steps, *pixels.shape), tau_s)
-
-
-# Network parts
-
-
-def hidden_sizes(network: str) -> list[int]:
-    """The layer sizes in a name such as 400-400."""
-    sizes = network.split("-")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ValueError(f"--network must be cnn or sizes such as 400-400, not {network}")
-    return [int(size) for size in sizes]
-
-
-class SumPool2d(nn.Module):
-    """Sum over 2 x 2 pixels, times 1.1, as the authors pool: ``[..., channels, height, width]``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Halve height and width."""
-        pooled = F.avg_pool2d(x.flatten(0, 1), kernel_size=2, divisor_override=1)
-        return 1.1 * pooled.unflatten(0, x.shape[:2])
-
-
-def init_weights(model: nn.Module, seed: int) -> None:
-    """Draw the weights as the authors do, the same in each library for the same ``seed``."""
-    torch.manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.Conv2d):
-            module.reset_parameters()
 
 
 # Training
-
-
-def batch_loss(name: str, output: Tensor, labels: Tensor, tau_s: float) -> Tensor:
-    """The loss of a batch: its mean for cross-entropy, summed as the authors do for the others."""
-    num_steps = len(output)
-    if name == "kernel":
-        target = losses.target_spike_train(labels, num_steps, NUM_CLASSES)
-        return losses.psc_kernel_loss(output, target, tau_s)
-    if name == "count":
-        counts = losses.target_spike_counts(labels, NUM_CLASSES, wanted=num_steps - 1, others=1)
-        return losses.spike_count_loss(output, counts)
-    return F.cross_entropy(output.sum(0), labels)
-
-
-@dataclass
-class Progress:
-    """How far a run has come; the sums are those of the epoch in progress."""
-
-    epoch: int = 0
-    batch: int = 0
-    samples: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
-    best: float = 0.0
-
-
-class SpikeRate:
-    """Mean number of spikes per neuron and step of all spiking layers, from what they emit."""
-
-    def __init__(self, model: nn.Module, neuron: type[nn.Module], tau_s: float) -> None:
-        self.tau_s, self.spikes, self.steps = tau_s, 0.0, 0
-        self.layers = [module for module in model.modules() if isinstance(module, neuron)]
-        self.emitted: dict[nn.Module, list[Tensor]] = {layer: [] for layer in self.layers}
-
-    def __enter__(self) -> "SpikeRate":
-        self.hooks = [layer.register_forward_hook(self._record) for layer in self.layers]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _record(self, layer: nn.Module, _: object, output: Any) -> None:
-        self.emitted[layer].append(output[0] if isinstance(output, tuple) else output)
-
-    def end_sequence(self, num_steps: int) -> None:
-        """Count the spikes of one forward pass, made in one call or in ``num_steps``."""
-        for outputs in self.emitted.values():
-            psc = torch.cat(outputs).unflatten(0, (num_steps, -1))
-            # s[t] = tau_s a[t] - (tau_s - 1) a[t-1], summed over t.
-            self.spikes += (psc.sum() + (self.tau_s - 1) * psc[-1].sum()).item()
-            self.steps += psc.numel()
-            outputs.clear()
-
-    @property
-    def rate(self) -> float:
-        """Spikes per neuron and step, 0 to 1."""
-        return self.spikes / self.steps
 
 
 class Interrupt:
@@ -306,162 +217,60 @@ class Interrupt:
         self.pressed = True
 
 
-class Trainer:
-    """One run: a model, its optimizer, and how far they have come, all kept in the checkpoint."""
+class Terminal(Observer):
+    """A progress bar an epoch, a line after it, and one in the log."""
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        model: nn.Module,
-        forward: Forward,
-        data: Data,
-        neuron: type[nn.Module],
-    ) -> None:
-        self.args, self.forward, self.data, self.neuron = args, forward, data, neuron
-        self.model = model.to(args.device)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-        self.order = torch.Generator().manual_seed(args.seed)
-        self.progress = Progress()
+    def __init__(self, args: argparse.Namespace, interrupt: Interrupt) -> None:
+        self.args, self.interrupt = args, interrupt
+        self.bar: tqdm | None = None
 
-    def fit(self) -> list[Record]:
-        """Train up to ``args.epochs`` epochs; the records of those trained now."""
-        records = []
-        with Interrupt() as interrupt:
-            while self.progress.epoch < self.args.epochs:
-                self._train_epoch(interrupt)
-                records.append(self._end_epoch())
-        return records
-
-    def _train_epoch(self, interrupt: Interrupt) -> None:
-        epoch_start = self.order.get_state()
-        batches = torch.randperm(len(self.data.train_labels), generator=self.order)
-        batches = batches.to(self.args.device).split(self.args.batch_size)
-        bar = tqdm(
-            batches[self.progress.batch :],
-            desc=f"epoch {self.progress.epoch + 1}/{self.args.epochs}",
-            initial=self.progress.batch,
-            total=len(batches),
-            unit="batch",
-            leave=False,
-            disable=True if self.args.quiet else None,  # None: where there is no terminal
+    def batch(self, progress: Progress, num_batches: int) -> None:
+        if self.bar is None:
+            self.bar = tqdm(
+                desc=f"epoch {progress.epoch + 1}/{self.args.epochs}",
+                initial=progress.batch - 1,
+                total=num_batches,
+                unit="batch",
+                leave=False,
+                disable=True if self.args.quiet else None,  # None: where there is no terminal
+            )
+        self.bar.set_postfix(
+            loss=f"{progress.loss / progress.samples:.3f}",
+            accuracy=f"{progress.correct / progress.samples:.1%}",
+            refresh=False,
         )
-        self.model.train()
-        with bar:
-            for batch in bar:
-                self._train_batch(batch)
-                bar.set_postfix(
-                    loss=f"{self.progress.loss / self.progress.samples:.3f}",
-                    accuracy=f"{self.progress.correct / self.progress.samples:.1%}",
-                    refresh=False,
-                )
-                if interrupt.pressed:
-                    self.save(epoch_start)
-                    path = self.args.checkpoint
-                    raise SystemExit(f"interrupted; --resume goes on from {path}")
+        self.bar.update()
 
-    def _train_batch(self, batch: Tensor) -> None:
-        """One step of the optimizer, and its part in the epoch's sums."""
-        started = time.perf_counter()
-        labels = self.data.train_labels[batch]
-        output = self._run(self.data.train_images[batch])
-        loss = batch_loss(self.args.loss, output, labels, self.args.tau_s)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        with torch.no_grad():
-            for weight in self.model.parameters():
-                weight.clamp_(-MAX_WEIGHT, MAX_WEIGHT)
-        self.progress.batch += 1
-        self.progress.samples += len(batch)
-        self.progress.loss += loss.item() * (len(batch) if self.args.loss == MEAN_LOSS else 1)
-        self.progress.correct += self._num_correct(output, labels)
-        self.progress.seconds += time.perf_counter() - started
-
-    def _run(self, pixels: Tensor) -> Tensor:
-        return self.forward(self.model, encode(pixels, self.args.time_steps, self.args.tau_s))
-
-    @staticmethod
-    def _num_correct(output: Tensor, labels: Tensor) -> int:
-        return int((output.sum(0).argmax(1) == labels).sum())
-
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Accuracy on the test set, and the spike rate there."""
-        self.model.eval()
-        correct = 0
-        with SpikeRate(self.model, self.neuron, self.args.tau_s) as spikes:
-            for pixels, labels in zip(
-                self.data.test_images.split(500), self.data.test_labels.split(500), strict=True
-            ):
-                correct += self._num_correct(self._run(pixels), labels)
-                spikes.end_sequence(self.args.time_steps)
-        return correct / len(self.data.test_labels), spikes.rate
-
-    def _end_epoch(self) -> Record:
-        test_accuracy, spike_rate = self.evaluate()
-        args, done = self.args, self.progress
-        self.progress = Progress(done.epoch + 1, best=max(done.best, test_accuracy))
-        record = {
-            "library": args.library,
-            "library_version": version(args.library),
-            "rule": args.rule,
-            "tau_s": args.tau_s,
-            "data": args.data,
-            "network": args.network,
-            "seed": args.seed,
-            "epoch": self.progress.epoch,
-            "train_loss": done.loss / done.samples,
-            "train_accuracy": done.correct / done.samples,
-            "test_accuracy": test_accuracy,
-            "seconds": done.seconds,
-            "spike_rate": spike_rate,
-        }
-        if args.log:
-            args.log.parent.mkdir(parents=True, exist_ok=True)
-            with args.log.open("a") as log:
+    def epoch(self, record: Record, best: float) -> None:
+        self.close()
+        if self.args.log:
+            self.args.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.args.log.open("a") as log:
                 log.write(json.dumps(record) + "\n")
-        self.save(self.order.get_state())
-        if not args.quiet:
-            print(_report(record, args.epochs, self.progress.best), flush=True)
-        return record
+        if not self.args.quiet:
+            print(describe(record, self.args.epochs, best), flush=True)
 
-    def save(self, order: Tensor) -> None:
-        """Write the checkpoint in one piece; ``order`` draws the order of the current epoch."""
-        checkpoint = {
-            "settings": {name: getattr(self.args, name) for name in SETTINGS},
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
-            "order": order,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
-        }
-        path: Path = self.args.checkpoint
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.part")
-        torch.save(checkpoint, unfinished)
-        os.replace(unfinished, path)
+    def stops(self) -> bool:
+        return self.interrupt.pressed
 
-    def load(self) -> None:
-        """Go on where the checkpoint was written."""
-        path = self.args.checkpoint
-        if not path.is_file():
-            raise SystemExit(f"error: no checkpoint at {path} to resume")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        for name, value in checkpoint["settings"].items():
-            if value != getattr(self.args, name):
-                option = f"--{name.replace('_', '-')}"
-                raise SystemExit(
-                    f"error: {path} was made with {option} {value}, not {getattr(self.args, name)}"
-                )
-        self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.progress = Progress(**checkpoint["progress"])
-        self.order.set_state(checkpoint["order"])
-        torch.set_rng_state(checkpoint["random"])
-        if self.args.device.startswith("cuda"):
-            torch.cuda.set_rng_state_all(checkpoint["random_cuda"])
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def make_trainer(
+    args: argparse.Namespace,
+    model: nn.Module,
+    forward: Forward,
+    data: Data,
+    neuron: type[nn.Module],
+    observer: Observer | None = None,
+) -> Trainer:
+    """The benchmark's trainer, under the options of the command line."""
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    return Trainer(settings, model, forward, data, neuron, args.checkpoint, args.device, observer)
 
 
 def train(
@@ -476,18 +285,18 @@ def train(
     ``forward(model, x)`` runs the network over ``x`` ``[T, batch, 1, height, width]`` from rest and
     returns what the output layer emits, ``[T, batch, 10]``.
     """
-    trainer = Trainer(args, model, forward, data, neuron)
-    if args.resume:
-        trainer.load()
-        if not args.quiet:
-            print(f"resuming after {trainer.progress.epoch} of {args.epochs} epochs")
-    return trainer.fit()
-
-
-def _report(record: Record, epochs: int, best: float) -> str:
-    return (
-        f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  "
-        f"train {record['train_accuracy']:.2%}  test {record['test_accuracy']:.2%} "
-        f"(best {best:.2%})  spikes {record['spike_rate']:.3f} a step  "
-        f"{record['seconds']:.1f} s"
-    )
+    with Interrupt() as interrupt:
+        terminal = Terminal(args, interrupt)
+        trainer = make_trainer(args, model, forward, data, neuron, terminal)
+        try:
+            if args.resume:
+                trainer.load()
+                if not args.quiet:
+                    print(f"resuming after {trainer.progress.epoch} of {args.epochs} epochs")
+            return trainer.fit()
+        except CheckpointError as error:
+            raise SystemExit(f"error: {error}") from None
+        except InterruptedRunError as error:
+            raise SystemExit(f"interrupted; --resume goes on from {error}") from None
+        finally:
+            terminal.close()

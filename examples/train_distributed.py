@@ -9,7 +9,6 @@ averaged as natively, so that N processes with batches of B images train as one 
 import argparse
 import os
 
-import images
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import tssl_adapters
+from tssl_adapters.bench.data import Data, load
 
 
 def build_network(num_pixels: int, tau_s: float) -> nn.Module:
@@ -58,7 +58,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: images.Data, args: argparse.Namespace) -> float:
+def accuracy(model: nn.Module, data: Data, args: argparse.Namespace) -> float:
     """On all test images."""
     counts = spike_counts(model, data.test_images.to(args.device), args.time_steps)
     return float((counts.argmax(1).cpu() == data.test_labels).float().mean())
@@ -79,7 +79,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     dist.init_process_group("nccl" if cuda else "gloo")
     args.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else "cpu"
-    data = images.load(args.data)
+    data = load(args.data, None, args.time_steps)
     model = build_network(data.num_pixels, args.tau_s).to(args.device)
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=5e-4)

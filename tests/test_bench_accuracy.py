@@ -1,0 +1,262 @@
+"""``bench accuracy``: the grid, its files, going on; rules differ in the gradient alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import norse.torch as norse
+import pytest
+import snntorch
+import torch
+import train_with_norse
+import train_with_snntorch
+import train_with_spikingjelly
+import yaml
+from bench_cases import LOG_KEYS, accuracy, lines, results, settings
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+
+import tssl_adapters
+from tssl_adapters.bench import data, networks, rules, runs
+from tssl_adapters.bench.experiment import Experiment
+from tssl_adapters.bench.method import batch_loss, encode
+from tssl_adapters.bench.networks import connections
+from tssl_adapters.bench.runs import Job
+from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
+
+every_library = pytest.mark.parametrize("library", networks.LIBRARIES)
+both_tau_s = pytest.mark.parametrize("tau_s", [1.0, 3.0])
+
+
+# Networks and rules
+
+
+@both_tau_s
+@every_library
+def test_rules_have_one_forward_and_one_start(library: str, tau_s: float) -> None:
+    """The same weights, and the same output bit for bit; not all the same gradient."""
+    samples = data.load("digits", None, 5, limit=20)
+    x = encode(samples.train_images, 5, tau_s)
+    found = {}
+    for rule in filter(lambda rule: rules.has(library, rule), rules.RULES):
+        network = runs.network(settings(library=library, rule=rule, tau_s=tau_s), samples)
+        output = network.forward(network.model, x)
+        batch_loss("count", output, samples.train_labels, tau_s).backward()
+        found[rule] = output, [(weight, weight.grad) for weight in network.model.parameters()]
+    first_output, first_weights = found["native"]
+    assert first_output.abs().sum() > 0
+    gradients = set()
+    for output, weights in found.values():
+        assert torch.equal(output, first_output)
+        for (weight, _), (first, _) in zip(weights, first_weights, strict=True):
+            assert torch.equal(weight, first)
+        gradients.add(tuple(f"{gradient.norm():.4g}" for _, gradient in weights))
+    # Equal by their formulas: snnTorch's default is its arctan, Norse's its fast sigmoid;
+    # detached or not, each is one of the two settings of the reset; without a potential between
+    # spike and reset, TSSL-BP's chain is its reset term at tau_s = 1.
+    same = 2 if library == "snntorch" else 1 + (library == "norse")
+    assert len(gradients) == len(found) - same - (tau_s == 1)
+
+
+@pytest.mark.parametrize(
+    ("library", "by_hand"),
+    [
+        ("snntorch", train_with_snntorch.arctan_derivative),
+        ("spikingjelly", train_with_spikingjelly.sigmoid_derivative),
+        ("norse", train_with_norse.superspike_derivative),
+    ],
+)
+def test_derivative_is_taken_from_the_library(library: str, by_hand) -> None:  # type: ignore[no-untyped-def]
+    x = torch.linspace(-2, 2, 41)
+    slope = networks.derivative(networks.library(library).SURROGATES["native"])
+    torch.testing.assert_close(slope(x), by_hand(x))
+
+
+@pytest.mark.parametrize(
+    ("library", "layer"),
+    [("snntorch", snntorch.Leaky), ("spikingjelly", neuron.LIFNode), ("norse", norse.LIFBoxCell)],
+)
+def test_native_is_the_library_untouched(library: str, layer: type) -> None:
+    """At tau_s = 1; above it, the library's surrogate is the rule of the same neurons."""
+    samples = data.load("digits", None, 5, limit=20)
+    plain = runs.network(settings(library=library, rule="native"), samples)
+    assert not tssl_adapters.is_wrapped(plain.model)
+    assert plain.neuron is layer
+    wrapped = runs.network(settings(library=library, rule="native", tau_s=3.0), samples)
+    rows = [row for row in tssl_adapters.inspect(wrapped.model) if row.status == "wrapped"]
+    assert len(rows) == 2
+    assert all("SurrogateGradient" in row.detail and "tau_s=3" in row.detail for row in rows)
+
+
+def test_norse_has_no_arctan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert accuracy(tmp_path, "--libraries norse --rules arctan,tsslbp --seeds 1 --epochs 1") == 0
+    assert [line["rule"] for line in results(tmp_path)] == ["tsslbp"]
+    with pytest.raises(rules.UnknownRuleError, match="norse has no arctan surrogate; it has nat"):
+        rules.build("norse", "arctan", 1.0, [])
+
+
+def test_connections_of_the_papers_networks() -> None:
+    weights = {
+        name: [tuple(weight.shape) for part in connections(name, shape, 10)
+               for weight in part.parameters()]
+        for name, shape in {"cnn": (1, 28, 28), "cnn-fashion": (1, 28, 28),
+                            "cnn-nmnist": (2, 34, 34), "30": (1, 8, 8)}.items()
+    }  # fmt: skip
+    assert weights == {
+        "cnn": [(15, 1, 5, 5), (40, 15, 5, 5), (300, 640), (10, 300)],
+        "cnn-fashion": [(32, 1, 5, 5), (64, 32, 5, 5), (1024, 3136), (10, 1024)],
+        "cnn-nmnist": [(12, 2, 5, 5), (64, 12, 5, 5), (10, 2304)],
+        "30": [(30, 64), (10, 30)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("400-x", "must be one of cnn, cnn-fashion, cnn-nmnist or layers such as"),
+        ("400-15C5", "must be one of"),
+        ("cnn", r"cnn is too deep for images of \(8, 8\)"),
+    ],
+)
+def test_networks_that_are_refused(network: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        connections(network, (1, 8, 8), 10)
+
+
+# The grid
+
+
+def test_command_of_the_readme_and_again(tmp_path: Path) -> None:
+    """Three libraries, two rules: a line each; run again, nothing is repeated."""
+    options = "--libraries snntorch,spikingjelly,norse --rules native,tsslbp --seeds 1 --epochs 1"
+    assert accuracy(tmp_path, options) == 0
+    (first, *others) = lines(tmp_path / "results.jsonl")
+    assert set(first) == LOG_KEYS | {"kept_bytes"}
+    found = {(line["library"], line["rule"]) for line in [first, *others]}
+    assert len(others) == 5
+    assert len(found) == 6
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checkpoints/*")}
+    before = (tmp_path / "results.jsonl").read_text()
+    assert accuracy(tmp_path, options) == 0
+    assert (tmp_path / "results.jsonl").read_text() == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("checkpoints/*")} == written
+
+
+def test_more_epochs_and_seeds_go_on_where_it_was_left(tmp_path: Path) -> None:
+    options = "--libraries spikingjelly --rules tsslbp"
+    assert accuracy(tmp_path / "parts", f"{options} --seeds 1 --epochs 1") == 0
+    first = lines(tmp_path / "parts" / "results.jsonl")
+    assert accuracy(tmp_path / "parts", f"{options} --seeds 2 --epochs 2") == 0
+    assert lines(tmp_path / "parts" / "results.jsonl")[:1] == first
+    assert accuracy(tmp_path / "whole", f"{options} --seeds 2 --epochs 2") == 0
+    assert results(tmp_path / "parts") == results(tmp_path / "whole")
+
+
+def test_another_setting_needs_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--libraries spikingjelly --rules tsslbp --seeds 1 --epochs 1"
+    assert accuracy(tmp_path, options) == 0
+    with pytest.raises(SystemExit):
+        accuracy(tmp_path, f"{options} --lr 0.1")
+    assert f"{tmp_path} was made with lr: 0.0005, not 0.1; take another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batches", [3, 4, 6])
+def test_interrupted_run_goes_on_exactly(
+    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ctrl-C after so many of four batches an epoch."""
+    options = "--libraries spikingjelly --rules tsslbp --seeds 1 --epochs 2 --schedule cosine"
+    assert accuracy(tmp_path / "whole", options) == 0
+    train_batch, done = Trainer._train_batch, []
+
+    def press(self: Trainer, batch: Tensor) -> None:
+        done.append(batch)
+        if len(done) == batches:
+            os.kill(os.getpid(), signal.SIGINT)
+        train_batch(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_batch", press)
+    assert accuracy(tmp_path / "parts", options) == 130
+    assert len(results(tmp_path / "parts")) == batches // 4
+    assert accuracy(tmp_path / "parts", options) == 0
+    assert len(done) == 8
+    assert results(tmp_path / "parts") == results(tmp_path / "whole")
+
+
+def test_run_that_dies_between_checkpoint_and_record_loses_nothing(tmp_path: Path) -> None:
+    """Its epochs are in the checkpoint."""
+    experiment = Experiment(tmp_path)
+    experiment.runs.mkdir()
+    job = Job(settings(epochs=2), tmp_path)
+    runs.run(job, lambda event: None)
+    written = experiment.records(job.settings)
+    experiment.record(job.settings, written[:1])
+    runs.run(job, lambda event: None)
+    assert experiment.records(job.settings) == written
+
+
+def test_failed_run_is_recorded_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--libraries norse,spikingjelly --rules tsslbp --seeds 1 --epochs 1"
+    library = networks.library
+
+    def broken(name: str) -> networks.Library:
+        if name == "norse":
+            raise ModuleNotFoundError("No module named 'norse'")
+        return library(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(networks, "library", broken)
+        assert accuracy(tmp_path, options) == 1
+    assert [line["library"] for line in results(tmp_path)] == ["spikingjelly"]
+    (failure,) = lines(tmp_path / "failures.jsonl")
+    assert (failure["library"], failure["rule"], failure["seed"]) == ("norse", "tsslbp", 0)
+    assert failure["error"] == "ModuleNotFoundError: No module named 'norse'"
+    assert "in broken" in failure["traceback"]
+    assert accuracy(tmp_path, options) == 0
+    assert len(results(tmp_path)) == 2
+    assert lines(tmp_path / "failures.jsonl") == []
+
+
+def test_interrupt_is_no_failure(tmp_path: Path) -> None:
+    Experiment(tmp_path).runs.mkdir(parents=True)
+    with pytest.raises(InterruptedRunError):
+        runs.run(Job(settings(), tmp_path), lambda event: None, stops=lambda: True)
+    assert not list(tmp_path.glob("runs/*.error.json"))
+
+
+def test_options_from_a_file(tmp_path: Path) -> None:
+    """Lists as lists; those of the command line come first; the folder says what was used."""
+    path = tmp_path / "options.yaml"
+    options = {"libraries": ["norse"], "rules": ["tsslbp", "native"], "seeds": 1, "tau_s": [1, 3]}
+    path.write_text(yaml.safe_dump(options))
+    assert accuracy(tmp_path / "out", f"--config {path} --epochs 1 --rules tsslbp") == 0
+    found = [(line["library"], line["rule"], line["tau_s"]) for line in results(tmp_path / "out")]
+    assert found == [("norse", "tsslbp", 1.0), ("norse", "tsslbp", 3.0)]
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert config["rules"] == ["tsslbp"]
+    assert config["tau_s"] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--data cifar", "'cifar' is none of digits"),
+        ("--rules tsslpb", "'tsslpb' is none of native"),
+        ("--tau-s 0.5", "must be a finite number, 1 or more, not 0.5"),
+        ("--loss kernel --time-steps 1", "--loss kernel needs --time-steps 2 or more"),
+        ("--config missing.yaml", "--config missing.yaml: [Errno 2] No such file"),
+    ],
+)
+def test_refusals(
+    options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        accuracy(tmp_path, options)
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

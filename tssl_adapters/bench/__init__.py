@@ -1,0 +1,1 @@
+"""``python -m tssl_adapters.bench``: what a gradient is worth, in accuracy and in time."""

@@ -1,0 +1,54 @@
+"""The command line: ``python -m tssl_adapters.bench COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol
+
+COMMANDS = {
+    "accuracy": "train networks under several rules, and compare how well they do",
+}
+"""By name, which is that of a module here; it is imported when its command is used."""
+
+
+class Command(Protocol):
+    """What a command's module has."""
+
+    __doc__: str | None
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        ...
+
+    def main(self, parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+        """Run the command; returns the exit status."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand over to the command that is asked for."""
+    argv = sys.argv[1:] if argv is None else argv
+    about = "\n".join(f"  {name:<10} {does}" for name, does in COMMANDS.items())
+    chooser = argparse.ArgumentParser(
+        prog="python -m tssl_adapters.bench",
+        description=f"What a gradient is worth.\n\n{about}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chooser.add_argument("command", choices=COMMANDS)
+    name = chooser.parse_args(argv[:1]).command
+    command: Command = import_module(f"tssl_adapters.bench.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"{chooser.prog} {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_options(parser)
+    return command.main(parser, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Train data x library x network x rule x seed, and compare the rules.
+
+Each rule has the same forward pass, first weights and order of samples. The same command goes on
+where it was left, and repeats nothing.
+
+python -m tssl_adapters.bench accuracy --data digits --rules native,tsslbp --epochs 5 --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from tssl_adapters.bench import options, rules
+from tssl_adapters.bench.display import Display
+from tssl_adapters.bench.experiment import Experiment, ExperimentError
+from tssl_adapters.bench.grid import run_here, run_with_dask
+from tssl_adapters.bench.method import FEWEST_STEPS
+from tssl_adapters.bench.runs import Event, Job
+from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.trainer import InterruptedRunError
+
+FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit")
+"""Options that the runs of one folder share."""
+LOCAL = ("config", "out", "workers", "scheduler", "quiet", "json")
+"""Options that no result depends on."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    options.add_grid_options(parser)
+    options.add_training_options(parser)
+    options.add_run_options(parser)
+    options.add_config_option(parser)
+
+
+def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    args = parser.parse_args(options.with_config(parser, argv))
+    try:
+        grid, left_out = settings_of(args)
+    except ValueError as error:
+        parser.error(str(error))
+    experiment = Experiment(args.out)
+    config = {name: value for name, value in vars(args).items() if name not in LOCAL}
+    config["data_dir"] = args.data_dir and str(args.data_dir)
+    fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
+    try:
+        experiment.open(config, fixed)
+    except ExperimentError as error:
+        parser.error(str(error))
+    return train(args, experiment, grid, left_out)
+
+
+def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
+    """The grid's runs, seed by seed, and what a library does not have.
+
+    Raises:
+        ValueError: a network or a loss does not fit.
+    """
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    grid, left_out = [], []
+    for seed, data, network, tau_s, library, rule in product(
+        seeds, args.data, args.networks, args.tau_s, args.libraries, args.rules
+    ):
+        if not rules.has(library, rule):
+            left_out.append(f"{library} has no {rules.RULES[rule].surrogate} surrogate")
+            continue
+        for loss in args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]:
+            if args.time_steps < FEWEST_STEPS[loss]:
+                raise ValueError(f"--loss {loss} needs --time-steps {FEWEST_STEPS[loss]} or more")
+            grid.append(
+                Settings(
+                    library,
+                    data,
+                    network,
+                    rule,
+                    tau_s,
+                    loss,
+                    args.time_steps,
+                    args.batch_size,
+                    args.lr,
+                    args.epochs,
+                    seed,
+                    args.limit,
+                    args.schedule,
+                )
+            )
+    return grid, list(dict.fromkeys(left_out))
+
+
+def train(
+    args: argparse.Namespace, experiment: Experiment, grid: list[Settings], left_out: list[str]
+) -> int:
+    """Train what is not trained yet; the exit status is 1 where a run failed, 130 after ctrl-C."""
+    done = {settings: len(experiment.records(settings)) for settings in grid}
+    pending = [settings for settings in grid if done[settings] < settings.epochs]
+    jobs = [Job(settings, experiment.folder, args.data_dir, args.device) for settings in pending]
+    status = 0
+    with Display(pending, sum(done[settings] for settings in pending), args.quiet) as display:
+        for line in left_out:
+            display.console.print(f"left out: {line}", markup=False, highlight=False)
+
+        def tell(event: Event) -> None:
+            display.tell(event)
+            if "batch" not in event:
+                experiment.collect(grid)
+
+        try:
+            start(args, jobs, tell)
+        except (KeyboardInterrupt, InterruptedRunError):
+            display.console.print("interrupted; the same command goes on")
+            status = 130
+    records, failures = experiment.collect(grid)
+    if args.json:
+        print(json.dumps(summary(experiment, records, failures), indent=1))
+    return status or int(bool(failures))
+
+
+def start(args: argparse.Namespace, jobs: list[Job], tell: Any) -> None:
+    """Where it is to run."""
+    if not jobs:
+        return
+    if args.scheduler is None and args.workers == 0:
+        run_here(jobs, tell)
+        return
+    workers = min(len(jobs), args.workers or os.cpu_count() or 1)
+    run_with_dask(jobs, tell, workers, args.scheduler)
+
+
+def summary(
+    experiment: Experiment, records: list[dict[str, Any]], failures: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {"folder": str(experiment.folder), "epochs": len(records), "failures": failures}

@@ -1,0 +1,38 @@
+"""The data sets, as tensors of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tssl_adapters.bench.data import images
+from tssl_adapters.bench.data.images import Data
+
+Loader = Callable[[Path | None, int], Data]
+
+LOADERS: dict[str, Loader] = {
+    "digits": lambda folder, steps: images.digits(),
+    "mnist5k": lambda folder, steps: images.mnist5k(),
+    "mnist": lambda folder, steps: images.mnist(folder),
+    "fashion-mnist": lambda folder, steps: images.fashion_mnist(folder),
+}
+"""By name: from the folder that holds the files, if it is known, and the number of time steps."""
+
+
+def load(name: str, folder: Path | None, num_steps: int, limit: int | None = None) -> Data:
+    """Read a data set.
+
+    Args:
+        name: one of :data:`LOADERS`.
+        folder: where its files are; ``None`` searches the usual places.
+        num_steps: time steps, into which events are counted; images do not depend on it.
+        limit: keep the first samples only, of both parts.
+
+    Raises:
+        FileNotFoundError: the files are not to be found; says where it looked.
+        ModuleNotFoundError: what reads them is not installed.
+    """
+    return LOADERS[name](folder, num_steps).first(limit)
+
+
+__all__ = ["LOADERS", "Data", "load"]

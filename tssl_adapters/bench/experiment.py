@@ -1,0 +1,144 @@
+"""An experiment: a folder that holds all of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.trainer import Record
+
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+RESULTS, FAILURES = "results.jsonl", "failures.jsonl"
+PACKAGES = ("torch", "numpy", "snntorch", "spikingjelly", "norse", "numba", "tssl-adapters")
+
+
+class ExperimentError(Exception):
+    """A folder that holds an experiment of another kind."""
+
+
+class Experiment:
+    """The files of an experiment.
+
+    ``config.yaml`` has its options, ``environment.json`` where it ran, ``results.jsonl`` a line an
+    epoch, ``failures.jsonl`` a line a failed run; ``runs`` and ``checkpoints`` have a file a run.
+
+    Args:
+        folder: where it is, or is to be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs, self.checkpoints = folder / "runs", folder / "checkpoints"
+
+    def open(self, config: dict[str, Any], fixed: Iterable[str]) -> None:
+        """Make the folder, or go on with what it holds.
+
+        Args:
+            config: the options, by name.
+            fixed: those that must be what they were: the name of a run does not have them.
+
+        Raises:
+            ExperimentError: one of these is another than before.
+        """
+        path = self.folder / CONFIG
+        before = yaml.safe_load(path.read_text()) if path.is_file() else config
+        for name in fixed:
+            if before.get(name) != config.get(name):
+                raise ExperimentError(
+                    f"{self.folder} was made with {name}: {before.get(name)}, not "
+                    f"{config.get(name)}; take another folder"
+                )
+        for folder in (self.runs, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        write(path, yaml.safe_dump(config, sort_keys=False))
+        write(self.folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+
+    def checkpoint(self, settings: Settings) -> Path:
+        """A run's checkpoint."""
+        return self.checkpoints / f"{settings.name}.pt"
+
+    def records(self, settings: Settings) -> list[Record]:
+        """A run's epochs so far, up to its last."""
+        return list(_lines(self.runs / f"{settings.name}.jsonl"))[: settings.epochs]
+
+    def record(self, settings: Settings, records: Iterable[Record]) -> None:
+        """Write down a run's epochs so far."""
+        _write_lines(self.runs / f"{settings.name}.jsonl", records)
+
+    def fail(self, settings: Settings, error: str, traceback: str) -> None:
+        """Write down that a run failed, and how."""
+        failure = {**settings.recorded(), "error": error, "traceback": traceback}
+        write(self._failure(settings), json.dumps(failure) + "\n")
+
+    def forgive(self, settings: Settings) -> None:
+        """Forget that a run failed: it is tried again."""
+        self._failure(settings).unlink(missing_ok=True)
+
+    def _failure(self, settings: Settings) -> Path:
+        return self.runs / f"{settings.name}.error.json"
+
+    def collect(self, grid: Iterable[Settings]) -> tuple[list[Record], list[Record]]:
+        """Write the epochs and the failures of the grid's runs into one file each."""
+        grid = list(grid)
+        records = [record for settings in grid for record in self.records(settings)]
+        failures = [line for settings in grid for line in _lines(self._failure(settings))]
+        _write_lines(self.folder / RESULTS, records)
+        _write_lines(self.folder / FAILURES, failures)
+        return records, failures
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine."""
+    versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: versions[name] for name in PACKAGES if name in versions},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": psutil.cpu_count(logical=False),
+            "memory_bytes": psutil.virtual_memory().total,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "engine": os.environ.get("TSSL_ADAPTERS_ENGINE", "torch"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this package, where it is run from a clone, and whether files changed since."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run([*command, "--abbrev=40"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one piece."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+def _write_lines(path: Path, records: Iterable[Record]) -> None:
+    write(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    if path.is_file():
+        yield from map(json.loads, path.read_text().splitlines())

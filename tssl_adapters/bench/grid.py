@@ -1,0 +1,98 @@
+"""The runs of an experiment side by side: in this process, or scheduled by Dask."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event as Flag
+from types import FrameType
+from typing import Any
+
+import torch
+from distributed import Client, LocalCluster, as_completed, get_worker
+
+from tssl_adapters.bench.experiment import Experiment
+from tssl_adapters.bench.runs import Job, Tell, run
+
+TOPIC = "tssl_adapters.bench"
+
+
+@contextmanager
+def held_back() -> Iterator[Flag]:
+    """Keep the first ctrl-C back until a run has come to a place where it can go on later."""
+    pressed = Flag()
+
+    def press(number: int, frame: FrameType | None) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_here(jobs: Sequence[Job], tell: Tell) -> None:
+    """One after the other, in this process.
+
+    Raises:
+        InterruptedRunError: by ctrl-C, after a batch.
+    """
+    with held_back() as pressed:
+        for job in jobs:
+            run(job, tell, pressed.is_set)
+
+
+def run_with_dask(
+    jobs: Sequence[Job], tell: Tell, workers: int = 1, scheduler: str | None = None
+) -> None:
+    """In single-threaded worker processes; another takes up the run of one that dies.
+
+    Args:
+        jobs: the runs. Workers on other machines have to see the experiment's folder, and the
+            data's, under the same path.
+        tell: is told how they go on, in another thread.
+        workers: how many processes to start on this machine.
+        scheduler: the address of a Dask scheduler, whose workers are taken instead.
+    """
+    with _client(workers, scheduler) as client:
+        client.subscribe_topic(TOPIC, lambda event: tell(event[1]))
+        futures = {client.submit(_run_on_worker, job, pure=False): job for job in jobs}
+        for future in as_completed(futures):
+            if future.status != "finished":  # its workers died time after time
+                _record_failure(futures[future], future, tell)
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
+    if scheduler is not None:
+        with Client(scheduler) as client:
+            yield client
+        return
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=0,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+def _run_on_worker(job: Job) -> None:
+    """What a worker does with a job."""
+    torch.set_num_threads(1)
+    worker = get_worker()
+    run(job, lambda event: worker.log_event(TOPIC, event))
+
+
+def _record_failure(job: Job, future: Any, tell: Tell) -> None:
+    said = f"{future.status}: {future.exception()}"
+    Experiment(job.folder).fail(job.settings, said, traceback="")
+    tell({"run": job.settings.name, "error": said})

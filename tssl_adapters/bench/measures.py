@@ -1,0 +1,69 @@
+"""What is measured of a run beside its accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SpikeRate:
+    """Mean number of spikes per neuron and step of all spiking layers, from what they emit."""
+
+    def __init__(self, model: nn.Module, neuron: type[nn.Module], tau_s: float) -> None:
+        self.tau_s, self.spikes, self.steps = tau_s, 0.0, 0
+        self.layers = [module for module in model.modules() if isinstance(module, neuron)]
+        self.emitted: dict[nn.Module, list[Tensor]] = {layer: [] for layer in self.layers}
+
+    def __enter__(self) -> SpikeRate:
+        self.hooks = [layer.register_forward_hook(self._record) for layer in self.layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _record(self, layer: nn.Module, _: object, output: Any) -> None:
+        self.emitted[layer].append(output[0] if isinstance(output, tuple) else output)
+
+    def end_sequence(self, num_steps: int) -> None:
+        """Count the spikes of one forward pass, made in one call or in ``num_steps``."""
+        for outputs in self.emitted.values():
+            emitted = torch.cat(outputs)
+            psc = emitted.reshape(num_steps, -1, *emitted.shape[1:])
+            # s[t] = tau_s a[t] - (tau_s - 1) a[t-1], summed over t.
+            self.spikes += (psc.sum() + (self.tau_s - 1) * psc[-1].sum()).item()
+            self.steps += psc.numel()
+            outputs.clear()
+
+    @property
+    def rate(self) -> float:
+        """Spikes per neuron and step, 0 to 1."""
+        return self.spikes / self.steps
+
+
+class KeptForBackward:
+    """Bytes of distinct tensors that autograd keeps for backward, while the context is open."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, int] = {}
+
+    def __enter__(self) -> KeptForBackward:
+        self._kept.clear()
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.__exit__()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """In all."""
+        return sum(self._kept.values())

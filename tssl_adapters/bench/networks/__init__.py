@@ -1,0 +1,68 @@
+"""The paper's networks, made of each library's own neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tssl_adapters.bench.networks.connections import PRESETS, connections
+
+LIBRARIES = ("snntorch", "spikingjelly", "norse")
+
+Surrogate = Callable[[Tensor], Tensor]
+"""A library's surrogate: from h - theta to spikes, with a derivative of its own."""
+
+
+class Network(NamedTuple):
+    """A network, how to run it, and the class of its spiking layers.
+
+    ``forward(model, x)`` maps ``[T, batch, channels, height, width]`` to ``[T, batch, classes]``,
+    from rest.
+    """
+
+    model: nn.Module
+    forward: Callable[[nn.Module, Tensor], Tensor]
+    neuron: type[nn.Module]
+
+
+class Library(Protocol):
+    """What a file of this package, named for its library, has."""
+
+    SURROGATES: dict[str, Surrogate]
+
+    def network(self, connections: list[nn.Module], surrogate: str) -> Network:
+        """Neurons with the surrogate of that name after each connection."""
+        ...
+
+
+def library(name: str) -> Library:
+    """The file of a library; imports the library."""
+    return import_module(f"{__name__}.{name}")
+
+
+def derivative(surrogate: Surrogate) -> Surrogate:
+    """The derivative of a library's surrogate, from h - theta to d spike / d h."""
+
+    def slope(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(surrogate(x).sum(), x)
+        return gradient
+
+    return slope
+
+
+__all__ = [
+    "LIBRARIES",
+    "PRESETS",
+    "Library",
+    "Network",
+    "Surrogate",
+    "connections",
+    "derivative",
+    "library",
+]

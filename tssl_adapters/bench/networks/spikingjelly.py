@@ -1,0 +1,37 @@
+"""SpikingJelly's ``LIFNode`` in multi-step mode."""
+
+from __future__ import annotations
+
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import Tensor, nn
+
+from tssl_adapters.bench.method import TAU_M
+from tssl_adapters.bench.networks import Network, Surrogate
+
+SURROGATES: dict[str, Surrogate] = {
+    "native": neuron.LIFNode().surrogate_function,
+    "arctan": surrogate.ATan(),
+    "fast-sigmoid": surrogate.SuperSpike(),
+}
+
+
+def network(connections: list[nn.Module], surrogate: str) -> Network:
+    """Neurons h = (1 - 1/tau) v + x, reset to zero, after each connection."""
+    layers: list[nn.Module] = []
+    for connection in connections:
+        lif = neuron.LIFNode(
+            tau=TAU_M,
+            decay_input=False,
+            v_reset=0.0,
+            surrogate_function=SURROGATES[surrogate],
+            step_mode="m",
+        )
+        layers += [layer.SeqToANNContainer(connection), lif]
+    return Network(nn.Sequential(*layers), run, neuron.LIFNode)
+
+
+def run(model: nn.Module, x: Tensor) -> Tensor:
+    """All T steps in one call, from rest."""
+    functional.reset_net(model)
+    output: Tensor = model(x)
+    return output

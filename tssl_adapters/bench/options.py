@@ -1,0 +1,134 @@
+"""Options that several commands share, on the command line or in a YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tssl_adapters.bench import data, networks, rules
+from tssl_adapters.bench.method import FEWEST_STEPS
+
+T = TypeVar("T")
+
+
+def positive(text: str) -> int:
+    """A number of 1 or more."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+def time_constant(text: str) -> float:
+    """A synaptic time constant."""
+    if not (math.isfinite(tau_s := float(text)) and tau_s >= 1):
+        raise argparse.ArgumentTypeError(f"must be a finite number, 1 or more, not {text}")
+    return tau_s
+
+
+def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Values separated by commas."""
+
+    def parse(text: str) -> list[T]:
+        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",")))
+
+    parse.__name__ = "list"
+    return parse
+
+
+def one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """A name among others."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+        return text
+
+    return parse
+
+
+def add_grid_options(parser: argparse.ArgumentParser) -> None:
+    """What is compared; each list is gone through in full."""
+    add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
+    add("--data", type=listed(one_of(list(data.LOADERS))), default=["mnist5k"], metavar="LIST",
+        help=f"of {', '.join(data.LOADERS)} (default: mnist5k)")  # fmt: skip
+    add("--libraries", type=listed(one_of(networks.LIBRARIES)), default=list(networks.LIBRARIES),
+        metavar="LIST", help=f"of {', '.join(networks.LIBRARIES)} (default: all)")  # fmt: skip
+    add("--networks", "--network", type=listed(str), default=["400-400"], metavar="LIST",
+        help="hidden layers, such as 400-400 or 15C5-P2-40C5-P2-300, or one of "
+        f"{', '.join(networks.PRESETS)} (default: 400-400)")  # fmt: skip
+    add("--rules", type=listed(one_of(list(rules.RULES))), default=["native", "tsslbp"],
+        metavar="LIST", help=f"of {', '.join(rules.RULES)} (default: native,tsslbp)")  # fmt: skip
+    add("--tau-s", type=listed(time_constant), default=[1.0], metavar="LIST",
+        help="synaptic time constants in steps; above 1 every layer emits its PSC, under each "
+        "rule (default: 1)")  # fmt: skip
+    add("--losses", "--loss", type=listed(one_of(list(FEWEST_STEPS))), metavar="LIST",
+        help=f"of {', '.join(FEWEST_STEPS)} (default: kernel above tau_s = 1, else "
+        "cross-entropy)")  # fmt: skip
+    add("--seeds", type=positive, default=3, metavar="N", help="how many (default: %(default)s)")
+    add("--first-seed", type=int, default=0, metavar="N", help="default: %(default)s")
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """How each run is trained."""
+    add = parser.add_argument_group("how it is trained").add_argument
+    add("--epochs", type=positive, default=20, metavar="N", help="in all (default: %(default)s)")
+    add("--time-steps", type=positive, default=5, metavar="T", help="default: %(default)s")
+    add("--batch-size", type=positive, default=100, metavar="N", help="default: %(default)s")
+    add("--lr", type=float, default=5e-4, help="AdamW's learning rate (default: %(default)s)")
+    add("--schedule", choices=["constant", "cosine"], default="constant",
+        help="of the learning rate: cosine ends at 0 (default: %(default)s)")  # fmt: skip
+    add("--limit", type=positive, metavar="N", help="train and test on the first N samples only")
+    add("--data-dir", type=Path, metavar="DIR",
+        help="folder of the data's files; without it, the usual ones are searched")  # fmt: skip
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Where it runs, and what it writes."""
+    add = parser.add_argument_group("where it runs, and what it writes").add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="the experiment's folder")
+    add("--workers", type=int, metavar="N",
+        help="worker processes, of one thread each; 0: this process (default: one a core)"
+    )  # fmt: skip
+    add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, instead of local workers")
+    add("--quiet", action="store_true", help="no progress bars and no tables")
+    add("--json", action="store_true", help="print the summary as JSON")
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """A file of options."""
+    parser.add_argument("--config", type=Path, metavar="FILE",
+        help="YAML: the options by name, lists as lists; those of the command line come first"
+    )  # fmt: skip
+
+
+def with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The command line, after the options of its ``--config`` file, if it names one."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    path = finder.parse_known_args(argv)[0].config
+    if path is None:
+        return list(argv)
+    try:
+        options = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        parser.error(f"--config {path}: {error}")
+    if not isinstance(options, dict):
+        parser.error(f"--config {path}: must hold options by name, not {options!r}")
+    return [*(word for name, value in options.items() for word in _words(name, value)), *argv]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option of a file as words of a command line."""
+    option = f"--{str(name).replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option]
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [f"{option}={text}"]

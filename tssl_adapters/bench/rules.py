@@ -1,0 +1,121 @@
+"""The rules that are compared, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tssl_adapters import wrap
+from tssl_adapters.bench import networks
+from tssl_adapters.bench.networks import Network
+from tssl_adapters.rules import TSSLBP, Rule, SurrogateGradient
+
+Derivative = Callable[[Tensor], Tensor]
+
+
+class UnknownRuleError(ValueError):
+    """A library does not have the surrogate that a rule is made of."""
+
+
+class Contestant(NamedTuple):
+    """A rule of the benchmark.
+
+    Attributes:
+        about: what it is, in a line of the report.
+        surrogate: the library's surrogate that it is made of, if any.
+        make: makes the rule from that surrogate's derivative.
+        plain: whether the library computes it by itself where layers emit spikes.
+    """
+
+    about: str
+    make: Callable[[Derivative], Rule]
+    surrogate: str = "native"
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class ChainlessTSSLBP(TSSLBP):
+    """TSSL-BP with nothing flowing from a time step to the one before."""
+
+    chain = False
+
+
+def _fallback(x: Tensor) -> Tensor:
+    """The derivative of a sigmoid of TSSL-BP's width: its fallback, taken for a surrogate."""
+    width = TSSLBP().fallback_width
+    sigmoid = torch.sigmoid((x / width).clamp(-8.0, 8.0))
+    return sigmoid * (1 - sigmoid) / width
+
+
+def _surrogate(name: str, about: str) -> Contestant:
+    return Contestant(about, SurrogateGradient, name, plain=True)
+
+
+def _tsslbp(about: str, rule: Rule) -> Contestant:
+    return Contestant(about, lambda _: rule)
+
+
+RULES = {
+    "native": _surrogate("native", "the library's default surrogate"),
+    "arctan": _surrogate("arctan", "the library's arctan surrogate"),
+    "fast-sigmoid": _surrogate("fast-sigmoid", "the library's fast sigmoid (SuperSpike)"),
+    "native-detached": Contestant(
+        "the default surrogate, nothing through the reset",
+        partial(SurrogateGradient, reset_path="none"),
+    ),
+    "native-complete-reset": Contestant(
+        "the default surrogate with the complete reset dependency",
+        partial(SurrogateGradient, reset_path="complete"),
+    ),
+    "native-no-chain": Contestant(
+        "the default surrogate without a temporal chain (SLTT)",
+        partial(SurrogateGradient, chain=False),
+    ),
+    "tsslbp": _tsslbp("TSSL-BP", TSSLBP()),
+    "tsslbp-no-fallback": _tsslbp("TSSL-BP, silent steps emit nothing", TSSLBP(fallback=False)),
+    "tsslbp-fallback-only": _tsslbp(
+        "TSSL-BP's fallback at every step, no spike times",
+        SurrogateGradient(_fallback, reset_path="none"),
+    ),
+    "tsslbp-no-reset": _tsslbp("TSSL-BP without its reset term", TSSLBP(reset_path="none")),
+    "tsslbp-complete-reset": _tsslbp(
+        "TSSL-BP with the complete reset dependency", TSSLBP(reset_path="complete")
+    ),
+    "tsslbp-no-chain": _tsslbp("TSSL-BP without a temporal chain", ChainlessTSSLBP()),
+}
+
+
+def has(library: str, rule: str) -> bool:
+    """Whether a library has what a rule is made of; one that is not installed is asked in vain."""
+    try:
+        return RULES[rule].surrogate in networks.library(library).SURROGATES
+    except ModuleNotFoundError:
+        return True  # so that the run is tried, and its error recorded
+
+
+def build(library: str, rule: str, tau_s: float, connections: list[torch.nn.Module]) -> Network:
+    """A network of a library's neurons under a rule: the same forward for each of them.
+
+    A surrogate of the library's own is left to the library where layers emit spikes; above
+    ``tau_s = 1`` its derivative is the rule of the same PSC-emitting neurons.
+
+    Raises:
+        UnknownRuleError: the library lacks the surrogate.
+    """
+    known = networks.library(library)
+    contestant = RULES[rule]
+    if contestant.surrogate not in known.SURROGATES:
+        raise UnknownRuleError(
+            f"{library} has no {contestant.surrogate} surrogate; it has "
+            f"{', '.join(known.SURROGATES)}"
+        )
+    network = known.network(connections, contestant.surrogate)
+    if not (contestant.plain and tau_s == 1.0):
+        slope = networks.derivative(known.SURROGATES[contestant.surrogate])
+        wrap(network.model, tau_s=tau_s, rule=contestant.make(slope))
+    return network

@@ -1,0 +1,108 @@
+"""One run of the grid, in whatever process it is given to."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tssl_adapters.bench import data, networks, rules
+from tssl_adapters.bench.experiment import Experiment
+from tssl_adapters.bench.method import init_weights
+from tssl_adapters.bench.networks import Network
+from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.trainer import InterruptedRunError, Observer, Progress, Record, Trainer
+
+Event = dict[str, Any]
+Tell = Callable[[Event], None]
+SECONDS_BETWEEN_EVENTS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, the experiment's folder, and where to compute it."""
+
+    settings: Settings
+    folder: Path
+    data_dir: Path | None = None
+    device: str = "cpu"
+
+
+class Messenger(Observer):
+    """Tells of epochs, and now and then of batches; writes down the run's records."""
+
+    def __init__(self, job: Job, tell: Tell, stops: Callable[[], bool]) -> None:
+        self.job, self.tell, self._stops = job, tell, stops
+        self.records: list[Record] = []
+        self.last = 0.0
+
+    def batch(self, progress: Progress, num_batches: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= SECONDS_BETWEEN_EVENTS:
+            self.last = now
+            done = {"epoch": progress.epoch, "batch": progress.batch, "batches": num_batches}
+            self.tell({"run": self.job.settings.name, **done})
+
+    def epoch(self, record: Record, best: float) -> None:
+        self.records.append(record)
+        Experiment(self.job.folder).record(self.job.settings, self.records)
+        self.tell({"run": self.job.settings.name, "record": record, "best": best})
+
+    def stops(self) -> bool:
+        return self._stops()
+
+
+def network(settings: Settings, samples: data.Data) -> Network:
+    """A run's network, as it starts."""
+    between = networks.connections(settings.network, samples.sample_shape, samples.num_classes)
+    built = rules.build(settings.library, settings.rule, settings.tau_s, between)
+    init_weights(built.model, settings.seed)
+    return built
+
+
+def run(job: Job, tell: Tell, stops: Callable[[], bool] = lambda: False) -> None:
+    """Train one run up to its last epoch, from its checkpoint where there is one.
+
+    Its error, if it has one, is written into the experiment's folder.
+
+    Raises:
+        InterruptedRunError: ``stops`` said so.
+    """
+    experiment = Experiment(job.folder)
+    experiment.forgive(job.settings)
+    try:
+        _train(job, experiment, Messenger(job, tell, stops))
+    except InterruptedRunError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        experiment.fail(job.settings, said, traceback.format_exc())
+        tell({"run": job.settings.name, "error": said})
+
+
+def _train(job: Job, experiment: Experiment, messenger: Messenger) -> None:
+    settings = job.settings
+    samples = data.load(settings.data, job.data_dir, settings.time_steps, settings.limit)
+    model, forward, neuron = network(settings, samples)
+    torch.manual_seed(settings.seed)
+    trainer = Trainer(
+        settings,
+        model,
+        forward,
+        samples,
+        neuron,
+        experiment.checkpoint(settings),
+        job.device,
+        messenger,
+        measure_memory=True,
+    )
+    if trainer.checkpoint.is_file():
+        trainer.load()
+    messenger.records = trainer.records.copy()
+    experiment.record(settings, messenger.records)
+    trainer.fit()

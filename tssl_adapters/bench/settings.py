@@ -1,0 +1,71 @@
+"""What one run computes depends on: its settings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run.
+
+    Attributes:
+        library: the name of the library's distribution.
+        data: the data set's name.
+        network: hidden layers, such as 400-400.
+        rule: the rule's name.
+        tau_s: synaptic time constant, in steps.
+        loss: the loss's name.
+        time_steps: T.
+        batch_size: samples in a batch.
+        lr: AdamW's learning rate.
+        schedule: how it goes on: ``constant``, or ``cosine``, down to 0 after the last epoch.
+        epochs: how many in all.
+        seed: of weights and of the order of samples.
+        limit: train and test on the first samples only.
+    """
+
+    library: str
+    data: str
+    network: str
+    rule: str
+    tau_s: float
+    loss: str
+    time_steps: int
+    batch_size: int
+    lr: float
+    epochs: int
+    seed: int
+    limit: int | None = None
+    schedule: Schedule = "constant"
+
+    def fixed(self) -> dict[str, Any]:
+        """Those that a checkpoint goes on under: more epochs may follow where none depends on
+        their number.
+        """
+        settings = asdict(self)
+        if self.schedule == "constant":
+            del settings["epochs"]
+        return settings
+
+    def recorded(self) -> dict[str, Any]:
+        """Those that every line of the results begins with."""
+        return {
+            "library": self.library,
+            "library_version": version(self.library),
+            "rule": self.rule,
+            "tau_s": self.tau_s,
+            "data": self.data,
+            "network": self.network,
+            "seed": self.seed,
+        }
+
+    @property
+    def name(self) -> str:
+        """What sets the run apart from the others of an experiment."""
+        parts = (self.library, self.data, self.network, self.rule, f"{self.tau_s:g}", self.loss)
+        return "-".join((*parts, str(self.seed)))
