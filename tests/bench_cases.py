@@ -28,10 +28,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """An experiment's epochs, but for what differs each time."""
-    return [
-        {key: value for key, value in line.items() if key != "seconds"}
-        for line in lines(folder / "results.jsonl")
-    ]
+    return but_seconds(lines(folder / "results.jsonl"))
+
+
+def but_seconds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what no run repeats."""
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in records]
 
 
 def settings(**changed: Any) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def test_command_of_the_readme_and_again(tmp_path: Path) -> None:
     options = "--libraries snntorch,spikingjelly,norse --rules native,tsslbp --seeds 1 --epochs 1"
     assert accuracy(tmp_path, options) == 0
     (first, *others) = lines(tmp_path / "results.jsonl")
-    assert set(first) == LOG_KEYS | {"kept_bytes"}
+    assert set(first) == LOG_KEYS | {"loss", "kept_bytes"}
     found = {(line["library"], line["rule"]) for line in [first, *others]}
     assert len(others) == 5
     assert len(found) == 6
@@ -260,3 +261,14 @@ def test_refusals(
         accuracy(tmp_path, options)
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_results_alone_are_enough_to_repeat_nothing(tmp_path: Path) -> None:
+    """A clone has no checkpoints."""
+    options = "--libraries spikingjelly --rules tsslbp,native --seeds 1 --epochs 1"
+    assert accuracy(tmp_path, options) == 0
+    written = (tmp_path / "results.jsonl").read_text()
+    for folder in ("checkpoints", "runs"):
+        shutil.rmtree(tmp_path / folder)
+    assert accuracy(tmp_path, options) == 0
+    assert (tmp_path / "results.jsonl").read_text() == written

@@ -70,8 +70,20 @@ class Experiment:
         return self.checkpoints / f"{settings.name}.pt"
 
     def records(self, settings: Settings) -> list[Record]:
-        """A run's epochs so far, up to its last."""
-        return list(_lines(self.runs / f"{settings.name}.jsonl"))[: settings.epochs]
+        """A run's epochs so far, up to its last; from the results where its own file is gone."""
+        path = self.runs / f"{settings.name}.jsonl"
+        mine = {**settings.recorded(), "loss": settings.loss}
+        del mine["library_version"]
+        found = (
+            _lines(path)
+            if path.is_file()
+            else (
+                record
+                for record in _lines(self.folder / RESULTS)
+                if all(record[name] == value for name, value in mine.items())
+            )
+        )
+        return list(found)[: settings.epochs]
 
     def record(self, settings: Settings, records: Iterable[Record]) -> None:
         """Write down a run's epochs so far."""

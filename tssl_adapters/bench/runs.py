@@ -99,7 +99,7 @@ def _train(job: Job, experiment: Experiment, messenger: Messenger) -> None:
         experiment.checkpoint(settings),
         job.device,
         messenger,
-        measure_memory=True,
+        full_records=True,
     )
     if trainer.checkpoint.is_file():
         trainer.load()

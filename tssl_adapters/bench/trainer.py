@@ -95,7 +95,8 @@ class Trainer:
         checkpoint: file that is written after each epoch.
         device: where to compute.
         observer: is told how it goes on.
-        measure_memory: add ``kept_bytes`` to the records, what is kept for backward in a batch.
+        full_records: add the loss's name to the records, and as ``kept_bytes`` what a batch keeps
+            for backward.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Trainer:
         checkpoint: Path,
         device: str = "cpu",
         observer: Observer | None = None,
-        measure_memory: bool = False,
+        full_records: bool = False,
     ) -> None:
         self.settings, self.forward, self.neuron = settings, forward, neuron
         self.checkpoint, self.device = checkpoint, device
@@ -119,7 +120,7 @@ class Trainer:
         self.order = torch.Generator().manual_seed(settings.seed)
         self.progress = Progress()
         self.records: list[Record] = []
-        self.kept = KeptForBackward() if measure_memory else None
+        self.kept = KeptForBackward() if full_records else None
 
     def fit(self) -> list[Record]:
         """Train up to the last epoch; the records of those trained now.
@@ -211,7 +212,7 @@ class Trainer:
             "spike_rate": spike_rate,
         }
         if self.kept is not None:
-            record["kept_bytes"] = self.kept.num_bytes
+            record |= {"loss": self.settings.loss, "kept_bytes": self.kept.num_bytes}
         self.records.append(record)
         self.save(self.order.get_state())
         self.observer.epoch(record, self.progress.best)
