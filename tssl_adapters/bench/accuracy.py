@@ -20,6 +20,7 @@ from tssl_adapters.bench.display import Display
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.grid import run_here, run_with_dask
 from tssl_adapters.bench.method import FEWEST_STEPS
+from tssl_adapters.bench.report import write_report
 from tssl_adapters.bench.runs import Event, Job
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError
@@ -116,6 +117,7 @@ def train(
             display.console.print("interrupted; the same command goes on")
             status = 130
     records, failures = experiment.collect(grid)
+    write_report(experiment, records, failures, left_out)
     if args.json:
         print(json.dumps(summary(experiment, records, failures), indent=1))
     return status or int(bool(failures))

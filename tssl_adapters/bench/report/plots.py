@@ -1,0 +1,148 @@
+"""The report's plots: lines that differ in dashes and markers, so that greyscale will do."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tssl_adapters.bench.report.tables import SETTING, Row, differing
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+}
+# Okabe and Ito's colours, dark to light
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX*"
+WIDTH, HEIGHT = 4.2, 3.0  # of one panel, in inches
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an ``svg`` element, to stand in a page."""
+    file = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What sets a rule's line apart, the same in every plot."""
+    choices = zip(cycle(COLORS), cycle(DASHES), cycle(MARKERS), strict=False)
+    return {
+        rule: {"color": color, "linestyle": dash, "marker": marker, "markersize": 4}
+        for rule, (color, dash, marker) in zip(rules, choices, strict=False)
+    }
+
+
+def panels(number: int) -> tuple[Figure, list[Any]]:
+    """A figure of so many axes, three a line."""
+    columns = min(number, 3)
+    lines = -(-number // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), layout="constrained")
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.set(h_pad=0.1)  # type: ignore[call-arg]
+        axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+        for unused in axes[number:]:
+            unused.set_axis_off()
+    return figure, axes[:number]
+
+
+def settings(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each setting's title and epochs; what all settings share is left out of the titles."""
+    varied = [name for name in SETTING if table[name].nunique() > 1] or ["library"]
+    for keys, epochs in table.groupby(SETTING, sort=False):
+        named = dict(zip(SETTING, keys, strict=True))
+        yield ", ".join(_title(name, named[name]) for name in varied), epochs
+
+
+def _title(name: str, value: Any) -> str:
+    return f"tau_s = {float(value):g}" if name == "tau_s" else str(value)
+
+
+def over_epochs(table: pd.DataFrame, column: str, label: str, factor: float = 1.0) -> Figure:
+    """A column against the epoch: the mean over seeds, and the range of the seeds in grey."""
+    groups = list(settings(table))
+    figure, axes = panels(len(groups))
+    styles = looks(list(table["rule"].unique()))
+    for axis, (title, epochs) in zip(axes, groups, strict=True):
+        for rule, mine in epochs.groupby("rule", sort=False):
+            over_seeds = mine.groupby("epoch")[column]
+            mean, style = over_seeds.mean() * factor, styles[str(rule)]
+            every = max(1, len(mean) // 10)
+            axis.plot(mean.index, mean, label=rule, markevery=every, **style)
+            low, high = over_seeds.min() * factor, over_seeds.max() * factor
+            axis.fill_between(mean.index, low, high, color=style["color"], alpha=0.1, lw=0)
+        axis.set(title=title, xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure, axes[0])
+    return figure
+
+
+def differences(rows: Sequence[Row]) -> Figure | None:
+    """Differences to native in points, with their intervals, a panel a setting."""
+    compared = [row for row in rows if row.best_difference is not None]
+    titles = list(dict.fromkeys(_setting(row, rows) for row in compared))
+    if not titles:
+        return None
+    figure, axes = panels(len(titles))
+    for axis, title in zip(axes, titles, strict=True):
+        mine = [row for row in compared if _setting(row, rows) == title]
+        for offset, which, marker in ((-0.12, "best", "o"), (0.12, "last", "s")):
+            found = [getattr(row, f"{which}_difference") for row in mine]
+            axis.errorbar(
+                [100 * estimate.mean for estimate in found],
+                [place + offset for place in range(len(mine))],
+                xerr=[100 * (estimate.half or 0.0) for estimate in found],
+                fmt=marker,
+                color="black" if which == "best" else "#777777",
+                capsize=3,
+                label=f"{which} epoch",
+            )
+        axis.axvline(0.0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(mine)), [row.rule for row in mine])
+        axis.set_ylim(len(mine) - 0.5, -0.5)
+        axis.set(title=title, xlabel="test accuracy minus native's (points)")
+    _legend(figure, axes[0])
+    return figure
+
+
+def costs(rows: Sequence[Row]) -> Figure:
+    """Seconds an epoch and mebibytes kept for backward, a bar a rule and setting."""
+    figure, (time, memory) = panels(2)
+    height = max(HEIGHT, 0.25 * len(rows) + 0.8)
+    figure.set_size_inches(3 * WIDTH, height)
+    names = [f"{_setting(row, rows)}, {row.rule}" for row in rows]
+    places = range(len(rows))
+    time.barh(places, [row.seconds for row in rows], color="#777777")
+    time.set_yticks(places, names)
+    time.set(xlabel="training time (s per epoch)")
+    memory.barh(places, [row.mebibytes or 0.0 for row in rows], color="#bbbbbb", hatch="//")
+    memory.set_yticks(places, [""] * len(rows))
+    memory.set(xlabel="kept for backward (MiB per batch)")
+    for axis in (time, memory):
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+    return figure
+
+
+def _setting(row: Row, rows: Sequence[Row]) -> str:
+    return ", ".join(_title(name, row.setting[name]) for name in differing(rows))
+
+
+def _legend(figure: Figure, axis: Any) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
