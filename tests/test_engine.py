@@ -38,6 +38,9 @@ RULES = [
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, reset_path="complete"),
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, reset_path="none"),
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, chain=False),
+    rules.Lee(),
+    rules.Lee(gate="active"),
+    rules.Lee(gate="active", normalise=True),
 ]
 SHAPES = [(), (4,), (3, 4), (1, 4)]
 

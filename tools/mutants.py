@@ -58,6 +58,10 @@ RECURSION = "engine/recursion.py"
 SEQUENCE = "engine/sequence.py"
 STEP = "engine/step.py"
 STATE = "engine/state.py"
+WINDOW = "engine/window.py"
+LEE = "rules/lee.py"
+RULE_LEE = "tests/test_rule_lee.py"
+REFUSALS = "tests/test_rule_refusals.py"
 ATTACH = "engine/attach.py"
 PLAN = "engine/plan.py"
 FILTER = "engine/filter.py"
@@ -1898,7 +1902,47 @@ LOSS_FUNCTIONS = (
     ),
 )
 
+FURTHER_RULES = (
+    mutant(
+        "Lee: the window's activity is forgotten", LEE,
+        "window.active if self.gate", "torch.ones_like(window.active) if self.gate", RULE_LEE,
+    ),
+    mutant(
+        "Lee: lambda flows over time", LEE, "spike_chain = False", "spike_chain = True", RULE_LEE,
+    ),
+    mutant(
+        "Lee: the threshold's gradient at silent steps too", LEE,
+        "return firing * step.spike", "return firing", RULE_LEE,
+    ),
+    mutant(
+        "Lee: the share of active neurons over the batch", LEE,
+        "tuple(range(1, factor.ndim))", "tuple(range(0, factor.ndim))", RULE_LEE,
+    ),
+    mutant(
+        "Lee: no chain at all, so that a membrane loss ends at its step", LEE,
+        "spike_chain = False", "spike_chain = chain = False", RULE_LEE,
+    ),
+    mutant(
+        "window: a step that is computed again counts again", WINDOW,
+        "        if steps >= self.stretch.steps:\n"
+        "            self.stretch.steps, self.stretch.counts = steps, counts\n",
+        "        old = self.stretch.counts\n        self.stretch.steps = steps\n"
+        "        self.stretch.counts = found if old is None else old + found\n",
+        RULE_LEE,
+    ),
+    mutant(
+        "window: a detached state goes on with the old one", STATE,
+        "found.link, found.grad_fn, found.position = (), None, None",
+        "found.link, found.grad_fn = (), None", RULE_LEE,
+    ),
+    mutant(
+        "a rule's refusal is not asked for", "_wrap.py",
+        "if why is None else why", "and None if why is None else why", REFUSALS,
+    ),
+)  # fmt: skip
+
 MUTANTS = (
+    *FURTHER_RULES,
     *ADJOINTS,
     *PARAMETERS,
     *RULES,

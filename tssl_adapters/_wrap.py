@@ -81,7 +81,7 @@ def wrap(
     tau_s = _checked_tau_s(tau_s)
     rule = _checked_rule(rule)
     engine = _engines.checked(engine)
-    found = _decide(model, _checked_skip(skip))
+    found = _decide(model, _checked_skip(skip), rule, tau_s)
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
     done: list[nn.Module] = []
@@ -143,21 +143,27 @@ def is_wrapped(model: nn.Module) -> bool:
     return any(isinstance(module, Wrapped) for module in model.modules())
 
 
-def inspect(model: nn.Module, *, skip: Skip = ()) -> Report[LayerReport]:
+def inspect(
+    model: nn.Module, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: Skip = ()
+) -> Report[LayerReport]:
     """What :func:`wrap` would do, layer by layer. Changes nothing.
 
     Args:
         model: a model or a layer.
+        tau_s: as for :func:`wrap`.
+        rule: as for :func:`wrap`; some rules do not take every neuron.
         skip: as for :func:`wrap`.
 
     Returns:
         A table to print; its rows are :class:`tssl_adapters.report.LayerReport`.
 
     Raises:
-        TypeError: ``model`` is not a module.
+        TypeError: ``model`` is not a module, or another argument has the wrong type.
+        ValueError: ``tau_s`` below 1 or not finite, or an unknown rule.
     """
     _check_module(model, "inspect")
-    reports = [found.report for found in _decide(model, _checked_skip(skip))]
+    decided = _decide(model, _checked_skip(skip), _checked_rule(rule), _checked_tau_s(tau_s))
+    reports = [found.report for found in decided]
     headings = ("layer", "class", "library", "status", "how, or why not")
     empty = "No layer of snnTorch, SpikingJelly or Norse in this model."
     return Report(headings, reports, empty, _verdict(reports))
@@ -194,7 +200,9 @@ def supported() -> Report[Supported]:
     return Report(("library", "layer", "wrapped by"), rows, empty)
 
 
-def _decide(model: nn.Module, skip: tuple[str | type[nn.Module], ...]) -> list[_Found]:
+def _decide(
+    model: nn.Module, skip: tuple[str | type[nn.Module], ...], rule: Rule, tau_s: float
+) -> list[_Found]:
     loaded = list(adapters.loaded())
     found = []
     everything = dict(model.named_modules(remove_duplicate=False))
@@ -208,13 +216,16 @@ def _decide(model: nn.Module, skip: tuple[str | type[nn.Module], ...]) -> list[_
             )
     for path, module in model.named_modules():
         for adapter in loaded:
-            decision = _decide_one(adapter, path, module, id(module) in left_alone)
+            skipped = id(module) in left_alone
+            decision = _decide_one(adapter, path, module, skipped, rule, tau_s)
             if decision is not None:
                 found.append(decision)
     return found
 
 
-def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -> _Found | None:
+def _decide_one(
+    adapter: Adapter, path: str, module: nn.Module, skipped: bool, rule: Rule, tau_s: float
+) -> _Found | None:
     kind = adapter.kinds.get(type(module))
     status: Status
     config = False
@@ -233,7 +244,10 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
     elif skipped:
         status, detail = "skipped", "stays native, as skip says"
     else:
-        problem = adapter.why_not(module) if kind is None else _problem(adapter, kind, module)
+        if kind is None:
+            problem: str | None = adapter.why_not(module)
+        else:
+            problem = _problem(adapter, kind, module, rule, tau_s)
         config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
         detail = adapter.mode(module) if problem is None else problem
@@ -245,10 +259,13 @@ def _decide_one(adapter: Adapter, path: str, module: nn.Module, skipped: bool) -
     return _Found(report, module, kind)
 
 
-def _problem(adapter: Adapter, kind: Kind, module: nn.Module) -> str | None:
+def _problem(
+    adapter: Adapter, kind: Kind, module: nn.Module, rule: Rule, tau_s: float
+) -> str | None:
     """What of a layer cannot be wrapped; a registered class may be of another kind altogether."""
     try:
-        return kind.problem(module)
+        why = kind.problem(module)
+        return rule.problem(kind.wrapped._tssl_traits(module), tau_s) if why is None else why
     except AttributeError as error:
         like = library_class(adapter, type(module)).__name__
         return f"it was registered like {like}, but lacks what that has ({error})"

@@ -146,6 +146,35 @@ Reset: TypeAlias = "ToValue | Subtract | Never | ByFormula"
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What a rule may ask of a layer before it is wrapped.
+
+    Attributes:
+        nonlinear: why the charge is not linear in potential and input, or why a spike changes more
+            than the potential; ``None`` where it is an integrate-and-fire neuron.
+        reset: what a spike does to the potential.
+        decay: what multiplies the potential in a step.
+        threshold: what the potential is compared with.
+        synapse: the decay a step of a synaptic current between the input and the potential, or
+            ``None`` where the input charges the potential itself.
+        refractory: whether spikes are held back for a while after one.
+        recurrent: whether the layer feeds its own spikes back to itself.
+        graded: whether the output is a spike times a factor.
+        sequence: whether the engine gets whole sequences of it in one call.
+    """
+
+    nonlinear: str | None
+    reset: Reset
+    decay: Value = 1.0
+    threshold: Value = 1.0
+    synapse: Value | None = None
+    refractory: bool = False
+    recurrent: bool = False
+    graded: bool = False
+    sequence: bool = False
+
+
+@dataclass(frozen=True)
 class Neuron:
     """A layer's neuron: charge, reset, threshold and comparison (``>`` if strict, else ``>=``).
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.engine.state import Settings
+from tssl_adapters.neuron import Traits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +33,11 @@ class Wrapped:
     def _get_name(self) -> str:
         name: str = self._tssl_native.__name__
         return name
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        """What a rule may ask of a layer, wrapped or not."""
+        raise NotImplementedError
 
     def _tssl_runs_native(self) -> bool:
         """Without a graph and without a PSC there is nothing to attach: native speed."""

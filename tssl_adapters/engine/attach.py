@@ -10,9 +10,10 @@ from torch import Tensor
 
 from tssl_adapters.engine.plan import Plan, Values, link_size
 from tssl_adapters.engine.recursion import charge, fires, state_after
-from tssl_adapters.engine.sequence import SequenceFunction, compute
-from tssl_adapters.engine.state import Settings, let_go, link_of, packed, tag, unpacked
+from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
+from tssl_adapters.engine.state import Settings, Tag, let_go, linked_tag, packed, tag, unpacked
 from tssl_adapters.engine.step import StepFunction
+from tssl_adapters.engine.window import Position, Stretch
 from tssl_adapters.errors import LibraryVersionError
 from tssl_adapters.neuron import Neuron
 
@@ -103,7 +104,10 @@ def attach(
     """
     links = link_size(neuron, settings.rule)
     carrier = state if carrier is None else carrier
-    link = link_of(settings, carrier, links) if links and not fresh else ()
+    asks = (links or settings.rule.windowed) and not fresh
+    found = linked_tag(settings, carrier, links) if asks else None
+    link = () if found is None else found.link
+    position = _position(settings, found)
     let_go(carrier)
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
@@ -114,8 +118,9 @@ def attach(
         known = call.reproduces(native) and native.steady and not exposed
         values = None if known else native.values
     plan = Plan(
-        neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed
-    )
+        neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
+        position,
+    )  # fmt: skip
     loops = None
     if settings.engine == "numba" and values is None and not exposed:
         loops = _compiled(settings, plan, drive, state, trace, sequence)
@@ -136,11 +141,22 @@ def attach(
     new_trace = None
     if settings.tau_s != 1.0:
         new_trace = (out[-1] if sequence else out).clone()
-    tag(last, tuple(new_link) if last.requires_grad else (), new_trace)
+    if position is not None:
+        position = position.after(spikes_of(out if sequence else out[None], trace, settings.tau_s))
+    tag(last, tuple(new_link) if last.requires_grad else (), new_trace, position)
     states = membrane if keep_states else None
     fired = out if spike is None else spike
     before = before if values is None else None
     return Result(out, last, states, new_trace, before, charged, fired)
+
+
+def _position(settings: Settings, found: Tag | None) -> Position | None:
+    """Where in its window a call starts, for a rule that asks for it."""
+    if not settings.rule.windowed:
+        return None
+    if found is None or found.position is None:
+        return Position(Stretch())
+    return found.position
 
 
 def _compiled(

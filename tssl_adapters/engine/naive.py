@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.neuron import Neuron, Subtract, SubtractEarly, ToValue
-from tssl_adapters.rules import Rule, Step
+from tssl_adapters.rules import Rule, Step, Window
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,12 @@ def backward(
     early = isinstance(neuron.reset, SubtractEarly)
     delayed, both = neuron.timing == "delayed", neuron.timing == "both"
     zero = torch.zeros_like(drive[0])
-    G = lam = mu = zero  # of step t+1
+    drop = theta - neuron.reset.value if isinstance(neuron.reset, ToValue) else theta
+    counts = run.spike.sum(0)
+    window = Window(counts, (counts > 0).to(zero.dtype), len(drive), decay, drop)
+    G = _through_psc(grad_psc, tau_s)
+    told = rule.cotangent(G, run.spike, window, None)
+    lam = mu = zero  # of step t+1
     f_v = zero  # F_v of step t+1
     sums = dict.fromkeys(("decay", "gain", "offset", "threshold", "reset_value"), zero)
     grad_drive = []
@@ -108,11 +113,12 @@ def backward(
         u_before = (held - removed * r if subtract and not early else held) if delayed else v
         kept = 1 - (s - r if both else s) if to_value else torch.ones_like(s)
 
-        c = grad_state[t]
-        G = grad_psc[t] / tau_s + (1 - 1 / tau_s) * G
+        c, g = grad_state[t], told[t]
         if not rule.chain:
             lam = mu = zero
-        step = Step(s, h, h - u_before, a, removed, theta, tau_s, neuron.detached)
+        last = t == len(drive) - 1
+        detached = neuron.detached
+        step = Step(s, h, h - u_before, a, removed, theta, tau_s, detached, drop, window, last)
         phi = rule.slope(step)
         amount, plain, decayed = rule.chain_reset(step) or (zero, 0.0, 0.0)
         from_membrane = rule.membrane_reset(step, phi)
@@ -120,35 +126,46 @@ def backward(
 
         through_reset = phi * amount * (plain * lam + decayed * f_v * lam)
         into_reset = f_v * mu if delayed else c + f_v * mu
-        grad_u = f_v * (lam + mu) if delayed else c + f_v * (lam + mu)
-        p = phi * G + through_reset
-        lam_now = phi * G + kept * f_v * lam + through_reset
+        through = mu if rule.counts_reset else lam + mu
+        grad_u = f_v * through if delayed else c + f_v * through
+        p = phi * g + through_reset
+        lam_now = phi * g + kept * f_v * lam + through_reset
         mu_now = into_reset * (kept + from_membrane) + (c if delayed else zero)
         e = lam_now
-        fallback = rule.emit(step, G)
+        fallback = rule.emit(step, g)
         if fallback is not None:
             e = torch.where(fallback.active > 0, e, fallback.gradient)
             p = torch.where(fallback.active > 0, p, fallback.gradient)
         e = e + mu_now
-        p = p + from_membrane * into_reset
+        p = rule.crossing(step, p) + from_membrane * into_reset
 
         sums["decay"] = sums["decay"] + e * held
         sums["gain"] = sums["gain"] + e * drive[t]
         sums["offset"] = sums["offset"] + e
         sums["threshold"] = sums["threshold"] - p
+        held_adjoint = mu_now if rule.counts_reset else lam_now + mu_now
         if subtract:
             taken = zero if delayed else s - r
             scale = decay if early else 1.0
-            sums["threshold"] = sums["threshold"] - taken * grad_u - scale * r * (lam_now + mu_now)
+            sums["threshold"] = sums["threshold"] - taken * grad_u - scale * r * held_adjoint
         if to_value and not delayed:
             sums["reset_value"] = sums["reset_value"] + (s - r) * grad_u
         grad_drive.append(neuron.charge.gain * e)
-        lam, mu = lam_now, mu_now
+        lam, mu = lam_now if rule.spike_chain else zero, mu_now
         f_v = (decay * (1 - r) if to_value and both else decay) + zero
     entering = (1 - run.due[0] if to_value and delayed else 1.0) * f_v * (lam + mu)
     return Gradients(
         drive=torch.stack(grad_drive[::-1]),
         state=entering if rule.chain else zero,
-        trace=(1 - 1 / tau_s) * tau_s * G if tau_s > 1 else zero,
+        trace=(1 - 1 / tau_s) * tau_s * G[0] if tau_s > 1 else zero,
         **sums,
     )
+
+
+def _through_psc(grad_psc: Tensor, tau_s: float) -> Tensor:
+    """G[t] = g[t] / tau_s + (1 - 1/tau_s) G[t+1]."""
+    G, rows = torch.zeros_like(grad_psc[0]), []
+    for g in reversed(grad_psc):
+        G = g / tau_s + (1 - 1 / tau_s) * G
+        rows.append(G)
+    return torch.stack(rows[::-1])

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.recursion import Backward, Moment
+from tssl_adapters.engine.recursion import Backward, Carried, Moment
+from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
 
@@ -32,6 +33,7 @@ class Plan(NamedTuple):
         keep_states: return the state after every step rather than after the last one.
         functional: whether torch.func is at work.
         exposed: whether h[t] and s[t] are outputs that take a gradient.
+        position: where in its window the call starts, for rules that ask for it.
     """
 
     neuron: Neuron
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
     keep_states: bool
     functional: bool
     exposed: bool = False
+    position: Position | None = None
 
 
 class EngineFunction(torch.autograd.Function):
@@ -55,11 +58,13 @@ class EngineFunction(torch.autograd.Function):
 
 
 def link_size(neuron: Neuron, rule: Rule) -> int:
-    """How many tensors the link between two calls needs: 0, 2 or 3.
+    """How many tensors the link between two calls needs: 0, 2, 3 or 4.
 
     They carry lambda[t+1] and F_v lambda[t+1]; where the layer hands on h, the reset belongs to
-    the call before, so that F_v mu[t+1] has to go the same way.
+    the call before, so that F_v mu[t+1] has to go the same way; and G[t+1] where the rule asks.
     """
+    if rule.looks_ahead:
+        return len(Carried._fields)
     delayed = neuron.timing == "delayed"
     needed = rule.chain and (
         rule.splits_adjoint(neuron.detached) or (delayed and rule.resets_membrane(neuron.detached))
@@ -115,7 +120,10 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
     """The gradients of the link that came in; a missing link takes none."""
     if not plan.linked:
         return (None,) * plan.links
-    parts = backward.carried[: plan.links]
+    carried = backward.carried
+    if plan.neuron.timing != "delayed":  # there F_v mu goes with the state
+        carried = carried._replace(decayed_membrane=None)
+    parts = carried[: plan.links]
     return tuple(
         part if part is None or part.shape == like.shape else part.expand(like.shape)
         for part in parts

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
 from tssl_adapters.neuron import ByFormula, Neuron, Subtract, SubtractEarly, ToValue, Value
-from tssl_adapters.rules import Rule, Step
+from tssl_adapters.rules import Rule, Step, Window
 
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
 
@@ -48,6 +48,8 @@ class Carried(NamedTuple):
     """F_v lambda[t+1]"""
     decayed_membrane: Tensor | None = None
     """F_v mu[t+1]"""
+    grad_spike: Tensor | None = None
+    """G[t+1], for rules that look ahead: from one call to the one before"""
 
 
 def fires(neuron: Neuron, potential: Tensor) -> Tensor:
@@ -132,6 +134,13 @@ def _removed(neuron: Neuron, moment: Moment) -> Value:
     return 0.0
 
 
+def dropped(neuron: Neuron) -> Value:
+    """What a spike takes from a potential that is at the threshold."""
+    if isinstance(neuron.reset, ToValue) and not _is(neuron.reset.value, 0.0):
+        return neuron.threshold - neuron.reset.value
+    return neuron.threshold
+
+
 def _partial(reset: ByFormula, moment: Moment, index: int) -> Tensor:
     """The derivative of the potential after the reset by h (0) or by the spike (1)."""
 
@@ -172,12 +181,20 @@ class Backward:
         tau_s: synaptic time constant.
         needs: which of decay, gain, offset, threshold and reset value want a gradient.
         carried: what the call after this one handed back through its link.
+        window: what the steps belong to, for rules that ask for it.
     """
 
     def __init__(
-        self, neuron: Neuron, rule: Rule, tau_s: float, needs: Sequence[bool], carried: Carried
+        self,
+        neuron: Neuron,
+        rule: Rule,
+        tau_s: float,
+        needs: Sequence[bool],
+        carried: Carried,
+        window: Window | None = None,
     ) -> None:
         self.neuron, self.rule, self.tau_s = neuron, rule, tau_s
+        self.window = window
         self.needs = needs
         self.carried = carried if rule.chain else Carried()
         self.sums: list[Tensor | None] = [None] * len(needs)
@@ -191,15 +208,17 @@ class Backward:
         grad_spike: Tensor,
         grad_state: Tensor | None,
         grad_charged: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
         """Go one step back.
 
         Args:
             moment: the time step.
             trace: a[t].
-            grad_spike: G[t].
+            grad_spike: G[t], or what the rule makes of it.
             grad_state: c[t], the gradient with respect to the state that the step handed on.
             grad_charged: that with respect to h[t] itself; it joins mu[t] whole.
+            last: whether this is the window's last step.
 
         Returns:
             The gradient with respect to the drive.
@@ -215,6 +234,9 @@ class Backward:
             neuron.threshold,
             self.tau_s,
             neuron.detached,
+            dropped(neuron),
+            self.window,
+            last,
         )
         slope = rule.slope(step)
         taken = _taken(neuron, moment)
@@ -238,11 +260,13 @@ class Backward:
             firing = slope * arriving
             if fallback is not None:
                 firing = torch.lerp(fallback.gradient, firing, fallback.active)
+            firing = rule.crossing(step, firing)
             if membrane_reset is not None and reset_adjoint is not None:
                 firing = torch.addcmul(firing, membrane_reset, reset_adjoint)
-            self._reset_sums(moment, firing, grad_state, _add(chain, membrane))
+            held = membrane if rule.counts_reset else _add(chain, membrane)
+            self._reset_sums(moment, firing, grad_state, held)
         if rule.chain:
-            self._carry(moment, chain, membrane)
+            self._carry(moment, chain if rule.spike_chain else None, membrane)
         gain = neuron.charge.gain
         if isinstance(gain, Tensor):
             return total * gain
@@ -253,7 +277,7 @@ class Backward:
 
     def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
         """What the spike is told, before its slope: G[t], and what came back through the reset."""
-        later, decayed, _ = self.carried
+        later, decayed = self.carried.chain, self.carried.decayed_chain
         reset = self.rule.chain_reset(step) if later is not None else None
         if reset is None or later is None or decayed is None:
             return grad_spike
@@ -293,12 +317,18 @@ class Backward:
             through = torch.addcmul(through, membrane_reset, reset_adjoint)
         return _add(grad_state, through) if delayed else through
 
-    def _carry(self, moment: Moment, chain: Tensor, membrane: Tensor | None) -> None:
-        decay = operand(self.neuron.charge.decay, chain)
+    def _carry(self, moment: Moment, chain: Tensor | None, membrane: Tensor | None) -> None:
+        decay = operand(self.neuron.charge.decay, moment.charged)
         if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
             assert moment.before is not None
             decay = decay * (1 - moment.before)
-        self.carried = Carried(chain, chain * decay, None if membrane is None else membrane * decay)
+        decayed = (None if part is None else part * decay for part in (chain, membrane))
+        self.carried = Carried(chain, *decayed)
+
+    def hand_back(self, grad_spike: Tensor | None) -> None:
+        """Have the call before know G of this call's first step, where the rule looks ahead."""
+        if self.rule.looks_ahead:
+            self.carried = self.carried._replace(grad_spike=grad_spike)
 
     def _charge_sums(self, moment: Moment, emitted: Tensor) -> None:
         if self.needs[DECAY]:
@@ -313,7 +343,8 @@ class Backward:
     ) -> None:
         """Threshold and reset value: through the spike test, and through what a spike removes."""
         neuron, carried = self.neuron, self.carried
-        after = _add(carried.decayed_chain, carried.decayed_membrane)
+        chain = None if self.rule.counts_reset else carried.decayed_chain
+        after = _add(chain, carried.decayed_membrane)
         if neuron.timing != "delayed":
             after = _add(grad_state, after)
         due = moment.spike if moment.before is None else moment.spike - moment.before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from tssl_adapters.engine.plan import (
     working_dtype,
 )
 from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
+from tssl_adapters.engine.window import ends, reshaped
 from tssl_adapters.neuron import Neuron
 
 
@@ -98,7 +100,7 @@ class SequenceFunction(EngineFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, values, drive, state, trace, *rest = inputs
         # Spikes that the record does not reproduce have to be kept, one byte each.
-        known = None if values is None else _spikes_of(output[0], trace, plan.tau_s)
+        known = None if values is None else spikes_of(output[0], trace, plan.tau_s)
         save(ctx, plan, (drive, state, trace, known), rest[plan.links :])
 
     @staticmethod
@@ -110,20 +112,26 @@ class SequenceFunction(EngineFunction):
         steps = moments(neuron, drive, state, known)
         psc = traces([m.spike for m in steps], trace, plan.tau_s)
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
-
         dtype = working_dtype(steps[-1].charged)
+        carried = Carried(*grad_links)
+        window = None if plan.position is None else plan.position.window(neuron, dtype)
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
+        arriving = _arriving(grad_out, steps, plan.tau_s, dtype)
+        ahead = None
+        if window is not None:
+            found, grads = zip(*arriving, strict=True)
+            spikes = [m.spike.to(dtype) for m in steps]
+            made = reshaped(plan.rule, window, grads[::-1], spikes, carried.grad_spike)
+            arriving, ahead = zip(found, made[::-1], strict=True), grads[-1]
+
         grad_drive: list[Tensor] = []
-        grad_trace: Tensor | None = None
-        for t in reversed(range(len(steps))):
-            grad_trace = _through_psc(grad_out, grad_trace, t, plan.tau_s, dtype)
-            if grad_trace is None:
-                grad_spike = torch.zeros_like(steps[t].charged, dtype=dtype)
-            else:
-                grad_spike = grad_trace if plan.tau_s == 1.0 else grad_trace / plan.tau_s
+        for t, given in zip(reversed(range(len(steps))), arriving, strict=True):
+            grad_trace, grad_spike = given
             grad_state = _at(grad_states, t, len(steps), plan.keep_states, dtype)
             moment = in_working_dtype(steps[t], neuron)
-            grad_drive.append(backward.step(moment, psc[t].to(dtype), grad_spike, grad_state))
+            now, last = psc[t].to(dtype), ends(plan.position, t)
+            grad_drive.append(backward.step(moment, now, grad_spike, grad_state, last=last))
+        backward.hand_back(ahead)
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
         return (
@@ -137,13 +145,26 @@ class SequenceFunction(EngineFunction):
         )
 
 
-def _spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
+def spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
     """The spikes of an emitted PSC, as booleans."""
     if tau_s == 1.0:
         return out != 0
     first = torch.zeros_like(out[:1]) if trace is None else trace.detach().unsqueeze(0)
     before = torch.cat([first, out[:-1]])
     return tau_s * (out - before) + before > 0.5
+
+
+def _arriving(
+    grad_out: Tensor | None, steps: list[Moment], tau_s: float, dtype: torch.dtype
+) -> Iterable[tuple[Tensor | None, Tensor]]:
+    """The gradients with respect to a[t], ``None`` for zero, and to s[t], from the last step on."""
+    grad_trace = None
+    for t in reversed(range(len(steps))):
+        grad_trace = _through_psc(grad_out, grad_trace, t, tau_s, dtype)
+        if grad_trace is None:
+            yield None, torch.zeros_like(steps[t].charged, dtype=dtype)
+        else:
+            yield grad_trace, grad_trace if tau_s == 1.0 else grad_trace / tau_s
 
 
 def _through_psc(

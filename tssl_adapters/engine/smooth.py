@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.sequence import next_trace
-from tssl_adapters.engine.state import Settings, link_at, link_of, tag, unpacked
+from tssl_adapters.engine.state import Settings, link_at, link_of, position_at, tag, unpacked
 from tssl_adapters.neuron import ByFormula, LinearCharge, Neuron, Reset, Value
 
 Charge: TypeAlias = Callable[[Tensor], Tensor]
@@ -124,7 +124,10 @@ def held_back(
             (1.0 - stays) * own[0],
             (1.0 - stays) * own[1] + stays * (before[0] + before[1]) + held * moved,
         )
-    tag(after, links, None if settings.tau_s == 1.0 else out.clone())
+    position = position_at(result.state)
+    if position is not None and result.fired is not None:
+        position = position.sending(result.fired, spike)
+    tag(after, links, None if settings.tau_s == 1.0 else out.clone(), position)
     return result._replace(out=out, state=after, trace=None, fired=spike)
 
 

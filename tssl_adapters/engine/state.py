@@ -1,12 +1,13 @@
 """What has to travel from one call of a layer to the next beside the library's own state.
 
-Two things do, and both belong to the state tensor that the user's loop carries, never to the
+Three things do, and all belong to the state tensor that the user's loop carries, never to the
 module, because a loop may call one layer on two states:
 
 - the *link*, through which the spike-time chain lambda goes back to the call before. It hangs on
   the tensor object and is void once the tensor has another graph or was written to;
 - at ``tau_s > 1`` the *trace* a[t], which is forward state. It hangs on the tensor too, and its
-  values are also filed under the tensor's storage, so that ``mem = mem.detach()`` keeps them.
+  values are also filed under the tensor's storage, so that ``mem = mem.detach()`` keeps them;
+- for rules that ask for the window that a step belongs to, the *position* in it, beside the link.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from tssl_adapters.engine.window import Position
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
 from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
@@ -59,9 +61,16 @@ class Tag:
     a state of its own, and a graph cannot be copied.
     """
 
-    def __init__(self, state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
+    def __init__(
+        self,
+        state: Tensor,
+        link: tuple[Tensor, ...],
+        trace: Tensor | None,
+        position: Position | None,
+    ) -> None:
         self.link = link
         self.trace = trace
+        self.position = position
         self.grad_fn = state.grad_fn
         self.version = _version(state)
 
@@ -114,9 +123,14 @@ def _file(storage: StorageWeakRef, filed: _Filed) -> None:
     _filed[storage.cdata] = filed
 
 
-def tag(state: Tensor, link: tuple[Tensor, ...], trace: Tensor | None) -> None:
-    """Hang link and trace on the state that goes back to the user's loop."""
-    setattr(state, _ATTRIBUTE, Tag(state, link, trace))
+def tag(
+    state: Tensor,
+    link: tuple[Tensor, ...],
+    trace: Tensor | None,
+    position: Position | None = None,
+) -> None:
+    """Hang these on the state that goes back to the user's loop."""
+    setattr(state, _ATTRIBUTE, Tag(state, link, trace, position))
     if trace is None:
         return
     storage = _storage(state)
@@ -136,7 +150,7 @@ def hand_over(source: Tensor, target: Tensor, reached: Tensor) -> Tensor:
     link = unpacked(found.link) if target.requires_grad else ()
     if link:
         link = (link[0], link[1] + reached, *link[2:])
-    tag(target, link, found.trace)
+    tag(target, link, found.trace, found.position)
     untag(source)
     return target
 
@@ -170,19 +184,31 @@ def packed(link: tuple[Tensor, ...]) -> Tensor | None:
     return link[0] if len(link) == 1 else torch.stack(link)
 
 
+def position_at(state: Tensor) -> Position | None:
+    """The position in its window of a state that a step has just made."""
+    found = _tag_of(state)
+    return None if found is None else found.position
+
+
 def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
     """The link of a state that came from outside, of ``size`` parts; empty where there is none.
 
     The parts may come in one tensor. Warns once a layer where the state has a graph but no link.
     """
+    found = linked_tag(settings, state, size)
+    return () if found is None else found.link
+
+
+def linked_tag(settings: Settings, state: Tensor, size: int) -> Tag | None:
+    """:func:`link_of` with all else that hangs on the state."""
     if state.grad_fn is None:
         # A leaf that is recomputed during a backward pass stands for a state with a graph.
         if not (state.requires_grad and _in_backward()):
-            return ()
+            return None
     else:
         found = _tag_of(state)
         if found is not None and found.grad_fn is state.grad_fn and _parts(found.link) == size:
-            return found.link
+            return found
     if not settings.warned:
         settings.warned = True
         warnings.warn(
@@ -190,12 +216,12 @@ def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
             "not the tensor an earlier call returned (cloned, masked, viewed, written to in "
             "place, checkpointed with use_reentrant=True, or computed by the model). Between "
             "these two calls the gradient is the membrane's ordinary adjoint, without the rule's "
-            "chain through spike times. Pass the returned state on as it is, or detach it, to "
-            "avoid this.",
+            "chain through spike times, and counts of spikes start anew. Pass the returned state "
+            "on as it is, or detach it, to avoid this.",
             LostLinkWarning,
             stacklevel=_above_us(),
         )
-    return ()
+    return None
 
 
 def _parts(link: tuple[Tensor, ...]) -> int:
@@ -214,7 +240,7 @@ def let_go(state: Tensor) -> None:
     """A state that was detached in place must not keep the graph that it was cut from."""
     found: Tag | None = getattr(state, _ATTRIBUTE, None)
     if found is not None and state.grad_fn is None and found.grad_fn is not None:
-        found.link, found.grad_fn = (), None
+        found.link, found.grad_fn, found.position = (), None, None
         found.trace = None if found.trace is None else found.trace.detach()
 
 

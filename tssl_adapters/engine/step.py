@@ -26,6 +26,7 @@ from tssl_adapters.engine.plan import (
 )
 from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
 from tssl_adapters.engine.sequence import next_trace
+from tssl_adapters.engine.window import ends, reshaped
 
 
 class StepFunction(EngineFunction):
@@ -93,7 +94,9 @@ class StepFunction(EngineFunction):
         moment = in_working_dtype(Moment(state, drive, before, charged, spike), neuron)
         dtype = moment.charged.dtype
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, Carried(*grad_links))
+        carried = Carried(*grad_links)
+        window = None if plan.position is None else plan.position.window(neuron, dtype)
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
 
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
@@ -106,8 +109,13 @@ class StepFunction(EngineFunction):
             grad_state = grad_state.to(dtype)
         if grad_charged is not None and grad_charged.dtype != dtype:
             grad_charged = grad_charged.to(dtype)
-        now = next_trace(trace, moment.spike, plan.tau_s)
-        grad_drive = backward.step(moment, now, grad_spike, grad_state, grad_charged)
+        ahead = grad_spike
+        if window is not None:
+            later, spike = carried.grad_spike, moment.spike
+            (grad_spike,) = reshaped(plan.rule, window, [grad_spike], [spike], later)
+        now, last = next_trace(trace, moment.spike, plan.tau_s), ends(plan.position, 0)
+        grad_drive = backward.step(moment, now, grad_spike, grad_state, grad_charged, last)
+        backward.hand_back(ahead)
         return (
             None,
             None,

@@ -1,10 +1,11 @@
 """Learning rules. A rule is a small frozen object; a new one is one file in this folder."""
 
-from tssl_adapters.rules.base import Rule, Step
+from tssl_adapters.rules.base import Rule, Step, Window
+from tssl_adapters.rules.lee import Lee
 from tssl_adapters.rules.surrogate import SurrogateGradient
 from tssl_adapters.rules.tsslbp import TSSLBP
 
-BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP}
+BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP, "lee": Lee}
 """Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
 
-__all__ = ["BY_NAME", "TSSLBP", "Rule", "Step", "SurrogateGradient"]
+__all__ = ["BY_NAME", "TSSLBP", "Lee", "Rule", "Step", "SurrogateGradient", "Window"]

@@ -8,7 +8,25 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tssl_adapters.neuron import Value
+from tssl_adapters.neuron import Traits, Value
+
+
+class Window(NamedTuple):
+    """The time steps that belong together: one call's, and those of the calls linked to it.
+
+    Attributes:
+        counts: o, how often each neuron fired in it, ``[batch, ...]``.
+        active: 1 where a neuron fired, else 0, of the same shape.
+        steps: T, how many steps it has.
+        decay: what multiplies the potential in a step.
+        drop: what a spike takes from a potential that is at the threshold.
+    """
+
+    counts: Tensor
+    active: Tensor
+    steps: int
+    decay: Value
+    drop: Value
 
 
 class Step(NamedTuple):
@@ -23,6 +41,9 @@ class Step(NamedTuple):
         threshold: theta.
         tau_s: synaptic time constant in steps, at least 1.
         detached: whether the library cuts the gradient through the reset.
+        drop: what a spike takes from a potential that is at the threshold.
+        window: what it belongs to, for rules that ask for it (``windowed``).
+        last: whether it is the window's last step.
     """
 
     spike: Tensor
@@ -33,6 +54,9 @@ class Step(NamedTuple):
     threshold: Value
     tau_s: float
     detached: bool
+    drop: Value = 1.0
+    window: Window | None = None
+    last: bool = False
 
 
 class ChainReset(NamedTuple):
@@ -58,6 +82,18 @@ class Rule(ABC):
 
     chain: bool = True
     """Whether anything flows from a time step to the one before it."""
+
+    spike_chain: bool = True
+    """Whether lambda does; a loss on the membrane potential, and synaptic currents, do anyway."""
+
+    windowed: bool = False
+    """Whether the rule has a :meth:`cotangent`, or asks for :class:`Window`."""
+
+    looks_ahead: bool = False
+    """Whether :meth:`cotangent` wants G of the step after."""
+
+    counts_reset: bool = False
+    """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
 
     def __str__(self) -> str:
         """The rule with those of its options that are not the defaults."""
@@ -86,6 +122,32 @@ class Rule(ABC):
 
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         """What to emit instead of lambda[t], and where; ``grad_spike`` is G[t]."""
+        return None
+
+    def cotangent(
+        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
+    ) -> Tensor:
+        """What takes the place of G[t] in all other answers.
+
+        Args:
+            grad_spike: G, ``[T, batch, ...]``; one step in a step-by-step call.
+            spike: s, of the same shape.
+            window: what these steps belong to; it may be longer.
+            later: G of the step after them, where the rule ``looks_ahead`` and there is one.
+
+        Returns:
+            A tensor of that shape.
+        """
+        return grad_spike
+
+    def crossing(self, step: Step, firing: Tensor) -> Tensor:
+        """The part of ``firing``, which reached the potential through the spike, that reaches the
+        threshold too.
+        """
+        return firing
+
+    def problem(self, traits: Traits, tau_s: float) -> str | None:
+        """Why a layer cannot have this rule and what to do, or ``None``."""
         return None
 
     @abstractmethod

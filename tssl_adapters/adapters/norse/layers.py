@@ -12,13 +12,32 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse import neurons
-from tssl_adapters.adapters.norse.run import Cell, Incoming, step
+from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
+from tssl_adapters.adapters.norse.values import number
+from tssl_adapters.neuron import ToValue, Traits
 
 
 class _Layer(Wrapped):
     """What the wrapped layers share. Mixed in before the library's class."""
 
     _tssl_neuron: ClassVar[type[neurons.LIF]]
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        p, dt = layer.p, layer.dt
+        around = REFRACTORY.get(layer.activation)
+        p = p if around is None else getattr(p, around.name)
+        if cls._tssl_neuron.nonlinear is not None:
+            return Traits(nonlinear=cls._tssl_neuron.nonlinear, reset=ToValue())
+        return Traits(
+            nonlinear=None,
+            reset=ToValue(number(p.v_reset)),
+            decay=1.0 - number(dt * p.tau_mem_inv),
+            threshold=number(p.v_th),
+            synapse=1.0 - number(dt * p.tau_syn_inv),
+            refractory=around is not None,
+            recurrent=isinstance(layer, SNNRecurrent | SNNRecurrentCell),
+        )
 
     # SequentialState looks for "state" in this signature.
     @eager

@@ -23,7 +23,7 @@ from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.state import trace_of
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Value, computes
+from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Traits, Value, computes
 
 
 def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:
@@ -75,6 +75,17 @@ class _Record(NamedTuple):
     minus_leak: Value = 0.0
     """k in i = i' + k i', where there is a current."""
 
+    def traits(self, layer: Any, *, current: bool) -> Traits:
+        """What a rule may ask of the layer."""
+        return Traits(
+            nonlinear=None,
+            reset=self.neuron.reset,
+            decay=self.neuron.charge.decay,
+            threshold=self.neuron.threshold,
+            synapse=1.0 + self.minus_leak if current else None,
+            sequence=isinstance(layer, SNN),
+        )
+
 
 def _neuron(charge: LinearCharge, p: Any, *, subtract: bool = False) -> Neuron:
     return Neuron(
@@ -112,6 +123,11 @@ class _Layer(Wrapped):
         out, after = self._tssl_run(dense, state)
         sparse = input_tensor.is_sparse and self.activation_sparse is not None
         return (out.to_sparse() if sparse else out), after
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        record: _Record = cls._tssl_record(layer)
+        return record.traits(layer, current=issubclass(cls, _LIF))
 
     def _tssl_run(self: Any, x: Tensor, given: Any) -> tuple[Tensor, Any]:
         settings = self._tssl_settings

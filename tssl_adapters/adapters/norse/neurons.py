@@ -35,6 +35,8 @@ class LIF:
 
     late: ClassVar[tuple[str, ...]] = ()
     """The states through which the input reaches the membrane one step later."""
+    nonlinear: ClassVar[str | None] = None
+    """Why it is not an integrate-and-fire neuron."""
 
     @property
     def synaptic(self) -> Tensor:
@@ -101,6 +103,8 @@ class Late(LIF):
 class LIFEx(LIF):
     """Its potential runs away exponentially around the threshold."""
 
+    nonlinear = "its charge is exponential in the potential"
+
     def charge(self, v: Tensor) -> Tensor:
         p = self.p
         runaway = p.delta_T * torch.exp((v - p.v_th) / p.delta_T)
@@ -116,6 +120,8 @@ class LIFEx(LIF):
 
 class LIFAdEx(LIFEx):
     """The same with an adaptation current, driven by the potential before the charge."""
+
+    nonlinear = "its charge is exponential in the potential, and it adapts"
 
     @property
     def current(self) -> Tensor:
@@ -134,6 +140,8 @@ class LIFAdEx(LIFEx):
 class LSNN(Late):
     """A threshold that rises with every spike."""
 
+    nonlinear = "its threshold adapts"
+
     @property
     def threshold(self) -> Tensor:
         b = self.state.b
@@ -151,6 +159,8 @@ class LSNN(Late):
 
 class Izhikevich(LIF):
     """A quadratic charge and a recovery variable, driven by the potential before the charge."""
+
+    nonlinear = "its charge is quadratic in the potential, and it adapts"
 
     def charge(self, v: Tensor) -> Tensor:
         p = self.p

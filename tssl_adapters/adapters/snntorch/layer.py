@@ -26,6 +26,7 @@ from tssl_adapters.neuron import (
     Subtract,
     SubtractEarly,
     ToValue,
+    Traits,
     Value,
     computes,
 )
@@ -73,6 +74,28 @@ class Layer(Wrapped):
         "potential that a spike removes is threshold/beta; use beta > 0, reset_mechanism='zero' "
         "or reset_delay=False"
     )
+
+    _tssl_nonlinear: ClassVar[str | None] = None
+    """Why it is not an integrate-and-fire neuron."""
+    _tssl_recurs: ClassVar[bool] = False
+    """Whether its own spikes come back to it."""
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        return Traits(
+            nonlinear=cls._tssl_nonlinear,
+            reset=cls._tssl_reset(layer),
+            decay=cls._tssl_charge(layer).decay,
+            threshold=layer.threshold,
+            synapse=cls._tssl_synapse(layer),
+            recurrent=cls._tssl_recurs,
+            graded=cls._tssl_graded(layer),
+        )
+
+    @classmethod
+    def _tssl_synapse(cls, layer: Any) -> Value | None:
+        """The decay of its synaptic current, where it has one."""
+        return None
 
     @classmethod
     def _tssl_charge(cls, layer: Any) -> LinearCharge:

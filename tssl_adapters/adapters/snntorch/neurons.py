@@ -50,6 +50,8 @@ class _Leaking(Layer):
 class _Recurrent(Layer):
     """A layer that its own spikes come back to."""
 
+    _tssl_recurs = True
+
     def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
         # Computed once a call: the library's own pass would not record it, and a normalisation of
         # its weights would move twice.
@@ -60,6 +62,15 @@ class _Recurrent(Layer):
             return super()._tssl_run(x, states, fresh)
         finally:
             self._modules["recurrent"] = recurrent
+
+
+class _Synapse(_Leaking):
+    """The same behind a synaptic current."""
+
+    @classmethod
+    def _tssl_synapse(cls, layer: Any) -> Value | None:
+        alpha: Value = layer.alpha.clamp(0, 1)
+        return alpha
 
 
 class WrappedLeaky(_Leaking, snntorch.Leaky):  # type: ignore[misc]
@@ -97,7 +108,7 @@ class WrappedLapicque(Layer, snntorch.Lapicque):  # type: ignore[misc]
         return self._tssl_kept(x, states["mem"]), {}
 
 
-class WrappedSynaptic(_Leaking, snntorch.Synaptic):  # type: ignore[misc]
+class WrappedSynaptic(_Synapse, snntorch.Synaptic):  # type: ignore[misc]
     """``snntorch.Synaptic`` with the gradient of a rule. No reset touches ``syn``."""
 
     _tssl_native = snntorch.Synaptic
@@ -123,6 +134,7 @@ class WrappedAlpha(Layer, snntorch.Alpha):  # type: ignore[misc]
     _tssl_native = snntorch.Alpha
     _tssl_states = ("syn_exc", "syn_inh", "mem")
     _tssl_resets: ClassVar[Any] = {**RESETS, "_base_sub": Never()}
+    _tssl_nonlinear = "its potential is the sum of two currents, and a spike resets these"
 
     @eager
     def forward(
@@ -183,7 +195,7 @@ class WrappedRLeaky(_Recurrent, _Leaking, snntorch.RLeaky):  # type: ignore[misc
         return self._tssl_kept(x + self.recurrent(states["spk"]), states["mem"]), {}
 
 
-class WrappedRSynaptic(_Recurrent, _Leaking, snntorch.RSynaptic):  # type: ignore[misc]
+class WrappedRSynaptic(_Recurrent, _Synapse, snntorch.RSynaptic):  # type: ignore[misc]
     """``snntorch.RSynaptic`` with the gradient of a rule. No reset touches ``syn``."""
 
     _tssl_native = snntorch.RSynaptic

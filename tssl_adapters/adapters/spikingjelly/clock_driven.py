@@ -98,18 +98,21 @@ class WrappedQIFNode(ClockDriven, SmoothNode, neuron.QIFNode):  # type: ignore[m
     """``QIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.QIFNode
+    _tssl_nonlinear = "its charge is quadratic in the potential"
 
 
 class WrappedEIFNode(InSingle, ClockDriven, SmoothNode, neuron.EIFNode):  # type: ignore[misc]
     """``EIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.EIFNode
+    _tssl_nonlinear = "its charge is exponential in the potential"
 
 
 class WrappedMultiStepEIFNode(InSingle, ClockDriven, SmoothNode, neuron.MultiStepEIFNode):  # type: ignore[misc]
     """``MultiStepEIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.MultiStepEIFNode
+    _tssl_nonlinear = "its charge is exponential in the potential"
 
 
 _NODES = (

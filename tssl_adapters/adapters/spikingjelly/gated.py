@@ -17,7 +17,7 @@ from tssl_adapters.adapters.spikingjelly.node import Node, Ran
 from tssl_adapters.engine.attach import Native, Result
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.engine.state import tag
-from tssl_adapters.neuron import ByFormula
+from tssl_adapters.neuron import ByFormula, Subtract, Traits
 
 _PARAMETERS = "alpha beta gamma tau v_threshold linear_decay v_subreset".split()
 
@@ -54,6 +54,11 @@ class WrappedGatedLIFNode(Node, neuron.GatedLIFNode):  # type: ignore[misc]
     """``GatedLIFNode`` with the gradient of a rule, for all its parameters."""
 
     _tssl_native = neuron.GatedLIFNode
+    _tssl_nonlinear = "its gates change the charge from step to step"
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        return Traits(nonlinear=cls._tssl_nonlinear, reset=Subtract())
 
     def _tssl_compute(
         self: Any, x: Tensor, states: tuple[Any, ...], trace: Tensor | None, keep: bool

@@ -20,6 +20,8 @@ class KLIF(SmoothNode):
     the library hands on that potential over k, so it is multiplied by k as it comes in.
     """
 
+    _tssl_nonlinear = "its charge is rectified"
+
     def _tssl_attach(
         self: Any, x: Tensor, states: States, trace: Tensor | None
     ) -> tuple[Result, States]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
 from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.neuron import LinearCharge, Neuron, computes
+from tssl_adapters.neuron import LinearCharge, Neuron, Traits, computes
 
 
 class LinearNode(Node):
@@ -17,6 +18,11 @@ class LinearNode(Node):
 
     def _tssl_charge(self) -> LinearCharge:
         raise NotImplementedError
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        decay = cls._tssl_charge(layer).decay
+        return replace(super()._tssl_traits(layer), decay=decay, sequence=sequences(layer))
 
     def _tssl_neuron(self: Any) -> Neuron:
         return Neuron(

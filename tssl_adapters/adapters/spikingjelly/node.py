@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.engine.state import trace_beside, untag
-from tssl_adapters.neuron import Reset, Subtract, ToValue
+from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits
 
 TRACE = "tssl_psc"
 """The memory that holds the trace at ``tau_s > 1``, after the library's own."""
@@ -39,6 +39,13 @@ class Node(Wrapped):
 
     _tssl_steady = True
     """Whether the library rounds in the same way at every call."""
+    _tssl_nonlinear: ClassVar[str | None] = None
+    """Why it is not an integrate-and-fire neuron."""
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        nonlinear, reset = cls._tssl_nonlinear, cls._tssl_reset(layer)
+        return Traits(nonlinear=nonlinear, reset=reset, threshold=layer.v_threshold)
 
     @eager
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -20,7 +21,7 @@ from tssl_adapters.adapters.spikingjelly.simple import (
     simple_problem,
 )
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
-from tssl_adapters.neuron import ByFormula, Reset
+from tssl_adapters.neuron import ByFormula, Reset, Traits
 
 
 class WrappedLIFNode(LIF, neuron.LIFNode):  # type: ignore[misc]
@@ -51,18 +52,21 @@ class WrappedQIFNode(SmoothNode, neuron.QIFNode):  # type: ignore[misc]
     """``QIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.QIFNode
+    _tssl_nonlinear = "its charge is quadratic in the potential"
 
 
 class WrappedEIFNode(SmoothNode, neuron.EIFNode):  # type: ignore[misc]
     """``EIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.EIFNode
+    _tssl_nonlinear = "its charge is exponential in the potential"
 
 
 class WrappedIzhikevichNode(SmoothNode, neuron.IzhikevichNode):  # type: ignore[misc]
     """``IzhikevichNode`` with the gradient of a rule, through its recovery ``w`` too."""
 
     _tssl_native = neuron.IzhikevichNode
+    _tssl_nonlinear = "its charge is quadratic in the potential, and it adapts"
 
 
 class WrappedCUBALIFNode(SmoothNode, neuron.CUBALIFNode):  # type: ignore[misc]
@@ -70,11 +74,17 @@ class WrappedCUBALIFNode(SmoothNode, neuron.CUBALIFNode):  # type: ignore[misc]
 
     _tssl_native = neuron.CUBALIFNode
 
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        traits = super()._tssl_traits(layer)
+        return replace(traits, decay=layer.v_decay, synapse=layer.c_decay)
+
 
 class WrappedRAFNode(SmoothNode, neuron.RAFNode):  # type: ignore[misc]
     """``RAFNode`` with the gradient of a rule; the input arrives through ``u`` a step later."""
 
     _tssl_native = neuron.RAFNode
+    _tssl_nonlinear = "its potential resonates with a second state"
 
 
 class WrappedKLIFNode(KLIF, neuron.KLIFNode):  # type: ignore[misc]
@@ -90,6 +100,7 @@ class WrappedComplementaryLIFNode(SmoothNode, neuron.ComplementaryLIFNode):  # t
     """
 
     _tssl_native = neuron.ComplementaryLIFNode
+    _tssl_nonlinear = "what its spikes take depends on those before"
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         tau: float = self.tau

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,25 @@ from torch import Tensor
 
 from tssl_adapters.adapters.spikingjelly.node import Ran, problem
 from tssl_adapters.adapters.spikingjelly.smooth import Recorder, SmoothNode, States, shadow
+from tssl_adapters.neuron import Traits, Value
 
 _STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
 
 
 class SimpleNode(SmoothNode):
     """For any class that fires and resets as ``SimpleBaseNode`` does, whatever its charge."""
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        traits = super()._tssl_traits(layer)
+        if not type(layer).neuronal_charge.__module__.startswith("spikingjelly."):
+            return replace(traits, nonlinear="its neuronal_charge is a function of your own")
+        return replace(traits, decay=cls._tssl_decay(layer))
+
+    @classmethod
+    def _tssl_decay(cls, node: Any) -> Value:
+        """What multiplies the potential in the library's own charge."""
+        return 1.0
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         kept = self.__dict__["_memories"]
@@ -60,6 +74,10 @@ class WrappedSimpleLIFNode(SimpleNode, neuron.SimpleLIFNode):  # type: ignore[mi
     """``SimpleLIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.SimpleLIFNode
+
+    @classmethod
+    def _tssl_decay(cls, node: Any) -> Value:
+        return 1.0 - 1.0 / float(node.tau)
 
 
 def simple_problem(node: Any) -> str | None:

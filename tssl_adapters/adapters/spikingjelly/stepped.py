@@ -49,18 +49,21 @@ class WrappedQIFNode(Classic, SmoothNode, neuron.QIFNode):  # type: ignore[misc]
     """``QIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.QIFNode
+    _tssl_nonlinear = "its charge is quadratic in the potential"
 
 
 class WrappedEIFNode(Classic, SmoothNode, neuron.EIFNode):  # type: ignore[misc]
     """``EIFNode`` with the gradient of a rule."""
 
     _tssl_native = neuron.EIFNode
+    _tssl_nonlinear = "its charge is exponential in the potential"
 
 
 class WrappedIzhikevichNode(Classic, SmoothNode, neuron.IzhikevichNode):  # type: ignore[misc]
     """``IzhikevichNode`` with the gradient of a rule, through its recovery ``w`` too."""
 
     _tssl_native = neuron.IzhikevichNode
+    _tssl_nonlinear = "its charge is quadratic in the potential, and it adapts"
 
     def _tssl_detached(self: Any) -> bool:
         return bool(self.detach_reset) and not self._tssl_half_detached()

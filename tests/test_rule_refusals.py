@@ -1,0 +1,101 @@
+"""Which layers the three further rules take, and that they refuse the others before a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import snntorch
+import torch
+from compat_spikingjelly import has, neuron
+from torch import nn
+
+import tssl_adapters
+from tssl_adapters import adapters, rules
+from tssl_adapters.errors import UnsupportedConfigError, UnsupportedLayerError
+
+NONLINEAR = {
+    "Alpha": "its potential is the sum of two currents, and a spike resets these",
+    "QIFNode": "its charge is quadratic in the potential",
+    "EIFNode": "its charge is exponential in the potential",
+    "IzhikevichNode": "its charge is quadratic in the potential, and it adapts",
+    "KLIFNode": "its charge is rectified",
+    "RAFNode": "its potential resonates with a second state",
+    "ComplementaryLIFNode": "what its spikes take depends on those before",
+    "GatedLIFNode": "its gates change the charge from step to step",
+    "LIFEx": "its charge is exponential in the potential",
+    "LIFAdEx": "its charge is exponential in the potential, and it adapts",
+    "LIFAdExRefrac": "its charge is exponential in the potential, and it adapts",
+    "LSNN": "its threshold adapts",
+    "Izhikevich": "its charge is quadratic in the potential, and it adapts",
+}
+"""Neurons that no rule but TSSL-BP and the surrogates take."""
+
+
+def examples() -> list[Any]:
+    found = []
+    for adapter in adapters.loaded():
+        for cls in adapter.kinds:
+            found.append(pytest.param(adapter, cls, id=f"{adapter.library}-{cls.__name__}"))
+    return found
+
+
+def base_of(cls: type) -> str:
+    """A class's neuron: its name without its form."""
+    return cls.__name__.removeprefix("MultiStep").removesuffix("Cell").removesuffix("Recurrent")
+
+
+@pytest.mark.parametrize(("adapter", "cls"), examples())
+@pytest.mark.parametrize("rule", [rules.Lee(), rules.Lee(gate="active")], ids=str)
+def test_every_layer_is_taken_or_refused(adapter: Any, cls: Any, rule: rules.Rule) -> None:
+    layer = adapter.example(cls, 3)
+    why = NONLINEAR.get(base_of(cls))
+    (report,) = [
+        r for r in tssl_adapters.inspect(nn.ModuleList([layer]), rule=rule) if r.path == "0"
+    ]
+    if why is None:
+        assert report.status == "wrap"
+        tssl_adapters.wrap(layer, rule=rule)
+        x = torch.rand(5, 2, 3, requires_grad=True)
+        adapter.run(layer, x).sum().backward()
+        assert x.grad is not None
+        assert bool(x.grad.isfinite().all())
+    else:
+        assert report.status == "refused"
+        with pytest.raises(UnsupportedConfigError) as caught:
+            tssl_adapters.wrap(layer, rule=rule)
+        assert why in str(caught.value)
+        assert type(layer) is cls
+
+
+def test_refusals_do_not_hide_each_other() -> None:
+    """A rule's refusal and a class's are in one message, and nothing was changed."""
+    model = nn.ModuleList([snntorch.Leaky(beta=0.5), snntorch.Alpha(alpha=0.6, beta=0.5)])
+    model.append(snntorch.SLSTM(3, 3))
+    with pytest.raises(UnsupportedLayerError) as caught:
+        tssl_adapters.wrap(model, rule="lee")
+    assert not isinstance(caught.value, UnsupportedConfigError)
+    assert "2 spiking layer(s)" in str(caught.value)
+    assert "Lee takes linear integrate-and-fire neurons, and its potential" in str(caught.value)
+    assert type(model[0]) is snntorch.Leaky
+
+
+def test_lee_needs_spikes_and_a_reset() -> None:
+    with pytest.raises(UnsupportedConfigError, match="use tau_s=1, or STRSBP or TSSLBP"):
+        tssl_adapters.wrap(snntorch.Leaky(beta=0.5), rule="lee", tau_s=2.0)
+    layer = snntorch.Leaky(beta=0.5, reset_mechanism="none")
+    with pytest.raises(UnsupportedConfigError, match="nothing resets this neuron"):
+        tssl_adapters.wrap(layer, rule=rules.Lee())
+    assert tssl_adapters.inspect(layer, rule="tsslbp")[0].status == "wrap"
+
+
+@pytest.mark.skipif(not has("SimpleIFNode"), reason="this version has no SimpleIFNode")
+def test_a_charge_of_the_users_own_is_refused() -> None:
+    class Mine(neuron.SimpleLIFNode):  # type: ignore[misc, name-defined]
+        def neuronal_charge(self, x: torch.Tensor) -> None:
+            self.v = self.v * self.v + x
+
+    tssl_adapters.register(Mine, like=neuron.SimpleLIFNode)
+    layer = Mine(tau=2.0, decay_input=True)
+    with pytest.raises(UnsupportedConfigError, match="its neuronal_charge is a function of your"):
+        tssl_adapters.wrap(layer, rule="lee")

@@ -1,0 +1,107 @@
+"""Lee, Delbruck and Pfeiffer: the membrane potential as the signal that is differentiated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.neuron import Never, Traits
+from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
+
+Gate = Literal["none", "active"]
+
+
+@dataclass(frozen=True)
+class Lee(Rule):
+    """Backpropagation through low-pass filtered spike trains.
+
+    J. H. Lee, T. Delbruck and M. Pfeiffer, "Training Deep Spiking Neural Networks Using
+    Backpropagation", Frontiers in Neuroscience 10:508, 2016 (arXiv 1608.08782). The neuron is
+    V_i = sum_k w_ik x_k - theta_i a_i, with x_k and a_i its input's and its own spikes, filtered by
+    the membrane; what V_i does about the threshold is taken for noise, so that da_i/dx_k =
+    w_ik/theta_i. For one neuron and time step, ``[batch, ...]``::
+
+        dE/dx[t] = kappa G[t] / theta                       at every t, spike or not
+        dE/dtheta = -(1/theta) sum_t G[t] s[t]
+
+    with G[t] the gradient of the spike. Nothing flows back over time but through synaptic currents
+    and from losses on the membrane potential. Where a spike sets the potential to v_reset, theta
+    stands for theta - v_reset.
+
+    Args:
+        gate: ``"active"`` multiplies both by 1 where the neuron fired in the window and 0 where it
+            did not: the paper's rule for hidden layers. The output layer must not be gated, or it
+            hardly learns; wrap that one first with ``"none"``, then the model with ``"active"``
+            and ``skip=[output]``.
+        normalise: the paper's error normalisation: kappa (g/g_mean) sqrt(N/n) G[t], with g =
+            1/theta, g_mean its root mean square over the layer, N the layer's neurons and n those
+            of a sample that fired.
+
+    Refused: ``tau_s > 1``; neurons that are not linear, that adapt, or that have no reset.
+
+    Raises:
+        TypeError: ``normalise`` is not a bool.
+        ValueError: an unknown ``gate``.
+    """
+
+    gate: Gate = "none"
+    normalise: bool = False
+
+    spike_chain = False
+    counts_reset = True
+
+    def __post_init__(self) -> None:
+        if self.gate not in get_args(Gate):
+            raise ValueError(f"Lee: gate must be 'none' or 'active', not {self.gate!r}.")
+        if not isinstance(self.normalise, bool):
+            raise TypeError(f"Lee: normalise must be True or False, not {self.normalise!r}.")
+
+    @property
+    def windowed(self) -> bool:  # type: ignore[override]
+        return self.gate == "active" or self.normalise
+
+    def cotangent(
+        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
+    ) -> Tensor:
+        factor = window.active if self.gate == "active" else torch.ones_like(window.active)
+        if self.normalise:
+            layer = tuple(range(1, factor.ndim)) or (0,)
+            share = window.active.mean(layer, keepdim=True)
+            neurons = factor[0].numel() if factor.ndim > 1 else factor.numel()
+            factor = factor * share.clamp(min=1.0 / neurons).rsqrt()
+        return grad_spike * factor
+
+    def slope(self, step: Step) -> Tensor:
+        drop = torch.as_tensor(step.drop, dtype=step.charged.dtype, device=step.charged.device)
+        slope = drop.reciprocal()
+        return slope / slope.square().mean().sqrt() if self.normalise else slope
+
+    def chain_reset(self, step: Step) -> ChainReset | None:
+        return None
+
+    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
+        return None
+
+    def crossing(self, step: Step, firing: Tensor) -> Tensor:
+        return firing * step.spike
+
+    def resets_membrane(self, detached: bool) -> bool:
+        return False
+
+    def splits_adjoint(self, detached: bool) -> bool:
+        return False
+
+    def problem(self, traits: Traits, tau_s: float) -> str | None:
+        if tau_s != 1.0:
+            return "Lee is made for layers that emit spikes; use tau_s=1, or STRSBP or TSSLBP"
+        if traits.nonlinear is not None:
+            return f"Lee takes linear integrate-and-fire neurons, and {traits.nonlinear}"
+        if isinstance(traits.reset, Never):
+            return (
+                "Lee relies on what a spike takes from the potential, and nothing resets this "
+                "neuron; give it a reset, or skip it where its potential is what is read"
+            )
+        return None
