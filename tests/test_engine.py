@@ -41,6 +41,8 @@ RULES = [
     rules.Lee(),
     rules.Lee(gate="active"),
     rules.Lee(gate="active", normalise=True),
+    rules.STDBP(),
+    rules.STDBP(max_slope=1.5, silent="none"),
 ]
 SHAPES = [(), (4,), (3, 4), (1, 4)]
 
@@ -97,8 +99,12 @@ def problems(draw: st.DrawFn, max_steps: int = 12) -> Problem:
     def shape() -> tuple[int, ...]:
         return draw(st.sampled_from(SHAPES))
 
+    rule = draw(st.sampled_from(RULES))
     full = (3, 4)
     resets = ["value", "subtract", "never"] + ["subtract early"] * (timing == "delayed")
+    grad_out = rand((steps, *full), -1.0, 1.0)
+    if rule.looks_ahead:  # step by step a rule has to guess how it would go on from the end
+        grad_out[-2:] = 0.0
     return Problem(
         timing=timing,
         reset=draw(st.sampled_from(resets)),
@@ -114,10 +120,10 @@ def problems(draw: st.DrawFn, max_steps: int = 12) -> Problem:
         drive=rand((steps, *full), -1.0, 2.0),
         state=rand(full, -0.5, 1.5),
         trace=rand(full, 0.0, 1.0),
-        grad_out=rand((steps, *full), -1.0, 1.0),
+        grad_out=grad_out,
         grad_states=rand((steps, *full), -1.0, 1.0) * draw(st.sampled_from([0.0, 1.0])),
-        tau_s=draw(st.sampled_from([1.0, 1.5, 3.0])),
-        rule=draw(st.sampled_from(RULES)),
+        tau_s=1.0 if rule.looks_ahead else draw(st.sampled_from([1.0, 1.5, 3.0])),
+        rule=rule,
     )
 
 

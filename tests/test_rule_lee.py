@@ -161,7 +161,7 @@ def test_a_checkpointed_step_counts_once() -> None:
 
 
 def test_arguments() -> None:
-    with pytest.raises(ValueError, match=r"gate must be 'none' or 'active', not 'on'"):
+    with pytest.raises(ValueError, match=r"gate must be one of 'none', 'active', not 'on'"):
         rules.Lee(gate="on")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="normalise must be True or False, not 1"):
         rules.Lee(normalise=1)  # type: ignore[arg-type]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import norse.torch as norse
 import pytest
 import snntorch
 import torch
 from compat_spikingjelly import has, neuron
+from norse.torch.functional.lif import LIFParameters
 from torch import nn
 
 import tssl_adapters
@@ -31,6 +33,31 @@ NONLINEAR = {
 }
 """Neurons that no rule but TSSL-BP and the surrogates take."""
 
+RULES = [
+    rules.Lee(),
+    rules.Lee(gate="active"),
+    rules.STDBP(strict=False),
+    rules.STDBP(),
+]
+
+
+def reason(rule: rules.Rule, layer: nn.Module) -> str | None:
+    """Why a rule refuses a layer with its default settings."""
+    name = base_of(type(layer))
+    if name in NONLINEAR:
+        return (
+            f"{type(rule).__name__} takes linear integrate-and-fire neurons, and {NONLINEAR[name]}"
+        )
+    if isinstance(rule, rules.STDBP):
+        if name == "LIFRefrac":
+            return "its refractory period hides spikes"
+        if rule.strict and name not in INTEGRATORS:
+            return "its potential leaks"
+    return None
+
+
+INTEGRATORS = {"IFNode", "HalfThresholdIFNode", "SimpleIFNode", "IAF"}
+
 
 def examples() -> list[Any]:
     found = []
@@ -46,10 +73,10 @@ def base_of(cls: type) -> str:
 
 
 @pytest.mark.parametrize(("adapter", "cls"), examples())
-@pytest.mark.parametrize("rule", [rules.Lee(), rules.Lee(gate="active")], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=str)
 def test_every_layer_is_taken_or_refused(adapter: Any, cls: Any, rule: rules.Rule) -> None:
     layer = adapter.example(cls, 3)
-    why = NONLINEAR.get(base_of(cls))
+    why = reason(rule, layer)
     (report,) = [
         r for r in tssl_adapters.inspect(nn.ModuleList([layer]), rule=rule) if r.path == "0"
     ]
@@ -57,7 +84,8 @@ def test_every_layer_is_taken_or_refused(adapter: Any, cls: Any, rule: rules.Rul
         assert report.status == "wrap"
         tssl_adapters.wrap(layer, rule=rule)
         x = torch.rand(5, 2, 3, requires_grad=True)
-        adapter.run(layer, x).sum().backward()
+        weight = torch.arange(30.0).reshape(5, 2, 3)
+        (adapter.run(layer, x) * weight).sum().backward()
         assert x.grad is not None
         assert bool(x.grad.isfinite().all())
     else:
@@ -99,3 +127,26 @@ def test_a_charge_of_the_users_own_is_refused() -> None:
     layer = Mine(tau=2.0, decay_input=True)
     with pytest.raises(UnsupportedConfigError, match="its neuronal_charge is a function of your"):
         tssl_adapters.wrap(layer, rule="lee")
+
+
+def test_stdbp_needs_integrators() -> None:
+    """Without leak it takes snnTorch's Synaptic; a leaking current is refused, and why is said."""
+    whole = snntorch.Synaptic(alpha=1.0, beta=1.0)
+    assert tssl_adapters.inspect(whole, rule="stdbp")[0].status == "wrap"
+    for alpha, beta, what in ((0.9, 1.0, "synaptic current"), (1.0, 0.9, "potential")):
+        layer = snntorch.Synaptic(alpha=alpha, beta=beta)
+        with pytest.raises(UnsupportedConfigError, match=f"its {what} leaks.*strict=False"):
+            tssl_adapters.wrap(layer, rule="stdbp")
+        assert type(layer) is snntorch.Synaptic
+        assert tssl_adapters.inspect(layer, rule=rules.STDBP(strict=False))[0].status == "wrap"
+    p = LIFParameters(tau_mem_inv=torch.tensor(1e-5))  # the potential alone does not leak
+    with pytest.raises(UnsupportedConfigError, match="its synaptic current leaks"):
+        tssl_adapters.wrap(norse.LIF(p), rule="stdbp")
+
+
+def test_stdbp_needs_spikes_and_a_reset() -> None:
+    with pytest.raises(UnsupportedConfigError, match="STDBP is made for layers that emit spikes"):
+        tssl_adapters.wrap(norse.IAFCell(), rule="stdbp", tau_s=2.0)
+    layer = snntorch.Synaptic(alpha=1.0, beta=1.0, reset_mechanism="none")
+    with pytest.raises(UnsupportedConfigError, match="it goes on firing; give it a reset"):
+        tssl_adapters.wrap(layer, rule="stdbp")

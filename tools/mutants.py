@@ -60,7 +60,9 @@ STEP = "engine/step.py"
 STATE = "engine/state.py"
 WINDOW = "engine/window.py"
 LEE = "rules/lee.py"
+STDBP = "rules/stdbp.py"
 RULE_LEE = "tests/test_rule_lee.py"
+RULE_STDBP = "tests/test_rule_stdbp.py"
 REFUSALS = "tests/test_rule_refusals.py"
 ATTACH = "engine/attach.py"
 PLAN = "engine/plan.py"
@@ -1921,6 +1923,52 @@ FURTHER_RULES = (
     mutant(
         "Lee: no chain at all, so that a membrane loss ends at its step", LEE,
         "spike_chain = False", "spike_chain = chain = False", RULE_LEE,
+    ),
+    mutant(
+        "STDBP: a falling potential has no slope", STDBP,
+        "torch.where(step.increment > 0, step.increment, 0.0).reciprocal_()",
+        "step.increment.reciprocal().clamp_(min=0.0)", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: a virtual spike at every step", STDBP,
+        ' and step.last and', ' and', RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: G goes on as a constant", STDBP,
+        "2.0 * grad_spike[-1] - grad_spike[-2]", "grad_spike[-1]", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: step by step, a later spike's line goes through the origin too", STDBP,
+        "torch.where(fired_before, grad_spike[-1], line)", "line", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: the time goes the other way", STDBP,
+        "return grad_spike - torch", "return -grad_spike + torch", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: G of the step after is not handed back", RECURSION,
+        "        if self.rule.looks_ahead:\n", "        if False:\n", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: where the loss ends early, G goes on in a line", WINDOW,
+        "if later is None and not ends(", "if later is None and False and not ends(", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: a loss on counts is not warned of", WINDOW,
+        "if position.steps == 0 and stretch.told", "if False and stretch.told", RULE_STDBP,
+    ),
+    mutant(
+        "STDBP: a leaking current is taken", STDBP,
+        "_keeps(traits.decay) and _keeps(traits.synapse)", "_keeps(traits.decay)", REFUSALS,
+    ),
+    mutant(
+        "first_spike: what a later spike would send goes on", "losses.py",
+        "torch.minimum(steps, times + 1).clamp(max=len(grad) - 1)", "steps.expand_as(grad)",
+        RULE_STDBP,
+    ),
+    mutant(
+        "first_spike_time: the ramp ends at the spike", "losses.py",
+        "grad * torch.minimum(steps, times + 1)", "grad * torch.minimum(steps, times)", RULE_STDBP,
     ),
     mutant(
         "window: a step that is computed again counts again", WINDOW,

@@ -44,5 +44,9 @@ class LostLinkWarning(UserWarning):
     """A state came in with a graph but without the spike-time chain; the plain adjoint is used."""
 
 
+class RuleWarning(UserWarning):
+    """Something that a rule silently does not get along with: the model, or the loss."""
+
+
 class UntestedVersionWarning(UserWarning):
     """A library's version is none of those that were tested; a trial found nothing wrong."""

@@ -1,13 +1,15 @@
-"""The losses of TSSL-BP, for outputs of any library.
+"""The losses of the rules' papers, for outputs of any library.
 
-Source: W. Zhang and P. Li, "Temporal Spike Sequence Learning via Backpropagation for Deep Spiking
-Neural Networks", NeurIPS 2020, and the authors' code. All tensors are time first. Losses are summed
-over the batch, as the authors sum them before they clip the gradient's norm at 1; divide by the
-batch size for a mean.
+All tensors are time first. Losses are summed over the batch, as the authors of TSSL-BP sum them
+before they clip the gradient's norm at 1; divide by the batch size for a mean.
+
+Sources: for :func:`lee` and for the spike times, the papers of :class:`tssl_adapters.rules.Lee` and
+:class:`tssl_adapters.rules.STDBP`; for all else W. Zhang and P. Li, "Temporal Spike Sequence
+Learning via Backpropagation for Deep Spiking Neural Networks", NeurIPS 2020, and the authors' code.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -116,6 +118,106 @@ def spike_count_loss(output: Tensor, target_counts: Tensor) -> Tensor:
     excess = output.sum(dim=0) - target
     error = torch.where(wanted, excess.clamp(max=0), excess.clamp(min=0))
     return error.square().sum() / (2 * len(output))
+
+
+def lee(spikes: Tensor, labels: Tensor, decay: float = 1.0) -> Tensor:
+    """The output error of Lee et al. 2016 as a loss, a scalar.
+
+    sum_t decay^(T-1-t) sum_i s_i[t] delta_i with delta_i = o_i / max_j o_j - l_i held fixed, where
+    o_i is output i's spike count and l_i is 1 for the wanted class, else 0. delta is no derivative
+    of anything, so only the loss's gradient means something. ``spikes`` is ``[T, batch, classes]``,
+    ``labels`` holds the wanted class of each sample, ``[batch]``; ``decay`` is the factor by which
+    the membrane forgets in a step, for the error on the trace at the end of the window as in the
+    paper, or 1 for the error on counts.
+    """
+    if spikes.dim() != 3 or labels.shape != spikes.shape[1:2]:
+        raise ValueError(
+            f"spikes must be [T, batch, classes] and labels [batch], "
+            f"not {_describe(spikes)} and {_describe(labels)}"
+        )
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be above 0 and at most 1, not {decay}")
+    wanted = _one_hot(labels, spikes.shape[2])
+    with torch.no_grad():
+        counts = spikes.sum(dim=0)
+        error = counts / counts.amax(dim=1, keepdim=True).clamp(min=1) - wanted.to(counts)
+    ages = torch.arange(len(spikes) - 1, -1, -1, device=spikes.device)
+    kept = torch.as_tensor(decay, dtype=spikes.dtype, device=spikes.device) ** ages
+    return (kept[:, None, None] * spikes * error).sum()
+
+
+def first_spike_time(spikes: Tensor) -> Tensor:
+    """The step of each neuron's first spike, ``[...]`` for ``spikes`` of shape ``[T, ...]``.
+
+    T where a neuron is silent. A floating point tensor, for losses such as cross-entropy of
+    -time/tau with tau of 1 to 2 steps. Differentiable for :class:`tssl_adapters.rules.STDBP`, which
+    reads the time's gradient g off a ramp: the spikes get g min(t, time + 1) at step t.
+    """
+    if spikes.dim() == 0 or not spikes.is_floating_point():
+        raise ValueError(
+            f"spikes must be a floating point tensor [T, ...], not {_describe(spikes)}"
+        )
+    times: Tensor = _FirstSpikeTime.apply(spikes)  # type: ignore[no-untyped-call]
+    return times
+
+
+def first_spike(spikes: Tensor) -> Tensor:
+    """Each neuron's first spike alone, of the shape of ``spikes``, ``[T, ...]``.
+
+    For a model under :class:`tssl_adapters.rules.STDBP` whose neurons go on firing: put it between
+    a layer and the next. Backward it passes on the gradient up to one step after the first spike,
+    where the rule reads the spike's time, and keeps it constant from there, which says that later
+    spikes do not matter.
+    """
+    if spikes.dim() == 0 or not spikes.is_floating_point():
+        raise ValueError(
+            f"spikes must be a floating point tensor [T, ...], not {_describe(spikes)}"
+        )
+    first: Tensor = _FirstSpike.apply(spikes)  # type: ignore[no-untyped-call]
+    return first
+
+
+def _first_times(spikes: Tensor) -> Tensor:
+    """The step of the first spike, T where there is none; integers."""
+    fired = spikes.ne(0)
+    times = fired.to(torch.uint8).argmax(dim=0)
+    return times.masked_fill(~fired.any(dim=0), len(spikes))
+
+
+def _steps_of(spikes: Tensor) -> Tensor:
+    """0 ... T-1, to broadcast against spikes."""
+    steps = torch.arange(len(spikes), device=spikes.device)
+    return steps.reshape(-1, *(1 for _ in spikes.shape[1:]))
+
+
+class _FirstSpikeTime(torch.autograd.Function):
+    """``spikes [T, ...] -> times [...]``."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor) -> Tensor:
+        times = _first_times(spikes)
+        ctx.save_for_backward(times, _steps_of(spikes))
+        return times.to(spikes.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        times, steps = ctx.saved_tensors
+        return grad * torch.minimum(steps, times + 1)
+
+
+class _FirstSpike(torch.autograd.Function):
+    """``spikes [T, ...] -> the first of them``."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor) -> Tensor:
+        times, steps = _first_times(spikes), _steps_of(spikes)
+        ctx.save_for_backward(times, steps)
+        return spikes * steps.eq(times)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        times, steps = ctx.saved_tensors
+        return grad.gather(0, torch.minimum(steps, times + 1).clamp(max=len(grad) - 1))
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> Tensor:

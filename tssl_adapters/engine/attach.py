@@ -155,7 +155,7 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
     if not settings.rule.windowed:
         return None
     if found is None or found.position is None:
-        return Position(Stretch())
+        return Position(Stretch(settings))
     return found.position
 
 

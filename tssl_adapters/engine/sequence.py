@@ -118,10 +118,10 @@ class SequenceFunction(EngineFunction):
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
         arriving = _arriving(grad_out, steps, plan.tau_s, dtype)
         ahead = None
-        if window is not None:
+        if plan.position is not None and window is not None:
             found, grads = zip(*arriving, strict=True)
             spikes = [m.spike.to(dtype) for m in steps]
-            made = reshaped(plan.rule, window, grads[::-1], spikes, carried.grad_spike)
+            made = reshaped(plan.position, window, grads[::-1], spikes, carried.grad_spike)
             arriving, ahead = zip(found, made[::-1], strict=True), grads[-1]
 
         grad_drive: list[Tensor] = []

@@ -18,16 +18,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from tssl_adapters.engine.window import Position
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
 from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
+
+if TYPE_CHECKING:
+    from tssl_adapters.engine.window import Position
 
 _ATTRIBUTE = "_tssl_tag"
 _NOT_THE_USERS = tuple(str(Path(file).parent.parent) for file in (__file__, torch.nn.__file__))
@@ -38,9 +40,9 @@ class Settings:
     """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant, and
     the engine that it may use.
 
-    The rest is remembered between calls: whether a lost link was warned of, where the record
-    reproduces the library, what compiled loops there are for it, and the record itself where an
-    adapter keeps it.
+    The rest is remembered between calls: whether a lost link was warned of, whether the loss was
+    found to suit the rule or warned of, where the record reproduces the library, what compiled
+    loops there are for it, and the record itself where an adapter keeps it.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Settings:
     tau_s: float
     engine: str = "torch"
     warned: bool = field(default=False, compare=False)
+    watched: bool = field(default=False, compare=False)
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
@@ -219,7 +222,7 @@ def linked_tag(settings: Settings, state: Tensor, size: int) -> Tag | None:
             "chain through spike times, and counts of spikes start anew. Pass the returned state "
             "on as it is, or detach it, to avoid this.",
             LostLinkWarning,
-            stacklevel=_above_us(),
+            stacklevel=above_us(),
         )
     return None
 
@@ -228,7 +231,7 @@ def _parts(link: tuple[Tensor, ...]) -> int:
     return link[0].shape[0] if len(link) == 1 else len(link)
 
 
-def _above_us() -> int:
+def above_us() -> int:
     """The ``stacklevel`` of the line, neither ours nor torch's, that called the caller of this."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):

@@ -110,9 +110,9 @@ class StepFunction(EngineFunction):
         if grad_charged is not None and grad_charged.dtype != dtype:
             grad_charged = grad_charged.to(dtype)
         ahead = grad_spike
-        if window is not None:
+        if plan.position is not None and window is not None:
             later, spike = carried.grad_spike, moment.spike
-            (grad_spike,) = reshaped(plan.rule, window, [grad_spike], [spike], later)
+            (grad_spike,) = reshaped(plan.position, window, [grad_spike], [spike], later)
         now, last = next_trace(trace, moment.spike, plan.tau_s), ends(plan.position, 0)
         grad_drive = backward.step(moment, now, grad_spike, grad_state, grad_charged, last)
         backward.hand_back(ahead)

@@ -7,6 +7,7 @@ the state tensor and is read in the backward pass.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,15 +16,22 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.recursion import dropped
+from tssl_adapters.engine.state import Settings, above_us
+from tssl_adapters.errors import RuleWarning
 from tssl_adapters.neuron import Neuron
-from tssl_adapters.rules import Rule, Window
+from tssl_adapters.rules import Window
 
 
 @dataclass(eq=False)
 class Stretch:
-    """A window as far as the forward pass has come: its steps, and each neuron's spikes."""
+    """A window as far as the forward pass has come: its steps, and each neuron's spikes.
 
+    ``told`` is whether a gradient has arrived since.
+    """
+
+    settings: Settings
     steps: int = 0
+    told: bool = False
     counts: Tensor | None = None
 
 
@@ -70,7 +78,7 @@ def ends(position: Position | None, t: int) -> bool:
 
 
 def reshaped(
-    rule: Rule,
+    position: Position,
     window: Window,
     grads: Sequence[Tensor],
     spikes: Sequence[Tensor],
@@ -79,11 +87,35 @@ def reshaped(
     """What the rule makes of G.
 
     Args:
-        rule: one that is ``windowed``.
-        window: what the call belongs to.
+        position: where the call starts.
+        window: what it belongs to.
         grads: G of each of the call's steps.
         spikes: s of each of them.
         later: G of the step after the call.
     """
-    made = rule.cotangent(torch.stack([*grads]), torch.stack([*spikes]), window, later)
-    return made.unbind(0)
+    rule, grad_spike = position.stretch.settings.rule, torch.stack([*grads])
+    if rule.looks_ahead:
+        if later is None and not ends(position, len(grads) - 1):
+            later = torch.zeros_like(grads[-1])  # the loss does not look at what comes after
+        _watch(position, grad_spike, later)
+    return rule.cotangent(grad_spike, torch.stack([*spikes]), window, later).unbind(0)
+
+
+def _watch(position: Position, grad_spike: Tensor, later: Tensor | None) -> None:
+    """Warn once a layer where a rule of spike times is told the same at every step of a window."""
+    stretch, settings = position.stretch, position.stretch.settings
+    if settings.watched:
+        return
+    following = grad_spike[1:] if later is None else torch.cat([grad_spike[1:], later[None]])
+    settings.watched = bool((grad_spike[: len(following)] != following).any())
+    stretch.told = stretch.told or bool(grad_spike.any())
+    if position.steps == 0 and stretch.told and not settings.watched:
+        settings.watched = True
+        warnings.warn(
+            f"tssl_adapters: the gradient of layer '{settings.path}' is the same at every time "
+            f"step, as that of a loss on spike counts is, and {settings.rule} learns from spike "
+            "times alone: nothing will be learned. Take a loss that reads times, such as "
+            "cross-entropy of -tssl_adapters.losses.first_spike_time(spikes).",
+            RuleWarning,
+            stacklevel=above_us(),
+        )

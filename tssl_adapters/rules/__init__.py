@@ -2,10 +2,11 @@
 
 from tssl_adapters.rules.base import Rule, Step, Window
 from tssl_adapters.rules.lee import Lee
+from tssl_adapters.rules.stdbp import STDBP
 from tssl_adapters.rules.surrogate import SurrogateGradient
 from tssl_adapters.rules.tsslbp import TSSLBP
 
-BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP, "lee": Lee}
+BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP, "lee": Lee, "stdbp": STDBP}
 """Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
 
-__all__ = ["BY_NAME", "TSSLBP", "Lee", "Rule", "Step", "SurrogateGradient", "Window"]
+__all__ = ["BY_NAME", "STDBP", "TSSLBP", "Lee", "Rule", "Step", "SurrogateGradient", "Window"]

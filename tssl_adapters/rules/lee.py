@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.neuron import Never, Traits
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
+from tssl_adapters.rules.checks import flag, one_of
 
 Gate = Literal["none", "active"]
 
@@ -54,10 +55,8 @@ class Lee(Rule):
     counts_reset = True
 
     def __post_init__(self) -> None:
-        if self.gate not in get_args(Gate):
-            raise ValueError(f"Lee: gate must be 'none' or 'active', not {self.gate!r}.")
-        if not isinstance(self.normalise, bool):
-            raise TypeError(f"Lee: normalise must be True or False, not {self.normalise!r}.")
+        one_of("Lee", "gate", self.gate, get_args(Gate))
+        flag("Lee", "normalise", self.normalise)
 
     @property
     def windowed(self) -> bool:  # type: ignore[override]

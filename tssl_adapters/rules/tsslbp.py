@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, operand
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
+from tssl_adapters.rules.checks import one_of, positive
 
 ResetPath = Literal["reference", "complete", "none"]
 
@@ -46,16 +45,8 @@ class TSSLBP(Rule):
 
     def __post_init__(self) -> None:
         for name in ("max_slope", "fallback_width"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise TypeError(f"TSSLBP: {name} must be a number, not {value!r}.")
-            if not 0 < float(value) < math.inf:
-                raise ValueError(f"TSSLBP: {name} must be positive and finite, not {value!r}.")
-        if self.reset_path not in get_args(ResetPath):
-            raise ValueError(
-                f"TSSLBP: reset_path must be one of {', '.join(map(repr, get_args(ResetPath)))}, "
-                f"not {self.reset_path!r}."
-            )
+            positive("TSSLBP", name, getattr(self, name))
+        one_of("TSSLBP", "reset_path", self.reset_path, get_args(ResetPath))
 
     def slope(self, step: Step) -> Tensor:
         return step.increment.reciprocal().clamp_(0.0, self.max_slope).mul_(step.spike)

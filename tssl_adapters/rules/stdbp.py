@@ -1,0 +1,140 @@
+"""STDBP: one spike a neuron, whose time is differentiated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.neuron import Never, Traits, Value
+from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
+from tssl_adapters.rules.checks import flag, one_of, positive
+
+Silent = Literal["virtual", "none"]
+LEAK = 1e-4
+"""A potential or a current that keeps all but this in a step does not leak."""
+SLOPES = 8.0
+"""The default bound of the slope, in spikes a threshold."""
+
+
+@dataclass(frozen=True)
+class STDBP(Rule):
+    """Spike-timing-dependent backpropagation, with rectified linear post-synaptic potentials.
+
+    M. Zhang, J. Wang, B. Amornpaisannon, Z. Zhang, V. Miriyala, A. Belatreche, H. Qu, J. Wu,
+    Y. Chua, T. E. Carlson and H. Li, "Rectified Linear Postsynaptic Potential Function for
+    Backpropagation in Deep Spiking Neural Networks", 2020 (arXiv 2003.11837). A neuron whose
+    potential is sum_i w_i max(t - t_i, 0) fires where it reaches theta, at t_j = (theta + sum_C w_i
+    t_i)/W with C the inputs before t_j and W the sum of their weights, so that dt_j/dw_i = (t_i -
+    t_j)/W and dt_j/dt_i = w_i/W. W is d[t], the potential's last rise. With G[t] the gradient of
+    the spike, ``[T, batch, ...]``::
+
+        D[t]      = G[t+1] - G[t]                          the gradient of a spike's time
+        phi[t]    = s[t] min(1/d[t], max_slope)            max_slope where d[t] is not positive
+        lambda[t] = -phi[t] D[t] + F_v lambda[t+1] du/dh
+
+    Through the neuron's integrators that is a ramp over time, which a linear layer hands on so
+    that D below it is sum_j w_ij/W_j D_j. At the end of a sequence G is continued in a straight
+    line. Step by step, where the step before the last is not known yet, it is a line through the
+    origin for a neuron's first spike, which is exact where spike times are read
+    (:func:`tssl_adapters.losses.first_spike_time`), and a constant for a later one; that neglects
+    what a hidden layer's spike in the very last step does, and one more step of silence mends it.
+    One step alone has no time to move: its gradient is 0.
+
+    Args:
+        max_slope: upper bound of 1/d, in 1/potential; ``None`` is 8/theta.
+        silent: ``"virtual"`` treats a neuron that never fired as if it fired at the last step;
+            with ``"none"`` it learns nothing.
+        strict: take only neurons whose potential and synaptic current do not leak, for which the
+            equations hold. ``False`` takes every linear neuron: dt/dh = -1/d at a first spike.
+
+    Refused: ``tau_s > 1``; neurons that are not linear, that have no reset or a refractory period;
+    with ``strict`` those that leak.
+
+    Raises:
+        TypeError: ``max_slope`` is not a number, ``strict`` not a bool.
+        ValueError: ``max_slope`` not positive and finite, or an unknown ``silent``.
+    """
+
+    max_slope: float | None = None
+    silent: Silent = "virtual"
+    strict: bool = True
+
+    windowed = True
+    looks_ahead = True
+
+    def __post_init__(self) -> None:
+        if self.max_slope is not None:
+            positive("STDBP", "max_slope", self.max_slope)
+        one_of("STDBP", "silent", self.silent, get_args(Silent))
+        flag("STDBP", "strict", self.strict)
+
+    def cotangent(
+        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
+    ) -> Tensor:
+        if window.steps == 1:
+            return torch.zeros_like(grad_spike)
+        if later is None and len(grad_spike) > 1:
+            later = 2.0 * grad_spike[-1] - grad_spike[-2]
+        elif later is None:
+            line = grad_spike[-1] * (window.steps / (window.steps - 1))
+            fired_before = window.counts > spike[-1]
+            later = torch.where(fired_before, grad_spike[-1], line)
+        return grad_spike - torch.cat([grad_spike[1:], later.unsqueeze(0)])
+
+    def slope(self, step: Step) -> Tensor:
+        bound = SLOPES / step.threshold if self.max_slope is None else self.max_slope
+        slope = torch.where(step.increment > 0, step.increment, 0.0).reciprocal_()
+        fires = step.spike
+        if self.silent == "virtual" and step.last and step.window is not None:
+            fires = fires + (1.0 - step.window.active)
+        return _at_most(slope, bound).mul_(fires)
+
+    def chain_reset(self, step: Step) -> ChainReset | None:
+        return None
+
+    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
+        return None
+
+    def resets_membrane(self, detached: bool) -> bool:
+        return False
+
+    def splits_adjoint(self, detached: bool) -> bool:
+        return True
+
+    def problem(self, traits: Traits, tau_s: float) -> str | None:
+        if tau_s != 1.0:
+            return "STDBP is made for layers that emit spikes; use tau_s=1"
+        if traits.nonlinear is not None:
+            return f"STDBP takes linear integrate-and-fire neurons, and {traits.nonlinear}"
+        if isinstance(traits.reset, Never):
+            return "nothing resets this neuron, so that it goes on firing; give it a reset"
+        if traits.refractory:
+            return (
+                "its refractory period hides spikes from what comes after, and STDBP wants to "
+                "know the gradient one step after a spike; use a neuron without, with v_reset=-1e9 "
+                "to have it fire once"
+            )
+        if self.strict and not (_keeps(traits.decay) and _keeps(traits.synapse)):
+            leaking = "potential" if not _keeps(traits.decay) else "synaptic current"
+            return (
+                f"its {leaking} leaks, and STDBP's equations are of a neuron that integrates "
+                "without leak; set its decay to 1, or take STDBP(strict=False), the nearest "
+                "generalisation"
+            )
+        return None
+
+
+def _at_most(slope: Tensor, bound: Value) -> Tensor:
+    if isinstance(bound, Tensor):
+        return torch.minimum(slope, bound.to(slope))
+    return slope.clamp_(max=bound)
+
+
+def _keeps(decay: Value | None) -> bool:
+    """Whether what decays so loses nothing in a step; ``None`` is nothing that could."""
+    if isinstance(decay, Tensor):
+        return bool((decay.detach() >= 1.0 - LEAK).all())
+    return decay is None or decay >= 1.0 - LEAK
