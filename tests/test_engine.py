@@ -41,6 +41,9 @@ RULES = [
     rules.Lee(),
     rules.Lee(gate="active"),
     rules.Lee(gate="active", normalise=True),
+    rules.STRSBP(credit="spike"),
+    rules.STRSBP(credit="spike", silent="zero", self_effect="regular"),
+    rules.STRSBP(credit="spike", self_effect="none"),
     rules.STDBP(),
     rules.STDBP(max_slope=1.5, silent="none"),
 ]

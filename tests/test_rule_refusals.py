@@ -8,7 +8,7 @@ import norse.torch as norse
 import pytest
 import snntorch
 import torch
-from compat_spikingjelly import has, neuron
+from compat_spikingjelly import has, neuron, node, sequences
 from norse.torch.functional.lif import LIFParameters
 from torch import nn
 
@@ -38,6 +38,8 @@ RULES = [
     rules.Lee(gate="active"),
     rules.STDBP(strict=False),
     rules.STDBP(),
+    rules.STRSBP(credit="spike"),
+    rules.STRSBP(),
 ]
 
 
@@ -53,7 +55,19 @@ def reason(rule: rules.Rule, layer: nn.Module) -> str | None:
             return "its refractory period hides spikes"
         if rule.strict and name not in INTEGRATORS:
             return "its potential leaks"
+    if rule == rules.STRSBP() and (type(layer).__name__ not in SEQUENCES or steps(layer)):
+        return "it goes step by step, and STRSBP's credit='train' needs whole sequences"
     return None
+
+
+SEQUENCES = {"LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode", "LIF", "IAF"}
+SEQUENCES |= {f"MultiStep{name}" for name in SEQUENCES}
+"""Classes of which the engine gets whole sequences."""
+
+
+def steps(layer: nn.Module) -> bool:
+    """Whether a SpikingJelly node is in single-step mode, as it is by default."""
+    return hasattr(layer, "v_threshold") and not sequences(layer)
 
 
 INTEGRATORS = {"IFNode", "HalfThresholdIFNode", "SimpleIFNode", "IAF"}
@@ -150,3 +164,19 @@ def test_stdbp_needs_spikes_and_a_reset() -> None:
     layer = snntorch.Synaptic(alpha=1.0, beta=1.0, reset_mechanism="none")
     with pytest.raises(UnsupportedConfigError, match="it goes on firing; give it a reset"):
         tssl_adapters.wrap(layer, rule="stdbp")
+
+
+def test_strsbp_counts_spikes() -> None:
+    with pytest.raises(UnsupportedConfigError, match="use graded_spikes_factor=1"):
+        tssl_adapters.wrap(snntorch.Leaky(beta=0.5, graded_spikes_factor=2.0), rule="strsbp")
+    with pytest.raises(UnsupportedConfigError, match="nothing resets this one"):
+        tssl_adapters.wrap(snntorch.Leaky(beta=0.5, reset_mechanism="none"), rule="strsbp")
+
+
+def test_strsbp_names_what_a_time_loop_can_have() -> None:
+    with pytest.raises(UnsupportedConfigError, match=r"use STRSBP\(credit='spike'\)"):
+        tssl_adapters.wrap(node("LIFNode"), rule="strsbp")
+    tssl_adapters.wrap(node("LIFNode", step_mode="m"), rule="strsbp")
+    layer = snntorch.RLeaky(beta=0.5, linear_features=3)
+    with pytest.raises(UnsupportedConfigError, match="as Norse's LIFRecurrent has them"):
+        tssl_adapters.wrap(layer, rule=rules.STRSBP(recurrent="full", credit="spike"))

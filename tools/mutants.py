@@ -61,6 +61,8 @@ STATE = "engine/state.py"
 WINDOW = "engine/window.py"
 LEE = "rules/lee.py"
 STDBP = "rules/stdbp.py"
+STRSBP = "rules/strsbp.py"
+RULE_STRSBP = "tests/test_rule_strsbp.py"
 RULE_LEE = "tests/test_rule_lee.py"
 RULE_STDBP = "tests/test_rule_stdbp.py"
 REFUSALS = "tests/test_rule_refusals.py"
@@ -1969,6 +1971,34 @@ FURTHER_RULES = (
     mutant(
         "first_spike_time: the ramp ends at the spike", "losses.py",
         "grad * torch.minimum(steps, times + 1)", "grad * torch.minimum(steps, times)", RULE_STDBP,
+    ),
+    mutant(
+        "ST-RSBP: a charge is collected past a spike", STRSBP,
+        "ends_at_spikes = True", "ends_at_spikes = False", RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: the mean over steps rather than over spikes", STRSBP,
+        "window.counts.clamp(min=1.0)\n            told", "window.steps\n            told",
+        RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: silent neurons have no gradient of their own", STRSBP,
+        "torch.lerp(grad_spike.mean(0), of_count, window.active)", "of_count", RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: regular and Poisson trains mixed up", STRSBP,
+        'if self.self_effect == "poisson"', 'if self.self_effect == "regular"', RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: L is not transposed", STRSBP, "solve(system.mT,", "solve(system,", RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: the threshold's gradient at every step", STRSBP,
+        "return firing * step.spike", "return firing", RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: a sequence may come in parts", STRSBP,
+        'return self.credit == "train"', "return False", RULE_STRSBP,
     ),
     mutant(
         "window: a step that is computed again counts again", WINDOW,

@@ -14,8 +14,9 @@ from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
 from tssl_adapters.engine.state import Settings, Tag, let_go, linked_tag, packed, tag, unpacked
 from tssl_adapters.engine.step import StepFunction
 from tssl_adapters.engine.window import Position, Stretch
-from tssl_adapters.errors import LibraryVersionError
+from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
 from tssl_adapters.neuron import Neuron
+from tssl_adapters.rules import Feedback
 
 if TYPE_CHECKING:
     from tssl_adapters.engine.fused import Call
@@ -81,6 +82,7 @@ def attach(
     fresh: bool = False,
     exposed: bool = False,
     carrier: Tensor | None = None,
+    feedback: Feedback | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -98,6 +100,10 @@ def attach(
         exposed: for a step, whether the layer has other states that depend on h[t] or s[t]. The
             library then computes every value, however well the record reproduces its potential.
         carrier: the tensor that the link hangs on, where ``state`` was computed from it.
+        feedback: how the layer's spikes come back to it, where the drive has this call's already.
+
+    Raises:
+        UnsupportedConfigError: the rule needs the whole sequence, and this call goes on from one.
 
     Returns:
         The library's values with the rule's gradient.
@@ -119,7 +125,7 @@ def attach(
         values = None if known else native.values
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
-        position,
+        position, feedback,
     )  # fmt: skip
     loops = None
     if settings.engine == "numba" and values is None and not exposed:
@@ -156,6 +162,12 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
         return None
     if found is None or found.position is None:
         return Position(Stretch(settings))
+    if settings.rule.whole:
+        raise UnsupportedConfigError(
+            f"Layer '{settings.path}': {settings.rule} needs a sequence in one call, and this call "
+            "goes on from another one's state. Detach the state to start anew, or use "
+            "credit='spike'."
+        )
     return found.position
 
 

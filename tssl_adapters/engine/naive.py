@@ -129,7 +129,8 @@ def backward(
         through = mu if rule.counts_reset else lam + mu
         grad_u = f_v * through if delayed else c + f_v * through
         p = phi * g + through_reset
-        lam_now = phi * g + kept * f_v * lam + through_reset
+        kept_chain = 1 - s if rule.ends_at_spikes else kept
+        lam_now = phi * g + kept_chain * f_v * lam + through_reset
         mu_now = into_reset * (kept + from_membrane) + (c if delayed else zero)
         e = lam_now
         fallback = rule.emit(step, g)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tssl_adapters.engine.recursion import Backward, Carried, Moment
 from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
-from tssl_adapters.rules import Rule
+from tssl_adapters.rules import Feedback, Rule, Window
 
 LEARNED = 5
 """How many of a neuron's values take a gradient: the others only serve the charge's formula."""
@@ -34,6 +34,7 @@ class Plan(NamedTuple):
         functional: whether torch.func is at work.
         exposed: whether h[t] and s[t] are outputs that take a gradient.
         position: where in its window the call starts, for rules that ask for it.
+        feedback: of a recurrent layer whose whole sequence this is.
     """
 
     neuron: Neuron
@@ -45,6 +46,13 @@ class Plan(NamedTuple):
     functional: bool
     exposed: bool = False
     position: Position | None = None
+    feedback: Feedback | None = None
+
+    def window(self, neuron: Neuron, dtype: torch.dtype) -> Window | None:
+        """The window, for rules that ask for it; known once the backward pass begins."""
+        if self.position is None:
+            return None
+        return self.position.window(neuron, dtype)._replace(feedback=self.feedback)
 
 
 class EngineFunction(torch.autograd.Function):

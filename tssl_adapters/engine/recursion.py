@@ -241,7 +241,8 @@ class Backward:
         slope = rule.slope(step)
         taken = _taken(neuron, moment)
         arriving = self._arriving(step, grad_spike)
-        chain = self._chain(slope, arriving, taken)
+        ends = moment.spike if rule.ends_at_spikes else taken
+        chain = self._chain(slope, arriving, ends)
 
         reset_adjoint = carried.decayed_membrane
         if neuron.timing != "delayed":

@@ -114,7 +114,7 @@ class SequenceFunction(EngineFunction):
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
         dtype = working_dtype(steps[-1].charged)
         carried = Carried(*grad_links)
-        window = None if plan.position is None else plan.position.window(neuron, dtype)
+        window = plan.window(neuron, dtype)
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
         arriving = _arriving(grad_out, steps, plan.tau_s, dtype)
         ahead = None

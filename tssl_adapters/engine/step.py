@@ -95,7 +95,7 @@ class StepFunction(EngineFunction):
         dtype = moment.charged.dtype
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
         carried = Carried(*grad_links)
-        window = None if plan.position is None else plan.position.window(neuron, dtype)
+        window = plan.window(neuron, dtype)
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
 
         if grad_out is None:

@@ -1,12 +1,24 @@
 """Learning rules. A rule is a small frozen object; a new one is one file in this folder."""
 
-from tssl_adapters.rules.base import Rule, Step, Window
+from tssl_adapters.rules.base import Feedback, Rule, Step, Window
 from tssl_adapters.rules.lee import Lee
 from tssl_adapters.rules.stdbp import STDBP
+from tssl_adapters.rules.strsbp import STRSBP
 from tssl_adapters.rules.surrogate import SurrogateGradient
 from tssl_adapters.rules.tsslbp import TSSLBP
 
-BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP, "lee": Lee, "stdbp": STDBP}
+BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP, "lee": Lee, "stdbp": STDBP, "strsbp": STRSBP}
 """Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
 
-__all__ = ["BY_NAME", "STDBP", "TSSLBP", "Lee", "Rule", "Step", "SurrogateGradient", "Window"]
+__all__ = [
+    "BY_NAME",
+    "STDBP",
+    "STRSBP",
+    "TSSLBP",
+    "Feedback",
+    "Lee",
+    "Rule",
+    "Step",
+    "SurrogateGradient",
+    "Window",
+]

@@ -11,6 +11,21 @@ from torch import Tensor
 from tssl_adapters.neuron import Traits, Value
 
 
+class Feedback(NamedTuple):
+    """How a recurrent layer's spikes come back to it.
+
+    Attributes:
+        weight: R, ``[N, N]``, from the second index to the first.
+        arriving: what each spike train would bring to a potential through a weight of 1,
+            ``[T, batch, N]``.
+        gain: what multiplies that on its way into the potential.
+    """
+
+    weight: Tensor
+    arriving: Tensor
+    gain: Value
+
+
 class Window(NamedTuple):
     """The time steps that belong together: one call's, and those of the calls linked to it.
 
@@ -20,6 +35,7 @@ class Window(NamedTuple):
         steps: T, how many steps it has.
         decay: what multiplies the potential in a step.
         drop: what a spike takes from a potential that is at the threshold.
+        feedback: of a recurrent layer whose whole sequence is at hand.
     """
 
     counts: Tensor
@@ -27,6 +43,7 @@ class Window(NamedTuple):
     steps: int
     decay: Value
     drop: Value
+    feedback: Feedback | None = None
 
 
 class Step(NamedTuple):
@@ -91,6 +108,15 @@ class Rule(ABC):
 
     looks_ahead: bool = False
     """Whether :meth:`cotangent` wants G of the step after."""
+
+    whole: bool = False
+    """Whether :meth:`cotangent` needs all of a window in one call."""
+
+    ends_at_spikes: bool = False
+    """Whether lambda does not go past a spike to what was before, whatever the reset leaves."""
+
+    cuts_feedback: bool = False
+    """Whether nothing is to come back to a layer through its own recurrent weights."""
 
     counts_reset: bool = False
     """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""

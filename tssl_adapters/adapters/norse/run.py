@@ -172,7 +172,9 @@ def _arriving(cell: Cell, x: Tensor, state: Any) -> Tensor:
     if not cell.weights:
         return _dense(x)
     of_input, recurrent = cell.weights
-    return linear(_dense(x), of_input) + linear(_dense(state.z), recurrent)
+    sent = _dense(state.z)
+    sent = sent.detach() if cell.settings.rule.cuts_feedback else sent
+    return linear(_dense(x), of_input) + linear(sent, recurrent)
 
 
 def _through(cell: Cell, arriving: Tensor) -> tuple[Tensor, ...]:

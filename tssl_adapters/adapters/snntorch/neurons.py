@@ -56,7 +56,8 @@ class _Recurrent(Layer):
         # Computed once a call: the library's own pass would not record it, and a normalisation of
         # its weights would move twice.
         recurrent = self._modules["recurrent"]
-        feedback = recurrent(states["spk"])
+        sent = states["spk"]
+        feedback = recurrent(sent.detach() if self._tssl_settings.rule.cuts_feedback else sent)
         self._modules["recurrent"] = lambda spikes: feedback
         try:
             return super()._tssl_run(x, states, fresh)

@@ -1,0 +1,165 @@
+"""ST-RSBP: backpropagation at the level of whole spike trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.neuron import Never, Traits
+from tssl_adapters.rules.base import ChainReset, Fallback, Feedback, Rule, Step, Window
+from tssl_adapters.rules.checks import one_of
+
+SelfEffect = Literal["poisson", "regular", "none"]
+Silent = Literal["half", "zero"]
+Recurrent = Literal["diagonal", "full"]
+Credit = Literal["train", "spike"]
+FLOOR = 1e-4
+"""The least 1 - S, as in the authors' code."""
+
+
+@dataclass(frozen=True)
+class STRSBP(Rule):
+    """Spike-train level recurrent backpropagation.
+
+    W. Zhang and P. Li, "Spike-Train Level Backpropagation for Training Deep Recurrent Spiking
+    Neural Networks", NeurIPS 2019 (arXiv 1908.06378), and the authors' code. A neuron's spike
+    count is o = a/theta, with a the charge that its spikes collected. For one neuron, with G[t]
+    the gradient of its spike, ``[T, batch, ...]``, and beta and kappa the decay and the gain::
+
+        delta   = sum_t s[t] G[t] / o                     the gradient of its count
+        eps     = delta / (theta (1 - S))                 S: what its count does to its charge
+        k[t]    = s[t] + (1 - s[t]) beta k[t+1]           what its next spike collects of a charge
+        dE/dx[t] = kappa eps k[t],    dE/dtheta = -eps o
+
+    At ``tau_s > 1`` G[t] comes through the post-synaptic current. Where a spike sets the
+    potential to v_reset, theta stands for theta - v_reset. 1 - S is at least 1e-4; with T steps
+    it depends on o alone.
+
+    Args:
+        self_effect: ``"poisson"``, 1 - S = 1/(1 + r) with r = (1-beta) T/o, for irregular trains;
+            ``"regular"``, r/(e^r - 1) with r = -ln(beta) T/o, the exact derivative of a neuron's
+            rate under constant drive, which gets large where spikes are few; ``"none"``, S = 0.
+        silent: a neuron that never fired has delta = mean_t G[t]. ``"half"`` lets it send
+            dE/dx[t] = kappa delta / (2 theta) at every step; with ``"zero"`` it sends nothing, and
+            an output layer that falls silent stays so.
+        recurrent: ``"diagonal"`` leaves out what comes back to a neuron through recurrent weights.
+            ``"full"`` solves eps = L^-T delta/theta with L = diag(1 - S) - R_ip e_{i|p}/(o_p
+            theta_i) for each sample, [N, N]; it needs the whole sequence and the weights R, which
+            Norse's ``LIFRecurrent`` has. e_{i|p} is what i collects of one recurrent weight.
+        credit: ``"train"`` is delta; it needs the whole sequence in one call. ``"spike"`` takes
+            G[t] instead, at each spike its own: the same where G is constant, and for time loops.
+
+    Refused: neurons that are not linear, that have no reset, or whose spikes are graded; ``credit``
+    and ``recurrent`` where a layer goes step by step.
+
+    Raises:
+        ValueError: an unknown option.
+    """
+
+    self_effect: SelfEffect = "poisson"
+    silent: Silent = "half"
+    recurrent: Recurrent = "diagonal"
+    credit: Credit = "train"
+
+    windowed = True
+    counts_reset = True
+    ends_at_spikes = True
+    cuts_feedback = True
+
+    def __post_init__(self) -> None:
+        one_of("STRSBP", "self_effect", self.self_effect, get_args(SelfEffect))
+        one_of("STRSBP", "silent", self.silent, get_args(Silent))
+        one_of("STRSBP", "recurrent", self.recurrent, get_args(Recurrent))
+        one_of("STRSBP", "credit", self.credit, get_args(Credit))
+
+    @property
+    def whole(self) -> bool:  # type: ignore[override]
+        return self.credit == "train"
+
+    def cotangent(
+        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
+    ) -> Tensor:
+        told = grad_spike
+        if self.credit == "train":
+            of_count = (spike * grad_spike).sum(0) / window.counts.clamp(min=1.0)
+            told = torch.lerp(grad_spike.mean(0), of_count, window.active).expand_as(grad_spike)
+        left = torch.where(window.counts > 0, self._left(window), 1.0)
+        if self.recurrent == "full" and window.feedback is not None:
+            return _solved(told[0], spike, left, window, window.feedback).expand_as(told)
+        return told / left
+
+    def _left(self, window: Window) -> Tensor:
+        """1 - S."""
+        counts, steps = window.counts.clamp(min=1.0), window.steps
+        if self.self_effect == "none":
+            return torch.ones_like(counts)
+        decay = torch.as_tensor(window.decay, dtype=counts.dtype, device=counts.device)
+        if self.self_effect == "poisson":
+            left = 1.0 / (1.0 + (1.0 - decay) * steps / counts)
+        else:
+            r = -torch.log(decay) * steps / counts
+            left = torch.where(r > 0, r / torch.expm1(r), 1.0)
+        return left.nan_to_num(nan=FLOOR).clamp(min=FLOOR)
+
+    def slope(self, step: Step) -> Tensor:
+        return step.spike / step.drop
+
+    def chain_reset(self, step: Step) -> ChainReset | None:
+        return None
+
+    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
+        return None
+
+    def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
+        if self.silent == "zero" or step.window is None:
+            return None
+        return Fallback(grad_spike * 0.5 / step.drop, step.window.active)
+
+    def crossing(self, step: Step, firing: Tensor) -> Tensor:
+        return firing * step.spike
+
+    def resets_membrane(self, detached: bool) -> bool:
+        return False
+
+    def splits_adjoint(self, detached: bool) -> bool:
+        return True
+
+    def problem(self, traits: Traits, tau_s: float) -> str | None:
+        if traits.nonlinear is not None:
+            return f"STRSBP takes linear integrate-and-fire neurons, and {traits.nonlinear}"
+        if isinstance(traits.reset, Never):
+            return "STRSBP counts what spikes take from the potential, and nothing resets this one"
+        if traits.graded:
+            return "its spikes are graded, and STRSBP counts spikes; use graded_spikes_factor=1"
+        if self.recurrent == "full" and traits.recurrent and not traits.sequence:
+            return (
+                "recurrent='full' needs the whole sequence and the recurrent weights in one call, "
+                "as Norse's LIFRecurrent has them; use recurrent='diagonal'"
+            )
+        if self.credit == "train" and not traits.sequence:
+            return (
+                "it goes step by step, and STRSBP's credit='train' needs whole sequences in one "
+                "call; use STRSBP(credit='spike')"
+            )
+        return None
+
+
+def _solved(
+    delta: Tensor, spike: Tensor, left: Tensor, window: Window, feedback: Feedback
+) -> Tensor:
+    """L^-T delta, for each sample."""
+    collected, charges = torch.zeros_like(spike[0]), []
+    for s in reversed(spike):
+        collected = s + (1.0 - s) * window.decay * collected
+        charges.append(collected)
+    kept = torch.stack(charges[::-1])
+    shared = feedback.gain * torch.einsum("tbi,tbp->bip", kept, feedback.arriving)
+    per_spike = shared / window.counts.clamp(min=1.0).unsqueeze(-2)
+    drop = torch.as_tensor(window.drop, dtype=spike.dtype, device=spike.device)
+    effect = feedback.weight * per_spike / drop.expand(left.shape[-1:]).unsqueeze(-1)
+    system = torch.diag_embed(left) - effect
+    solved: Tensor = torch.linalg.solve(system.mT, delta.unsqueeze(-1)).squeeze(-1)
+    return solved
