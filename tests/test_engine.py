@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tssl_adapters import rules
 from tssl_adapters.engine import naive
@@ -34,9 +37,12 @@ RULES = [
     rules.TSSLBP(fallback=False, reset_path="none"),
     rules.TSSLBP(fallback=False),
     rules.TSSLBP(max_slope=1.5, fallback_width=0.5),
+    rules.TSSLBP(checkpoint=1),
+    rules.TSSLBP(reset_path="complete", checkpoint=5),
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2),
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, reset_path="complete"),
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, reset_path="none"),
+    rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, checkpoint=3),
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2, chain=False),
     rules.Lee(),
     rules.Lee(gate="active"),
@@ -227,3 +233,53 @@ def test_sequence_keeps_one_tensor(tau_s: float) -> None:
             sequence=True,
         )
     assert sum(n for n in kept if n >= drive.numel()) == drive.numel()
+
+
+class Living(TorchDispatchMode):
+    """The most bytes that were alive at a time, of those made since it began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.untyped_storage().data_ptr() not in given:
+            size = found.untyped_storage().nbytes()
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(found, self.free, size)
+        return found
+
+    def free(self, size: int) -> None:
+        self.now -= size
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_checkpoints_bound_what_the_backward_pass_holds(tau_s: float) -> None:
+    def run(checkpoint: int | None) -> tuple[float, Tensor]:
+        torch.manual_seed(0)
+        drive = torch.randn(400, 1, 64, requires_grad=True)
+        neuron = Neuron(LinearCharge(0.8, 1.0, 0.0, lambda v, x: 0.8 * v + x), ToValue(), 1.0)
+        layer = Settings("layer", rules.TSSLBP(checkpoint=checkpoint), tau_s)
+        out = attach(layer, neuron, drive, torch.zeros(1, 64), None, None, sequence=True).out
+        weight = torch.randn_like(out)
+        with Living() as living:
+            (grad,) = torch.autograd.grad(out, drive, weight)
+        return living.most / drive.nbytes, grad
+
+    (most, expected), (bounded, found) = run(None), run(20)
+    assert torch.equal(found, expected)
+    assert most > 4.0
+    assert bounded < 2.1  # the gradient of the drive twice, in pieces and whole, and 40 steps
+
+
+@pytest.mark.parametrize("checkpoint", [0, -3])
+def test_a_checkpoint_is_a_number_of_steps(checkpoint: int) -> None:
+    with pytest.raises(ValueError, match=f"checkpoint must be 1 step or more, not {checkpoint}"):
+        rules.TSSLBP(checkpoint=checkpoint)
+    with pytest.raises(TypeError, match="checkpoint must be None or a number of steps"):
+        rules.SurrogateGradient(lambda x: x, checkpoint=1.5)  # type: ignore[arg-type]

@@ -1,9 +1,14 @@
-"""The whole sequence in one autograd function: O(T), and one T x N tensor kept for backward."""
+"""The whole sequence in one autograd function: O(T), and one T x N tensor kept for backward.
+
+The backward pass computes all else anew: by default every step at once, with the rule's option
+``checkpoint`` so many at a time, from states that a first pass over the sequence leaves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,12 +71,53 @@ def compute(
     neuron: Neuron, drive: Tensor, state: Tensor, keep_states: bool
 ) -> tuple[Tensor, Tensor]:
     """Spikes and membrane potential as :data:`Values` has them, from the record alone."""
-    steps = moments(neuron, drive, state)
-    states = [
-        state_after(neuron, m.charged, m.spike, m.before)
-        for m in (steps if keep_states else steps[-1:])
-    ]
-    return torch.stack([m.spike for m in steps]), torch.stack(states) if keep_states else states[0]
+    spikes, states = [], []
+    for x in drive.unbind(0):
+        before, charged = charge(neuron, state, x)
+        spikes.append(fires(neuron, charged))
+        state = state_after(neuron, charged, spikes[-1], before)
+        if keep_states:
+            states.append(state)
+    return torch.stack(spikes), torch.stack(states) if keep_states else state
+
+
+class Kept(NamedTuple):
+    """What a sequence is computed anew from: its start, its drive, and its spikes where known."""
+
+    neuron: Neuron
+    drive: Tensor
+    state: Tensor
+    trace: Tensor | None
+    spikes: Tensor | None
+    tau_s: float
+
+    def backwards(self, every: int | None) -> Iterator[tuple[Moment, Tensor]]:
+        """Every step and its a[t], from the last one on; so many of them are held at once."""
+        for start in reversed(list(self._starts(every or len(self.drive)))):
+            steps = moments(*start[:3], start.spikes)
+            yield from reversed([*zip(steps, start._traces(steps), strict=True)])
+
+    def _starts(self, every: int) -> Iterator[Kept]:
+        """The sequence in pieces of so many steps, each with the state that it starts from."""
+        piece, later = self._cut(every)
+        yield piece
+        while later is not None:
+            steps = moments(*piece[:3], piece.spikes)
+            last, trace = steps[-1], piece._traces(steps)[-1]
+            state = state_after(self.neuron, last.charged, last.spike, last.before)
+            start = later._replace(state=state, trace=None if self.tau_s == 1.0 else trace)
+            piece, later = start._cut(every)
+            yield piece
+
+    def _cut(self, at: int) -> tuple[Kept, Kept | None]:
+        if len(self.drive) <= at:
+            return self, None
+        spikes = (None, None) if self.spikes is None else (self.spikes[:at], self.spikes[at:])
+        first = self._replace(drive=self.drive[:at], spikes=spikes[0])
+        return first, self._replace(drive=self.drive[at:], spikes=spikes[1])
+
+    def _traces(self, steps: list[Moment]) -> list[Tensor]:
+        return traces([step.spike for step in steps], self.trace, self.tau_s)
 
 
 class SequenceFunction(EngineFunction):
@@ -109,28 +155,31 @@ class SequenceFunction(EngineFunction):
         ctx: Any, grad_out: Tensor | None, grad_states: Tensor | None, *grad_links: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         plan, neuron, (drive, state, trace, known) = restore(ctx)
-        steps = moments(neuron, drive, state, known)
-        psc = traces([m.spike for m in steps], trace, plan.tau_s)
+        steps = Kept(neuron, drive, state, trace, known, plan.tau_s).backwards(plan.rule.checkpoint)
+        last_step, last_trace = next(steps)
+        steps = chain([(last_step, last_trace)], steps)
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
-        dtype = working_dtype(steps[-1].charged)
+        dtype = working_dtype(last_step.charged)
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
-        arriving = _arriving(grad_out, steps, plan.tau_s, dtype)
+        arriving = _arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
         ahead = None
         if plan.position is not None and window is not None:
             found, grads = zip(*arriving, strict=True)
-            spikes = [m.spike.to(dtype) for m in steps]
+            held = [*steps]
+            spikes = [step.spike.to(dtype) for step, _ in reversed(held)]
             made = reshaped(plan.position, window, grads[::-1], spikes, carried.grad_spike)
-            arriving, ahead = zip(found, made[::-1], strict=True), grads[-1]
+            arriving, ahead, steps = zip(found, made[::-1], strict=True), grads[-1], iter(held)
 
         grad_drive: list[Tensor] = []
-        for t, given in zip(reversed(range(len(steps))), arriving, strict=True):
+        for t, given, (step, psc) in zip(reversed(range(len(drive))), arriving, steps, strict=True):
             grad_trace, grad_spike = given
-            grad_state = _at(grad_states, t, len(steps), plan.keep_states, dtype)
-            moment = in_working_dtype(steps[t], neuron)
-            now, last = psc[t].to(dtype), ends(plan.position, t)
-            grad_drive.append(backward.step(moment, now, grad_spike, grad_state, last=last))
+            grad_state = _at(grad_states, t, len(drive), plan.keep_states, dtype)
+            moment, last = in_working_dtype(step, neuron), ends(plan.position, t)
+            grad_drive.append(
+                backward.step(moment, psc.to(dtype), grad_spike, grad_state, last=last)
+            )
         backward.hand_back(ahead)
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
@@ -138,9 +187,9 @@ class SequenceFunction(EngineFunction):
             None,
             None,
             reduced(torch.stack(grad_drive[::-1]), drive),
-            reduced(backward.entering(in_working_dtype(steps[0], neuron), plan.linked), state),
+            reduced(backward.entering(moment, plan.linked), state),
             None if trace is None else reduced(grad_trace, trace),
-            *carried_out(backward, plan, steps[0].charged),
+            *carried_out(backward, plan, step.charged),
             *value_gradients(backward),
         )
 
@@ -155,14 +204,14 @@ def spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
 
 
 def _arriving(
-    grad_out: Tensor | None, steps: list[Moment], tau_s: float, dtype: torch.dtype
+    grad_out: Tensor | None, steps: int, like: Tensor, tau_s: float, dtype: torch.dtype
 ) -> Iterable[tuple[Tensor | None, Tensor]]:
     """The gradients with respect to a[t], ``None`` for zero, and to s[t], from the last step on."""
     grad_trace = None
-    for t in reversed(range(len(steps))):
+    for t in reversed(range(steps)):
         grad_trace = _through_psc(grad_out, grad_trace, t, tau_s, dtype)
         if grad_trace is None:
-            yield None, torch.zeros_like(steps[t].charged, dtype=dtype)
+            yield None, torch.zeros_like(like, dtype=dtype)
         else:
             yield grad_trace, grad_trace if tau_s == 1.0 else grad_trace / tau_s
 

@@ -100,6 +100,9 @@ class Rule(ABC):
     chain: bool = True
     """Whether anything flows from a time step to the one before it."""
 
+    checkpoint: int | None = None
+    """How many steps of a sequence the backward pass computes anew at a time; ``None`` for all."""
+
     spike_chain: bool = True
     """Whether lambda does; a loss on the membrane potential, and synaptic currents, do anyway."""
 
@@ -120,6 +123,16 @@ class Rule(ABC):
 
     counts_reset: bool = False
     """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
+
+    def _check_checkpoint(self) -> None:
+        """Raise for a ``checkpoint`` that is no number of steps."""
+        every, name = self.checkpoint, type(self).__name__
+        if every is None:
+            return
+        if not isinstance(every, int) or isinstance(every, bool):
+            raise TypeError(f"{name}: checkpoint must be None or a number of steps, not {every!r}.")
+        if every < 1:
+            raise ValueError(f"{name}: checkpoint must be 1 step or more, not {every!r}.")
 
     def __str__(self) -> str:
         """The rule with those of its options that are not the defaults."""

@@ -25,18 +25,22 @@ class SurrogateGradient(Rule):
         reset_path: ``None`` follows the layer (detached or not), ``"none"`` cuts the gradient
             through the reset's spike, ``"complete"`` keeps it.
         chain: whether gradient flows from a time step to the one before it.
+        checkpoint: as for :class:`tssl_adapters.rules.TSSLBP`.
 
     Raises:
-        TypeError: ``derivative`` is not callable, or does not give a tensor.
-        ValueError: ``derivative`` makes spikes instead, or an unknown ``reset_path``; in the
-            backward pass, ``derivative`` gave another shape.
+        TypeError: ``derivative`` is not callable, or does not give a tensor, or ``checkpoint`` is
+            not a number.
+        ValueError: ``derivative`` makes spikes instead, an unknown ``reset_path``, or
+            ``checkpoint`` below 1; in the backward pass, ``derivative`` gave another shape.
     """
 
     derivative: Callable[[Tensor], Tensor]
     reset_path: Literal["none", "complete"] | None = None
     chain: bool = True
+    checkpoint: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_checkpoint()
         if not callable(self.derivative):
             raise TypeError(
                 "SurrogateGradient: derivative must be a function of h - theta, "

@@ -31,19 +31,25 @@ class TSSLBP(Rule):
         reset_path: how the chain over time goes through the reset. ``"reference"`` is the authors'
             ``+(1 - F_v) R phi``, ``"complete"`` the derivative ``-F_v R phi``, ``"none"`` leaves
             it out.
+        checkpoint: how many time steps the backward pass of a sequence computes anew at a time,
+            from states that it keeps that far apart: for sequences of thousands of steps, at the
+            price of one more forward pass. ``None`` computes all of them at once. Compiled loops
+            hold few neurons at a time and need none.
 
     Raises:
-        TypeError: ``max_slope`` or ``fallback_width`` is not a number.
-        ValueError: ``max_slope`` or ``fallback_width`` not positive and finite, or an unknown
-            ``reset_path``.
+        TypeError: ``max_slope``, ``fallback_width`` or ``checkpoint`` is not a number.
+        ValueError: ``max_slope`` or ``fallback_width`` not positive and finite,
+            ``checkpoint`` below 1, or an unknown ``reset_path``.
     """
 
     max_slope: float = 8.0
     fallback_width: float = 0.2
     fallback: bool = True
     reset_path: ResetPath = "reference"
+    checkpoint: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_checkpoint()
         for name in ("max_slope", "fallback_width"):
             positive("TSSLBP", name, getattr(self, name))
         one_of("TSSLBP", "reset_path", self.reset_path, get_args(ResetPath))
