@@ -60,7 +60,8 @@ def reason(rule: rules.Rule, layer: nn.Module) -> str | None:
     return None
 
 
-SEQUENCES = {"LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode", "LIF", "IAF"}
+SEQUENCES = {"LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode"}
+SEQUENCES |= {"LIF", "IAF", "LIFRecurrent"}
 SEQUENCES |= {f"MultiStep{name}" for name in SEQUENCES}
 """Classes of which the engine gets whole sequences."""
 

@@ -63,6 +63,7 @@ LEE = "rules/lee.py"
 STDBP = "rules/stdbp.py"
 STRSBP = "rules/strsbp.py"
 RULE_STRSBP = "tests/test_rule_strsbp.py"
+RULE_RECURRENT = "tests/test_rule_recurrent.py"
 RULE_LEE = "tests/test_rule_lee.py"
 RULE_STDBP = "tests/test_rule_stdbp.py"
 REFUSALS = "tests/test_rule_refusals.py"
@@ -1999,6 +2000,22 @@ FURTHER_RULES = (
     mutant(
         "ST-RSBP: a sequence may come in parts", STRSBP,
         'return self.credit == "train"', "return False", RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: snnTorch's spikes come back with a gradient", "adapters/snntorch/neurons.py",
+        "sent.detach() if self._tssl_settings.rule.cuts_feedback else sent", "sent",
+        RULE_RECURRENT,
+    ),
+    mutant(
+        "ST-RSBP: a container's output comes back with a gradient",
+        "adapters/spikingjelly/containers.py",
+        "s.detach() if isinstance(s, Tensor) else s for s in states", "s for s in states",
+        RULE_RECURRENT,
+    ),
+    mutant(
+        "ST-RSBP: a recurrent layer's spikes come back at once", "adapters/norse/whole.py",
+        "torch.cat([state.z.detach().expand_as(spikes[:1]), spikes[:-1]])", "spikes",
+        RULE_RECURRENT,
     ),
     mutant(
         "window: a step that is computed again counts again", WINDOW,

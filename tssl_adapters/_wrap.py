@@ -113,7 +113,11 @@ def unwrap(model: M) -> M:
         TypeError: ``model`` is not a module.
     """
     _check_module(model, "unwrap")
-    kinds = {cls: kind for adapter in adapters.loaded() for cls, kind in adapter.kinds.items()}
+    kinds = {
+        cls: kind
+        for adapter in adapters.loaded()
+        for cls, kind in (adapter.kinds | adapter.loops).items()
+    }
     for module in model.modules():
         if isinstance(module, Wrapped):
             native = module._tssl_native
@@ -226,11 +230,11 @@ def _decide(
 def _decide_one(
     adapter: Adapter, path: str, module: nn.Module, skipped: bool, rule: Rule, tau_s: float
 ) -> _Found | None:
-    kind = adapter.kinds.get(type(module))
+    kind = adapter.kind(type(module), rule)
     status: Status
     config = False
     if isinstance(module, Wrapped):
-        if module._tssl_native not in adapter.kinds:
+        if module._tssl_native not in adapter.kinds | adapter.loops:
             return None
         settings = module._tssl_settings
         status = "skipped" if skipped else "wrapped"

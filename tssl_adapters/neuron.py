@@ -160,7 +160,8 @@ class Traits:
         refractory: whether spikes are held back for a while after one.
         recurrent: whether the layer feeds its own spikes back to itself.
         graded: whether the output is a spike times a factor.
-        sequence: whether the engine gets whole sequences of it in one call.
+        sequence: whether the engine gets whole sequences of it in one call; of a recurrent layer,
+            where the rule leaves out what comes back to it.
     """
 
     nonlinear: str | None

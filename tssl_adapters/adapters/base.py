@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Traits
+from tssl_adapters.rules import Rule
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,6 +75,8 @@ class Adapter:
         kinds: supported classes, matched exactly, never by isinstance.
         spiking: whether a module of the library emits spikes.
         native: whether a module that does not spike is worth a line in ``inspect``.
+        loops: containers that hand a layer's spikes back to it, wrapped for rules that leave that
+            out of the gradient.
         reasons: why a class, or its subclasses, cannot be wrapped, by class name.
         mode: ``"step"`` or ``"sequence"``: what a call of the layer brings.
         example: makes a layer of a supported class, of so many neurons, with default settings.
@@ -87,7 +90,12 @@ class Adapter:
     mode: Callable[[nn.Module], str]
     example: Callable[[type[nn.Module], int], nn.Module]
     run: Callable[[Any, Tensor], Tensor]
+    loops: dict[type[nn.Module], Kind] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def kind(self, cls: type[nn.Module], rule: Rule) -> Kind | None:
+        """How a class is wrapped for a rule, if it is."""
+        return self.kinds.get(cls) or (self.loops.get(cls) if rule.cuts_feedback else None)
 
     def why_not(self, layer: nn.Module) -> str:
         """Why a spiking layer without a :class:`Kind` is refused."""

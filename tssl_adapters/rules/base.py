@@ -121,6 +121,9 @@ class Rule(ABC):
     cuts_feedback: bool = False
     """Whether nothing is to come back to a layer through its own recurrent weights."""
 
+    solves_feedback: bool = False
+    """Whether :meth:`cotangent` wants :class:`Feedback`, where a whole sequence is at hand."""
+
     counts_reset: bool = False
     """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
 

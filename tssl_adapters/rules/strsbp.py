@@ -79,6 +79,10 @@ class STRSBP(Rule):
     def whole(self) -> bool:  # type: ignore[override]
         return self.credit == "train"
 
+    @property
+    def solves_feedback(self) -> bool:  # type: ignore[override]
+        return self.recurrent == "full"
+
     def cotangent(
         self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
     ) -> Tensor:
@@ -87,7 +91,7 @@ class STRSBP(Rule):
             of_count = (spike * grad_spike).sum(0) / window.counts.clamp(min=1.0)
             told = torch.lerp(grad_spike.mean(0), of_count, window.active).expand_as(grad_spike)
         left = torch.where(window.counts > 0, self._left(window), 1.0)
-        if self.recurrent == "full" and window.feedback is not None:
+        if window.feedback is not None:
             return _solved(told[0], spike, left, window, window.feedback).expand_as(told)
         return told / left
 
@@ -136,8 +140,8 @@ class STRSBP(Rule):
             return "its spikes are graded, and STRSBP counts spikes; use graded_spikes_factor=1"
         if self.recurrent == "full" and traits.recurrent and not traits.sequence:
             return (
-                "recurrent='full' needs the whole sequence and the recurrent weights in one call, "
-                "as Norse's LIFRecurrent has them; use recurrent='diagonal'"
+                "STRSBP's recurrent='full' needs the whole sequence and the recurrent weights in "
+                "one call, as Norse's LIFRecurrent has them; use recurrent='diagonal'"
             )
         if self.credit == "train" and not traits.sequence:
             return (

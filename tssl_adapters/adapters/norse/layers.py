@@ -14,6 +14,7 @@ from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse import neurons
 from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
 from tssl_adapters.adapters.norse.values import number
+from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 from tssl_adapters.neuron import ToValue, Traits
 
 
@@ -37,6 +38,7 @@ class _Layer(Wrapped):
             synapse=1.0 - number(dt * p.tau_syn_inv),
             refractory=around is not None,
             recurrent=isinstance(layer, SNNRecurrent | SNNRecurrentCell),
+            sequence=_whole(layer),
         )
 
     # SequentialState looks for "state" in this signature.
@@ -48,6 +50,8 @@ class _Layer(Wrapped):
         fresh = state is None
         state = self.state_fallback(input_tensor) if fresh else state
         cell = self._tssl_cell(input_tensor)
+        if self._tssl_settings.rule.cuts_feedback and _whole(self) and not input_tensor.is_sparse:
+            return whole_sequence(self, cell, Incoming(input_tensor, state, fresh))
         if not isinstance(self, SNN | SNNRecurrent):
             return step(cell, Incoming(input_tensor, state, fresh))
         outs, states, record = [], [], getattr(self, "record_states", False)
@@ -72,6 +76,11 @@ class _Layer(Wrapped):
             () if behaviour is None else (behaviour.s.v.detach(),),
             sparse,
         )
+
+
+def _whole(layer: Any) -> bool:
+    """Whether the layer can go as a whole where a rule leaves out what comes back to it."""
+    return isinstance(layer, SNNRecurrent) and goes_whole(layer.activation)
 
 
 class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]

@@ -87,7 +87,8 @@ class _Record(NamedTuple):
         )
 
 
-def _neuron(charge: LinearCharge, p: Any, *, subtract: bool = False) -> Neuron:
+def neuron_of(charge: LinearCharge, p: Any, *, subtract: bool = False) -> Neuron:
+    """The neuron with a charge and a layer's parameters."""
     return Neuron(
         charge=charge,
         reset=Subtract(_subtract) if subtract else ToValue(number(p.v_reset)),
@@ -98,7 +99,8 @@ def _neuron(charge: LinearCharge, p: Any, *, subtract: bool = False) -> Neuron:
     )
 
 
-def _leaky(layer: Any, formula: Callable[..., Tensor]) -> LinearCharge:
+def leaky_charge(layer: Any, formula: Callable[..., Tensor] = _charge) -> LinearCharge:
+    """The charge of a leaky potential."""
     rate, v_leak = number(layer.dt * layer.p.tau_mem_inv), number(layer.p.v_leak)
     return LinearCharge(
         decay=1.0 - rate, gain=rate, offset=rate * v_leak, formula=formula, raw=(rate, v_leak)
@@ -186,7 +188,7 @@ class _Layer(Wrapped):
 
 class _LIF(_Layer):
     def _tssl_record(self: Any) -> _Record:
-        neuron = _neuron(_leaky(self, _charge), self.p)
+        neuron = neuron_of(leaky_charge(self), self.p)
         return _Record(neuron, number(-self.dt * self.p.tau_syn_inv))
 
 
@@ -222,7 +224,7 @@ class _LIFBox(_Layer):
     def _tssl_record(self: Any) -> _Record:
         method = getattr(self.p, "reset_method", None)  # older versions reset to a value
         subtract = method is not None and method is norse.reset_subtract
-        return _Record(_neuron(_leaky(self, _box_charge), self.p, subtract=subtract))
+        return _Record(neuron_of(leaky_charge(self, _box_charge), self.p, subtract=subtract))
 
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
         return x
@@ -233,7 +235,7 @@ class _LIFBox(_Layer):
 
 class _IAF(_Layer):
     def _tssl_record(self: Any) -> _Record:
-        return _Record(_neuron(LinearCharge(1.0, 1.0, 0.0, _sum), self.p))
+        return _Record(neuron_of(LinearCharge(1.0, 1.0, 0.0, _sum), self.p))
 
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
         return x

@@ -139,7 +139,7 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     def probe(arriving: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at = state._replace(v=v)
         sent = arriving.to_sparse() if x.is_sparse else arriving
-        out, later = activation(sent, at, *_through(cell, arriving), p, dt)
+        out, later = activation(sent, at, *through(cell, arriving), p, dt)
         return kind(p, dt, at, arriving, detached).charge(v), _dense(out), later.v
 
     result = attach_smooth(
@@ -177,7 +177,7 @@ def _arriving(cell: Cell, x: Tensor, state: Any) -> Tensor:
     return linear(_dense(x), of_input) + linear(sent, recurrent)
 
 
-def _through(cell: Cell, arriving: Tensor) -> tuple[Tensor, ...]:
+def through(cell: Cell, arriving: Tensor) -> tuple[Tensor, ...]:
     """Weights that hand the input on as it is, without recurrence."""
     if not cell.weights:
         return ()

@@ -70,9 +70,17 @@ def _run(node: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _loops() -> dict[type[nn.Module], Kind]:
+    if not find_spec("spikingjelly.activation_based"):
+        return {}
+    found: dict[type[nn.Module], Kind] = importlib.import_module(f"{__name__}.containers").LOOPS
+    return found
+
+
 ADAPTER = Adapter(
     library="spikingjelly",
     kinds=_kinds(),
+    loops=_loops(),
     spiking=_spiking,
     native=_native,
     mode=lambda node: "sequence" if sequences(node) else "step",

@@ -1,0 +1,73 @@
+"""A recurrent layer's whole sequence in one call, for rules that leave out what comes back.
+
+Without a gradient through the recurrent weights' input, the layer's own spikes are an input like
+any other: a sequence that is known once the library has run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from norse.torch.functional.lif import lif_step
+from torch import Tensor
+from torch.nn.functional import linear
+
+from tssl_adapters.adapters.norse.classic import LATE
+from tssl_adapters.adapters.norse.linear import leaky_charge, neuron_of
+from tssl_adapters.adapters.norse.run import Cell, Incoming, through
+from tssl_adapters.adapters.norse.values import number, resting
+from tssl_adapters.engine.attach import Native, attach
+from tssl_adapters.engine.filter import synaptic_current
+from tssl_adapters.engine.smooth import valued
+from tssl_adapters.engine.state import trace_of
+from tssl_adapters.rules import Feedback
+
+
+def goes_whole(activation: Any) -> bool:
+    """Whether a recurrent layer with this step can go as a whole."""
+    return activation is lif_step and lif_step not in LATE
+
+
+def whole_sequence(layer: Any, cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
+    """What the layer emits, ``[T, batch, N]``, and the library's state."""
+    settings, p, (x, state, fresh) = cell.settings, cell.p, given
+    with torch.no_grad():
+        spikes, after = layer._tssl_native.forward(layer, x, state)
+    sent = torch.cat([state.z.detach().expand_as(spikes[:1]), spikes[:-1]])
+    of_input, recurrent = cell.weights
+    arriving = linear(x, of_input) + linear(sent, recurrent)
+    minus_leak = number(-cell.dt * p.tau_syn_inv)
+    drive = synaptic_current(settings, arriving, state.i, minus_leak)
+    neuron = neuron_of(leaky_charge(layer), p)
+    feedback = None
+    if settings.rule.solves_feedback:
+        with torch.no_grad():
+            brought = synaptic_current(settings, sent, torch.zeros_like(sent[0]), minus_leak)
+        feedback = Feedback(recurrent.detach(), brought, neuron.charge.gain)
+
+    @torch.no_grad()
+    def probe(arriving: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        still = torch.zeros_like(v)
+        at, outs, potentials = state._replace(z=still, v=v, i=still), [], []
+        for step in arriving:
+            out, at = cell.activation(step, at, *through(cell, step), p, cell.dt)
+            outs.append(out)
+            potentials.append(at.v)
+        last = torch.stack(potentials) if layer.record_states else potentials[-1]
+        return synaptic_current(settings, arriving, still, minus_leak), torch.stack(outs), last
+
+    result = attach(
+        settings,
+        neuron,
+        drive,
+        state.v,
+        trace_of(settings, None if fresh else state.v, resting(p)),
+        Native(arriving, lambda: (spikes, after.v), probe, steady=False),
+        sequence=True,
+        keep_states=layer.record_states,
+        fresh=fresh,
+        feedback=feedback,
+    )
+    shown, v = (drive, result.states) if layer.record_states else (drive[-1], result.state)
+    return result.out, after._replace(v=v, i=valued(after.i, shown + minus_leak * shown))

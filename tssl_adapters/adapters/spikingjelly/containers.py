@@ -1,0 +1,53 @@
+"""The recurrent containers, for rules that leave out what comes back to a layer.
+
+A container hands its module's output back to its input a step later. The layer inside sees the
+sum and cannot tell the two apart, so the container has to cut it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spikingjelly.activation_based import layer
+from torch import Tensor
+
+from tssl_adapters.adapters.base import Kind, Wrapped
+from tssl_adapters.neuron import ToValue, Traits
+
+
+class _Container(Wrapped):
+    """Mixed in before the library's class."""
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        return Traits(nonlinear=None, reset=ToValue(), recurrent=True)
+
+    def single_step_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(self.y, Tensor):
+            self.y = self.y.detach()
+        return self._tssl_native.single_step_forward(self, x, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def single_step_functional_forward(
+        self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> Any:
+        """What newer versions call, for sequences too."""
+        cut = tuple(s.detach() if isinstance(s, Tensor) else s for s in states)
+        return self._tssl_native.single_step_functional_forward(self, inputs, cut, **kwargs)
+
+
+class WrappedLinearRecurrentContainer(_Container, layer.LinearRecurrentContainer):  # type: ignore[misc]
+    """``LinearRecurrentContainer`` without a gradient through what comes back."""
+
+    _tssl_native = layer.LinearRecurrentContainer
+
+
+class WrappedElementWiseRecurrentContainer(_Container, layer.ElementWiseRecurrentContainer):  # type: ignore[misc]
+    """``ElementWiseRecurrentContainer`` without a gradient through what comes back."""
+
+    _tssl_native = layer.ElementWiseRecurrentContainer
+
+
+LOOPS = {
+    cls._tssl_native: Kind(cls)
+    for cls in (WrappedLinearRecurrentContainer, WrappedElementWiseRecurrentContainer)
+}
