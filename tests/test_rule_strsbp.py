@@ -165,7 +165,8 @@ def test_full_recurrence() -> None:
     grad = d["delta"].expand_as(spike)
     full = rules.STRSBP(recurrent="full").cotangent(grad, spike, window, None) / theta
     assert relative(full[0] * active, d["error"] * active) <= 1e-12
-    diagonal = rules.STRSBP().cotangent(grad, spike, window, None) / theta
+    alone = window._replace(feedback=None)
+    diagonal = rules.STRSBP().cotangent(grad, spike, alone, None) / theta
     eps = d["delta"] / (theta * d["one_minus_S"])
     assert relative(diagonal[0] * active, eps * active) <= 1e-12
     published = torch.einsum("bi,bij->ij", diagonal[0] * active, d["s_psp"])

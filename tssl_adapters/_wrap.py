@@ -17,6 +17,7 @@ from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
     NoSpikingLayersError,
+    RuleWarning,
     UnsupportedConfigError,
     UnsupportedLayerError,
 )
@@ -76,6 +77,9 @@ def wrap(
         NoSpikingLayersError: there is nothing to wrap.
         LibraryVersionError: the library's version was not tested, and failed a trial; one that
             passed gets a :class:`tssl_adapters.errors.UntestedVersionWarning`.
+
+    Warns:
+        RuleWarning: something in the model breaks the rule without an error.
     """
     _check_module(model, "wrap")
     tau_s = _checked_tau_s(tau_s)
@@ -97,7 +101,14 @@ def wrap(
         for module in done:
             unwrap(module)
         raise
+    for remark in _remarks(model, rule, [f.report for f in found]):
+        warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
     return model
+
+
+def _remarks(model: nn.Module, rule: Rule, reports: list[LayerReport]) -> list[str]:
+    taken = {r.path for r in reports if r.status == "wrap"}
+    return rule.remarks(dict(model.named_modules()), taken)
 
 
 def unwrap(model: M) -> M:
@@ -166,11 +177,13 @@ def inspect(
         ValueError: ``tau_s`` below 1 or not finite, or an unknown rule.
     """
     _check_module(model, "inspect")
-    decided = _decide(model, _checked_skip(skip), _checked_rule(rule), _checked_tau_s(tau_s))
+    rule = _checked_rule(rule)
+    decided = _decide(model, _checked_skip(skip), rule, _checked_tau_s(tau_s))
     reports = [found.report for found in decided]
     headings = ("layer", "class", "library", "status", "how, or why not")
     empty = "No layer of snnTorch, SpikingJelly or Norse in this model."
-    return Report(headings, reports, empty, _verdict(reports))
+    last = [_verdict(reports), *_remarks(model, rule, reports)]
+    return Report(headings, reports, empty, "\n".join(last))
 
 
 def _verdict(reports: list[LayerReport]) -> str:

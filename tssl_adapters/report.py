@@ -62,7 +62,7 @@ R = TypeVar("R", bound=Row)
 
 
 class Report(Sequence[R], Generic[R]):
-    """Rows under headings, and a last line on the whole; ``print`` it, iterate it, index it."""
+    """Rows under headings, and last lines on the whole; ``print`` it, iterate it, index it."""
 
     def __init__(
         self, headings: tuple[str, ...], rows: Sequence[R], empty: str, verdict: str = ""
@@ -94,7 +94,8 @@ class Report(Sequence[R], Generic[R]):
             lines.append(fixed + last[0])
             lines.extend(" " * indent + more for more in last[1:])
         if self._verdict:
-            lines += ["", *textwrap.wrap(self._verdict, 100)]
+            for paragraph in self._verdict.splitlines():
+                lines += ["", *textwrap.wrap(paragraph, 100)]
         return "\n".join(line.rstrip() for line in lines)
 
     __repr__ = __str__

@@ -98,6 +98,9 @@ def reshaped(
         if later is None and not ends(position, len(grads) - 1):
             later = torch.zeros_like(grads[-1])  # the loss does not look at what comes after
         _watch(position, grad_spike, later)
+    elif not position.stretch.settings.watched and grad_spike[-1].any():
+        position.stretch.settings.watched = True
+        _warn(position.stretch.settings, rule.doubt(grad_spike[-1]))
     return rule.cotangent(grad_spike, torch.stack([*spikes]), window, later).unbind(0)
 
 
@@ -111,11 +114,16 @@ def _watch(position: Position, grad_spike: Tensor, later: Tensor | None) -> None
     stretch.told = stretch.told or bool(grad_spike.any())
     if position.steps == 0 and stretch.told and not settings.watched:
         settings.watched = True
-        warnings.warn(
-            f"tssl_adapters: the gradient of layer '{settings.path}' is the same at every time "
-            f"step, as that of a loss on spike counts is, and {settings.rule} learns from spike "
-            "times alone: nothing will be learned. Take a loss that reads times, such as "
-            "cross-entropy of -tssl_adapters.losses.first_spike_time(spikes).",
-            RuleWarning,
-            stacklevel=above_us(),
+        _warn(
+            settings,
+            "is the same at every time step, as that of a loss on spike counts is, and "
+            f"{settings.rule} learns from spike times alone: nothing will be learned. Take a loss "
+            "that reads times, such as cross-entropy of "
+            "-tssl_adapters.losses.first_spike_time(spikes)",
         )
+
+
+def _warn(settings: Settings, why: str | None) -> None:
+    if why is not None:
+        message = f"tssl_adapters: the gradient of layer '{settings.path}' {why}."
+        warnings.warn(message, RuleWarning, stacklevel=above_us())

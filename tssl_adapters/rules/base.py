@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import Field, fields, is_dataclass
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tssl_adapters.neuron import Traits, Value
 
@@ -190,6 +191,19 @@ class Rule(ABC):
 
     def problem(self, traits: Traits, tau_s: float) -> str | None:
         """Why a layer cannot have this rule and what to do, or ``None``."""
+        return None
+
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Collection[str]) -> list[str]:
+        """What of a model breaks this rule without an error.
+
+        Args:
+            modules: the model's modules by their dotted names.
+            taken: those that are given this rule.
+        """
+        return []
+
+    def doubt(self, grad_spike: Tensor) -> str | None:
+        """What a layer's first gradient, G of one step ``[batch, ...]``, says against the loss."""
         return None
 
     @abstractmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tssl_adapters.neuron import Never, Traits
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
@@ -92,6 +93,17 @@ class Lee(Rule):
 
     def splits_adjoint(self, detached: bool) -> bool:
         return False
+
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Collection[str]) -> list[str]:
+        inside = tuple(f"{path}." for path in taken)
+        last = [path for path in modules if not path.startswith(inside)][-1]
+        if self.gate == "none" or last not in taken:
+            return []
+        return [
+            f"Lee(gate='active') gates '{last}', the model's last layer. If it is the output it "
+            "will hardly learn: wrap that layer with Lee() first, then the model with "
+            f"skip=['{last}']."
+        ]
 
     def problem(self, traits: Traits, tau_s: float) -> str | None:
         if tau_s != 1.0:

@@ -131,6 +131,20 @@ class STRSBP(Rule):
     def splits_adjoint(self, detached: bool) -> bool:
         return True
 
+    def doubt(self, grad_spike: Tensor) -> str | None:
+        if grad_spike.ndim != 2 or grad_spike.shape[1] < 3:
+            return None
+        size = grad_spike.abs().sum(1)
+        balanced = grad_spike.sum(1).abs() <= 1e-3 * size
+        one_wanted = (grad_spike < 0).sum(1) == 1
+        if not bool((balanced & one_wanted & (size > 0)).all()):
+            return None
+        return (
+            "looks like that of a cross-entropy. On spike counts it can collapse late under "
+            "STRSBP, all outputs falling silent at once; prefer a squared error against target "
+            "counts, such as 1/2 sum (count - target)^2"
+        )
+
     def problem(self, traits: Traits, tau_s: float) -> str | None:
         if traits.nonlinear is not None:
             return f"STRSBP takes linear integrate-and-fire neurons, and {traits.nonlinear}"

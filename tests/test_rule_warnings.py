@@ -1,0 +1,86 @@
+"""What the further rules say of models and losses that break them without an error."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compat_spikingjelly import dropout, node
+from torch import nn
+
+import tssl_adapters
+from tssl_adapters import rules
+from tssl_adapters.errors import RuleWarning
+
+
+def network(*between: nn.Module) -> nn.Sequential:
+    first, last = (node("IFNode", step_mode="m", v_reset=None) for _ in range(2))
+    return nn.Sequential(nn.Linear(4, 6), first, *between, nn.Linear(6, 5), last)
+
+
+def remarks(model: nn.Module, rule: rules.Rule) -> list[str]:
+    """What ``inspect`` prints below its verdict, and ``wrap`` warns of as well."""
+    printed = str(tssl_adapters.inspect(model, rule=rule)).split("\n\n")[2:]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tssl_adapters.wrap(model, rule=rule)
+    assert all(w.category is RuleWarning and w.filename == __file__ for w in caught)
+    found = [str(w.message).removeprefix("tssl_adapters: ") for w in caught]
+    assert [" ".join(text.split()) for text in printed] == found
+    return found
+
+
+@pytest.mark.parametrize("module", [nn.MaxPool1d(1), nn.AdaptiveMaxPool1d(6), nn.Dropout(0.5)])
+def test_stdbp_names_modules_that_lose_its_gradient(module: nn.Module) -> None:
+    (remark,) = remarks(network(module), rules.STDBP())
+    assert remark.startswith(f"'2' ({type(module).__name__}) ")
+    assert "STDBP needs the gradient one step after a spike, which is lost there" in remark
+
+
+@pytest.mark.parametrize("module", [nn.AvgPool1d(1), nn.BatchNorm1d(6), dropout(0.5)], ids=repr)
+def test_stdbp_says_nothing_of_others(module: nn.Module) -> None:
+    assert remarks(network(module), rules.STDBP()) == []
+    assert remarks(network(nn.MaxPool1d(1)), rules.Lee()) == []
+
+
+def test_lee_names_a_gated_output() -> None:
+    (remark,) = remarks(network(), rules.Lee(gate="active"))
+    assert remark.startswith("Lee(gate='active') gates '3', the model's last layer.")
+    assert remark.endswith("wrap that layer with Lee() first, then the model with skip=['3'].")
+    assert remarks(network(), rules.Lee()) == []
+    assert remarks(network().append(nn.Linear(5, 2)), rules.Lee(gate="active")) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = network()
+        tssl_adapters.wrap(model[3], rule=rules.Lee())
+        tssl_adapters.wrap(model, rule=rules.Lee(gate="active"), skip=["3"])
+        tssl_adapters.wrap(node("IFNode"), rule=rules.Lee(gate="active"))  # a layer of a model
+
+
+def losses(kind: str, out: torch.Tensor) -> torch.Tensor:
+    counts = out.sum(0)
+    if kind == "cross-entropy":
+        return F.cross_entropy(counts, torch.tensor([0, 1, 2]))
+    return (counts - torch.tensor([3.0, 1.0, 1.0, 1.0, 1.0])).square().sum()
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "squared"])
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_strsbp_doubts_cross_entropy_on_counts(kind: str, mode: Any) -> None:
+    layer = node("IFNode", step_mode=mode)
+    rule = rules.STRSBP(credit="train" if mode == "m" else "spike")
+    tssl_adapters.wrap(layer, rule=rule)
+    for once in (True, False):
+        layer.reset()
+        x = torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out = layer(x) if mode == "m" else torch.stack([layer(step) for step in x])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses(kind, out).backward()
+        assert len(caught) == (once and kind == "cross-entropy")
+        for warning in caught:
+            assert "looks like that of a cross-entropy" in str(warning.message)
+            assert warning.category is RuleWarning
