@@ -7,7 +7,7 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "tests", "versions"]
+nox.options.sessions = ["lint", "tests", "triton", "versions"]
 nox.options.error_on_missing_interpreters = True
 
 LIBRARIES = "snntorch,spikingjelly,norse"
@@ -20,6 +20,8 @@ OLDER = {
 OPERATOR_LEFT_OUT = {"norse"}
 """Older versions come as sources with a C++ operator, which takes a compiler and three minutes, and
 which pip builds against a torch of its own. They do without it."""
+TRITON = "triton==3.9.0"
+"""On a machine with a GPU it comes with torch."""
 TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
 SUITE = [f"tests/test_{name}.py" for name in TESTS]
 
@@ -49,6 +51,17 @@ def unpack(session: nox.Session, library: str, version: str, target: Path) -> No
             shutil.copytree(source, target / name)
 
 
+def beside_tests(session: nox.Session) -> Path:
+    """Let an environment see all that is installed in that of `tests`; returns its own packages."""
+    everything = Path(session.virtualenv.location).parent / "tests"
+    if not everything.is_dir():
+        session.run(sys.executable, "-m", "nox", "-s", "tests", "--install-only", external=True)
+    (packages,) = everything.glob("lib/python*/site-packages")
+    (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
+    (own / "shared.pth").write_text(f"{packages}\n")
+    return own
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests against all three libraries at their newest versions."""
@@ -56,6 +69,22 @@ def tests(session: nox.Session) -> None:
     pytest(session, *session.posargs)
     if not session.posargs:
         session.run("python", "tools/versions.py", *LIBRARIES.split(","))
+
+
+@nox.session
+def triton(session: nox.Session) -> None:
+    """Run the GPU's kernels on the CPU, through Triton's interpreter, and compile them.
+
+    Triton is in an environment of its own, as it changes what the libraries do where it is there.
+    """
+    beside_tests(session)
+    session.install("--no-deps", TRITON)
+    for file, interpret in (("triton", "1"), ("triton_compiled", "0")):
+        session.run(
+            *("python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider"),
+            *(f"tests/test_{file}.py", *session.posargs),
+            env={"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": interpret},
+        )
 
 
 @nox.session
@@ -69,12 +98,7 @@ def versions(session: nox.Session, library: str, version: str) -> None:
 
     An environment of its own, with that version alone; all else it sees in that of `tests`.
     """
-    everything = Path(session.virtualenv.location).parent / "tests"
-    if not everything.is_dir():
-        session.run(sys.executable, "-m", "nox", "-s", "tests", "--install-only", external=True)
-    (packages,) = everything.glob("lib/python*/site-packages")
-    (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
-    (own / "shared.pth").write_text(f"{packages}\n")
+    own = beside_tests(session)
     if library in OPERATOR_LEFT_OUT:
         unpack(session, library, version, own)
     else:

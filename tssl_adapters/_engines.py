@@ -6,12 +6,18 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import torch
+
 from tssl_adapters.errors import EngineNotAvailableError
 from tssl_adapters.report import Report
 
 VARIABLE = "TSSL_ADAPTERS_ENGINE"
-NEEDS: dict[str, str | None] = {"torch": None, "numba": "numba"}
-"""Every engine, and the package that it needs beside torch."""
+PURPOSES = {
+    "torch": "every layer, rule, dtype and device",
+    "numba": "linear neurons under TSSLBP, float32 and float64 on the CPU; all else by torch",
+    "triton": "linear neurons under TSSLBP on a GPU; all else by torch",
+}
+"""Every engine, and what it is for."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class EngineReport:
     Attributes:
         name: what ``wrap(model, engine=...)`` takes.
         available: whether it can be used.
-        detail: what it is for, or what to install.
+        detail: what it is for, or why it cannot be used.
     """
 
     name: str
@@ -34,7 +40,10 @@ class EngineReport:
 
 def engines() -> Report[EngineReport]:
     """The engines, and why one is not available."""
-    rows = [EngineReport(name, _missing(name) is None, _detail(name)) for name in NEEDS]
+    rows = []
+    for name, purpose in PURPOSES.items():
+        reason = _why_not(name)
+        rows.append(EngineReport(name, reason is None, reason or purpose))
     return Report(("engine", "available", "for"), rows, "")
 
 
@@ -43,27 +52,29 @@ def checked(engine: str | None) -> str:
 
     Raises:
         ValueError: an unknown one.
-        EngineNotAvailableError: what it needs is not installed.
+        EngineNotAvailableError: what it needs is not there.
     """
     name = os.environ.get(VARIABLE) or "torch" if engine is None else engine
-    if name not in NEEDS:
+    if name not in PURPOSES:
         where = f"{VARIABLE}=" if engine is None else "engine="
-        known = ", ".join(map(repr, NEEDS))
+        known = ", ".join(map(repr, PURPOSES))
         raise ValueError(f"Unknown {where}{name!r}; known engines: {known}.")
-    if _missing(name) is not None:
-        raise EngineNotAvailableError(f"engine {name!r}: {_detail(name)}.")
+    if (reason := _why_not(name)) is not None:
+        raise EngineNotAvailableError(f"engine {name!r}: {reason}.")
     return name
 
 
-def _missing(name: str) -> str | None:
-    package = NEEDS[name]
-    return package if package is not None and find_spec(package) is None else None
+def _why_not(name: str) -> str | None:
+    """Why an engine cannot be used, and what to do."""
+    if name == "numba" and find_spec("numba") is None:
+        return "numba is not installed; pip install 'tssl_adapters[fast]'"
+    if name == "triton" and find_spec("triton") is None:
+        return "triton is not installed; it comes with torch's CUDA builds for Linux"
+    if name == "triton" and not torch.cuda.is_available() and not _interpreted():
+        return "torch finds no CUDA device; use engine='numba' or 'torch' on the CPU"
+    return None
 
 
-def _detail(name: str) -> str:
-    missing = _missing(name)
-    if missing is not None:
-        return f"{missing} is not installed; pip install 'tssl_adapters[fast]'"
-    if name == "torch":
-        return "every layer, rule, dtype and device"
-    return "linear neurons under TSSLBP, float32 and float64 on the CPU; all else by torch"
+def _interpreted() -> bool:
+    """Whether Triton was told to run its kernels on the CPU, which is for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tssl_adapters.engine import fused
+from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, Values, link_size
 from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
@@ -17,9 +19,6 @@ from tssl_adapters.engine.window import Position, Stretch
 from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
 from tssl_adapters.neuron import Neuron
 from tssl_adapters.rules import Feedback
-
-if TYPE_CHECKING:
-    from tssl_adapters.engine.fused import Call
 
 ENOUGH = 4096
 """Values that must come out bit-equal before the record stands in for the library."""
@@ -118,21 +117,21 @@ def attach(
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
-    values = None
-    if native is not None and not functional:
-        call = _Call(settings, neuron, state, sequence, keep_states, exposed)
-        known = call.reproduces(native) and native.steady and not exposed
-        values = None if known else native.values
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
         position, feedback,
     )  # fmt: skip
-    loops = None
-    if settings.engine == "numba" and values is None and not exposed:
-        loops = _compiled(settings, plan, drive, state, trace, sequence)
+    call = _Call(settings, neuron, state, sequence, keep_states, exposed)
+    kernels = None
+    if settings.engine != "torch" and not exposed:
+        kernels = _compiled(call, plan, drive, trace, native)
+    values = None
+    if kernels is None and native is not None and not functional:
+        known = call.reproduces(native) and native.steady and not exposed
+        values = None if known else native.values
     charged, spike, before = None, None, None
-    if loops is not None:
-        out, membrane, *new_link = loops.run(drive, state, trace, packed(link), *neuron.values())
+    if kernels is not None:
+        out, membrane, *new_link = kernels.run(drive, state, trace, packed(link), *neuron.values())
         if not sequence and neuron.timing != "immediate":
             before = fires(neuron, state.detach()).detach()
     else:
@@ -172,33 +171,42 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
 
 
 def _compiled(
-    settings: Settings,
-    plan: Plan,
-    drive: Tensor,
-    state: Tensor,
-    trace: Tensor | None,
-    sequence: bool,
-) -> Call | None:
-    """The call for compiled loops, where they know the layer and round as torch does."""
-    from tssl_adapters.engine import fused  # which imports numba
-
-    neuron = plan.neuron
+    call: _Call, plan: Plan, drive: Tensor, trace: Tensor | None, native: Native | None
+) -> fused.Call | None:
+    """The call for compiled kernels, where they know the layer and round as the library does: they
+    may where torch's operations on the record do not.
+    """
+    settings, neuron, sequence = call.settings, call.neuron, call.sequence
+    kernels = backend(settings.engine)
+    if kernels is None or (native is not None and not native.steady):
+        return None
     step = drive.shape[1:] if sequence else drive.shape
-    dense = fused.layout(drive, step, state, trace, neuron.values())
+    dense = fused.layout(kernels, drive, step, call.state, trace, neuron.values())
     if dense is None:
         return None
     key = (
         neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict, neuron.quantiser,
-        drive.dtype, dense, sequence, plan.keep_states,
+        drive.dtype, drive.device, dense, sequence, plan.keep_states,
+        None if native is None else native.input.dtype,
     )  # fmt: skip
     if key not in settings.loops:
-        settings.loops[key] = fused.specialised(plan, drive, state, dense, sequence)
+        found = None
+        if fused.why_not(plan) is None:
+            found = fused.call_of(plan, drive.dtype, dense, sequence, kernels)
+            if native is None:
+                same = found.rounds_alike(drive, call.state)
+            else:
+                same = call._replace(kernels=found).reproduces(native)
+            found = found if same else None
+        settings.loops[key] = None if found is None else found.spec
     spec = settings.loops[key]
-    return None if spec is None else fused.Call(plan, spec, sequence)
+    return None if spec is None else fused.Call(plan, spec, sequence, kernels)
 
 
 class _Call(NamedTuple):
-    """A call of a layer, as far as it matters to whether its record reproduces the library."""
+    """A call of a layer, as far as it matters to whether its record reproduces the library,
+    computed by torch or by compiled kernels.
+    """
 
     settings: Settings
     neuron: Neuron
@@ -206,6 +214,7 @@ class _Call(NamedTuple):
     sequence: bool
     keep_states: bool
     exposed: bool
+    kernels: fused.Call | None = None
 
     def reproduces(self, native: Native) -> bool:
         """Whether the record's forward pass is the library's, bit for bit.
@@ -219,6 +228,7 @@ class _Call(NamedTuple):
         """
         neuron, given = self.neuron, native.input
         key = (
+            None if self.kernels is None else self.kernels.spec,
             neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict,
             neuron.quantiser,
             given.dtype, self.state.dtype, self.state.ndim == 0,  # a scalar does not promote
@@ -267,6 +277,8 @@ class _Call(NamedTuple):
         return same
 
     def _compute(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.kernels is not None:
+            return self.kernels.values(drive, state)
         if self.sequence:
             return compute(self.neuron, drive, state, self.keep_states)
         before, charged = charge(self.neuron, state, drive)

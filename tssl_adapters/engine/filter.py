@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.engine.fused_filter import FusedCurrent, fits
+from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Value
@@ -18,12 +20,10 @@ def synaptic_current(settings: Settings, drive: Tensor, current: Tensor, k: Valu
     i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
     """
     charged: Tensor
-    if settings.engine == "numba" and settings.rule.chain:
-        from tssl_adapters.engine import fused_filter  # which imports numba
-
-        if fused_filter.fits(drive, current, k):
-            charged = fused_filter.FusedCurrent.apply(drive, current, k)  # type: ignore[no-untyped-call]
-            return charged
+    kernels = backend(settings.engine) if settings.rule.chain else None
+    if kernels is not None and fits(kernels, drive, current, k):
+        charged = FusedCurrent.apply(kernels, drive, current, k)  # type: ignore[no-untyped-call]
+        return charged
     charged = SynapticCurrent.apply(drive, current, k, settings.rule.chain)  # type: ignore[no-untyped-call]
     return charged
 

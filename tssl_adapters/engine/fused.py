@@ -1,45 +1,48 @@
-"""Calls of a layer in one autograd function, computed by compiled loops.
+"""Calls of a layer in one autograd function, computed by compiled kernels.
 
 It stands in for :class:`tssl_adapters.engine.sequence.SequenceFunction` and
-:class:`tssl_adapters.engine.step.StepFunction` where the loops know the neuron and the rule, and
+:class:`tssl_adapters.engine.step.StepFunction` where the kernels know the neuron and the rule, and
 gives what they give. A step is a sequence of one.
 """
 
 from __future__ import annotations
 
-from array import array
 from functools import cache
 from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.numba_kernels import backward, forward
-from tssl_adapters.engine.numba_parts import ROWS, Spec, name_of
-from tssl_adapters.engine.numba_rows import BackSpec
+from tssl_adapters.engine.kernels import (
+    ROWS,
+    Adjoints,
+    Backend,
+    BackForm,
+    Form,
+    Given,
+    Slope,
+    Spec,
+    plain,
+)
 from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.plan import LEARNED, EngineFunction, Plan, reduced
+from tssl_adapters.engine.plan import HALF, LEARNED, EngineFunction, Plan, reduced, working_dtype
 from tssl_adapters.engine.sequence import compute as sequence_values
-from tssl_adapters.engine.threads import over
 from tssl_adapters.neuron import Neuron, Never, Subtract, SubtractEarly, ToValue, Value
 from tssl_adapters.rules import TSSLBP
 
-SCRATCH = 2**15
-"""Values of a block that the backward pass holds at once, so that they stay in the cache."""
 ENOUGH = 4096
-"""Values that must come out bit-equal before the loops stand in for torch."""
-
-
-def _noise() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+"""Values that must come out bit-equal before the kernels stand in for torch."""
 
 
 class Call(NamedTuple):
-    """A call that the loops know: the plan, what they are compiled for, and if time comes first."""
+    """A call that the kernels know: the plan, what they are compiled for, if time comes first, and
+    what computes it.
+    """
 
     plan: Plan
     spec: Spec
     sequence: bool
+    backend: Backend
 
     def run(self, drive: Tensor, state: Tensor, trace: Tensor | None, *rest: Any) -> Any:
         """Output, membrane potential and link of the call, with the rule's gradient.
@@ -47,30 +50,54 @@ class Call(NamedTuple):
         ``rest`` are the link that came in, ``[links, batch, ...]`` in one tensor or ``None``, and
         the neuron's values.
         """
+        if not torch.is_grad_enabled():
+            return compute(self, self.given(drive, state, trace), again=False)[:2]
         return FusedFunction.apply(self, drive, state, trace, *rest)
 
     def shape(self, drive: Tensor) -> tuple[int, torch.Size]:
         """How many time steps, and the shape of one."""
         return (drive.shape[0], drive.shape[1:]) if self.sequence else (1, drive.shape)
 
+    def given(
+        self, drive: Tensor, state: Tensor, trace: Tensor | None, numbers: Any = None
+    ) -> Given:
+        """The call's tensors as memory; ``numbers`` where they were made before."""
+        steps, step = self.shape(drive)
+        if numbers is None:
+            values: list[Value] = [*self.plan.neuron.values()]
+            values += [0.0] * (ROWS - len(values))
+            numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
+        start, current = spread(state, step, drive), spread(trace, step, drive)
+        return Given(
+            steps, step.numel(), drive.contiguous(), start, current, numbers, self.plan.tau_s
+        )
+
+    @torch.no_grad()
+    def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes, and the potential, as :data:`tssl_adapters.engine.plan.Values` has them."""
+        form = self.spec.form._replace(psc=False)
+        call = self._replace(plan=self.plan._replace(tau_s=1.0), spec=self.spec._replace(form=form))
+        return compute(call, call.given(drive, state, None), again=False)[:2]
+
     @torch.no_grad()
     def rounds_alike(self, drive: Tensor, state: Tensor) -> bool:
-        """Whether the loops give, bit for bit, what torch gives, tried on noise."""
+        """Whether the kernels give, bit for bit, what torch gives, tried on noise."""
         steps, step = self.shape(drive)
         shape = (max(steps, -(-ENOUGH // step.numel())), *step)
-        noise = 2.0 * torch.randn(shape, dtype=drive.dtype, generator=_noise())
-        plan = self.plan._replace(tau_s=1.0)
-        call = Call(plan, self.spec._replace(psc=False), True)
-        theirs = sequence_values(plan.neuron, noise, state, plan.keep_states)
-        ours = compute(call, noise, state, None)
-        return all(torch.equal(a, b) for a, b in zip(ours[:2], theirs, strict=True))
+        generator = torch.Generator(drive.device).manual_seed(0)
+        dtype = working_dtype(drive)
+        noise = torch.randn(shape, dtype=dtype, device=drive.device, generator=generator)
+        noise = (2.0 * noise).to(drive.dtype)
+        theirs = sequence_values(self.plan.neuron, noise, state, self.plan.keep_states)
+        ours = self._replace(sequence=True).values(noise, state)
+        return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def why_not(plan: Plan) -> str | None:
-    """Why the loops do not know a layer, or ``None``."""
+    """Why the kernels do not know a layer, or ``None``."""
     neuron = plan.neuron
     if type(plan.rule) is not TSSLBP:
-        return f"{type(plan.rule).__name__} has no compiled loops"
+        return f"{type(plan.rule).__name__} has no compiled kernels"
     if plan.exposed or neuron.quantiser is not None:
         return "the neuron has states of other kinds"
     if len(neuron.charge.raw) > ROWS - LEARNED or _plain(neuron.charge.formula) is None:
@@ -81,21 +108,25 @@ def why_not(plan: Plan) -> str | None:
 
 
 def layout(
+    backend: Backend,
     drive: Tensor,
     step: torch.Size,
     state: Tensor,
     trace: Tensor | None,
     values: tuple[Value, ...],
 ) -> bool | None:
-    """Whether a neuron's numbers differ from neuron to neuron; ``None`` where the loops cannot take
-    the tensors of a call: they know plain memory, of one dtype and shape.
+    """Whether a neuron's numbers differ from neuron to neuron; ``None`` where the kernels cannot
+    take the tensors of a call: they know plain memory, of one dtype, device and shape.
     """
-    if not plain(drive):
+    if not plain(drive) or not backend.takes(drive):
         return None
+    half = drive.dtype in HALF  # where torch rounds a scalar first
     dense = False
     for tensor in (state, trace, *values):
-        if isinstance(tensor, Tensor) and tensor.ndim:  # a scalar does not promote
-            if tensor.dtype != drive.dtype or not spreads(tensor.shape, step):
+        if isinstance(tensor, Tensor) and (tensor.ndim or half):  # a scalar does not promote
+            if tensor.dtype != drive.dtype or tensor.device != drive.device:
+                return None
+            if not spreads(tensor.shape, step):
                 return None
             dense = dense or (tensor.numel() != 1 and tensor is not state and tensor is not trace)
     return dense
@@ -111,18 +142,6 @@ def spreads(shape: torch.Size, step: torch.Size) -> bool:
     return all(own in (1, wanted) for own, wanted in zip(shape, trailing, strict=True))
 
 
-def plain(drive: Tensor) -> bool:
-    """Whether a tensor is plain memory for loops: no mode, no subclass, float32/64 on the CPU."""
-    return (
-        type(drive) is Tensor
-        and drive.device.type == "cpu"
-        and drive.dtype in (torch.float32, torch.float64)
-        and drive.numel() > 0
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-    )
-
-
 def _plain(formula: Any) -> Any:
     return getattr(formula, "plain", None)
 
@@ -131,33 +150,20 @@ def _formula_of(neuron: Neuron) -> Any:
     return getattr(neuron.reset, "formula", None)
 
 
-def specialised(
-    plan: Plan, drive: Tensor, state: Tensor, dense: bool, sequence: bool
-) -> Spec | None:
-    """What to compile for calls like this one; ``None`` where the loops do not know the layer, or
-    do not round as torch does.
-    """
-    if why_not(plan) is not None:
-        return None
-    spec = spec_of(plan, drive.dtype, dense)
-    return spec if Call(plan, spec, sequence).rounds_alike(drive, state) else None
-
-
-def spec_of(plan: Plan, dtype: torch.dtype, dense: bool) -> Spec:
-    """What to compile for a layer that :func:`why_not` let through."""
-    neuron, name = plan.neuron, "float32" if dtype == torch.float32 else "float64"
-    never = isinstance(neuron.reset, Never)
-    return Spec(
-        name,
+def call_of(plan: Plan, dtype: torch.dtype, dense: bool, sequence: bool, backend: Backend) -> Call:
+    """A call of a layer that :func:`why_not` let through."""
+    neuron = plan.neuron
+    form = Form(
+        str(dtype).removeprefix("torch."),
         dense,
-        name_of(_plain(neuron.charge.formula), name),
         len(neuron.charge.raw),
-        "" if never else name_of(_plain(_formula_of(neuron)), name),
         _kind(neuron),
         neuron.timing,
         neuron.strict,
         plan.tau_s != 1.0,
     )
+    reset = None if isinstance(neuron.reset, Never) else _plain(_formula_of(neuron))
+    return Call(plan, Spec(_plain(neuron.charge.formula), reset, form), sequence, backend)
 
 
 def _kind(neuron: Neuron) -> str:
@@ -168,58 +174,31 @@ def _kind(neuron: Neuron) -> str:
     return "subtract" if isinstance(neuron.reset, Subtract) else "never"
 
 
-class Numbers:
-    """A neuron's numbers in memory, a row each: ``[8]``, or ``[8, N]`` where neurons differ."""
-
-    def __init__(self, call: Call, step: torch.Size, dtype: torch.dtype) -> None:
-        values: list[Value] = [*call.plan.neuron.values()]
-        values += [0.0] * (ROWS - len(values))
-        if call.spec.dense:
-            rows = [torch.as_tensor(v).detach().to(dtype).expand(step) for v in values]
-            self.dense = torch.stack(rows).contiguous()
-            self.at = self.dense.data_ptr()
-        else:
-            self.few = array("f" if dtype == torch.float32 else "d", map(float, values))
-            self.at = self.few.buffer_info()[0]
-
-
-def _at(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 @overload
-def spread(tensor: Tensor, step: torch.Size, dtype: torch.dtype) -> Tensor: ...
+def spread(tensor: Tensor, step: torch.Size, like: Tensor) -> Tensor: ...
 @overload
-def spread(tensor: None, step: torch.Size, dtype: torch.dtype) -> None: ...
-def spread(tensor: Tensor | None, step: torch.Size, dtype: torch.dtype) -> Tensor | None:
-    """A tensor as memory of a step's shape."""
+def spread(tensor: None, step: torch.Size, like: Tensor) -> None: ...
+def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | None:
+    """A tensor as memory of a step's shape, in another's dtype and on its device."""
     if tensor is None or (
-        tensor.shape == step and tensor.dtype == dtype and tensor.is_contiguous()
+        tensor.shape == step and tensor.dtype == like.dtype and tensor.is_contiguous()
     ):
         return tensor
-    return tensor.to(dtype).expand(step).contiguous()
+    return tensor.to(like).expand(step).contiguous()
 
 
-def compute(
-    call: Call, drive: Tensor, state: Tensor, trace: Tensor | None
-) -> tuple[Tensor, Tensor, Numbers]:
-    """Output and membrane potential, as the autograd functions give them, and the numbers used."""
-    steps, step = call.shape(drive)
-    drive = drive.contiguous()
-    keep = call.plan.keep_states
-    out, after = torch.empty_like(drive), drive.new_empty(drive.shape if keep else step)
-    start, current = spread(state, step, drive.dtype), spread(trace, step, drive.dtype)
-    numbers = Numbers(call, step, drive.dtype)
-    over(
-        forward(call.spec, keep), steps, step.numel(), 1024, call.plan.tau_s,
-        _at(drive), _at(start), _at(current), numbers.at, _at(out), _at(after),
-    )  # fmt: skip
-    return out, after, numbers
+def compute(call: Call, given: Given, again: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output and membrane potential, as the autograd functions give them, and what to keep."""
+    drive, keep = given.drive, call.plan.keep_states
+    out = torch.empty_like(drive)
+    after = torch.empty_like(drive if keep or not call.sequence else drive[0])
+    kept = call.backend.forward(call.spec, given, out, after, keep, again)
+    return out, after, kept
 
 
 @cache
-def _back(rule: TSSLBP, output: bool, learns: bool) -> BackSpec:
-    return BackSpec(
+def _back(rule: TSSLBP, output: bool, learns: bool) -> BackForm:
+    return BackForm(
         output,
         learns,
         rule.fallback,
@@ -242,15 +221,19 @@ class FusedFunction(EngineFunction):
         link: Tensor | None,
         *values: Value,
     ) -> tuple[Tensor, ...]:
-        out, after, ctx.numbers = compute(call, drive, state, trace)
-        ctx.call = call
-        ctx.save_for_backward(drive, state, trace, *(v for v in values if isinstance(v, Tensor)))
+        given = call.given(drive, state, trace)
+        out, after, kept = compute(call, given, again=any(ctx.needs_input_grad))
+        ctx.call, ctx.numbers = call, given.numbers
+        tensors = (v for v in values if isinstance(v, Tensor))
+        ctx.save_for_backward(drive, state, trace, kept, *tensors)
         ctx.set_materialize_grads(False)
         links, (_, step) = call.plan.links, call.shape(drive)
         if not links:
             return out, after
         # One element spread over the shape: the link carries nothing but a gradient.
-        return out, after, drive.new_empty_strided((links, *step), (0,) * (1 + len(step)))
+        strides = (0,) * (1 + len(step))
+        link = drive.new_empty_strided((links, *step), strides, dtype=working_dtype(drive))
+        return out, after, link
 
     @staticmethod
     @first_order
@@ -263,42 +246,54 @@ class FusedFunction(EngineFunction):
         call: Call = ctx.call
         plan, rule = call.plan, call.plan.rule
         assert isinstance(rule, TSSLBP)
-        given, state, trace, *_ = ctx.saved_tensors
-        drive = given.contiguous()
-        dtype, (steps, step) = drive.dtype, call.shape(drive)
-        neurons = step.numel()
+        drive, state, trace, kept, *_ = ctx.saved_tensors
+        given = call.given(drive, state, trace, ctx.numbers)
         needs = ctx.needs_input_grad[5:][:LEARNED]
         back = _back(rule, grad_out is not None, any(needs))
-        link = None if link is None else link.contiguous()
-        grad_out, pace = _paced(grad_out, neurons, call.sequence)
-        each = plan.keep_states and grad_after is not None
-        grad_after = None if grad_after is None else grad_after.contiguous()
-        start, current = spread(state, step, dtype), spread(trace, step, dtype)
-        grad_drive = torch.empty_like(drive)
-        # A link's gradient is ours alone, from the call after: this one's takes its place.
-        rows = plan.links if plan.linked else 2
-        chain = link
-        if chain is None or chain.shape[0] != rows:
-            chain = drive.new_empty((rows, *step))
-        through = _through(call, chain, step, grad_after is not None or link is not None)
-        grad_trace = None if trace is None else drive.new_empty(step)
-        sums = drive.new_empty((LEARNED, *step)) if back.learns else None
-        block = max(16, min(1024, SCRATCH // (steps + 1)))
-        over(
-            backward(call.spec, back), steps, neurons, block,
-            plan.tau_s, rule.max_slope, rule.fallback_width,
-            _at(drive), _at(start), _at(current), ctx.numbers.at,
-            _at(grad_out), pace, _at(grad_after), neurons if each else 0, _at(link),
-            _at(grad_drive), _at(chain), _at(through), _at(grad_trace), _at(sums),
-        )  # fmt: skip
+        adjoints = _adjoints(call, given, back, grad_out, grad_after, link)
+        slope = Slope(rule.max_slope, rule.fallback_width)
+        call.backend.backward(call.spec, back, slope, given, kept, adjoints)
         return (
             None,
-            grad_drive,
-            _entering(call, chain, through, state, step),
-            None if trace is None else reduced(grad_trace, trace),
-            chain if plan.linked else None,
-            *_learned(call, sums, needs),
+            adjoints.drive,
+            _entering(call, adjoints.chain, adjoints.through, state),
+            None if trace is None else reduced(adjoints.trace, trace),
+            adjoints.chain if plan.linked else None,
+            *_learned(call, adjoints.sums, needs),
         )
+
+
+def _adjoints(
+    call: Call,
+    given: Given,
+    back: BackForm,
+    grad_out: Tensor | None,
+    grad_after: Tensor | None,
+    link: Tensor | None,
+) -> Adjoints:
+    """What came in, contiguous, and room for what goes out."""
+    plan, drive, neurons = call.plan, given.drive, given.neurons
+    step, dtype = given.state.shape, working_dtype(drive)
+    link = None if link is None else link.contiguous()
+    out, pace = _paced(grad_out, neurons, call.sequence)
+    each = plan.keep_states and grad_after is not None
+    # A link's gradient is ours alone, from the call after: this one's takes its place.
+    rows = plan.links if plan.linked else 2
+    chain = link
+    if chain is None or chain.shape[0] != rows:
+        chain = drive.new_empty((rows, *step), dtype=dtype)
+    return Adjoints(
+        out,
+        pace,
+        None if grad_after is None else grad_after.contiguous(),
+        neurons if each else 0,
+        link,
+        torch.empty_like(drive),
+        chain,
+        _through(chain, step, grad_after is not None or link is not None),
+        None if given.trace is None else drive.new_empty(step, dtype=dtype),
+        drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
+    )
 
 
 def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | None, int]:
@@ -308,16 +303,14 @@ def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | 
     return None if grad is None else grad.contiguous(), neurons
 
 
-def _through(call: Call, chain: Tensor, step: torch.Size, any_state: bool) -> Tensor | None:
+def _through(chain: Tensor, step: torch.Size, any_state: bool) -> Tensor | None:
     """Where the adjoint of a loss on the membrane potential goes to, if there is any."""
     if chain.shape[0] == 3:
         return chain[2]
     return chain.new_empty(step) if any_state else None
 
 
-def _entering(
-    call: Call, link: Tensor, through: Tensor | None, state: Tensor, step: torch.Size
-) -> Tensor | None:
+def _entering(call: Call, link: Tensor, through: Tensor | None, state: Tensor) -> Tensor | None:
     """The gradient of the state that came in, where it is not handed on through the link."""
     plan, neuron = call.plan, call.plan.neuron
     delayed = neuron.timing == "delayed"

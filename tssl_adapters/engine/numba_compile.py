@@ -16,7 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 @cache
 def _sources() -> str:
     """What every loop is made of."""
-    files = sorted(Path(__file__).parent.glob("numba_*.py"))
+    folder = Path(__file__).parent
+    files = [folder / "kernels.py", *sorted(folder.glob("numba_*.py"))]
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 

@@ -1,6 +1,6 @@
 """The recursion of a whole call in compiled loops: neurons in blocks, time inside, one thread.
 
-A loop is compiled once for what a :class:`tssl_adapters.engine.numba_parts.Spec` fixes; what is
+A loop is compiled once for what a :class:`tssl_adapters.engine.kernels.Spec` fixes; what is
 fixed costs nothing in the innermost loop, which LLVM vectorises over neighbouring neurons. A
 membrane potential is computed by the neuron's own formulas in the library's order of operations,
 without fused multiply-adds, so that it rounds as the library does.
@@ -17,9 +17,10 @@ import llvmlite.binding
 import numpy
 from numba import carray
 
+from tssl_adapters.engine.kernels import ROWS, BackForm, Spec
 from tssl_adapters.engine.numba_compile import compiled
-from tssl_adapters.engine.numba_parts import ROWS, Spec, call, parts, pointer
-from tssl_adapters.engine.numba_rows import BackSpec, backward_row
+from tssl_adapters.engine.numba_parts import call, label, parts, pointer
+from tssl_adapters.engine.numba_rows import backward_row
 
 # A loop over ten arrays is vectorised behind a check that none overlaps another; LLVM's own limit
 # of eight comparisons would leave it scalar, several times slower.
@@ -33,11 +34,11 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
     ``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]`` and
     ``after``, the potential after every step ``[T, N]`` if kept, else after the last one ``[N]``.
     """
-    number = getattr(numpy, spec.dtype)
-    dense, psc = spec.dense, spec.psc
+    number = getattr(numpy, spec.form.dtype)
+    dense, psc = spec.form.dense, spec.form.psc
     charge, fires, reset, _, read, rows = parts(spec)
 
-    @compiled("forward", spec, keep)
+    @compiled("forward", label(spec), keep)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int, out_at: int, after_at: int,
@@ -85,7 +86,7 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
 
 
 @cache
-def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
+def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
     """Compile the backward pass, which computes the forward pass of a block anew.
 
     ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after [N]``, or ``[T, N]`` with
@@ -94,13 +95,13 @@ def backward(spec: Spec, back: BackSpec) -> Callable[..., None]:
     ``grad_trace [N]``, ``sums [5, N]``, and the link's two first rows and F_v mu of this call,
     ``chain_out [2, N]`` and ``mu_out [N]``, which may lie where the link lay.
     """
-    number = getattr(numpy, spec.dtype)
-    zero, dense, psc, learns = number(0.0), spec.dense, spec.psc, back.learns
-    delayed = spec.timing == "delayed"
+    number = getattr(numpy, spec.form.dtype)
+    zero, learns, delayed = number(0.0), back.learns, spec.form.timing == "delayed"
+    dense, psc = spec.form.dense, spec.form.psc
     charge, fires, reset, _, read, rows = parts(spec)
     step_back = backward_row(spec, back)
 
-    @compiled("backward", spec, back)
+    @compiled("backward", label(spec), back)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         max_slope: float, width: float,

@@ -13,37 +13,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
-ROWS = 8
-"""A neuron's numbers: those five, then up to three of its charge's own."""
+from tssl_adapters.engine.kernels import DECAY, RESET_VALUE, THRESHOLD, Spec
 
 _FUNCTIONS: dict[str, Any] = {}
-
-
-class Spec(NamedTuple):
-    """What a variant of the kernels is compiled for.
-
-    Attributes:
-        dtype: ``"float32"`` or ``"float64"``.
-        dense: whether a neuron's numbers are given one by one rather than once for all neurons.
-        charge: name of the charge's formula, from :func:`name_of`.
-        raw: how many numbers of its own that takes.
-        reset: name of the reset's formula; empty where a spike resets nothing.
-        kind: what a spike does: ``"value"``, ``"subtract"``, ``"early"`` or ``"never"``.
-        timing: as in :mod:`tssl_adapters.neuron`.
-        strict: ``h > theta`` rather than ``>=``.
-        psc: whether the output is the trace rather than the spikes.
-    """
-
-    dtype: str
-    dense: bool
-    charge: str
-    raw: int
-    reset: str
-    kind: str
-    timing: str
-    strict: bool
-    psc: bool
 
 
 class Parts(NamedTuple):
@@ -117,6 +89,13 @@ def name_of(formula: Callable[..., Any], dtype: str) -> str:
     return known(f"{formula.__module__}.{formula.__qualname__}:{stamp:08x}:{dtype}", copy)
 
 
+def label(spec: Spec) -> str:
+    """A neuron's name, the same in every process."""
+    dtype = spec.form.dtype
+    reset = "" if spec.reset is None else name_of(spec.reset, dtype)
+    return f"{name_of(spec.charge, dtype)}.{reset}.{spec.form}"
+
+
 def _raw(count: int) -> Callable[[Any], Any]:
     """Picks the charge's own numbers out of a neuron's."""
     picks: tuple[Callable[[Any], Any], ...] = (
@@ -131,22 +110,23 @@ def _raw(count: int) -> Callable[[Any], Any]:
 @cache
 def parts(spec: Spec) -> Parts:
     """The pieces of a neuron's time step."""
-    number = getattr(numpy, spec.dtype)
+    form, named = spec.form, label(spec)
+    number = getattr(numpy, form.dtype)
     one, zero = number(1.0), number(0.0)
-    formula: Any = _FUNCTIONS[spec.charge]
-    reset: Any = _FUNCTIONS.get(spec.reset)
-    strict, dense = spec.strict, spec.dense
-    to_value, subtracts, early = (spec.kind == kind for kind in ("value", "subtract", "early"))
-    immediate, delayed = spec.timing == "immediate", spec.timing == "delayed"
+    formula: Any = _FUNCTIONS[name_of(spec.charge, form.dtype)]
+    reset: Any = None if spec.reset is None else _FUNCTIONS[name_of(spec.reset, form.dtype)]
+    strict, dense = form.strict, form.dense
+    to_value, subtracts, early = (form.kind == kind for kind in ("value", "subtract", "early"))
+    immediate, delayed = form.timing == "immediate", form.timing == "delayed"
     reset_operand = RESET_VALUE if to_value else THRESHOLD
-    raw = _raw(spec.raw)
+    raw = _raw(form.raw)
 
     def fires(h: Any, p: Any) -> Any:
         if strict:
             return one if h > p[THRESHOLD] else zero
         return one if h >= p[THRESHOLD] else zero
 
-    name = known(f"{spec}.fires", fires)
+    name = known(f"{named}.fires", fires)
     test = _FUNCTIONS[name]
 
     def charge(v: Any, x: Any, p: Any) -> Any:
@@ -193,12 +173,12 @@ def parts(spec: Spec) -> Parts:
         )  # fmt: skip
 
     return Parts(
-        known(f"{spec}.charge", charge),
+        known(f"{named}.charge", charge),
         name,
-        known(f"{spec}.after", after),
-        known(f"{spec}.removed", removed),
-        known(f"{spec}.read", read),
-        known(f"{spec}.rows", rows),
+        known(f"{named}.after", after),
+        known(f"{named}.removed", removed),
+        known(f"{named}.read", read),
+        known(f"{named}.rows", rows),
     )
 
 

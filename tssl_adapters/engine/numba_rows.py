@@ -7,61 +7,34 @@ then.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 
-from tssl_adapters.engine.numba_parts import (
-    DECAY,
-    GAIN,
-    THRESHOLD,
-    Spec,
-    call,
-    exponential,
-    known,
-    parts,
-)
-
-
-class BackSpec(NamedTuple):
-    """What a variant of the backward loop is compiled for beside its ``Spec``.
-
-    Attributes:
-        output: whether the output has a gradient.
-        learns: whether sums for the neuron's own numbers are wanted.
-        fallback: whether silent steps emit the smooth fallback.
-        undone: whether the chain goes through the reset.
-        plain: whether it does so in the paper's form, with lambda beside F_v lambda.
-        complete: whether the membrane's adjoint goes through the reset's spike.
-    """
-
-    output: bool
-    learns: bool
-    fallback: bool
-    undone: bool
-    plain: bool
-    complete: bool
+from tssl_adapters.engine.kernels import DECAY, GAIN, THRESHOLD, BackForm, Spec
+from tssl_adapters.engine.numba_parts import call, exponential, known, label, parts
 
 
 @cache
-def backward_row(spec: Spec, back: BackSpec) -> str:
+def backward_row(spec: Spec, back: BackForm) -> str:
     """Name of the step that takes a row of each tensor to the gradient of its drive.
 
     ``chain``, ``chain_v``, ``mu_v`` and ``grad_a`` are lambda, F_v lambda, F_v mu and the gradient
     of the trace, of the step after; the row leaves there what the step before needs. It adds to
     ``by_...``, the sums for the neuron's own numbers.
     """
-    number = getattr(numpy, spec.dtype)
+    form = spec.form
+    number = getattr(numpy, form.dtype)
     one, zero, bound, quarter = number(1.0), number(0.0), number(8.0), number(0.25)
-    dense, psc, delayed = spec.dense, spec.psc, spec.timing == "delayed"
-    immediate, both = spec.timing == "immediate", spec.timing == "both"
-    to_value, early = spec.kind == "value", spec.kind == "early"
-    subtracts = spec.kind in ("subtract", "early")
-    late = delayed and spec.kind == "subtract"
+    dense, psc, delayed = form.dense, form.psc, form.timing == "delayed"
+    immediate, both = form.timing == "immediate", form.timing == "both"
+    to_value, early = form.kind == "value", form.kind == "early"
+    subtracts = form.kind in ("subtract", "early")
+    late = delayed and form.kind == "subtract"
     output, learns, fallback = back.output, back.learns, back.fallback
     undone, plain, complete = back.undone, back.plain, back.complete
     charge, fires, _, removed, read, _ = parts(spec)
-    exp = exponential(spec.dtype)
+    exp = exponential(form.dtype)
 
     def row(
         n: int, own: Any, common: Any, steepest: Any, scale: Any, tau: Any,
@@ -148,4 +121,4 @@ def backward_row(spec: Spec, back: BackSpec) -> str:
             mu_v[j] = mu * decay
             grad_x[j] = total * p[GAIN]
 
-    return known(f"{spec}.{back}.row", row)
+    return known(f"{label(spec)}.{back}.row", row)

@@ -13,6 +13,7 @@ from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback, Rule, Window
 
+HALF = (torch.float16, torch.bfloat16)
 LEARNED = 5
 """How many of a neuron's values take a gradient: the others only serve the charge's formula."""
 
@@ -82,7 +83,7 @@ def link_size(neuron: Neuron, rule: Rule) -> int:
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
     """Adjoints of half-precision layers are carried in float32."""
-    return torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
+    return torch.float32 if tensor.dtype in HALF else tensor.dtype
 
 
 def in_working_dtype(moment: Moment, neuron: Neuron) -> Moment:

@@ -1,0 +1,228 @@
+"""Triton's kernels: on a GPU where there is one, else through Triton's interpreter on the CPU.
+
+``python -m nox -s triton`` runs them interpreted; on a machine with a GPU, with torch's CUDA build,
+``pytest tests/test_triton.py tests/test_triton_compiled.py`` runs the same tests on the card.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fused_cases import (
+    VARIANTS,
+    Variant,
+    call_of,
+    check_against_torch,
+    check_layer,
+    check_nothing_unwritten_is_read,
+    check_steps,
+    leaky_both,
+    leaky_steps,
+    norse_model,
+    norse_steps,
+    spikingjelly_model,
+    variants,
+)
+
+import tssl_adapters
+from tssl_adapters.engine import naive
+from tssl_adapters.engine.filter import SynapticCurrent
+from tssl_adapters.engine.fused_filter import FusedCurrent
+from tssl_adapters.engine.kernels import backend
+from tssl_adapters.engine.plan import Plan, link_size
+from tssl_adapters.engine.sequence import SequenceFunction
+from tssl_adapters.errors import EngineNotAvailableError
+from tssl_adapters.neuron import LinearCharge, Neuron, ToValue, computes
+from tssl_adapters.rules import TSSLBP
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no GPU, and no TRITON_INTERPRET=1", allow_module_level=True)
+
+TRITON = backend("triton")
+LONG = 19
+"""Steps of more than two of the kernels' spans, the last one cut short."""
+GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "lif_psc_layer.npz"))
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16_to_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter cuts a float32 off where its compiler rounds to the nearest."""
+    if DEVICE == "cuda":
+        return
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    cut = interpreter._convert_float
+
+    def convert(data: Any, from_: Any, to: Any, mode: Any) -> Any:
+        if not (from_.is_fp32() and to.is_bf16()):
+            return cut(data, from_, to, mode)
+        nearest = torch.from_numpy(np.array(data, np.float32)).to(torch.bfloat16)
+        return nearest.view(torch.int16).numpy().view(np.uint16)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
+def on_device(make: Any) -> Any:
+    layer, run = make()
+    return layer.to(DEVICE), run
+
+
+@variants
+def test_the_kernels_are_the_torch_recursion(variant: Variant) -> None:
+    check_against_torch(TRITON, variant, DEVICE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, LONG])
+@pytest.mark.parametrize("variant", VARIANTS[:2] + VARIANTS[-5:-3], ids=str)
+def test_other_lengths(variant: Variant, steps: int) -> None:
+    check_against_torch(TRITON, variant, DEVICE, steps)
+
+
+@pytest.mark.parametrize("steps", [5, LONG])
+def test_nothing_is_read_that_was_not_written(steps: int) -> None:
+    check_nothing_unwritten_is_read(TRITON, DEVICE, steps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("steps", [1, 9])
+@pytest.mark.parametrize("make", [norse_model, spikingjelly_model])
+def test_wrapped_layers(make: Any, steps: int, dtype: torch.dtype) -> None:
+    check_layer("triton", lambda: on_device(make), steps, DEVICE, dtype)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("make", [leaky_steps, leaky_both, norse_steps])
+def test_steps(make: Any, tau_s: float) -> None:
+    check_steps("triton", lambda: on_device(make), tau_s, DEVICE)
+
+
+def plain_divided(v: Any, x: Any, tau: Any, rest: Any) -> Any:
+    return (x - (v - rest)) / tau + v
+
+
+@computes(plain_divided)
+def divided(v: Any, x: Any, tau: Any, rest: Any) -> Any:
+    return (x - (v - rest)) / tau + v
+
+
+def a_dividing_neuron(tau: float, rest: float) -> Neuron:
+    rate = 1.0 / tau
+    charge = LinearCharge(1.0 - rate, rate, rest * rate, divided, (tau, rest))
+    return Neuron(charge, ToValue(rest), 1.0, strict=False)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float) -> None:
+    torch.manual_seed(0)
+    neuron, rule = a_dividing_neuron(3.3, 0.0625), TSSLBP()
+    drive = (4.0 * torch.randn(LONG, 300)).to(DEVICE, dtype).requires_grad_()
+    state = torch.zeros(300, device=DEVICE, dtype=dtype)
+    plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
+    given = (drive, state, None)
+    ours = call_of(TRITON, plan, *given).run(*given, None, *neuron.values())
+    theirs = SequenceFunction.apply(plan, None, *given, *(None,) * plan.links, *neuron.values())
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+    assert 0.02 < (theirs[0] > 0.5).float().mean() < 0.98
+    weight = torch.randn(drive.shape).to(DEVICE, dtype)
+    grads = [torch.autograd.grad((o[0] * weight).sum(), drive)[0].float() for o in (ours, theirs)]
+    # Steep slopes multiply up to large values, which are rounded when they are written.
+    torch.testing.assert_close(*grads, rtol=4.0 * torch.finfo(dtype).eps, atol=1e-3)
+
+
+@pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (LONG, 1), (3, 130), (8, 256)])
+@pytest.mark.parametrize("tau_s", [1.0, 2.5])
+def test_against_the_readable_recursion(tau_s: float, steps: int, neurons: int) -> None:
+    torch.manual_seed(0)
+    neuron, rule = a_dividing_neuron(2.0, 0.1), TSSLBP()
+    drive = (4.0 * torch.randn(steps, neurons, dtype=torch.float64)).requires_grad_()
+    state, trace = torch.rand(2, neurons, dtype=torch.float64)
+    grad_out, grad_state = torch.randn(2, steps, neurons, dtype=torch.float64)
+    run = naive.forward(neuron, tau_s, drive.detach(), state, trace)
+    expected = naive.backward(neuron, rule, tau_s, drive.detach(), run, grad_out, grad_state)
+    plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
+    x, v, a, g, c = (t.to(DEVICE) for t in (drive, state, trace, grad_out, grad_state))
+    given = (x, v, None if tau_s == 1.0 else a)
+    out, states, *_ = call_of(TRITON, plan, *given).run(*given, None, *neuron.values())
+    (found,) = torch.autograd.grad((out * g).sum() + (states * c).sum(), drive)
+    torch.testing.assert_close(out.cpu(), run.spike if tau_s == 1.0 else run.psc)
+    torch.testing.assert_close(states.cpu(), run.state)
+    torch.testing.assert_close(found, expected.drive, rtol=1e-10, atol=1e-10)
+
+
+def paper(v: Any, x: Any, decay: Any) -> Any:
+    return decay * v + x
+
+
+@computes(paper)
+def paper_charge(v: Any, x: Any, decay: Any) -> Any:
+    return decay * v + x
+
+
+@pytest.mark.parametrize("case", [f"case{i:02d}" for i in range(0, int(GOLDEN["n_cases"]), 3)])
+def test_golden_vectors(case: str) -> None:
+    tau_m, tau_s, theta = (float(GOLDEN[f"{case}/{k}"]) for k in ("tau_m", "tau_s", "theta"))
+    decay = 1.0 - 1.0 / tau_m
+    charge = LinearCharge(decay, 1.0, 0.0, paper_charge, (decay,))
+    neuron, rule = Neuron(charge, ToValue(0.0), theta), TSSLBP()
+    drive = torch.tensor(GOLDEN[f"{case}/drive"], device=DEVICE, requires_grad=True)
+    plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, False, False)
+    given = (drive, torch.zeros_like(drive[0]), None)
+    out, *_ = call_of(TRITON, plan, *given).run(*given, None, *neuron.values())
+    out.backward(torch.tensor(GOLDEN[f"{case}/grad_psc"], device=DEVICE))
+    np.testing.assert_allclose(out.detach().cpu(), GOLDEN[f"{case}/psc"], atol=1e-14)
+    golden = GOLDEN[f"{case}/grad_drive"]
+    assert np.abs(drive.grad.cpu() - golden).max() <= 1e-12 * np.abs(golden).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("steps", [1, LONG])
+def test_synaptic_current(steps: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    drive = torch.randn(steps, 3, 50).to(DEVICE, dtype).requires_grad_()
+    current = torch.randn(50).to(DEVICE, dtype).requires_grad_()
+    weight = torch.randn(steps, 3, 50).to(DEVICE, dtype)
+    ours = FusedCurrent.apply(TRITON, drive, current, -0.3)
+    theirs = SynapticCurrent.apply(drive, current, -0.3, True)
+    assert torch.equal(ours, theirs)
+    found, expected = (
+        torch.autograd.grad((out * weight).sum(), (drive, current)) for out in (ours, theirs)
+    )
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-2
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+def test_without_gradient_no_states_are_kept() -> None:
+    drive, state = torch.randn(LONG, 4, device=DEVICE), torch.zeros(4, device=DEVICE)
+    neuron, rule = a_dividing_neuron(2.0, 0.0), TSSLBP()
+    plan = Plan(neuron, rule, 1.0, link_size(neuron, rule), False, False, False)
+    call, rest = call_of(TRITON, plan, drive, state), (state, None, None, *neuron.values())
+    with torch.no_grad():
+        out, after = call.run(drive, *rest)
+    recorded, *_ = call.run(drive.clone().requires_grad_(), *rest)
+    assert torch.equal(out, recorded)
+    assert after.grad_fn is None
+    kept = [t for t in recorded.grad_fn.saved_tensors if t is not None]
+    # The drive, the state, and a state for each of the two spans after the first.
+    assert sum(t.numel() for t in kept) == (LONG + 1 + 2) * 4
+
+
+def test_why_it_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = (row for row in tssl_adapters.engines() if row.name == "triton")
+    assert row.available
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineNotAvailableError, match="'triton': torch finds no CUDA device"):
+        tssl_adapters.wrap(torch.nn.Linear(1, 1), engine="triton")
+    monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
+    with pytest.raises(EngineNotAvailableError, match="triton is not installed; it comes with"):
+        tssl_adapters.wrap(torch.nn.Linear(1, 1), engine="triton")

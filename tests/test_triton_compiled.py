@@ -1,0 +1,116 @@
+"""Triton's kernels compile for a GPU, without one, to instructions that round as torch does."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import pytest
+import torch
+from fused_cases import VARIANTS, a_neuron, call_of
+
+from tssl_adapters.engine.fused_filter import FusedCurrent
+from tssl_adapters.engine.kernels import backend
+from tssl_adapters.engine.plan import Plan, link_size
+from tssl_adapters.neuron import LinearCharge, Neuron, ToValue, computes
+from tssl_adapters.rules import TSSLBP
+
+triton = pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("Triton interprets here", allow_module_level=True)
+
+STEPS = 19
+NAMES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
+HOPPER = ("cuda", 90, 32)
+
+
+def assembly(kernel: Any, arguments: tuple[Any, ...], fixed: dict[str, Any]) -> str:
+    """The kernel as PTX, from what it would be launched with."""
+    given = dict(zip(kernel.arg_names, arguments, strict=False)) | fixed
+    signature = {}
+    for name, value in given.items():
+        if torch.is_tensor(value):
+            signature[name] = "*" + NAMES[value.dtype]
+        else:
+            signature[name] = "constexpr" if name in fixed or value is None else "i32"
+    constants = {name: given[name] for name, kind in signature.items() if kind == "constexpr"}
+    source = triton.compiler.ASTSource(kernel, signature, constants)
+    target = triton.backends.compiler.GPUTarget(*HOPPER)
+    options = {"enable_fp_fusion": False}
+    text: str = triton.compile(source, target=target, options=options).asm["ptx"]
+    return text
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Has the backend compile on the CPU what it would launch: PTX by kernel."""
+    module = pytest.importorskip("tssl_adapters.engine.triton_backend")
+    found: dict[str, str] = {}
+
+    def launch(kernel: Any, drive: Any, neurons: int, *arguments: Any, **fixed: Any) -> None:
+        found[kernel.__name__] = assembly(kernel, arguments, fixed | {"BLOCK": 128})
+
+    monkeypatch.setattr(module, "_launch", launch)
+    monkeypatch.setattr(module.TritonBackend, "takes", lambda self, drive: True)
+    return found
+
+
+def rounds_every_operation(ptx: str) -> bool:
+    """No operation fused or flushed, none whose rounding is left to the assembler."""
+    loose = r"\b(add|sub|mul)(\.ftz)?\.(f16|bf16|f32|f64)|\bfma\.|\.ftz\b|\bmad\.\w+\.f"
+    return re.search(loose, ptx) is None
+
+
+def plain_divided(v: Any, x: Any, tau: Any) -> Any:
+    return (x - v) / tau + v
+
+
+@computes(plain_divided)
+def divided(v: Any, x: Any, tau: Any) -> Any:
+    return (x - v) / tau + v
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", NAMES, ids=str)
+def test_no_fused_operations(compiled: dict[str, str], dtype: torch.dtype, tau_s: float) -> None:
+    neuron = Neuron(LinearCharge(0.7, 0.3, 0.0, divided, (3.3,)), ToValue(0.0), 1.0)
+    plan = Plan(neuron, TSSLBP(), tau_s, link_size(neuron, TSSLBP()), False, True, False)
+    drive = torch.zeros(STEPS, 5, dtype=dtype, requires_grad=True)
+    given = (drive, torch.zeros_like(drive[0]), None)
+    out, *_ = call_of(backend("triton"), plan, *given).run(*given, None, *neuron.values())
+    out.sum().backward()
+    assert rounds_every_operation(compiled["forward"])
+    quotient = "div.rn.f64" if dtype == torch.float64 else "div.rn.f32"
+    assert quotient in compiled["forward"]
+    assert not re.search(r"div\.(full|approx)", compiled["forward"])
+    # In float64 the exponential is a library's, which fuses. It is no part of a potential.
+    assert dtype == torch.float64 or rounds_every_operation(compiled["backward"])
+    assert quotient in compiled["backward"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS[2::9], ids=str)
+def test_every_form_compiles(compiled: dict[str, str], variant: Any) -> None:
+    neuron = a_neuron(variant.timing, variant.reset, variant.dense)
+    rule = TSSLBP(reset_path=variant.path, fallback=variant.fallback)
+    plan = Plan(neuron, rule, variant.tau_s, link_size(neuron, rule), False, True, False)
+    drive = torch.zeros(STEPS, 3, 5, dtype=torch.float64, requires_grad=True)
+    trace = torch.zeros_like(drive[0]) if variant.tau_s > 1 else None
+    given = (drive, torch.zeros_like(drive[0]), trace)
+    call = call_of(backend("triton"), plan, *given)
+    out, states, *_ = call.run(*given, None, *neuron.values())
+    (out.sum() + states.sum()).backward()
+    assert rounds_every_operation(compiled["forward"])
+    assert "st.global" in compiled["backward"]
+
+
+def test_the_current_compiles(compiled: dict[str, str]) -> None:
+    drive = torch.zeros(STEPS, 5, requires_grad=True)
+    FusedCurrent.apply(backend("triton"), drive, torch.zeros(5), -0.3).sum().backward()
+    assert rounds_every_operation(compiled["forward"])
+    assert rounds_every_operation(compiled["backward"])

@@ -1,0 +1,192 @@
+"""What compiled kernels of a call are made for, and what they are asked to do.
+
+A backend knows how to compile and launch; which call it may take, what autograd keeps and what the
+results mean is the business of :mod:`tssl_adapters.engine.fused`, the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.neuron import Value
+
+DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
+ROWS = 8
+"""A neuron's numbers: those five, then up to three of its charge's own."""
+
+
+class Form(NamedTuple):
+    """What is fixed of a neuron's step when its kernels are compiled, beside its formulas.
+
+    Attributes:
+        dtype: name of the drive's dtype, ``"float32"``, say.
+        dense: whether a neuron's numbers are given one by one rather than once for all neurons.
+        raw: how many numbers of its own the charge's formula takes.
+        kind: what a spike does: ``"value"``, ``"subtract"``, ``"early"`` or ``"never"``.
+        timing: as in :mod:`tssl_adapters.neuron`.
+        strict: ``h > theta`` rather than ``>=``.
+        psc: whether the output is the trace rather than the spikes.
+    """
+
+    dtype: str
+    dense: bool
+    raw: int
+    kind: str
+    timing: str
+    strict: bool
+    psc: bool
+
+
+class Spec(NamedTuple):
+    """A neuron as kernels know it: two formulas in plain arithmetic, and how they are put together.
+
+    ``reset`` is ``None`` where a spike resets nothing.
+    """
+
+    charge: Callable[..., Any]
+    reset: Callable[..., Any] | None
+    form: Form
+
+
+class BackForm(NamedTuple):
+    """What is fixed of a backward pass beside the neuron.
+
+    Attributes:
+        output: whether the output has a gradient.
+        learns: whether sums for the neuron's own numbers are wanted.
+        fallback: whether silent steps emit the smooth fallback.
+        undone: whether the chain goes through the reset.
+        plain: whether it does so in the paper's form, with lambda beside F_v lambda.
+        complete: whether the membrane's adjoint goes through the reset's spike.
+    """
+
+    output: bool
+    learns: bool
+    fallback: bool
+    undone: bool
+    plain: bool
+    complete: bool
+
+
+class Slope(NamedTuple):
+    """The rule's numbers: the upper bound of 1/d, and the width of the fallback."""
+
+    steepest: float
+    width: float
+
+
+class Given(NamedTuple):
+    """What a call is computed from: contiguous memory on one device.
+
+    Attributes:
+        steps: T.
+        neurons: N.
+        drive: ``[T, N]`` in whatever shape.
+        state: the incoming potential ``[N]``.
+        trace: the incoming PSC ``[N]``, ``None`` for zero.
+        numbers: the neuron's, as :meth:`Backend.numbers` made them.
+        tau_s: synaptic time constant in steps.
+    """
+
+    steps: int
+    neurons: int
+    drive: Tensor
+    state: Tensor
+    trace: Tensor | None
+    numbers: Any
+    tau_s: float
+
+
+class Adjoints(NamedTuple):
+    """What a backward pass starts from and where it writes to. ``None`` is zero, or not wanted.
+
+    Attributes:
+        out: gradient of the output ``[T, N]``, or ``[N]`` where every time step has the same.
+        pace: how far the time steps of ``out`` lie apart: N, or 0.
+        after: gradient of the potential after every step ``[T, N]``, or after the last one ``[N]``.
+        stride: how far the time steps of ``after`` lie apart: N, or 0 where there is one.
+        link: lambda, F_v lambda and, with a delayed reset, F_v mu of the call after,
+            ``[2 or 3, N]``.
+        drive: gradient of the drive ``[T, N]``.
+        chain: lambda and F_v lambda for the call before, ``[2, N]``; may lie where the link lies.
+        through: F_v mu for the call before ``[N]``; may lie where the link lies.
+        trace: gradient of the incoming trace ``[N]``.
+        sums: gradients of decay, gain, offset, threshold and reset value, neuron by neuron,
+            ``[5, N]``.
+    """
+
+    out: Tensor | None
+    pace: int
+    after: Tensor | None
+    stride: int
+    link: Tensor | None
+    drive: Tensor
+    chain: Tensor
+    through: Tensor | None
+    trace: Tensor | None
+    sums: Tensor | None
+
+
+class Backend(Protocol):
+    """Kernels of one kind."""
+
+    def takes(self, drive: Tensor) -> bool:
+        """Whether it computes on tensors of this dtype, on this device."""
+
+    def numbers(self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size) -> Any:
+        """A neuron's :data:`ROWS` numbers as its kernels read them, a row each where ``dense``."""
+
+    def forward(
+        self, spec: Spec, given: Given, out: Tensor, after: Tensor, keep: bool, again: bool
+    ) -> Tensor | None:
+        """Write the output ``[T, N]`` and the potential, after every step where ``keep``.
+
+        Returns:
+            What it wants kept for :meth:`backward`, where ``again`` says that one may follow.
+        """
+
+    def backward(
+        self,
+        spec: Spec,
+        back: BackForm,
+        slope: Slope,
+        given: Given,
+        kept: Tensor | None,
+        adjoints: Adjoints,
+    ) -> None:
+        """The adjoints of a forward pass, which it computes anew."""
+
+    def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
+        """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], for ``[T, ...]`` and ``[...]``."""
+
+    def current_back(self, grad_out: Tensor, k: float) -> Tensor:
+        """The adjoint of :meth:`current`: from ``[T, ...]`` to the drive's gradient."""
+
+
+@cache
+def backend(engine: str) -> Backend | None:
+    """The kernels of an engine, importing what they are compiled with; plain torch has none."""
+    if engine == "numba":
+        from tssl_adapters.engine.numba_backend import NumbaBackend
+
+        return NumbaBackend()
+    if engine == "triton":
+        from tssl_adapters.engine.triton_backend import TritonBackend
+
+        return TritonBackend()
+    return None
+
+
+def plain(drive: Tensor) -> bool:
+    """Whether a tensor is plain memory: not empty, no subclass, no mode or transform at work."""
+    return (
+        type(drive) is Tensor
+        and drive.numel() > 0
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
