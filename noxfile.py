@@ -31,9 +31,10 @@ def install(session: nox.Session, *packages: str) -> None:
     session.install(*packages, env={"PIP_CONSTRAINT": "constraints/tested.txt"})
 
 
-def pytest(session: nox.Session, *arguments: str) -> None:
+def pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     """One single-threaded process a core."""
-    session.run("pytest", "-n", "auto", *arguments, env={"OMP_NUM_THREADS": "1"})
+    environment = {"OMP_NUM_THREADS": "1", **environment}
+    session.run("pytest", "-n", "auto", *arguments, env=environment)
 
 
 def unpack(session: nox.Session, library: str, version: str, target: Path) -> None:
@@ -68,6 +69,7 @@ def tests(session: nox.Session) -> None:
     install(session, f".[{LIBRARIES},dev]")
     pytest(session, *session.posargs)
     if not session.posargs:
+        pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="numba")
         session.run("python", "tools/versions.py", *LIBRARIES.split(","))
 
 

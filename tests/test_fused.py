@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from fused_cases import (
 )
 
 import tssl_adapters
-from tssl_adapters.engine import fused
+from tssl_adapters.engine import fused, kernels
 from tssl_adapters.engine.numba_backend import NumbaBackend
 from tssl_adapters.engine.numba_kernels import forward
 from tssl_adapters.engine.plan import Plan
@@ -68,9 +69,7 @@ def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert [e.name for e in tssl_adapters.engines()] == ["torch", "numba", "triton"]
     assert [e.available for e in tssl_adapters.engines()][:2] == [True, True]
     layer = torch.nn.Linear(1, 1)
-    with pytest.raises(
-        ValueError, match="engine='gpu'; known engines: 'torch', 'numba', 'triton'"
-    ):
+    with pytest.raises(ValueError, match="engine='gpu'; known engines: 'torch', 'numba', 'triton'"):
         tssl_adapters.wrap(layer, engine="gpu")
     monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "nonsense")
     with pytest.raises(ValueError, match="Unknown TSSL_ADAPTERS_ENGINE='nonsense'"):
@@ -80,3 +79,24 @@ def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(EngineNotAvailableError, match="numba is not installed; pip install"):
         tssl_adapters.wrap(layer)
     assert [e.available for e in tssl_adapters.engines()] == [True, False, False]
+
+
+def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TSSL_ADAPTERS_ENGINE")
+    layer, run = spikingjelly_model()
+    tssl_adapters.wrap(layer)
+    assert layer._tssl_settings.engine == "numba"
+    x = torch.randn(3, 2, 5, requires_grad=True)
+    expected = run(x)
+    assert expected.grad_fn.name() == "FusedFunctionBackward"
+    # Loaded where there is no numba
+    copied = pickle.loads(pickle.dumps(layer))
+    kernels.backend.cache_clear()
+    monkeypatch.setattr("tssl_adapters.engine.kernels.find_spec", lambda package: None)
+    copied.reset()
+    assert torch.equal(copied(x), expected)
+    assert copied(x).grad_fn.name() == "SequenceFunctionBackward"
+    monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
+    layer, _ = spikingjelly_model()
+    assert tssl_adapters.wrap(layer)._tssl_settings.engine == "torch"
+    kernels.backend.cache_clear()

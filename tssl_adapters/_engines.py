@@ -48,13 +48,13 @@ def engines() -> Report[EngineReport]:
 
 
 def checked(engine: str | None) -> str:
-    """The engine that is asked for, by argument or by environment.
+    """The engine that is asked for, by argument or by environment, else the best there is.
 
     Raises:
         ValueError: an unknown one.
         EngineNotAvailableError: what it needs is not there.
     """
-    name = os.environ.get(VARIABLE) or "torch" if engine is None else engine
+    name = os.environ.get(VARIABLE) or _automatic() if engine is None else engine
     if name not in PURPOSES:
         where = f"{VARIABLE}=" if engine is None else "engine="
         known = ", ".join(map(repr, PURPOSES))
@@ -62,6 +62,11 @@ def checked(engine: str | None) -> str:
     if (reason := _why_not(name)) is not None:
         raise EngineNotAvailableError(f"engine {name!r}: {reason}.")
     return name
+
+
+def _automatic() -> str:
+    """What a user gets who says nothing. Not Triton: no GPU has run its kernels yet."""
+    return "torch" if _why_not("numba") else "numba"
 
 
 def _why_not(name: str) -> str | None:

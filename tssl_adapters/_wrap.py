@@ -60,9 +60,11 @@ def wrap(
         skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
             match, and all below it, stays as it is. A pattern that matches nothing gets a
             warning.
-        engine: what computes the gradient: ``"torch"``, or ``"numba"`` for compiled loops on the
-            CPU, for whole sequences where they know the neuron and the rule. ``None`` takes the
-            environment variable ``TSSL_ADAPTERS_ENGINE``, else ``"torch"``. See :func:`engines`.
+        engine: what computes the gradient: ``"torch"``, ``"numba"`` for compiled loops on the CPU,
+            ``"triton"`` for kernels on a GPU; where these do not know the neuron, the rule, the
+            dtype or the device, torch computes. ``None`` takes the environment variable
+            ``TSSL_ADAPTERS_ENGINE``, else numba where it is installed, else torch. See
+            :func:`engines`.
 
     Returns:
         The same model.

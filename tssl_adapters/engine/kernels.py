@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -170,16 +171,19 @@ class Backend(Protocol):
 
 @cache
 def backend(engine: str) -> Backend | None:
-    """The kernels of an engine, importing what they are compiled with; plain torch has none."""
+    """The kernels of an engine, importing what they are compiled with; plain torch has none.
+
+    Nor has a model that was saved where there was more, and loaded where there is not.
+    """
+    if engine == "torch" or find_spec(engine) is None:
+        return None
     if engine == "numba":
         from tssl_adapters.engine.numba_backend import NumbaBackend
 
         return NumbaBackend()
-    if engine == "triton":
-        from tssl_adapters.engine.triton_backend import TritonBackend
+    from tssl_adapters.engine.triton_backend import TritonBackend
 
-        return TritonBackend()
-    return None
+    return TritonBackend()
 
 
 def plain(drive: Tensor) -> bool:
