@@ -21,7 +21,7 @@ OPERATOR_LEFT_OUT = {"norse"}
 """Older versions come as sources with a C++ operator, which takes a compiler and three minutes, and
 which pip builds against a torch of its own. They do without it."""
 TRITON = "triton==3.9.0"
-"""On a machine with a GPU it comes with torch."""
+"""No constraint, as torch's CUDA builds bring a version of their own."""
 TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
 SUITE = [f"tests/test_{name}.py" for name in TESTS]
 

@@ -31,7 +31,7 @@ from fused_cases import (
 )
 
 import tssl_adapters
-from tssl_adapters.engine import naive
+from tssl_adapters.engine import fused, naive
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.fused_filter import FusedCurrent
 from tssl_adapters.engine.kernels import backend
@@ -211,6 +211,7 @@ def test_without_gradient_no_states_are_kept() -> None:
     recorded, *_ = call.run(drive.clone().requires_grad_(), *rest)
     assert torch.equal(out, recorded)
     assert after.grad_fn is None
+    assert fused.compute(call, call.given(drive, state, None), again=False)[2] is None
     kept = [t for t in recorded.grad_fn.saved_tensors if t is not None]
     # The drive, the state, and a state for each of the two spans after the first.
     assert sum(t.numel() for t in kept) == (LONG + 1 + 2) * 4
