@@ -21,17 +21,9 @@ from tssl_adapters import rules
 from tssl_adapters.bench.data import Data, load
 from tssl_adapters.bench.method import FEWEST_STEPS, TAU_M, SumPool2d, encode, init_weights
 from tssl_adapters.bench.networks.connections import hidden_sizes
+from tssl_adapters.bench.observer import Observer, Progress, Record, describe
 from tssl_adapters.bench.settings import Settings
-from tssl_adapters.bench.trainer import (
-    CheckpointError,
-    Forward,
-    InterruptedRunError,
-    Observer,
-    Progress,
-    Record,
-    Trainer,
-    describe,
-)
+from tssl_adapters.bench.trainer import CheckpointError, Forward, InterruptedRunError, Trainer
 
 __all__ = [
     "NUM_CLASSES",

@@ -98,8 +98,8 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     assert accuracy(tmp_path, options) == 0
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
-    assert page.tags.count("svg") == 5
-    assert all(target.startswith("#") for target in page.refers)  # within a plot
+    assert page.tags.count("svg") == 8
+    assert all(target.startswith(("#", "data:")) for target in page.refers)  # within a plot
     assert "script" not in page.tags
     assert "link" not in page.tags
     for label in ("test accuracy (%)", "epoch", "training time (s per epoch)",
@@ -107,7 +107,7 @@ def test_report_of_a_run(tmp_path: Path) -> None:
                   "test accuracy minus native's (points)"):  # fmt: skip
         assert label in text
     markdown = (tmp_path / "report.md").read_text()
-    rows = [line for line in markdown.splitlines() if re.match(r"\| (snn|spi|nor)", line)]
+    rows = [line for line in markdown.splitlines() if re.match(r"\| \w+ \| (native|arctan|tsslbp) ", line)]
     assert len(rows) == 8  # Norse has no arctan
     assert {line.count("|") for line in rows} == {13}
     for part in (text, markdown):

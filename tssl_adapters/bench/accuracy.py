@@ -11,24 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tssl_adapters.bench import options, rules
+from tssl_adapters.bench import gradients, options
 from tssl_adapters.bench.display import Display
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.grid import run_here, run_with_dask
-from tssl_adapters.bench.method import FEWEST_STEPS
-from tssl_adapters.bench.report import write_report
+from tssl_adapters.bench.report import NOTHING_PUBLISHED, Published, write_report
 from tssl_adapters.bench.runs import Event, Job
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError
 
 FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit")
 """Options that the runs of one folder share."""
-LOCAL = ("config", "out", "workers", "scheduler", "quiet", "json")
-"""Options that no result depends on."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,61 +39,29 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     args = parser.parse_args(options.with_config(parser, argv))
     try:
-        grid, left_out = settings_of(args)
+        grid, left_out = options.settings_of(args)
     except ValueError as error:
         parser.error(str(error))
     experiment = Experiment(args.out)
-    config = {name: value for name, value in vars(args).items() if name not in LOCAL}
-    config["data_dir"] = args.data_dir and str(args.data_dir)
     fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
     try:
-        experiment.open(config, fixed)
+        experiment.open(options.recorded(args), fixed)
     except ExperimentError as error:
         parser.error(str(error))
     return train(args, experiment, grid, left_out)
 
 
-def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
-    """The grid's runs, seed by seed, and what a library does not have.
-
-    Raises:
-        ValueError: a network or a loss does not fit.
-    """
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    grid, left_out = [], []
-    for seed, data, network, tau_s, library, rule in product(
-        seeds, args.data, args.networks, args.tau_s, args.libraries, args.rules
-    ):
-        if not rules.has(library, rule):
-            left_out.append(f"{library} has no {rules.RULES[rule].surrogate} surrogate")
-            continue
-        for loss in args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]:
-            if args.time_steps < FEWEST_STEPS[loss]:
-                raise ValueError(f"--loss {loss} needs --time-steps {FEWEST_STEPS[loss]} or more")
-            grid.append(
-                Settings(
-                    library,
-                    data,
-                    network,
-                    rule,
-                    tau_s,
-                    loss,
-                    args.time_steps,
-                    args.batch_size,
-                    args.lr,
-                    args.epochs,
-                    seed,
-                    args.limit,
-                    args.schedule,
-                )
-            )
-    return grid, list(dict.fromkeys(left_out))
-
-
 def train(
-    args: argparse.Namespace, experiment: Experiment, grid: list[Settings], left_out: list[str]
+    args: argparse.Namespace,
+    experiment: Experiment,
+    grid: list[Settings],
+    left_out: list[str],
+    published: Mapping[tuple[str, str], Published] = NOTHING_PUBLISHED,
 ) -> int:
-    """Train what is not trained yet; the exit status is 1 where a run failed, 130 after ctrl-C."""
+    """Train what is not trained yet; the exit status is 1 where a run failed, 130 after ctrl-C.
+
+    ``published`` accuracies, by data and network, go into the report.
+    """
     done = {settings: len(experiment.records(settings)) for settings in grid}
     pending = [settings for settings in grid if done[settings] < settings.epochs]
     jobs = [Job(settings, experiment.folder, args.data_dir, args.device) for settings in pending]
@@ -117,7 +81,9 @@ def train(
             display.console.print("interrupted; the same command goes on")
             status = 130
     records, failures = experiment.collect(grid)
-    write_report(experiment, records, failures, left_out)
+    if records:
+        found = gradients.of_experiment(experiment, grid, args.data_dir)
+        write_report(experiment, records, failures, left_out, found, published)
     if args.json:
         print(json.dumps(summary(experiment, records, failures), indent=1))
     return status or int(bool(failures))

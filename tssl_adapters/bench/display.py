@@ -15,9 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tssl_adapters.bench.observer import describe
 from tssl_adapters.bench.runs import Event
 from tssl_adapters.bench.settings import Settings
-from tssl_adapters.bench.trainer import describe
 
 
 class Display:

@@ -16,8 +16,8 @@ import psutil
 import torch
 import yaml
 
+from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.settings import Settings
-from tssl_adapters.bench.trainer import Record
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 RESULTS, FAILURES = "results.jsonl", "failures.jsonl"
@@ -62,7 +62,15 @@ class Experiment:
                 )
         for folder in (self.runs, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        write(path, yaml.safe_dump(config, sort_keys=False))
+        self.describe(config)
+
+    def describe(self, config: dict[str, Any]) -> None:
+        """Write down the options, and where they are used."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plain = {
+            name: str(value) if isinstance(value, Path) else value for name, value in config.items()
+        }
+        write(self.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False))
         write(self.folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
 
     def checkpoint(self, settings: Settings) -> Path:

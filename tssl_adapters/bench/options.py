@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,10 @@ import yaml
 
 from tssl_adapters.bench import data, networks, rules
 from tssl_adapters.bench.method import FEWEST_STEPS
+from tssl_adapters.bench.settings import Settings
+
+LOCAL = ("config", "out", "workers", "scheduler", "quiet", "json")
+"""Options that no result depends on."""
 
 T = TypeVar("T")
 
@@ -82,6 +87,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, default=5e-4, help="AdamW's learning rate (default: %(default)s)")
     add("--schedule", choices=["constant", "cosine"], default="constant",
         help="of the learning rate: cosine ends at 0 (default: %(default)s)")  # fmt: skip
+    add_place_options(parser)
+
+
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """What is on which machine."""
+    add = parser.add_argument_group("data and device").add_argument
     add("--limit", type=positive, metavar="N", help="train and test on the first N samples only")
     add("--data-dir", type=Path, metavar="DIR",
         help="folder of the data's files; without it, the usual ones are searched")  # fmt: skip
@@ -132,3 +143,45 @@ def _words(name: str, value: Any) -> list[str]:
         return [option]
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return [f"{option}={text}"]
+
+
+def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
+    """The grid's runs, seed by seed, and what a library does not have.
+
+    Raises:
+        ValueError: a network or a loss does not fit.
+    """
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    grid, left_out = [], []
+    for seed, dataset, network, tau_s, library, rule in product(
+        seeds, args.data, args.networks, args.tau_s, args.libraries, args.rules
+    ):
+        if not rules.has(library, rule):
+            left_out.append(f"{library} has no {rules.RULES[rule].surrogate} surrogate")
+            continue
+        for loss in args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]:
+            if args.time_steps < FEWEST_STEPS[loss]:
+                raise ValueError(f"--loss {loss} needs --time-steps {FEWEST_STEPS[loss]} or more")
+            grid.append(
+                Settings(
+                    library,
+                    dataset,
+                    network,
+                    rule,
+                    tau_s,
+                    loss,
+                    args.time_steps,
+                    args.batch_size,
+                    args.lr,
+                    args.epochs,
+                    seed,
+                    args.limit,
+                    args.schedule,
+                )
+            )
+    return grid, list(dict.fromkeys(left_out))
+
+
+def recorded(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that results depend on."""
+    return {name: value for name, value in vars(args).items() if name not in LOCAL}

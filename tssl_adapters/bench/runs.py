@@ -15,8 +15,9 @@ from tssl_adapters.bench import data, networks, rules
 from tssl_adapters.bench.experiment import Experiment
 from tssl_adapters.bench.method import init_weights
 from tssl_adapters.bench.networks import Network
+from tssl_adapters.bench.observer import Observer, Progress, Record
 from tssl_adapters.bench.settings import Settings
-from tssl_adapters.bench.trainer import InterruptedRunError, Observer, Progress, Record, Trainer
+from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
 
 Event = dict[str, Any]
 Tell = Callable[[Event], None]

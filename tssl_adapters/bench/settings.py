@@ -64,6 +64,10 @@ class Settings:
             "seed": self.seed,
         }
 
+    def shared(self) -> tuple[Any, ...]:
+        """What runs that differ in their rule alone have in common."""
+        return tuple(value for name, value in asdict(self).items() if name != "rule")
+
     @property
     def name(self) -> str:
         """What sets the run apart from the others of an experiment."""

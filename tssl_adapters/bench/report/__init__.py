@@ -1,5 +1,5 @@
 """An experiment's report, as one page of HTML and in Markdown."""
 
-from tssl_adapters.bench.report.page import write_report
+from tssl_adapters.bench.report.page import NOTHING_PUBLISHED, Published, write_report
 
-__all__ = ["write_report"]
+__all__ = ["NOTHING_PUBLISHED", "Published", "write_report"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -11,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from tssl_adapters.bench.experiment import CONFIG, ENVIRONMENT, Experiment, write
-from tssl_adapters.bench.report import plots, tables
-from tssl_adapters.bench.trainer import Record
+from tssl_adapters.bench.observer import Record
+from tssl_adapters.bench.report import gradient_plots, plots, tables
+from tssl_adapters.bench.report.gradient_plots import Group, title
 
 PLOTS = "plots"
 
@@ -26,25 +28,50 @@ class Plot(NamedTuple):
     svg: str
 
 
+class Published(NamedTuple):
+    """Test accuracies of the best epochs, as fractions: their mean over runs, and the best."""
+
+    mean: float
+    best: float
+
+
+NOTHING_PUBLISHED: Mapping[tuple[str, str], Published] = MappingProxyType({})
+
+
 def write_report(
     experiment: Experiment,
-    records: Sequence[Record],
+    records: Sequence[Record] = (),
     failures: Sequence[Record] = (),
     left_out: Sequence[str] = (),
+    gradients: Sequence[Group] = (),
+    published: Mapping[tuple[str, str], Published] = NOTHING_PUBLISHED,
 ) -> None:
-    """Write both files into the experiment's folder, and the plots that the second one shows."""
-    if not records:
-        return
-    table = tables.frame(records)
-    rows = tables.rows(table)
-    drawn = _plots(table, rows)
+    """Write both files into the experiment's folder, and the plots that the second one shows.
+
+    Args:
+        experiment: whose folder has the options and the environment already.
+        records: lines of its results.
+        failures: lines of its failed runs.
+        left_out: what was not run, and why.
+        gradients: what ``bench.gradients.compare`` returned, for each setting.
+        published: accuracies to put beside these, by data and network.
+    """
+    rows = tables.rows(tables.frame(records)) if records else []
+    drawn = [*(_accuracy_plots(records, rows) if rows else []),
+             *(_gradient_plots(gradients) if gradients else [])]  # fmt: skip
     folder = experiment.folder
     context: dict[str, Any] = {
         "rows": rows,
         "settings": tables.differing(rows),
         "plots": drawn,
+        "published": [
+            (row, published[key])
+            for row in rows
+            if (key := (row.setting["data"], row.setting["network"])) in published
+        ],
         "failures": failures,
         "left_out": left_out,
+        "gradients": [(title(group), group["activity"]) for group in gradients],
         "config": yaml.safe_load((folder / CONFIG).read_text()),
         "environment": json.loads((folder / ENVIRONMENT).read_text()),
     }
@@ -63,24 +90,37 @@ def write_report(
         write(folder / f"report.{kind}", text)
 
 
-def _plots(table: Any, rows: Sequence[tables.Row]) -> list[Plot]:
+def _accuracy_plots(records: Sequence[Record], rows: Sequence[tables.Row]) -> list[Plot]:
+    table = tables.frame(records)
     spread = "Lines are means over seeds, shaded from the lowest to the highest seed."
-    figures: list[tuple[str, str, str, Figure | None]] = [
-        ("test_accuracy", "Test accuracy", spread,
-         plots.over_epochs(table, "test_accuracy", "test accuracy (%)", 100.0)),
-        ("differences", "Differences to native",
-         "Means over the seeds that both have, and 95 % intervals (none from one seed).",
-         plots.differences(rows)),
-        ("train_loss", "Training loss", spread,
-         plots.over_epochs(table, "train_loss", "training loss (per sample)")),
-        ("spike_rate", "Firing rate", f"{spread} On the test set, over all spiking layers.",
-         plots.over_epochs(table, "spike_rate", "spikes per neuron and step")),
-        ("costs", "Time and memory",
-         "Medians over epochs. What autograd keeps of one batch between forward and backward.",
-         plots.costs(rows)),
+    found = [
+        _plot("Test accuracy", spread,
+              plots.over_epochs(table, "test_accuracy", "test accuracy (%)", 100.0)),
+        _plot("Training loss", spread,
+              plots.over_epochs(table, "train_loss", "training loss (per sample)")),
+        _plot("Firing rate", f"{spread} On the test set, over all spiking layers.",
+              plots.over_epochs(table, "spike_rate", "spikes per neuron and step")),
+        _plot("Time and memory", "Medians over epochs: seconds of training, and what autograd "
+              "keeps of one batch between forward and backward.", plots.costs(rows)),
     ]  # fmt: skip
+    differences = plots.differences(rows)
+    if differences is not None:
+        caption = "Means over the seeds that both have, and 95 % intervals (none from one seed)."
+        found.insert(1, _plot("Differences to native", caption, differences))
+    return found
+
+
+def _gradient_plots(gradients: Sequence[Group]) -> list[Plot]:
+    same = "On one batch, from the same weights."
     return [
-        Plot(name, heading, caption, plots.svg(figure))
-        for name, heading, caption, figure in figures
-        if figure is not None
-    ]
+        _plot("Gradients through depth", f"{same} Layer 1 is the input's.",
+              gradient_plots.through_depth(gradients)),
+        _plot("Gradients through time", f"{same} Norm over the batch's neurons.",
+              gradient_plots.through_time(gradients)),
+        _plot("Agreement of the gradients", f"{same} Cosines between the rules' weight gradients.",
+              gradient_plots.agreement(gradients)),
+    ]  # fmt: skip
+
+
+def _plot(heading: str, caption: str, figure: Figure) -> Plot:
+    return Plot(heading.lower().replace(" ", "_"), heading, caption, plots.svg(figure))

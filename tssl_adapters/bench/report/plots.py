@@ -88,7 +88,7 @@ def over_epochs(table: pd.DataFrame, column: str, label: str, factor: float = 1.
             axis.fill_between(mean.index, low, high, color=style["color"], alpha=0.1, lw=0)
         axis.set(title=title, xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    _legend(figure, axes[0])
+    legend(figure, axes)
     return figure
 
 
@@ -116,7 +116,7 @@ def differences(rows: Sequence[Row]) -> Figure | None:
         axis.set_yticks(range(len(mine)), [row.rule for row in mine])
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.set(title=title, xlabel="test accuracy minus native's (points)")
-    _legend(figure, axes[0])
+    legend(figure, axes)
     return figure
 
 
@@ -143,6 +143,11 @@ def _setting(row: Row, rows: Sequence[Row]) -> str:
     return ", ".join(_title(name, row.setting[name]) for name in differing(rows))
 
 
-def _legend(figure: Figure, axis: Any) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+def legend(figure: Figure, axes: Sequence[Any]) -> None:
+    """One for all panels, of whatever any of them shows."""
+    shown: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        shown.update(zip(labels, handles, strict=True))
+    columns = min(4, len(shown))
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=columns)

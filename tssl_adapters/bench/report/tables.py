@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import stats
 
-from tssl_adapters.bench.trainer import Record
+from tssl_adapters.bench.observer import Record
 
 SETTING = ["data", "network", "loss", "tau_s", "library"]
 """Under which rules are compared."""
