@@ -20,10 +20,12 @@ from tqdm import tqdm
 from tssl_adapters import rules
 from tssl_adapters.bench.data import Data, load
 from tssl_adapters.bench.method import FEWEST_STEPS, TAU_M, SumPool2d, encode, init_weights
+from tssl_adapters.bench.networks import Forward, Network
 from tssl_adapters.bench.networks.connections import hidden_sizes
 from tssl_adapters.bench.observer import Observer, Progress, Record, describe
 from tssl_adapters.bench.settings import Settings
-from tssl_adapters.bench.trainer import CheckpointError, Forward, InterruptedRunError, Trainer
+from tssl_adapters.bench.trainer import CheckpointError, InterruptedRunError, Trainer
+from tssl_adapters.bench.workload import PaperWorkload
 
 __all__ = [
     "NUM_CLASSES",
@@ -262,7 +264,8 @@ def make_trainer(
 ) -> Trainer:
     """The benchmark's trainer, under the options of the command line."""
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-    return Trainer(settings, model, forward, data, neuron, args.checkpoint, args.device, observer)
+    work = PaperWorkload(settings, Network(model, forward, neuron), data, args.device)
+    return Trainer(settings, work, args.checkpoint, observer)
 
 
 def train(

@@ -174,11 +174,11 @@ def test_interrupted_run_goes_on_exactly(
     assert accuracy(tmp_path / "whole", options) == 0
     train_batch, done = Trainer._train_batch, []
 
-    def press(self: Trainer, batch: Tensor) -> None:
-        done.append(batch)
+    def press(self: Trainer, inputs: Tensor, labels: Tensor) -> None:
+        done.append(labels)
         if len(done) == batches:
             os.kill(os.getpid(), signal.SIGINT)
-        train_batch(self, batch)
+        train_batch(self, inputs, labels)
 
     monkeypatch.setattr(Trainer, "_train_batch", press)
     assert accuracy(tmp_path / "parts", options) == 130

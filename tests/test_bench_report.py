@@ -107,7 +107,11 @@ def test_report_of_a_run(tmp_path: Path) -> None:
                   "test accuracy minus native's (points)"):  # fmt: skip
         assert label in text
     markdown = (tmp_path / "report.md").read_text()
-    rows = [line for line in markdown.splitlines() if re.match(r"\| \w+ \| (native|arctan|tsslbp) ", line)]
+    rows = [
+        line
+        for line in markdown.splitlines()
+        if re.match(r"\| \w+ \| (native|arctan|tsslbp) ", line)
+    ]
     assert len(rows) == 8  # Norse has no arctan
     assert {line.count("|") for line in rows} == {13}
     for part in (text, markdown):

@@ -375,11 +375,11 @@ def test_ctrl_c_leaves_a_checkpoint_that_goes_on_exactly(
     train_batch = common.Trainer._train_batch
     done = []
 
-    def press(self: common.Trainer, batch: Tensor) -> None:
-        done.append(batch)
+    def press(self: common.Trainer, inputs: Tensor, labels: Tensor) -> None:
+        done.append(labels)
         if len(done) == batches:  # of 4 an epoch; the batch goes on to its end
             os.kill(os.getpid(), signal.SIGINT)
-        train_batch(self, batch)
+        train_batch(self, inputs, labels)
 
     monkeypatch.setattr(common.Trainer, "_train_batch", press)
     with pytest.raises(SystemExit, match=r"interrupted; --resume goes on from .*run\.pt"):
@@ -428,7 +428,7 @@ def test_weights_are_clamped_and_gradients_clipped():
     trainer = common.make_trainer(
         args, model, train_with_norse.run, data, train_with_norse.norse.LIFBoxCell
     )
-    trainer._train_batch(torch.arange(50))
+    trainer._train_batch(data.train_images[:50], data.train_labels[:50])
     weights = list(model.parameters())
     assert max(weight.abs().max().item() for weight in weights) == 4.0
     norm = torch.stack([weight.grad.norm() for weight in weights]).norm().item()

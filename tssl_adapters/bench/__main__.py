@@ -11,6 +11,7 @@ from typing import Protocol
 COMMANDS = {
     "accuracy": "train networks under several rules, and compare how well they do",
     "paper": "train the paper's networks in its set-up, beside what was published",
+    "model": "train a model of your own under several rules",
     "gradients": "compare the rules' gradients on one batch, layer by layer",
 }
 """By name, which is that of a module here; it is imported when its command is used."""

@@ -64,7 +64,10 @@ def train(
     """
     done = {settings: len(experiment.records(settings)) for settings in grid}
     pending = [settings for settings in grid if done[settings] < settings.epochs]
-    jobs = [Job(settings, experiment.folder, args.data_dir, args.device) for settings in pending]
+    source = getattr(args, "source", None)
+    jobs = [
+        Job(settings, experiment.folder, args.data_dir, args.device, source) for settings in pending
+    ]
     status = 0
     with Display(pending, sum(done[settings] for settings in pending), args.quiet) as display:
         for line in left_out:
@@ -82,7 +85,7 @@ def train(
             status = 130
     records, failures = experiment.collect(grid)
     if records:
-        found = gradients.of_experiment(experiment, grid, args.data_dir)
+        found = [] if source else gradients.of_experiment(experiment, grid, args.data_dir)
         write_report(experiment, records, failures, left_out, found, published)
     if args.json:
         print(json.dumps(summary(experiment, records, failures), indent=1))

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 class SpikeRate:
     """Mean number of spikes per neuron and step of all spiking layers, from what they emit."""
 
-    def __init__(self, model: nn.Module, neuron: type[nn.Module], tau_s: float) -> None:
+    def __init__(
+        self, model: nn.Module, neuron: type[nn.Module] | tuple[type[nn.Module], ...], tau_s: float
+    ) -> None:
         self.tau_s, self.spikes, self.steps = tau_s, 0.0, 0
         self.layers = [module for module in model.modules() if isinstance(module, neuron)]
         self.emitted: dict[nn.Module, list[Tensor]] = {layer: [] for layer in self.layers}
@@ -27,11 +29,17 @@ class SpikeRate:
     def _record(self, layer: nn.Module, _: object, output: Any) -> None:
         self.emitted[layer].append(output[0] if isinstance(output, tuple) else output)
 
-    def end_sequence(self, num_steps: int) -> None:
-        """Count the spikes of one forward pass, made in one call or in ``num_steps``."""
+    def end_sequence(self, num_steps: int | None = None) -> None:
+        """Count the spikes of one forward pass, made in one call or in ``num_steps``.
+
+        Without their number, several calls are taken for steps, and one for a sequence.
+        """
         for outputs in self.emitted.values():
+            if not outputs:
+                continue
             emitted = torch.cat(outputs)
-            psc = emitted.reshape(num_steps, -1, *emitted.shape[1:])
+            steps = num_steps or (len(outputs) if len(outputs) > 1 else len(emitted))
+            psc = emitted.reshape(steps, -1, *emitted.shape[1:])
             # s[t] = tau_s a[t] - (tau_s - 1) a[t-1], summed over t.
             self.spikes += (psc.sum() + (self.tau_s - 1) * psc[-1].sum()).item()
             self.steps += psc.numel()
@@ -40,7 +48,7 @@ class SpikeRate:
     @property
     def rate(self) -> float:
         """Spikes per neuron and step, 0 to 1."""
-        return self.spikes / self.steps
+        return self.spikes / self.steps if self.steps else 0.0
 
 
 class KeptForBackward:

@@ -15,7 +15,7 @@ from tssl_adapters.bench import data, networks, rules
 from tssl_adapters.bench.method import FEWEST_STEPS
 from tssl_adapters.bench.settings import Settings
 
-LOCAL = ("config", "out", "workers", "scheduler", "quiet", "json")
+LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json")
 """Options that no result depends on."""
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tssl_adapters import wrap
 from tssl_adapters.bench import networks
-from tssl_adapters.bench.networks import Network
+from tssl_adapters.bench.networks import Network, Surrogate
 from tssl_adapters.rules import TSSLBP, Rule, SurrogateGradient
 
 Derivative = Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ class Contestant(NamedTuple):
 
     Attributes:
         about: what it is, in a line of the report.
-        surrogate: the library's surrogate that it is made of, if any.
+        surrogate: the library's surrogate that it is made of; empty where it needs none.
         make: makes the rule from that surrogate's derivative.
         plain: whether the library computes it by itself where layers emit spikes.
     """
@@ -57,7 +57,7 @@ def _surrogate(name: str, about: str) -> Contestant:
 
 
 def _tsslbp(about: str, rule: Rule) -> Contestant:
-    return Contestant(about, lambda _: rule)
+    return Contestant(about, lambda _: rule, surrogate="")
 
 
 RULES = {
@@ -93,9 +93,24 @@ RULES = {
 def has(library: str, rule: str) -> bool:
     """Whether a library has what a rule is made of; one that is not installed is asked in vain."""
     try:
-        return RULES[rule].surrogate in networks.library(library).SURROGATES
+        surrogate(library, RULES[rule].surrogate)
     except ModuleNotFoundError:
         return True  # so that the run is tried, and its error recorded
+    except UnknownRuleError:
+        return False
+    return True
+
+
+def surrogate(library: str, name: str) -> Surrogate:
+    """A library's surrogate by its name here; without one, its default.
+
+    Raises:
+        UnknownRuleError: the library lacks it.
+    """
+    known = networks.library(library).SURROGATES
+    if (name or "native") not in known:
+        raise UnknownRuleError(f"{library} has no {name} surrogate; it has {', '.join(known)}")
+    return known[name or "native"]
 
 
 def build(library: str, rule: str, tau_s: float, connections: list[torch.nn.Module]) -> Network:
@@ -107,15 +122,10 @@ def build(library: str, rule: str, tau_s: float, connections: list[torch.nn.Modu
     Raises:
         UnknownRuleError: the library lacks the surrogate.
     """
-    known = networks.library(library)
     contestant = RULES[rule]
-    if contestant.surrogate not in known.SURROGATES:
-        raise UnknownRuleError(
-            f"{library} has no {contestant.surrogate} surrogate; it has "
-            f"{', '.join(known.SURROGATES)}"
-        )
-    network = known.network(connections, contestant.surrogate)
+    slope = networks.derivative(surrogate(library, contestant.surrogate))
+    chosen = contestant.surrogate or "native"
+    network = networks.library(library).network(connections, chosen)
     if not (contestant.plain and tau_s == 1.0):
-        slope = networks.derivative(known.SURROGATES[contestant.surrogate])
         wrap(network.model, tau_s=tau_s, rule=contestant.make(slope))
     return network

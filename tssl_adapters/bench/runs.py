@@ -18,6 +18,8 @@ from tssl_adapters.bench.networks import Network
 from tssl_adapters.bench.observer import Observer, Progress, Record
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
+from tssl_adapters.bench.user import UserWorkload, build
+from tssl_adapters.bench.workload import PaperWorkload, Workload
 
 Event = dict[str, Any]
 Tell = Callable[[Event], None]
@@ -32,6 +34,16 @@ class Job:
     folder: Path
     data_dir: Path | None = None
     device: str = "cpu"
+    source: str | None = None
+    """``FILE:FUNCTION`` of a user's own model."""
+
+    def workload(self) -> Workload:
+        """What is trained, as it starts."""
+        settings = self.settings
+        if self.source is not None:
+            return UserWorkload(settings, build(self.source, settings.seed))
+        samples = data.load(settings.data, self.data_dir, settings.time_steps, settings.limit)
+        return PaperWorkload(settings, network(settings, samples), samples, self.device)
 
 
 class Messenger(Observer):
@@ -88,20 +100,10 @@ def run(job: Job, tell: Tell, stops: Callable[[], bool] = lambda: False) -> None
 
 def _train(job: Job, experiment: Experiment, messenger: Messenger) -> None:
     settings = job.settings
-    samples = data.load(settings.data, job.data_dir, settings.time_steps, settings.limit)
-    model, forward, neuron = network(settings, samples)
+    work = job.workload()
     torch.manual_seed(settings.seed)
-    trainer = Trainer(
-        settings,
-        model,
-        forward,
-        samples,
-        neuron,
-        experiment.checkpoint(settings),
-        job.device,
-        messenger,
-        full_records=True,
-    )
+    checkpoint = experiment.checkpoint(settings)
+    trainer = Trainer(settings, work, checkpoint, messenger, full_records=True)
     if trainer.checkpoint.is_file():
         trainer.load()
     messenger.records = trainer.records.copy()

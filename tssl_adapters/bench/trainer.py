@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
-from tssl_adapters.bench.data import Data
-from tssl_adapters.bench.measures import KeptForBackward, SpikeRate
-from tssl_adapters.bench.method import (
-    MAX_GRADIENT_NORM,
-    MAX_WEIGHT,
-    MEAN_LOSS,
-    batch_loss,
-    encode,
-)
+from tssl_adapters.bench.measures import KeptForBackward
 from tssl_adapters.bench.observer import Observer, Progress, Record
 from tssl_adapters.bench.settings import Settings
-
-Forward = Callable[[nn.Module, Tensor], Tensor]
-TEST_BATCH = 500
+from tssl_adapters.bench.workload import Workload
 
 
 class CheckpointError(Exception):
@@ -45,18 +35,19 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSchedul
     return ConstantLR(optimizer, factor=1.0)
 
 
+def _num_correct(output: Tensor, labels: Tensor) -> int:
+    """How many are predicted, by the largest output, summed over time where there is time."""
+    total = output.sum(0) if output.dim() == 3 else output
+    return int((total.argmax(1) == labels).sum())
+
+
 class Trainer:
-    """A model, its optimizer, and how far they have come: all of it is in the checkpoint.
+    """A workload, its optimizer, and how far they have come: all of it is in the checkpoint.
 
     Args:
         settings: the run's.
-        model: the network; its weights are trained in place.
-        forward: ``forward(model, x)`` runs it over ``x`` ``[T, batch, ...]`` from rest and returns
-            what the output layer emits, ``[T, batch, classes]``.
-        data: samples to train and to test on.
-        neuron: class of its spiking layers.
+        work: the model, its batches and its loss; the model's weights are trained in place.
         checkpoint: file that is written after each epoch.
-        device: where to compute.
         observer: is told how it goes on.
         full_records: add the loss's name to the records, and as ``kept_bytes`` what a batch keeps
             for backward.
@@ -65,20 +56,14 @@ class Trainer:
     def __init__(
         self,
         settings: Settings,
-        model: nn.Module,
-        forward: Forward,
-        data: Data,
-        neuron: type[nn.Module],
+        work: Workload,
         checkpoint: Path,
-        device: str = "cpu",
         observer: Observer | None = None,
         full_records: bool = False,
     ) -> None:
-        self.settings, self.forward, self.neuron = settings, forward, neuron
-        self.checkpoint, self.device = checkpoint, device
-        self.data, self.observer = data, observer or Observer()
-        self.model = model.to(device)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
+        self.settings, self.work, self.checkpoint = settings, work, checkpoint
+        self.observer = observer or Observer()
+        self.optimizer = work.optimizer()
         self.schedule = _schedule(self.optimizer, settings)
         self.order = torch.Generator().manual_seed(settings.seed)
         self.progress = Progress()
@@ -101,35 +86,29 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         epoch_start = self.order.get_state()
-        samples = torch.randperm(len(self.data.train_labels), generator=self.order)
-        batches = torch.split(samples, self.settings.batch_size)
-        self.model.train()
-        for batch in batches[self.progress.batch :]:
-            self._train_batch(batch)
-            self.observer.batch(self.progress, len(batches))
-            if self.observer.stops() and self.progress.batch < len(batches):
+        batches = islice(self.work.train_batches(self.order), self.progress.batch, None)
+        self.work.model.train()
+        for inputs, labels in batches:
+            self._train_batch(inputs, labels)
+            self.observer.batch(self.progress, self.work.num_batches)
+            if self.observer.stops() and self.progress.batch < self.work.num_batches:
                 self.save(epoch_start)
                 raise InterruptedRunError(str(self.checkpoint))
 
-    def _train_batch(self, batch: Tensor) -> None:
+    def _train_batch(self, inputs: Tensor, labels: Tensor) -> None:
         """One step of the optimizer, and its part in the epoch's sums."""
         started = time.perf_counter()
-        labels = self.data.train_labels[batch].to(self.device)
         with self._measured():
-            output = self._run(self.data.train_images[batch])
-            loss = batch_loss(self.settings.loss, output, labels, self.settings.tau_s)
+            output = self.work.output(inputs)
+            loss = self.work.loss(output, labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        with torch.no_grad():
-            for weight in self.model.parameters():
-                weight.clamp_(-MAX_WEIGHT, MAX_WEIGHT)
+        self.work.step(self.optimizer)
         progress = self.progress
         progress.batch += 1
-        progress.samples += len(batch)
-        progress.loss += loss.item() * (len(batch) if self.settings.loss == MEAN_LOSS else 1)
-        progress.correct += self._num_correct(output, labels)
+        progress.samples += len(labels)
+        progress.loss += loss.item() * (len(labels) if self.work.averages else 1)
+        progress.correct += _num_correct(output, labels)
         progress.seconds += time.perf_counter() - started
 
     def _measured(self) -> AbstractContextManager[Any]:
@@ -138,27 +117,17 @@ class Trainer:
             return nullcontext()
         return self.kept
 
-    def _run(self, samples: Tensor) -> Tensor:
-        x = encode(samples.to(self.device), self.settings.time_steps, self.settings.tau_s)
-        return self.forward(self.model, x)
-
-    @staticmethod
-    def _num_correct(output: Tensor, labels: Tensor) -> int:
-        return int((output.sum(0).argmax(1) == labels).sum())
-
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """Accuracy on the test set, and the spike rate there."""
-        self.model.eval()
-        images, labels = self.data.test_images, self.data.test_labels
-        correct = 0
-        with SpikeRate(self.model, self.neuron, self.settings.tau_s) as spikes:
-            for start in range(0, len(labels), TEST_BATCH):
-                batch = slice(start, start + TEST_BATCH)
-                output = self._run(images[batch])
-                correct += self._num_correct(output, labels[batch].to(self.device))
-                spikes.end_sequence(self.settings.time_steps)
-        return correct / len(labels), spikes.rate
+        self.work.model.eval()
+        correct = samples = 0
+        with self.work.spike_rate(self.settings.tau_s) as spikes:
+            for inputs, labels in self.work.test_batches():
+                correct += _num_correct(self.work.output(inputs), labels)
+                samples += len(labels)
+                spikes.end_sequence(self.work.num_steps)
+        return correct / samples, spikes.rate
 
     def _end_epoch(self) -> None:
         test_accuracy, spike_rate = self.evaluate()
@@ -184,7 +153,7 @@ class Trainer:
         """Write the checkpoint in one piece; ``order`` draws the order of the current epoch."""
         checkpoint = {
             "settings": self.settings.fixed(),
-            "model": self.model.state_dict(),
+            "model": self.work.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": asdict(self.progress),
@@ -216,12 +185,12 @@ class Trainer:
                 raise CheckpointError(
                     f"{path} was made with {option} {value}, not {mine.get(name)}"
                 )
-        self.model.load_state_dict(checkpoint["model"])
+        self.work.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         self.progress = Progress(**checkpoint["progress"])
         self.records = checkpoint["records"]
         self.order.set_state(checkpoint["order"])
         torch.set_rng_state(checkpoint["random"])
-        if self.device.startswith("cuda"):
+        if len(checkpoint["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(checkpoint["random_cuda"])

@@ -17,6 +17,9 @@ Surrogate = Callable[[Tensor], Tensor]
 """A library's surrogate: from h - theta to spikes, with a derivative of its own."""
 
 
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
 class Network(NamedTuple):
     """A network, how to run it, and the class of its spiking layers.
 
@@ -25,7 +28,7 @@ class Network(NamedTuple):
     """
 
     model: nn.Module
-    forward: Callable[[nn.Module, Tensor], Tensor]
+    forward: Forward
     neuron: type[nn.Module]
 
 
@@ -33,6 +36,10 @@ class Library(Protocol):
     """What a file of this package, named for its library, has."""
 
     SURROGATES: dict[str, Surrogate]
+
+    def surrogate_of(self, layer: nn.Module) -> Surrogate:
+        """The surrogate that a layer of the library's was made with."""
+        ...
 
     def network(self, connections: list[nn.Module], surrogate: str) -> Network:
         """Neurons with the surrogate of that name after each connection."""
@@ -59,6 +66,7 @@ def derivative(surrogate: Surrogate) -> Surrogate:
 __all__ = [
     "LIBRARIES",
     "PRESETS",
+    "Forward",
     "Library",
     "Network",
     "Surrogate",

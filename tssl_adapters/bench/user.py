@@ -1,0 +1,168 @@
+"""A model of the user's own: how its file is read, and how it is run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tssl_adapters import inspect, wrap
+from tssl_adapters.bench import networks, rules
+from tssl_adapters.bench.report.tables import REFERENCE
+from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.workload import Batch, Workload
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class BuilderError(ValueError):
+    """A file, or what its function returned, is not what the benchmark needs."""
+
+
+def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    """On the output ``[batch, classes]``, or ``[T, batch, classes]`` summed over time."""
+    return F.cross_entropy(output.sum(0) if output.dim() == 3 else output, labels)
+
+
+@dataclass
+class Task:
+    """What a builder returns: a model, and what it is trained and tested on.
+
+    Attributes:
+        model: made of spiking layers that ``tssl_adapters.wrap`` knows, and not wrapped.
+        train: batches of inputs and labels, such as a ``DataLoader``; gone through once an epoch,
+            after ``torch.manual_seed``, and as many as its ``len``.
+        test: likewise.
+        forward: ``forward(model, x)`` runs the model over one batch from rest and returns
+            ``[batch, classes]`` or ``[T, batch, classes]``; by default the states are reset and
+            the model is called.
+        loss: of output and labels, a scalar.
+        optimizer: made from the model's parameters.
+    """
+
+    model: nn.Module
+    train: Batches
+    test: Batches
+    forward: Callable[[nn.Module, Tensor], Tensor] | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = torch.optim.AdamW
+
+
+def run_from_rest(model: nn.Module, x: Tensor) -> Tensor:
+    """Reset the states that layers hold, in whichever library, and call the model."""
+    if "spikingjelly" in sys.modules:
+        importlib.import_module("spikingjelly.activation_based.functional").reset_net(model)
+    if "snntorch" in sys.modules:
+        importlib.import_module("snntorch.utils").reset(model)
+    output = model(x)
+    first: Tensor = output[0] if isinstance(output, tuple) else output  # Norse's come with states
+    return first
+
+
+def build(source: str, seed: int) -> Task:
+    """Call the builder that ``path/to/file.py:function`` names, under a seed.
+
+    Raises:
+        BuilderError: there is no such file or function, or it does not return a task.
+    """
+    path, _, name = source.rpartition(":")
+    if not path or not Path(path).is_file():
+        raise BuilderError(f"{source}: name a file and a function, as in path/to/file.py:build")
+    function = getattr(_module(Path(path)), name, None)
+    if not callable(function):
+        raise BuilderError(f"{path} has no function {name}")
+    torch.manual_seed(seed)
+    task = function()
+    if isinstance(task, tuple) and len(task) == 3:
+        task = Task(*task)
+    if not isinstance(task, Task):
+        raise BuilderError(
+            f"{source} must return model, train batches and test batches, or a "
+            f"tssl_adapters.bench.user.Task, not {type(task).__name__}"
+        )
+    return task
+
+
+def _module(path: Path) -> Any:
+    """The file as a module; beside it are the modules that it imports."""
+    spec = importlib.util.spec_from_file_location(f"_bench_{path.stem}", path.absolute())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.absolute().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def spiking_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers that can be wrapped, each with its library's name.
+
+    Raises:
+        BuilderError: there are none.
+    """
+    rows = [row for row in inspect(model) if row.status == "wrap"]
+    if not rows:
+        raise BuilderError(f"{type(model).__name__}: no layer to wrap.\n{inspect(model)}")
+    modules = dict(model.named_modules())
+    return [(row.library, modules.get(row.path, model)) for row in rows]
+
+
+def library_of(model: nn.Module) -> str:
+    """The library of its first spiking layer."""
+    return spiking_layers(model)[0][0]
+
+
+def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
+    """Give a model a rule of the benchmark; ``native`` is each layer's own surrogate.
+
+    Raises:
+        UnknownRuleError: a library lacks the surrogate.
+    """
+    contestant = rules.RULES[rule]
+    if rule == REFERENCE and tau_s == 1.0:
+        return
+    for name, layer in spiking_layers(model):
+        if contestant.surrogate in ("", REFERENCE):
+            surrogate = networks.library(name).surrogate_of(layer)
+        else:
+            surrogate = rules.surrogate(name, contestant.surrogate)
+        chosen = contestant.make(networks.derivative(surrogate))
+        wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen)
+        if not contestant.surrogate:
+            return  # the whole model, so that messages have its layers' names
+
+
+class UserWorkload(Workload):
+    """A builder's task under a rule."""
+
+    def __init__(self, settings: Settings, task: Task) -> None:
+        self.settings, self.task, self.model = settings, task, task.model
+        self.neuron = tuple({type(layer) for _, layer in spiking_layers(task.model)})
+        apply_rule(task.model, settings.rule, settings.tau_s)
+        self.num_batches = len(task.train)  # type: ignore[arg-type]
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.task.optimizer(self.model.parameters())
+
+    def train_batches(self, order: torch.Generator) -> Iterator[Batch]:
+        torch.manual_seed(int(torch.randint(2**31, (), generator=order)))  # of a loader's shuffling
+        return iter(self.task.train)
+
+    def test_batches(self) -> Iterator[Batch]:
+        return iter(self.task.test)
+
+    def output(self, inputs: Tensor) -> Tensor:
+        return (self.task.forward or run_from_rest)(self.model, inputs)
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        return self.task.loss(output, labels)
