@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +30,7 @@ from tssl_adapters.engine import fused, kernels
 from tssl_adapters.engine.numba_backend import NumbaBackend
 from tssl_adapters.engine.numba_kernels import forward
 from tssl_adapters.engine.plan import Plan
+from tssl_adapters.engine.threads import over
 from tssl_adapters.errors import EngineNotAvailableError
 from tssl_adapters.rules import TSSLBP
 
@@ -46,6 +50,53 @@ def test_wrapped_layers(make: Any, steps: int) -> None:
 @pytest.mark.parametrize("make", [leaky_steps, leaky_both, norse_steps])
 def test_steps(make: Any, tau_s: float) -> None:
     check_steps("numba", make, tau_s)
+
+
+def test_long_sequences_leave_room_for_few_neurons_at_a_time() -> None:
+    variant = Variant("both", "value", 3.0, "reference", True, True, True)
+    check_against_torch(NumbaBackend(), variant, steps=1500)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_threads_share_the_neurons(two_threads: None) -> None:
+    torch.manual_seed(0)
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    x, weight = 2.0 * torch.randn(2, 3, 1, 70_001)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        layer = tssl_adapters.wrap(neuron.ParametricLIFNode(step_mode="m"), engine="numba")
+        given = x.clone().requires_grad_()
+        out = layer(given)
+        (out * weight).sum().backward()
+        assert given.grad is not None
+        found.append((out.detach(), given.grad, layer.w.grad))
+    one, two = found
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+    torch.testing.assert_close(one[2], two[2])  # torch adds the neurons up, in another order
+    assert found[0][1][:, 0, -1].abs().sum() > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks only where there is fork()")
+def test_a_forked_process_has_threads_of_its_own(two_threads: None) -> None:
+    def ranges() -> set[tuple[int, int]]:
+        found = set()
+        over(lambda first, last, *_: found.add((first, last)), 2, 2**17)
+        return found
+
+    assert ranges() == {(0, 2**16), (2**16, 2**17)}
+    child = multiprocessing.get_context("fork").Process(target=ranges)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
 
 
 def test_nothing_is_read_that_was_not_written() -> None:

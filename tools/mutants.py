@@ -2036,7 +2036,79 @@ FURTHER_RULES = (
     ),
 )  # fmt: skip
 
+FUSED = "tests/test_fused.py"
+ROWS = "engine/numba_rows.py"
+LOOPS = "engine/numba_kernels.py"
+FILTERS = "engine/numba_filter.py"
+COMPILED = (
+    mutant(
+        "loops: no upper bound of 1/d", ROWS,
+        "phi = steepest if phi > steepest else phi", "phi = phi", FUSED,
+    ),
+    mutant(
+        "loops: the fallback where the neuron fires", ROWS,
+        "total = active * lam + (one - active) * smooth", "total = lam + smooth", FUSED,
+    ),
+    mutant(
+        "loops: d from the state before its delayed reset", ROWS,
+        "            if late:\n", "            if late and False:\n", FUSED,
+    ),
+    mutant(
+        "loops: the chain takes the decay but once in a call", ROWS,
+        "chain_v[j] = lam * decay", "chain_v[j] = lam", FUSED,
+    ),
+    mutant(
+        "loops: the link starts at the wrong row", LOOPS,
+        "chain_v[j] = link[neurons + start + j]", "chain_v[j] = link[start + j]", FUSED,
+    ),
+    mutant(
+        "loops: sums of a block stay for the next one", LOOPS,
+        "by_decay[:n], by_gain[:n], by_offset[:n] = zero, zero, zero\n",
+        "by_gain[:n], by_offset[:n] = zero, zero\n", FUSED,
+    ),
+    mutant(
+        "loops: all variants in one file on disk", "engine/numba_compile.py",
+        'name = f"{loop.__module__}.{variant!r}.{_sources()}"',
+        'name = f"{loop.__module__}.{_sources()}"', FUSED,
+    ),
+    mutant(
+        "the current's adjoint forgets the leak", FILTERS,
+        "total = own[j] + later[j] + k * later[j]", "total = own[j] + later[j]", FUSED,
+    ),
+    mutant(
+        "threads: the last range is cut short", "engine/threads.py",
+        "min(first + each, neurons)", "min(first + each, neurons - 1)", FUSED,
+    ),
+    mutant(
+        "threads: a forked process waits for its parent's", "engine/threads.py",
+        "os.register_at_fork(after_in_child=_pool.cache_clear)", "pass", FUSED,
+    ),
+    mutant(
+        "a packed link is unpacked back to front", STATE,
+        "return link[0].unbind() if len(link) == 1",
+        "return link[0].unbind()[::-1] if len(link) == 1", FUSED,
+    ),
+    mutant(
+        "an output's gradient is taken for the same at all steps", "engine/fused.py",
+        "if grad is not None and sequence and grad.stride(0) == 0:",
+        "if grad is not None and sequence:", FUSED,
+    ),
+    mutant(
+        "a saved model cannot do without numba", "engine/kernels.py",
+        'if engine == "torch" or find_spec(engine) is None:', 'if engine == "torch":', FUSED,
+    ),
+    mutant(
+        "checkpoint: a piece starts from the first state", SEQUENCE,
+        "start = later._replace(state=state, trace=", "start = later._replace(trace=", ENGINE,
+    ),
+    mutant(
+        "checkpoint: all steps are held", SEQUENCE,
+        "self._starts(every or len(self.drive))", "self._starts(len(self.drive))", ENGINE,
+    ),
+)  # fmt: skip
+
 MUTANTS = (
+    *COMPILED,
     *FURTHER_RULES,
     *ADJOINTS,
     *PARAMETERS,
