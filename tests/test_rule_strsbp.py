@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import snntorch
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from rule_layers import LIBRARIES, by_engine, golden, leaky, offered, relative
 from torch import Tensor
 
@@ -162,14 +164,16 @@ def test_full_recurrence() -> None:
     feedback = Feedback(d["weight_recurrent"], arriving, 1.0)
     active = (counts > 0).double()
     window = Window(counts, active, len(spike), decay, theta, feedback)
-    grad = d["delta"].expand_as(spike)
-    full = rules.STRSBP(recurrent="full").cotangent(grad, spike, window, None) / theta
-    assert relative(full[0] * active, d["error"] * active) <= 1e-12
+    rule = rules.STRSBP(recurrent="full")
+    window = window._replace(factor=rule.factor(window))
+    grads = [d["delta"]] * len(spike)
+    full = rule.cotangent(grads, [*spike], window, None)[0] / theta
+    assert relative(full * active, d["error"] * active) <= 1e-12
     alone = window._replace(feedback=None)
-    diagonal = rules.STRSBP().cotangent(grad, spike, alone, None) / theta
+    diagonal = rules.STRSBP().cotangent(grads, [*spike], alone, None)[0] / theta
     eps = d["delta"] / (theta * d["one_minus_S"])
-    assert relative(diagonal[0] * active, eps * active) <= 1e-12
-    published = torch.einsum("bi,bij->ij", diagonal[0] * active, d["s_psp"])
+    assert relative(diagonal * active, eps * active) <= 1e-12
+    published = torch.einsum("bi,bij->ij", diagonal * active, d["s_psp"])
     assert relative(published, d["grad_weight_published"]) <= 1e-12
 
 
@@ -179,7 +183,40 @@ def test_whole_sequences_come_in_one_call() -> None:
         by_engine(rules.STRSBP(), leaky(0.8, 1.0, "zero"), x, cuts=(2,))
 
 
+def test_a_checkpointed_step_counts_once() -> None:
+    """Recomputed spikes are those that were counted."""
+    layer = tssl_adapters.wrap(snntorch.Leaky(beta=0.5), rule=rules.STRSBP(credit="spike"))
+    drive = torch.rand(6, 2, 5, generator=torch.Generator().manual_seed(3)) * 1.5
+    found = []
+    for checkpointed in (False, True):
+        x = drive.clone().requires_grad_()
+        mem, total = layer.init_leaky(), torch.zeros(())
+        for step in x:
+            if checkpointed:
+                spk, mem = torch.utils.checkpoint.checkpoint(layer, step, mem, use_reentrant=False)
+            else:
+                spk, mem = layer(step, mem)
+            total = total + spk.sum()
+        found.append(torch.autograd.grad(total, x)[0])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("option", ["self_effect", "silent", "recurrent", "credit"])
 def test_arguments(option: str) -> None:
     with pytest.raises(ValueError, match=f"STRSBP: {option} must be one of .*, not 'some'"):
         rules.STRSBP(**{option: "some"})  # type: ignore[arg-type]
+
+
+def test_a_window_that_grows_between_two_backward_passes() -> None:
+    """Each pass counts the spikes that there are by then."""
+    layer = tssl_adapters.wrap(snntorch.Leaky(beta=0.5), rule=rules.STRSBP(credit="spike"))
+    first = torch.full((1, 1), 2.0, requires_grad=True)
+    spk, mem = layer(first, layer.init_leaky())
+    spk.backward(retain_graph=True)
+    found = [first.grad.item()]  # type: ignore[union-attr]
+    layer(torch.zeros(1, 1), mem)
+    first.grad = None
+    spk.backward()
+    found.append(first.grad.item())  # type: ignore[attr-defined]
+    # 1 - S = 1 / (1 + (1 - beta) T / o), of one step and of two.
+    assert found == pytest.approx([1.5, 2.0])

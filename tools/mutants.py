@@ -63,6 +63,7 @@ LEE = "rules/lee.py"
 STDBP = "rules/stdbp.py"
 STRSBP = "rules/strsbp.py"
 RULE_STRSBP = "tests/test_rule_strsbp.py"
+RULE_WARNINGS = "tests/test_rule_warnings.py"
 RULE_RECURRENT = "tests/test_rule_recurrent.py"
 RULE_LEE = "tests/test_rule_lee.py"
 RULE_STDBP = "tests/test_rule_stdbp.py"
@@ -1929,7 +1930,7 @@ FURTHER_RULES = (
     ),
     mutant(
         "STDBP: a falling potential has no slope", STDBP,
-        "torch.where(step.increment > 0, step.increment, 0.0).reciprocal_()",
+        "step.increment.clamp(min=0.0).reciprocal_()",
         "step.increment.reciprocal().clamp_(min=0.0)", RULE_STDBP,
     ),
     mutant(
@@ -1938,15 +1939,15 @@ FURTHER_RULES = (
     ),
     mutant(
         "STDBP: G goes on as a constant", STDBP,
-        "2.0 * grad_spike[-1] - grad_spike[-2]", "grad_spike[-1]", RULE_STDBP,
+        "2.0 * grads[-1] - grads[-2]", "grads[-1]", RULE_STDBP,
     ),
     mutant(
         "STDBP: step by step, a later spike's line goes through the origin too", STDBP,
-        "torch.where(fired_before, grad_spike[-1], line)", "line", RULE_STDBP,
+        "torch.where(fired_before, grads[-1], line)", "line", RULE_STDBP,
     ),
     mutant(
         "STDBP: the time goes the other way", STDBP,
-        "return grad_spike - torch", "return -grad_spike + torch", RULE_STDBP,
+        "[grad - after for", "[after - grad for", RULE_STDBP,
     ),
     mutant(
         "STDBP: G of the step after is not handed back", RECURSION,
@@ -1978,13 +1979,28 @@ FURTHER_RULES = (
         "ends_at_spikes = True", "ends_at_spikes = False", RULE_STRSBP,
     ),
     mutant(
-        "ST-RSBP: the mean over steps rather than over spikes", STRSBP,
-        "window.counts.clamp(min=1.0)\n            told", "window.steps\n            told",
-        RULE_STRSBP,
+        "ST-RSBP: the sum over spikes rather than the mean", STRSBP,
+        "window.active / window.counts.clamp(min=1.0)", "window.active", RULE_STRSBP,
     ),
     mutant(
         "ST-RSBP: silent neurons have no gradient of their own", STRSBP,
-        "torch.lerp(grad_spike.mean(0), of_count, window.active)", "of_count", RULE_STRSBP,
+        "if silent.any():", "if False:", RULE_STRSBP,
+    ),
+    mutant(
+        "ST-RSBP: cross-entropy on counts is not doubted", STRSBP,
+        "if not bool((balanced", "if True or not bool((balanced", RULE_WARNINGS,
+    ),
+    mutant(
+        "Lee: a gated output is not named", LEE,
+        "or last not in taken", "or last in taken", RULE_WARNINGS,
+    ),
+    mutant(
+        "STDBP: max pooling is not named", STDBP,
+        "pooling._MaxPoolNd, ", "", RULE_WARNINGS,
+    ),
+    mutant(
+        "window: an outdated window is kept", WINDOW,
+        "known[0] is not stretch.counts", "False", RULE_STRSBP,
     ),
     mutant(
         "ST-RSBP: regular and Poisson trains mixed up", STRSBP,
@@ -2023,12 +2039,7 @@ FURTHER_RULES = (
         "            self.stretch.steps, self.stretch.counts = steps, counts\n",
         "        old = self.stretch.counts\n        self.stretch.steps = steps\n"
         "        self.stretch.counts = found if old is None else old + found\n",
-        RULE_LEE,
-    ),
-    mutant(
-        "window: a detached state goes on with the old one", STATE,
-        "found.link, found.grad_fn, found.position = (), None, None",
-        "found.link, found.grad_fn = (), None", RULE_LEE,
+        RULE_STRSBP,
     ),
     mutant(
         "a rule's refusal is not asked for", "_wrap.py",

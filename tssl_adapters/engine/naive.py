@@ -96,8 +96,9 @@ def backward(
     drop = theta - neuron.reset.value if isinstance(neuron.reset, ToValue) else theta
     counts = run.spike.sum(0)
     window = Window(counts, (counts > 0).to(zero.dtype), len(drive), decay, drop)
+    window = window._replace(factor=rule.factor(window))
     G = _through_psc(grad_psc, tau_s)
-    told = rule.cotangent(G, run.spike, window, None)
+    told = rule.cotangent([*G], [*run.spike], window, None)
     lam = mu = zero  # of step t+1
     f_v = zero  # F_v of step t+1
     sums = dict.fromkeys(("decay", "gain", "offset", "threshold", "reset_value"), zero)

@@ -53,7 +53,8 @@ class Plan(NamedTuple):
         """The window, for rules that ask for it; known once the backward pass begins."""
         if self.position is None:
             return None
-        return self.position.window(neuron, dtype)._replace(feedback=self.feedback)
+        window = self.position.window(self.rule, neuron, dtype)
+        return window if self.feedback is None else window._replace(feedback=self.feedback)
 
 
 class EngineFunction(torch.autograd.Function):

@@ -243,7 +243,7 @@ def let_go(state: Tensor) -> None:
     """A state that was detached in place must not keep the graph that it was cut from."""
     found: Tag | None = getattr(state, _ATTRIBUTE, None)
     if found is not None and state.grad_fn is None and found.grad_fn is not None:
-        found.link, found.grad_fn, found.position = (), None, None
+        found.link, found.grad_fn = (), None
         found.trace = None if found.trace is None else found.trace.detach()
 
 

@@ -19,20 +19,21 @@ from tssl_adapters.engine.recursion import dropped
 from tssl_adapters.engine.state import Settings, above_us
 from tssl_adapters.errors import RuleWarning
 from tssl_adapters.neuron import Neuron
-from tssl_adapters.rules import Window
+from tssl_adapters.rules import Rule, Window
 
 
 @dataclass(eq=False)
 class Stretch:
     """A window as far as the forward pass has come: its steps, and each neuron's spikes.
 
-    ``told`` is whether a gradient has arrived since.
+    ``told`` is whether a gradient has arrived since, ``known`` the window that was made of counts.
     """
 
     settings: Settings
     steps: int = 0
     told: bool = False
     counts: Tensor | None = None
+    known: tuple[Tensor, Window] | None = None
 
 
 class Position(NamedTuple):
@@ -63,13 +64,21 @@ class Position(NamedTuple):
             self.stretch.counts = counts
         return self._replace(counts=counts)
 
-    def window(self, neuron: Neuron, dtype: torch.dtype) -> Window:
-        """The window, for a call that starts here."""
-        counts = self.stretch.counts
-        assert counts is not None
-        counts = counts.to(dtype)
-        active = counts.clamp(max=1.0)
-        return Window(counts, active, self.stretch.steps, neuron.charge.decay, dropped(neuron))
+    def window(self, rule: Rule, neuron: Neuron, dtype: torch.dtype) -> Window:
+        """The window, for a call that starts here; made once for all of its calls."""
+        stretch = self.stretch
+        known = stretch.known
+        if known is None or known[0] is not stretch.counts or known[1].counts.dtype != dtype:
+            assert stretch.counts is not None
+            known = stretch.counts, _made(rule, stretch.counts.to(dtype), stretch.steps, neuron)
+            stretch.known = known
+        return known[1]
+
+
+def _made(rule: Rule, counts: Tensor, steps: int, neuron: Neuron) -> Window:
+    active = counts.clamp(max=1.0)
+    window = Window(counts, active, steps, neuron.charge.decay, dropped(neuron))
+    return window._replace(factor=rule.factor(window))
 
 
 def ends(position: Position | None, t: int) -> bool:
@@ -83,7 +92,7 @@ def reshaped(
     grads: Sequence[Tensor],
     spikes: Sequence[Tensor],
     later: Tensor | None,
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """What the rule makes of G.
 
     Args:
@@ -93,25 +102,28 @@ def reshaped(
         spikes: s of each of them.
         later: G of the step after the call.
     """
-    rule, grad_spike = position.stretch.settings.rule, torch.stack([*grads])
-    if rule.looks_ahead:
-        if later is None and not ends(position, len(grads) - 1):
-            later = torch.zeros_like(grads[-1])  # the loss does not look at what comes after
-        _watch(position, grad_spike, later)
-    elif not position.stretch.settings.watched and grad_spike[-1].any():
-        position.stretch.settings.watched = True
-        _warn(position.stretch.settings, rule.doubt(grad_spike[-1]))
-    return rule.cotangent(grad_spike, torch.stack([*spikes]), window, later).unbind(0)
+    settings = position.stretch.settings
+    if later is None and not ends(position, len(grads) - 1):
+        later = torch.zeros_like(grads[-1])  # the loss does not look at what comes after
+    if not settings.watched:
+        (_watch_times if settings.rule.looks_ahead else _watch)(position, grads, later)
+    return settings.rule.cotangent(grads, spikes, window, later)
 
 
-def _watch(position: Position, grad_spike: Tensor, later: Tensor | None) -> None:
+def _watch(position: Position, grads: Sequence[Tensor], later: Tensor | None) -> None:
+    """Ask the rule once a layer what it thinks of the loss, by the first gradient to arrive."""
+    settings = position.stretch.settings
+    if grads[-1].any():
+        settings.watched = True
+        _warn(settings, settings.rule.doubt(grads[-1]))
+
+
+def _watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | None) -> None:
     """Warn once a layer where a rule of spike times is told the same at every step of a window."""
     stretch, settings = position.stretch, position.stretch.settings
-    if settings.watched:
-        return
-    following = grad_spike[1:] if later is None else torch.cat([grad_spike[1:], later[None]])
-    settings.watched = bool((grad_spike[: len(following)] != following).any())
-    stretch.told = stretch.told or bool(grad_spike.any())
+    following = [*grads[1:], *([] if later is None else [later])]
+    settings.watched = not all(map(torch.equal, grads, following))
+    stretch.told = stretch.told or any(bool(grad.any()) for grad in grads)
     if position.steps == 0 and stretch.told and not settings.watched:
         settings.watched = True
         _warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class Window(NamedTuple):
         decay: what multiplies the potential in a step.
         drop: what a spike takes from a potential that is at the threshold.
         feedback: of a recurrent layer whose whole sequence is at hand.
+        factor: what the rule made of the window, :meth:`Rule.factor`.
     """
 
     counts: Tensor
@@ -45,6 +46,7 @@ class Window(NamedTuple):
     decay: Value
     drop: Value
     feedback: Feedback | None = None
+    factor: Tensor | None = None
 
 
 class Step(NamedTuple):
@@ -167,21 +169,29 @@ class Rule(ABC):
         """What to emit instead of lambda[t], and where; ``grad_spike`` is G[t]."""
         return None
 
+    def factor(self, window: Window) -> Tensor | None:
+        """What :meth:`cotangent` needs of a window, ``[batch, ...]``, made once for all of it."""
+        return None
+
     def cotangent(
-        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
-    ) -> Tensor:
+        self,
+        grads: Sequence[Tensor],
+        spikes: Sequence[Tensor],
+        window: Window,
+        later: Tensor | None,
+    ) -> Sequence[Tensor]:
         """What takes the place of G[t] in all other answers.
 
         Args:
-            grad_spike: G, ``[T, batch, ...]``; one step in a step-by-step call.
-            spike: s, of the same shape.
+            grads: G of each time step, ``[batch, ...]``; one step in a step-by-step call.
+            spikes: s of each of them.
             window: what these steps belong to; it may be longer.
             later: G of the step after them, where the rule ``looks_ahead`` and there is one.
 
         Returns:
-            A tensor of that shape.
+            As many tensors.
         """
-        return grad_spike
+        return grads
 
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         """The part of ``firing``, which reached the potential through the spike, that reaches the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -63,16 +63,24 @@ class Lee(Rule):
     def windowed(self) -> bool:  # type: ignore[override]
         return self.gate == "active" or self.normalise
 
-    def cotangent(
-        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
-    ) -> Tensor:
+    def factor(self, window: Window) -> Tensor:
         factor = window.active if self.gate == "active" else torch.ones_like(window.active)
         if self.normalise:
             layer = tuple(range(1, factor.ndim)) or (0,)
             share = window.active.mean(layer, keepdim=True)
             neurons = factor[0].numel() if factor.ndim > 1 else factor.numel()
             factor = factor * share.clamp(min=1.0 / neurons).rsqrt()
-        return grad_spike * factor
+        return factor
+
+    def cotangent(
+        self,
+        grads: Sequence[Tensor],
+        spikes: Sequence[Tensor],
+        window: Window,
+        later: Tensor | None,
+    ) -> Sequence[Tensor]:
+        assert window.factor is not None
+        return [grad * window.factor for grad in grads]
 
     def slope(self, step: Step) -> Tensor:
         drop = torch.as_tensor(step.drop, dtype=step.charged.dtype, device=step.charged.device)

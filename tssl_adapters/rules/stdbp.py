@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -89,21 +89,25 @@ class STDBP(Rule):
         flag("STDBP", "strict", self.strict)
 
     def cotangent(
-        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
-    ) -> Tensor:
+        self,
+        grads: Sequence[Tensor],
+        spikes: Sequence[Tensor],
+        window: Window,
+        later: Tensor | None,
+    ) -> Sequence[Tensor]:
         if window.steps == 1:
-            return torch.zeros_like(grad_spike)
-        if later is None and len(grad_spike) > 1:
-            later = 2.0 * grad_spike[-1] - grad_spike[-2]
+            return [torch.zeros_like(grads[0])]
+        if later is None and len(grads) > 1:
+            later = 2.0 * grads[-1] - grads[-2]
         elif later is None:
-            line = grad_spike[-1] * (window.steps / (window.steps - 1))
-            fired_before = window.counts > spike[-1]
-            later = torch.where(fired_before, grad_spike[-1], line)
-        return grad_spike - torch.cat([grad_spike[1:], later.unsqueeze(0)])
+            line = grads[-1] * (window.steps / (window.steps - 1))
+            fired_before = window.counts > spikes[-1]
+            later = torch.where(fired_before, grads[-1], line)
+        return [grad - after for grad, after in zip(grads, [*grads[1:], later], strict=True)]
 
     def slope(self, step: Step) -> Tensor:
         bound = SLOPES / step.threshold if self.max_slope is None else self.max_slope
-        slope = torch.where(step.increment > 0, step.increment, 0.0).reciprocal_()
+        slope = step.increment.clamp(min=0.0).reciprocal_()
         fires = step.spike
         if self.silent == "virtual" and step.last and step.window is not None:
             fires = fires + (1.0 - step.window.active)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Never, Traits
+from tssl_adapters.neuron import Never, Traits, Value
 from tssl_adapters.rules.base import ChainReset, Fallback, Feedback, Rule, Step, Window
 from tssl_adapters.rules.checks import one_of
 
@@ -83,17 +84,23 @@ class STRSBP(Rule):
     def solves_feedback(self) -> bool:  # type: ignore[override]
         return self.recurrent == "full"
 
+    def factor(self, window: Window) -> Tensor:
+        return torch.where(window.counts > 0, self._left(window).reciprocal(), 1.0)
+
     def cotangent(
-        self, grad_spike: Tensor, spike: Tensor, window: Window, later: Tensor | None
-    ) -> Tensor:
-        told = grad_spike
-        if self.credit == "train":
-            of_count = (spike * grad_spike).sum(0) / window.counts.clamp(min=1.0)
-            told = torch.lerp(grad_spike.mean(0), of_count, window.active).expand_as(grad_spike)
-        left = torch.where(window.counts > 0, self._left(window), 1.0)
-        if window.feedback is not None:
-            return _solved(told[0], spike, left, window, window.feedback).expand_as(told)
-        return told / left
+        self,
+        grads: Sequence[Tensor],
+        spikes: Sequence[Tensor],
+        window: Window,
+        later: Tensor | None,
+    ) -> Sequence[Tensor]:
+        assert window.factor is not None
+        if self.credit == "spike":
+            return [grad * window.factor for grad in grads]
+        delta = _of_count(grads, spikes, window)
+        if window.feedback is None:
+            return [delta * window.factor] * len(grads)
+        return [_solved(delta, spikes, window, window.factor, window.feedback)] * len(grads)
 
     def _left(self, window: Window) -> Tensor:
         """1 - S."""
@@ -109,7 +116,7 @@ class STRSBP(Rule):
         return left.nan_to_num(nan=FLOOR).clamp(min=FLOOR)
 
     def slope(self, step: Step) -> Tensor:
-        return step.spike / step.drop
+        return step.spike if _is_one(step.drop) else step.spike / step.drop
 
     def chain_reset(self, step: Step) -> ChainReset | None:
         return None
@@ -120,7 +127,7 @@ class STRSBP(Rule):
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         if self.silent == "zero" or step.window is None:
             return None
-        return Fallback(grad_spike * 0.5 / step.drop, step.window.active)
+        return Fallback(grad_spike * (0.5 / step.drop), step.window.active)
 
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         return firing * step.spike
@@ -165,19 +172,42 @@ class STRSBP(Rule):
         return None
 
 
+def _is_one(drop: Value) -> bool:
+    return isinstance(drop, float) and drop == 1.0
+
+
+def _of_count(grads: Sequence[Tensor], spikes: Sequence[Tensor], window: Window) -> Tensor:
+    """delta: the mean of G over the spikes of each neuron, over all steps where it was silent."""
+    silent = 1.0 - window.active
+    total = torch.zeros_like(grads[0])
+    if silent.any():
+        for grad in grads:
+            total += grad
+        total *= silent / len(grads)
+    shares = window.active / window.counts.clamp(min=1.0)
+    at_spikes = torch.zeros_like(total)
+    for grad, spike in zip(grads, spikes, strict=True):
+        at_spikes.addcmul_(spike, grad)
+    return total.addcmul_(at_spikes, shares)
+
+
 def _solved(
-    delta: Tensor, spike: Tensor, left: Tensor, window: Window, feedback: Feedback
+    delta: Tensor,
+    spikes: Sequence[Tensor],
+    window: Window,
+    factor: Tensor,
+    feedback: Feedback,
 ) -> Tensor:
-    """L^-T delta, for each sample."""
-    collected, charges = torch.zeros_like(spike[0]), []
-    for s in reversed(spike):
+    """L^-T delta, for each sample; the factor is 1 over L's diagonal without recurrence."""
+    collected, charges = torch.zeros_like(spikes[0]), []
+    for s in reversed(spikes):
         collected = s + (1.0 - s) * window.decay * collected
         charges.append(collected)
     kept = torch.stack(charges[::-1])
     shared = feedback.gain * torch.einsum("tbi,tbp->bip", kept, feedback.arriving)
     per_spike = shared / window.counts.clamp(min=1.0).unsqueeze(-2)
-    drop = torch.as_tensor(window.drop, dtype=spike.dtype, device=spike.device)
-    effect = feedback.weight * per_spike / drop.expand(left.shape[-1:]).unsqueeze(-1)
-    system = torch.diag_embed(left) - effect
+    drop = torch.as_tensor(window.drop, dtype=factor.dtype, device=factor.device)
+    effect = feedback.weight * per_spike / drop.expand(factor.shape[-1:]).unsqueeze(-1)
+    system = torch.diag_embed(factor.reciprocal()) - effect
     solved: Tensor = torch.linalg.solve(system.mT, delta.unsqueeze(-1)).squeeze(-1)
     return solved
