@@ -63,6 +63,8 @@ LEE = "rules/lee.py"
 STDBP = "rules/stdbp.py"
 STRSBP = "rules/strsbp.py"
 RULE_STRSBP = "tests/test_rule_strsbp.py"
+RULE_LOSSES = "tests/test_rule_losses.py"
+RULE_COSTS = "tests/test_rule_costs.py"
 RULE_WARNINGS = "tests/test_rule_warnings.py"
 RULE_RECURRENT = "tests/test_rule_recurrent.py"
 RULE_LEE = "tests/test_rule_lee.py"
@@ -1909,6 +1911,23 @@ LOSS_FUNCTIONS = (
 )
 
 FURTHER_RULES = (
+    mutant(
+        "losses.lee: the error is differentiated", "losses.py",
+        "    with torch.no_grad():\n        counts = spikes.sum(dim=0)\n",
+        "    with torch.enable_grad():\n        counts = spikes.sum(dim=0)\n", RULE_LOSSES,
+    ),
+    mutant(
+        "thresholds: the mean moves", "losses.py",
+        "(fired.numel() * fired - fired.sum())", "fired.numel() * fired", RULE_LOSSES,
+    ),
+    mutant(
+        "STDBP: every spike's gradient is looked up twice", STDBP,
+        "        return [grad - after for", "        grads = [grad.clone() for grad in grads]\n"
+        "        grads = [grad.clone() for grad in grads]\n"
+        "        grads = [grad.clone() for grad in grads]\n"
+        "        grads = [grad.clone() for grad in grads]\n        return [grad - after for",
+        RULE_COSTS,
+    ),
     mutant(
         "Lee: the window's activity is forgotten", LEE,
         "window.active if self.gate", "torch.ones_like(window.active) if self.gate", RULE_LEE,

@@ -146,6 +146,35 @@ def lee(spikes: Tensor, labels: Tensor, decay: float = 1.0) -> Tensor:
     return (kept[:, None, None] * spikes * error).sum()
 
 
+def regularise_thresholds(
+    threshold: Tensor,
+    spikes: Tensor,
+    rho: float = 1e-5,
+    lowest: float = 0.05,
+    highest: float = 5.0,
+) -> None:
+    """Lee et al.'s threshold regularisation, to be called after a batch; changes ``threshold``.
+
+    threshold_i += rho (N f_i - sum_j f_j), with f_i the share of samples in which neuron i of N
+    fired: busy neurons get harder to excite, silent ones easier, and the mean stays until values
+    meet ``lowest`` or ``highest``. ``spikes`` is a layer's output ``[T, batch, ...]``, and
+    ``threshold`` its own tensor of one value a neuron ``[...]``: snnTorch's ``layer.threshold``,
+    made with ``Leaky(threshold=torch.ones(N))``, or Norse's ``layer.p.v_th``. It changes the
+    forward pass.
+    """
+    if not isinstance(threshold, Tensor) or threshold.shape != spikes.shape[2:]:
+        found = _describe(threshold) if isinstance(threshold, Tensor) else repr(threshold)
+        raise ValueError(
+            f"threshold must be the layer's own tensor of one value a neuron, "
+            f"{list(spikes.shape[2:])}, not {found}; a layer of one threshold, such as "
+            "SpikingJelly's, cannot be regularised"
+        )
+    with torch.no_grad():
+        fired = spikes.ne(0).any(dim=0).to(threshold.dtype).mean(dim=0)
+        change = rho * (fired.numel() * fired - fired.sum())
+        threshold.add_(change).clamp_(lowest, highest)
+
+
 def first_spike_time(spikes: Tensor) -> Tensor:
     """The step of each neuron's first spike, ``[...]`` for ``spikes`` of shape ``[T, ...]``.
 
