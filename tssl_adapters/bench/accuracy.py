@@ -12,9 +12,11 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tssl_adapters.bench import gradients, options
+from tssl_adapters.bench.data import EVENTS, load
 from tssl_adapters.bench.display import Display
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.grid import run_here, run_with_dask
@@ -69,6 +71,9 @@ def train(
         Job(settings, experiment.folder, args.data_dir, args.device, source) for settings in pending
     ]
     status = 0
+    for name in {settings.data for settings in pending} & set(EVENTS):
+        with suppress(FileNotFoundError, ModuleNotFoundError):  # then each run says so
+            load(name, args.data_dir, pending[0].time_steps)  # shows a bar, and fills the cache
     with Display(pending, sum(done[settings] for settings in pending), args.quiet) as display:
         for line in left_out:
             display.console.print(f"left out: {line}", markup=False, highlight=False)

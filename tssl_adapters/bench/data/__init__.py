@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tssl_adapters.bench.data import images
@@ -10,11 +11,21 @@ from tssl_adapters.bench.data.images import Data
 
 Loader = Callable[[Path | None, int], Data]
 
+EVENTS = ("n-mnist", "dvs-gesture", "shd")
+
+
+def _events(name: str, folder: Path | None, num_steps: int) -> Data:
+    from tssl_adapters.bench.data import events  # which needs more than the examples have
+
+    return events.load(name, folder, num_steps)
+
+
 LOADERS: dict[str, Loader] = {
     "digits": lambda folder, steps: images.digits(),
     "mnist5k": lambda folder, steps: images.mnist5k(),
     "mnist": lambda folder, steps: images.mnist(folder),
     "fashion-mnist": lambda folder, steps: images.fashion_mnist(folder),
+    **{name: partial(_events, name) for name in EVENTS},
 }
 """By name: from the folder that holds the files, if it is known, and the number of time steps."""
 
