@@ -52,6 +52,25 @@ def test_steps(make: Any, tau_s: float) -> None:
     check_steps("numba", make, tau_s)
 
 
+def test_a_compiled_step_has_the_loops_within() -> None:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    gradients = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        layer = neuron.LIFNode()
+        model = torch.nn.Sequential(torch.nn.Linear(6, 5), layer)
+        tssl_adapters.wrap(model, engine="numba")
+        step = torch.compile(model, backend="aot_eager") if compiled else model
+        out = torch.stack([step(x) for x in 3.0 * torch.randn(4, 3, 6)])
+        (out * torch.randn_like(out)).sum().backward()
+        gradients.append([out.detach(), *(p.grad for p in model.parameters())])
+        assert len(layer._tssl_settings.loops) == 1
+        assert None not in layer._tssl_settings.loops.values()
+    for eager, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, eager, rtol=0.0, atol=0.0)
+    assert gradients[0][1].abs().sum() > 0
+
+
 def test_long_sequences_leave_room_for_few_neurons_at_a_time() -> None:
     variant = Variant("both", "value", 3.0, "reference", True, True, True)
     check_against_torch(NumbaBackend(), variant, steps=1500)
