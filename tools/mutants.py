@@ -69,6 +69,11 @@ RULE_WARNINGS = "tests/test_rule_warnings.py"
 RULE_RECURRENT = "tests/test_rule_recurrent.py"
 RULE_LEE = "tests/test_rule_lee.py"
 RULE_STDBP = "tests/test_rule_stdbp.py"
+MULTI = "tests/test_multi_step.py"
+MULTI_NATIVE = f"{MULTI}::test_native_models_give_what_the_loop_gives"
+MULTI_LEAKY = f"{MULTI}::test_any_stack_of_leaky_layers"
+MULTI_STATELESS = f"{MULTI}::test_layers_without_a_state"
+MULTI_ERRORS = "tests/test_multi_step_errors.py"
 REFUSALS = "tests/test_rule_refusals.py"
 ATTACH = "engine/attach.py"
 PLAN = "engine/plan.py"
@@ -2137,8 +2142,128 @@ COMPILED = (
     ),
 )  # fmt: skip
 
+WALK = "multi_step.py"
+STATELESS = "stateless.py"
+PARTS = "adapters/parts.py"
+SNNTORCH_SEQUENCE = "adapters/snntorch/sequence.py"
+SPIKINGJELLY_SEQUENTIAL = "adapters/spikingjelly/sequential.py"
+NORSE_SEQUENTIAL = "adapters/norse/sequential.py"
+WHOLE_MODELS = (
+    mutant(
+        "multi_step: hooks are not seen", WALK,
+        "hooked = any(getattr(module, hooks, None) for hooks in _HOOKS)", "hooked = False",
+        MULTI_ERRORS,
+    ),
+    mutant(
+        "multi_step: a module that comes twice is run once", WALK,
+        "[(name, child) for name, child in module._modules.items() if child is not None]",
+        "list(module.named_children())", MULTI_ERRORS,
+    ),
+    mutant(
+        "multi_step: a state may be met twice", WALK,
+        "        self.held.add(id(module))\n", "", MULTI_ERRORS,
+    ),
+    mutant(
+        "multi_step: what is run in steps forgets its problems", WALK,
+        "_Walk(self.loaded, False, self.problems, self.held)",
+        "_Walk(self.loaded, False, [], self.held)", MULTI_ERRORS,
+    ),
+    mutant(
+        "multi_step: steps and sequences may be mixed", WALK,
+        "    if len(modes) > 1:\n", "    if len(modes) > 2:\n", MULTI_ERRORS,
+    ),
+    mutant(
+        "multi_step: states in the middle are fed on", WALK,
+        "elif not part.single and part is not parts[-1]:", "elif False:", MULTI_ERRORS,
+    ),
+    mutant(
+        "multi_step: time and batch are swapped", PARTS,
+        "module(x.flatten(0, 1)).unflatten(0, x.shape[:2])",
+        "module(x.transpose(0, 1).flatten(0, 1)).unflatten(0, x.shape[:2])", MULTI_STATELESS,
+    ),
+    mutant(
+        "multi_step: a step without a batch is folded", PARTS,
+        "        if x.ndim < 3:", "        if x.ndim < 2:", f"{MULTI}::test_steps_without_a_batch",
+    ),
+    mutant(
+        "multi_step: a cell starts anew at every step", PARTS,
+        "            out, state = module(step, state)\n",
+        "            out, state = module(step, None)\n", MULTI_NATIVE,
+    ),
+    mutant(
+        "stateless: batch norm may be in training", STATELESS,
+        "if cls in _BY_BATCH and (module.training or module.running_mean is None):",
+        "if cls in _BY_BATCH and module.running_mean is None:", MULTI_ERRORS,
+    ),
+    mutant(
+        "stateless: instance norm's statistics may move", STATELESS,
+        "if cls in _BY_INSTANCE and module.training and module.running_mean is not None:",
+        "if False:", MULTI_ERRORS,
+    ),
+    mutant(
+        "stateless: a dimension may be the batch's", STATELESS,
+        "return first != -1 and not (isinstance(first, int) and first >= 1)", "return False",
+        MULTI_STATELESS,
+    ),
+    mutant(
+        "stateless: a parametrization may move", STATELESS,
+        "return next(parametrizations.buffers(), None) is not None", "return False", MULTI_ERRORS,
+    ),
+    mutant(
+        "snnTorch's sequence: a reset to zero leaves the synaptic drive", SNNTORCH_NEURONS,
+        'return bound_reset(self) != "_base_zero"', "return True", MULTI, count=2,
+    ),
+    mutant(
+        "snnTorch's sequence: the layer holds the state that it had", SNNTORCH_SEQUENCE,
+        '    layer._tssl_keep({**last, "mem": result.state}, out)\n', "", MULTI_LEAKY,
+    ),
+    mutant(
+        "snnTorch's sequence: the last reset is a step late", SNNTORCH_SEQUENCE,
+        "due = result.out[-2].detach().clone()", "due = result.out[-1].detach().clone()",
+        MULTI_LEAKY,
+    ),
+    mutant(
+        "snnTorch's sequence: without delay the last reset is the spike's", SNNTORCH_SEQUENCE,
+        "due = layer._tssl_due(result.states[-2])", "due = layer._tssl_due(result.states[-1])",
+        MULTI_LEAKY,
+    ),
+    mutant(
+        "snnTorch's sequence: syn does not go on", SNNTORCH_SEQUENCE,
+        "            states = {**states, name: kept}\n", "", MULTI,
+    ),
+    mutant(
+        "snnTorch's sequence: syn's graph goes on without a chain", SNNTORCH_SEQUENCE,
+        "kept = after[name] if layer._tssl_settings.rule.chain else after[name].detach()",
+        "kept = after[name]", f"{MULTI}::test_other_gradients",
+    ),
+    mutant(
+        "SpikingJelly's sequence: the step mode stays", SPIKINGJELLY_SEQUENTIAL,
+        '            node.step_mode = "s"\n', "            pass\n",
+        f"{MULTI}::test_a_node_is_given_its_step_mode_back",
+    ),
+    mutant(
+        "SpikingJelly's sequence: stored potentials are replaced", SPIKINGJELLY_SEQUENTIAL,
+        "return wrapped and not stores and", "return wrapped and", MULTI,
+    ),
+    mutant(
+        "Norse's sequence: states are not passed on", NORSE_SEQUENTIAL,
+        "                states[index] = after\n", "                pass\n", MULTI_NATIVE,
+    ),
+    mutant(
+        "Norse's sequence: a cell starts from another state", NORSE,
+        "state = self.state_fallback(x[0] if loops else x)", "state = self.state_fallback(x)",
+        MULTI,
+    ),
+    mutant(
+        "Norse's sequence: the current after the first step", NORSE,
+        "last = drive[-1] if sequence and not kept else drive",
+        "last = drive[0] if sequence and not kept else drive", MULTI,
+    ),
+)  # fmt: skip
+
 MUTANTS = (
     *COMPILED,
+    *WHOLE_MODELS,
     *FURTHER_RULES,
     *ADJOINTS,
     *PARAMETERS,

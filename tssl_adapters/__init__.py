@@ -7,6 +7,7 @@
 from tssl_adapters import errors, losses, rules
 from tssl_adapters._engines import engines
 from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
+from tssl_adapters.multi_step import multi_step_forward
 from tssl_adapters.registry import register
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "inspect",
     "is_wrapped",
     "losses",
+    "multi_step_forward",
     "register",
     "rules",
     "supported",

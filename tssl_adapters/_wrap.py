@@ -269,7 +269,7 @@ def _decide_one(
             problem = _problem(adapter, kind, module, rule, tau_s)
         config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
-        detail = adapter.mode(module) if problem is None else problem
+        detail = f"{adapter.mode(module)}" if problem is None else problem
     version = version_of(adapter.library) or "?"
     name = (
         type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__

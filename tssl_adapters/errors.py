@@ -36,6 +36,10 @@ class EngineNotAvailableError(TSSLAdaptersError):
     """An engine was asked for, and what it needs is not installed."""
 
 
+class NotSequentialError(TSSLAdaptersError):
+    """Layer by layer over a sequence a model would compute something else than step by step."""
+
+
 class LostTraceError(TSSLAdaptersError):
     """At ``tau_s > 1`` a membrane state came in whose post-synaptic current is not known."""
 

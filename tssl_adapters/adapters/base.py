@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
 
 F = TypeVar("F", bound=Callable[..., Any])
+Mode: TypeAlias = Literal["step", "sequence"]
 
 
 def eager(forward: F) -> F:
@@ -78,7 +80,9 @@ class Adapter:
         loops: containers that hand a layer's spikes back to it, wrapped for rules that leave that
             out of the gradient.
         reasons: why a class, or its subclasses, cannot be wrapped, by class name.
-        mode: ``"step"`` or ``"sequence"``: what a call of the layer brings.
+        mode: ``"step"`` or ``"sequence"``: what a call of a layer brings; ``None`` for a module to
+            which that makes no difference.
+        part: what a module of the library is over a whole sequence, ``None`` for another's.
         example: makes a layer of a supported class, of so many neurons, with default settings.
         run: an example's outputs over ``[T, batch, neurons]``, from rest.
     """
@@ -87,7 +91,8 @@ class Adapter:
     kinds: dict[type[nn.Module], Kind]
     spiking: Callable[[nn.Module], bool]
     native: Callable[[nn.Module], bool]
-    mode: Callable[[nn.Module], str]
+    mode: Callable[[nn.Module], Mode | None]
+    part: Callable[[Walk, str, nn.Module], Part | None]
     example: Callable[[type[nn.Module], int], nn.Module]
     run: Callable[[Any, Tensor], Tensor]
     loops: dict[type[nn.Module], Kind] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
 from tssl_adapters.adapters.norse import layers, linear
 from tssl_adapters.adapters.norse.classic import LATE
+from tssl_adapters.adapters.norse.sequential import mode, part
 
 _STEPS: dict[str, tuple[str, ...]] = {
     "IAFCell": ("iaf.iaf_feed_forward_step",),
@@ -175,7 +176,8 @@ ADAPTER = Adapter(
     },
     spiking=_spiking,
     native=lambda module: defined_by("norse", module),
-    mode=lambda layer: "sequence" if isinstance(layer, SNN | SNNRecurrent) else "step",
+    mode=mode,
+    part=part,
     example=_example,
     run=_run,
     reasons=_REASONS,

@@ -8,6 +8,7 @@ so that the engine sees ``i'`` as the drive.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import norse.torch as norse
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse.values import number, resting
+from tssl_adapters.adapters.parts import stepped_with_state
 from tssl_adapters.elementwise import operand
-from tssl_adapters.engine.attach import Native, Result, attach
+from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Traits, Value, computes
@@ -112,7 +114,7 @@ def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
     return (1 - due) * charged + due * (charged - threshold)
 
 
-class _Layer(Wrapped):
+class Layer(Wrapped):
     """What all wrapped layers share. Mixed in before the library's class."""
 
     # SequentialState looks for "state" in this signature.
@@ -122,7 +124,7 @@ class _Layer(Wrapped):
             native: tuple[Tensor, Any] = self._tssl_native.forward(self, input_tensor, state)
             return native
         dense = input_tensor.to_dense() if input_tensor.is_sparse else input_tensor
-        out, after = self._tssl_run(dense, state)
+        out, after = self._tssl_run(dense, state, isinstance(self, SNN))
         sparse = input_tensor.is_sparse and self.activation_sparse is not None
         return (out.to_sparse() if sparse else out), after
 
@@ -131,21 +133,29 @@ class _Layer(Wrapped):
         record: _Record = cls._tssl_record(layer)
         return record.traits(layer, current=issubclass(cls, _LIF))
 
-    def _tssl_run(self: Any, x: Tensor, given: Any) -> tuple[Tensor, Any]:
+    def _tssl_sequence(self: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """What a cell gives for ``x [T, batch, ...]``, and its state after the last step."""
+        ran: tuple[Tensor, Any] = self._tssl_run(x, state, True)
+        return ran
+
+    def _tssl_run(self: Any, x: Tensor, given: Any, sequence: bool) -> tuple[Tensor, Any]:
         settings = self._tssl_settings
-        sequence = isinstance(self, SNN)
-        state = self.state_fallback(x) if given is None else given
+        loops = sequence and not isinstance(self, SNN)
+        state = given
+        if given is None:
+            state = self.state_fallback(x[0] if loops else x)
         record = self._tssl_known_record()
-        drive = self._tssl_drive(x, state, record)
+        drive = self._tssl_drive(x, state, record, sequence)
 
         def run(x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
+            forward = partial(self._tssl_native.forward, self)
             with torch.no_grad():
-                spikes, after = self._tssl_native.forward(self, x, state)
+                spikes, after = (stepped_with_state(forward).run if loops else forward)(x, state)
             return spikes, after.v
 
         def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             rest = type(state)(*(torch.zeros_like(v) for _ in state))._replace(v=v)
-            return (self._tssl_drive(x, rest, record), *run(x, rest))
+            return (self._tssl_drive(x, rest, record, sequence), *run(x, rest))
 
         result = attach(
             settings,
@@ -155,10 +165,13 @@ class _Layer(Wrapped):
             trace_of(settings, None if given is None else given.v, resting(self.p)),
             Native(x, lambda: run(x, state), probe),
             sequence=sequence,
-            keep_states=sequence and self.record_states,
+            keep_states=sequence and getattr(self, "record_states", False),
             fresh=given is None,
         )
-        return result.out, self._tssl_state(result, drive, record)
+        kept = result.states is not None
+        v = result.states if kept else result.state
+        last = drive[-1] if sequence and not kept else drive
+        return result.out, self._tssl_state(v, last, record)
 
     def _tssl_record(self: Any) -> _Record:
         """What ``p`` and ``dt`` make of the layer now."""
@@ -177,19 +190,30 @@ class _Layer(Wrapped):
         settings.record = (p, numbers, record) if plain else None
         return record  # type: ignore[no-any-return]
 
-    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
+    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
         """What charges the membrane."""
+        return x
+
+    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
+        """The library's state of a potential, and what charged the membrane to it."""
         raise NotImplementedError
 
-    def _tssl_state(self: Any, result: Result, drive: Tensor, record: _Record) -> Any:
-        """The library's state after the call."""
-        raise NotImplementedError
 
-
-class _LIF(_Layer):
+class _LIF(Layer):
     def _tssl_record(self: Any) -> _Record:
         neuron = neuron_of(leaky_charge(self), self.p)
         return _Record(neuron, number(-self.dt * self.p.tau_syn_inv))
+
+    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
+        settings = self._tssl_settings
+        if sequence:
+            return synaptic_current(settings, x, state.i, record.minus_leak)
+        # Where the rule has no chain over time, the current's graph ends here too.
+        current: Tensor = state.i if settings.rule.chain else state.i.detach()
+        return current + x
+
+    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
+        return LIFFeedForwardState(v, drive + record.minus_leak * drive)
 
 
 class WrappedLIFCell(_LIF, norse.LIFCell):  # type: ignore[misc]
@@ -197,51 +221,29 @@ class WrappedLIFCell(_LIF, norse.LIFCell):  # type: ignore[misc]
 
     _tssl_native = norse.LIFCell
 
-    def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
-        # Where the rule has no chain over time, the current's graph ends here too.
-        chain = self._tssl_settings.rule.chain
-        current: Tensor = state.i if chain else state.i.detach()
-        return current + x
-
-    def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
-        return LIFFeedForwardState(result.state, drive + record.minus_leak * drive)
-
 
 class WrappedLIF(_LIF, norse.LIF):  # type: ignore[misc]
     """``LIF`` with the gradient of a rule: the whole sequence in one call."""
 
     _tssl_native = norse.LIF
 
-    def _tssl_drive(self, x: Tensor, state: Any, record: _Record) -> Tensor:
-        return synaptic_current(self._tssl_settings, x, state.i, record.minus_leak)
 
-    def _tssl_state(self, result: Result, drive: Tensor, record: _Record) -> Any:
-        shown, v = (drive, result.states) if self.record_states else (drive[-1], result.state)
-        return LIFFeedForwardState(v, shown + record.minus_leak * shown)
-
-
-class _LIFBox(_Layer):
+class _LIFBox(Layer):
     def _tssl_record(self: Any) -> _Record:
         method = getattr(self.p, "reset_method", None)  # older versions reset to a value
         subtract = method is not None and method is norse.reset_subtract
         return _Record(neuron_of(leaky_charge(self, _box_charge), self.p, subtract=subtract))
 
-    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
-        return x
-
-    def _tssl_state(self: Any, result: Result, drive: Tensor, record: _Record) -> Any:
-        return norse.LIFBoxFeedForwardState(result.state)
+    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
+        return norse.LIFBoxFeedForwardState(v)
 
 
-class _IAF(_Layer):
+class _IAF(Layer):
     def _tssl_record(self: Any) -> _Record:
         return _Record(neuron_of(LinearCharge(1.0, 1.0, 0.0, _sum), self.p))
 
-    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record) -> Tensor:
-        return x
-
-    def _tssl_state(self: Any, result: Result, drive: Tensor, record: _Record) -> Any:
-        return IAFFeedForwardState(result.state if result.states is None else result.states)
+    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
+        return IAFFeedForwardState(v)
 
 
 # Older versions lack some of these.

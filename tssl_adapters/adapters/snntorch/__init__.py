@@ -29,6 +29,7 @@ from tssl_adapters.adapters.snntorch.neurons import (
     WrappedRSynaptic,
     WrappedSynaptic,
 )
+from tssl_adapters.adapters.snntorch.sequence import mode, part
 from tssl_adapters.engine.state import untag
 
 
@@ -107,7 +108,8 @@ ADAPTER = Adapter(
     kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in _wrapped()},
     spiking=_spiking,
     native=lambda module: defined_by("snntorch", module),
-    mode=lambda module: "step",
+    mode=mode,
+    part=part,
     example=_example,
     run=_run,
     reasons={

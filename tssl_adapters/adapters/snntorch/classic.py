@@ -37,6 +37,9 @@ class _Classic(Layer):
     def _tssl_delayed(cls, layer: Any) -> bool:
         return True
 
+    def _tssl_foreseen(self) -> bool:
+        return False
+
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | bool | None) -> Any:
         passed = [None if state is False else state for state in given]
         if self.init_hidden:

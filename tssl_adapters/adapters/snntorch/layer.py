@@ -111,6 +111,10 @@ class Layer(Wrapped):
         """Whether the drive is a term of the library's own sum, so that h may be made of it."""
         return True
 
+    def _tssl_foreseen(self) -> bool:
+        """Whether a sequence's drive does not depend on the potential, so that all is known."""
+        return False
+
     def _tssl_charge_from(self, states: States) -> LinearCharge:
         """How the drive charges the potential in a call that starts from these states."""
         return self._tssl_charge(self)

@@ -79,6 +79,9 @@ class WrappedLeaky(_Leaking, snntorch.Leaky):  # type: ignore[misc]
 
     _tssl_native = snntorch.Leaky
 
+    def _tssl_foreseen(self) -> bool:
+        return True
+
     @eager
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         return self._tssl_call(input_, mem)
@@ -105,6 +108,9 @@ class WrappedLapicque(Layer, snntorch.Lapicque):  # type: ignore[misc]
         decay, gain = 1 - time_step * rate, R * rate * time_step
         return LinearCharge(decay, gain, 0.0, _lapicque_charge, (R, C, time_step))
 
+    def _tssl_foreseen(self) -> bool:
+        return bound_reset(self) != "_base_zero"
+
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         return self._tssl_kept(x, states["mem"]), {}
 
@@ -118,6 +124,9 @@ class WrappedSynaptic(_Synapse, snntorch.Synaptic):  # type: ignore[misc]
     @eager
     def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
         return self._tssl_call(input_, syn, mem)
+
+    def _tssl_foreseen(self) -> bool:
+        return bound_reset(self) != "_base_zero"
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         syn = self.alpha.clamp(0, 1) * states["syn"] + x

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by, from_library
 from tssl_adapters.adapters.spikingjelly.node import sequences
 from tssl_adapters.adapters.spikingjelly.reasons import REASONS
+from tssl_adapters.adapters.spikingjelly.sequential import mode, part
 
 _SPIKING_MODULES = (
     *(f"spikingjelly.activation_based.{name}" for name in ("neuron", "rnn", "lynxi_exchange")),
@@ -83,7 +84,8 @@ ADAPTER = Adapter(
     loops=_loops(),
     spiking=_spiking,
     native=_native,
-    mode=lambda node: "sequence" if sequences(node) else "step",
+    mode=mode,
+    part=part,
     example=_example,
     run=_run,
     reasons=REASONS,

@@ -1,0 +1,132 @@
+"""snnTorch's layers over a whole sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import snntorch
+import torch
+from torch import Tensor, nn
+
+from tssl_adapters.adapters.base import Mode
+from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stepped
+from tssl_adapters.adapters.snntorch.classic import two_forwards
+from tssl_adapters.adapters.snntorch.layer import Layer, States
+from tssl_adapters.engine.attach import Native, Result, attach
+from tssl_adapters.engine.state import trace_of
+
+_SEQUENCES = tuple(
+    getattr(snntorch, name)
+    for name in ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
+    if isinstance(getattr(snntorch, name, None), type)
+)
+
+
+def mode(module: nn.Module) -> Mode | None:
+    """What a call of a layer brings."""
+    if isinstance(module, _SEQUENCES):
+        return "sequence"
+    return "step" if isinstance(module, snntorch.SpikingNeuron) else None
+
+
+def part(walk: Walk, path: str, module: Any) -> Part | None:
+    """What a layer is over a whole sequence."""
+    brings = mode(module)
+    if brings is None:
+        return None
+    if walk.whole:
+        return as_it_is(module)
+    if brings == "sequence":
+        return walk.refuse(path, module, "it takes whole sequences, and is given single steps")
+    if two_forwards() and not module.init_hidden:
+        why = "this version of snnTorch passes it its states; use init_hidden=True"
+        return walk.refuse(path, module, why)
+    walk.hold(path, module)
+    single = bool(module.init_hidden and not module.output)
+    if isinstance(module, Layer) and module._tssl_foreseen():
+        return Part(lambda x, _: (over_sequence(module, x), None), single)
+    return stepped(module, single=single)
+
+
+def over_sequence(layer: Any, x: Tensor) -> Any:
+    """A wrapped layer's output for ``x [T, batch, ...]``, in one call of the engine.
+
+    Spikes (or the PSC), and where the layer shows its states each of them: ``[T, batch, ...]``.
+    """
+    names = layer._tssl_states
+    states, fresh = layer._tssl_incoming(x[0], [None] * len(names))
+    settings, graded = layer._tssl_settings, layer._tssl_graded()
+    trace = trace_of(settings, None if fresh else states["mem"], (0.0,))
+    drive, others = _driven(layer, x, states)
+    shows = layer.output or not layer.init_hidden
+    neuron = layer._tssl_neuron(states)
+    keep = shows or settings.tau_s != 1.0 or neuron.timing != "delayed"
+
+    def natively(x: Tensor, states: States) -> tuple[Tensor, Tensor]:
+        return _natively(layer, x, states, graded, keep)
+
+    def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        incoming = {**states, "mem": mem}
+        return (_driven(layer, x, incoming)[0], *natively(x, incoming))
+
+    result = attach(
+        settings,
+        neuron,
+        drive,
+        states["mem"],
+        trace,
+        Native(x, lambda: natively(x, states), probe),
+        sequence=True,
+        keep_states=keep,
+        fresh=fresh,
+    )
+    layer.reset = _last_reset(layer, result, states["mem"])
+    out = layer._tssl_scaled(result.out, graded)
+    last = {name: state[-1] for name, state in others.items()}
+    layer._tssl_keep({**last, "mem": result.state}, out)
+    if not shows:
+        return out
+    assert result.states is not None
+    shown = {name: torch.stack(state) for name, state in others.items()} | {"mem": result.states}
+    return (out, *(shown[name] for name in names))
+
+
+def _driven(layer: Any, x: Tensor, states: States) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """What charges the potential ``[T, batch, ...]``, and the other states after every step."""
+    names = [name for name in states if name != "mem"]
+    if not names:
+        return x, {}
+    drives: list[Tensor] = []
+    others: dict[str, list[Tensor]] = {name: [] for name in names}
+    for step in x.unbind(0):
+        drive, after = layer._tssl_step(step, states)
+        drives.append(drive)
+        for name in names:
+            others[name].append(after[name])
+            kept = after[name] if layer._tssl_settings.rule.chain else after[name].detach()
+            states = {**states, name: kept}
+    return torch.stack(drives), others
+
+
+@torch.no_grad()
+def _natively(
+    layer: Any, x: Tensor, states: States, graded: bool, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """The library's spikes, and its potential after every step or after the last one."""
+    spikes, potentials = [], []
+    for step in x.unbind(0):
+        spike, states = layer._tssl_natively(step, states)
+        spikes.append(spike.ne(0).to(spike.dtype) if graded else spike)
+        potentials.append(states["mem"])
+    return torch.stack(spikes), torch.stack(potentials) if keep else potentials[-1]
+
+
+def _last_reset(layer: Any, result: Result, mem: Tensor) -> Tensor:
+    """What the last step took from the potential of the one before, as the library notes it."""
+    if len(result.out) == 1:
+        due: Tensor = layer._tssl_due(mem)
+    elif result.states is None:  # the spikes are those that the next step's reset repeats
+        due = result.out[-2].detach().clone()
+    else:
+        due = layer._tssl_due(result.states[-2])
+    return due

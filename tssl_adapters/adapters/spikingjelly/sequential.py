@@ -1,0 +1,106 @@
+"""SpikingJelly's layers and containers over a whole sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tssl_adapters import stateless
+from tssl_adapters.adapters.base import Mode, Wrapped, from_library
+from tssl_adapters.adapters.parts import Part, Walk, as_it_is, folded, stepped
+from tssl_adapters.adapters.spikingjelly.node import sequences
+
+_FEEDBACK = (
+    "its output comes back to its layers at the next step, so that they cannot take a sequence each"
+)
+
+
+def mode(module: nn.Module) -> Mode | None:
+    """What a call of a layer brings; a layer of torch with a ``step_mode`` alone takes either."""
+    if not (hasattr(module, "step_mode") or _remembers(module)):
+        old = _is(module, "MultiStepContainer") or _is(module, "SeqToANNContainer")
+        return "sequence" if old else None
+    if stateless.computes_torchs(type(module)):
+        return None
+    return "sequence" if sequences(module) else "step"
+
+
+def part(walk: Walk, path: str, module: Any) -> Part | None:
+    """What a layer is over a whole sequence."""
+    brings = mode(module)
+    if brings is None:
+        return None
+    if walk.whole:
+        return walk.in_steps().chain(path, module) if _cuts(module) else as_it_is(module)
+    if brings == "sequence":
+        return walk.refuse(path, module, "it takes whole sequences, and is given single steps")
+    if _is(module, "StepModeContainer"):
+        return walk.chain(path, module)
+    if _remembers(module):
+        return _memory(walk, path, module)
+    if _is(module, "VotingLayer"):
+        return folded(module)
+    known = stateless.torch_class(type(module))
+    if known is None or not from_library("spikingjelly", _computes(module)):
+        return None
+    return walk.stateless(path, module)
+
+
+def _memory(walk: Walk, path: str, module: Any) -> Part | None:
+    """A layer that holds its state."""
+    if any(_inherits(module, f"{kind}RecurrentContainer") for kind in ("ElementWise", "Linear")):
+        return walk.refuse(path, module, _FEEDBACK)
+    if any(mode(inner) is not None for inner in module.modules() if inner is not module):
+        return None
+    walk.hold(path, module)
+    return at_once(module) if _takes_sequences(module) else stepped(module)
+
+
+def _takes_sequences(node: Any) -> bool:
+    """Whether a wrapped node, which is called in steps, could as well be called on a sequence."""
+    wrapped = isinstance(node, Wrapped) and hasattr(node, "step_mode")
+    stores = any(getattr(node, name, False) for name in ("store_v_seq", "store_state_seqs"))
+    # What a step stores is appended to what was stored before.
+    return wrapped and not stores and "m" in node.supported_step_mode()
+
+
+def at_once(node: Any) -> Part:
+    """A wrapped node in step mode ``m`` for one call."""
+
+    def run(x: Tensor, _: Any) -> tuple[Tensor, None]:
+        node.step_mode = "m"
+        try:
+            return node(x), None
+        finally:
+            node.step_mode = "s"
+
+    return Part(run)
+
+
+def _cuts(module: Any) -> bool:
+    """Whether a container calls its layers step by step."""
+    if _is(module, "MultiStepContainer"):
+        return True
+    return _is(module, "StepModeContainer") and bool(module.stateful)
+
+
+def _remembers(module: nn.Module) -> bool:
+    return _inherits(module, "MemoryModule")
+
+
+def _inherits(module: nn.Module, name: str) -> bool:
+    """Whether a module is one of the library's class of that name."""
+    bases = type(module).__mro__
+    return any(cls.__name__ == name and from_library("spikingjelly", cls) for cls in bases)
+
+
+def _is(module: nn.Module, name: str) -> bool:
+    """Whether a module computes what the library's class of that name does."""
+    cls = _computes(module)
+    return cls.__name__ == name and from_library("spikingjelly", cls)
+
+
+def _computes(module: nn.Module) -> type:
+    """The class that a module has its ``forward`` from."""
+    return next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
