@@ -1990,12 +1990,12 @@ FURTHER_RULES = (
         "_keeps(traits.decay) and _keeps(traits.synapse)", "_keeps(traits.decay)", REFUSALS,
     ),
     mutant(
-        "first_spike: what a later spike would send goes on", "losses.py",
+        "first_spike: what a later spike would send goes on", "spike_times.py",
         "torch.minimum(steps, times + 1).clamp(max=len(grad) - 1)", "steps.expand_as(grad)",
         RULE_STDBP,
     ),
     mutant(
-        "first_spike_time: the ramp ends at the spike", "losses.py",
+        "first_spike_time: the ramp ends at the spike", "spike_times.py",
         "grad * torch.minimum(steps, times + 1)", "grad * torch.minimum(steps, times)", RULE_STDBP,
     ),
     mutant(

@@ -3,16 +3,21 @@
 All tensors are time first. Losses are summed over the batch, as the authors of TSSL-BP sum them
 before they clip the gradient's norm at 1; divide by the batch size for a mean.
 
-Sources: for :func:`lee` and for the spike times, the papers of :class:`tssl_adapters.rules.Lee` and
-:class:`tssl_adapters.rules.STDBP`; for all else W. Zhang and P. Li, "Temporal Spike Sequence
-Learning via Backpropagation for Deep Spiking Neural Networks", NeurIPS 2020, and the authors' code.
+Sources: for :func:`lee` and the thresholds the paper of :class:`tssl_adapters.rules.Lee`, for the
+spike times that of :class:`tssl_adapters.rules.STDBP`; for all else W. Zhang and P. Li, "Temporal
+Spike Sequence Learning via Backpropagation for Deep Spiking Neural Networks", NeurIPS 2020, and the
+authors' code.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from tssl_adapters.spike_times import describe
+from tssl_adapters.spike_times import first_spike as first_spike
+from tssl_adapters.spike_times import first_spike_time as first_spike_time
 
 
 def psc(spikes: Tensor, tau_s: float) -> Tensor:
@@ -25,9 +30,7 @@ def psc(spikes: Tensor, tau_s: float) -> Tensor:
     if not (tau_s >= 1 and math.isfinite(tau_s)):
         raise ValueError(f"tau_s must be a finite number of steps, 1 or more, not {tau_s}")
     if spikes.dim() == 0 or not spikes.is_floating_point():
-        raise ValueError(
-            f"spikes must be a floating point tensor [T, ...], not {_describe(spikes)}"
-        )
+        raise ValueError(f"spikes must be a floating point tensor [T, ...], not {describe(spikes)}")
     if tau_s == 1 or len(spikes) == 0:
         return spikes.clone()
     current = spikes[0] / tau_s
@@ -70,7 +73,7 @@ def psc_kernel_loss(
     if output.shape != target.shape:
         raise ValueError(
             f"output and target must have one shape [T, batch, classes], "
-            f"not {_describe(output)} and {_describe(target)}"
+            f"not {describe(output)} and {describe(target)}"
         )
     if filters not in (1, 2):
         raise ValueError(f"filters must be 1 or 2, not {filters}")
@@ -111,7 +114,7 @@ def spike_count_loss(output: Tensor, target_counts: Tensor) -> Tensor:
     if output.dim() != 3 or target_counts.shape != output.shape[1:]:
         raise ValueError(
             f"output must be [T, batch, classes] and target_counts [batch, classes], "
-            f"not {_describe(output)} and {_describe(target_counts)}"
+            f"not {describe(output)} and {describe(target_counts)}"
         )
     target = target_counts.to(output)
     wanted = target == target.amax(dim=1, keepdim=True)
@@ -133,7 +136,7 @@ def lee(spikes: Tensor, labels: Tensor, decay: float = 1.0) -> Tensor:
     if spikes.dim() != 3 or labels.shape != spikes.shape[1:2]:
         raise ValueError(
             f"spikes must be [T, batch, classes] and labels [batch], "
-            f"not {_describe(spikes)} and {_describe(labels)}"
+            f"not {describe(spikes)} and {describe(labels)}"
         )
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be above 0 and at most 1, not {decay}")
@@ -163,7 +166,7 @@ def regularise_thresholds(
     forward pass.
     """
     if not isinstance(threshold, Tensor) or threshold.shape != spikes.shape[2:]:
-        found = _describe(threshold) if isinstance(threshold, Tensor) else repr(threshold)
+        found = describe(threshold) if isinstance(threshold, Tensor) else repr(threshold)
         raise ValueError(
             f"threshold must be the layer's own tensor of one value a neuron, "
             f"{list(spikes.shape[2:])}, not {found}; a layer of one threshold, such as "
@@ -175,88 +178,10 @@ def regularise_thresholds(
         threshold.add_(change).clamp_(lowest, highest)
 
 
-def first_spike_time(spikes: Tensor) -> Tensor:
-    """The step of each neuron's first spike, ``[...]`` for ``spikes`` of shape ``[T, ...]``.
-
-    T where a neuron is silent. A floating point tensor, for losses such as cross-entropy of
-    -time/tau with tau of 1 to 2 steps. Differentiable for :class:`tssl_adapters.rules.STDBP`, which
-    reads the time's gradient g off a ramp: the spikes get g min(t, time + 1) at step t.
-    """
-    if spikes.dim() == 0 or not spikes.is_floating_point():
-        raise ValueError(
-            f"spikes must be a floating point tensor [T, ...], not {_describe(spikes)}"
-        )
-    times: Tensor = _FirstSpikeTime.apply(spikes)  # type: ignore[no-untyped-call]
-    return times
-
-
-def first_spike(spikes: Tensor) -> Tensor:
-    """Each neuron's first spike alone, of the shape of ``spikes``, ``[T, ...]``.
-
-    For a model under :class:`tssl_adapters.rules.STDBP` whose neurons go on firing: put it between
-    a layer and the next. Backward it passes on the gradient up to one step after the first spike,
-    where the rule reads the spike's time, and keeps it constant from there, which says that later
-    spikes do not matter.
-    """
-    if spikes.dim() == 0 or not spikes.is_floating_point():
-        raise ValueError(
-            f"spikes must be a floating point tensor [T, ...], not {_describe(spikes)}"
-        )
-    first: Tensor = _FirstSpike.apply(spikes)  # type: ignore[no-untyped-call]
-    return first
-
-
-def _first_times(spikes: Tensor) -> Tensor:
-    """The step of the first spike, T where there is none; integers."""
-    fired = spikes.ne(0)
-    times = fired.to(torch.uint8).argmax(dim=0)
-    return times.masked_fill(~fired.any(dim=0), len(spikes))
-
-
-def _steps_of(spikes: Tensor) -> Tensor:
-    """0 ... T-1, to broadcast against spikes."""
-    steps = torch.arange(len(spikes), device=spikes.device)
-    return steps.reshape(-1, *(1 for _ in spikes.shape[1:]))
-
-
-class _FirstSpikeTime(torch.autograd.Function):
-    """``spikes [T, ...] -> times [...]``."""
-
-    @staticmethod
-    def forward(ctx: Any, spikes: Tensor) -> Tensor:
-        times = _first_times(spikes)
-        ctx.save_for_backward(times, _steps_of(spikes))
-        return times.to(spikes.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        times, steps = ctx.saved_tensors
-        return grad * torch.minimum(steps, times + 1)
-
-
-class _FirstSpike(torch.autograd.Function):
-    """``spikes [T, ...] -> the first of them``."""
-
-    @staticmethod
-    def forward(ctx: Any, spikes: Tensor) -> Tensor:
-        times, steps = _first_times(spikes), _steps_of(spikes)
-        ctx.save_for_backward(times, steps)
-        return spikes * steps.eq(times)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        times, steps = ctx.saved_tensors
-        return grad.gather(0, torch.minimum(steps, times + 1).clamp(max=len(grad) - 1))
-
-
 def _one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Where the class is the label's, bool ``[batch, num_classes]``."""
     if labels.dim() != 1 or labels.is_floating_point():
-        raise ValueError(f"labels must be integers [batch], not {_describe(labels)}")
+        raise ValueError(f"labels must be integers [batch], not {describe(labels)}")
     if ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"labels must lie in 0 ... {num_classes - 1}, not {labels.tolist()}")
     return labels[:, None] == torch.arange(num_classes, device=labels.device)
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
