@@ -2261,10 +2261,58 @@ WHOLE_MODELS = (
     ),
 )  # fmt: skip
 
+BENCH_RUNS = "tests/test_bench_accuracy.py"
+BENCH_REPORT = "tests/test_bench_report.py"
+BENCH_GRADIENTS = "tests/test_bench_gradients.py"
+BENCHMARK = (
+    mutant(
+        "bench: a run's batches start anew after an interruption", "bench/trainer.py",
+        "self.progress.batch, None)", "0, None)", f"{BENCH_RUNS}::test_interrupted_run_goes_on_exactly",
+    ),
+    mutant(
+        "bench: the learning rate's schedule is not in the checkpoint", "bench/trainer.py",
+        'self.schedule.load_state_dict(checkpoint["schedule"])', "pass",
+        f"{BENCH_RUNS}::test_interrupted_run_goes_on_exactly",
+    ),
+    mutant(
+        "bench: weights depend on the rule", "bench/runs.py",
+        "init_weights(built.model, settings.seed)",
+        "init_weights(built.model, settings.seed + len(settings.rule))",
+        f"{BENCH_RUNS}::test_rules_have_one_forward_and_one_start",
+    ),
+    mutant(
+        "bench: native above tau_s = 1 is the library without PSC", "bench/rules.py",
+        "if not (contestant.plain and tau_s == 1.0):", "if not contestant.plain:",
+        f"{BENCH_RUNS}::test_rules_have_one_forward_and_one_start",
+    ),
+    mutant(
+        "bench: a finished run is trained again", "bench/experiment.py",
+        "found = (", "found = () and (", f"{BENCH_RUNS}::test_results_alone_are_enough_to_repeat_nothing",
+    ),
+    mutant(
+        "bench: an interval is one-sided", "bench/report/tables.py",
+        "(1 + CONFIDENCE) / 2", "CONFIDENCE", f"{BENCH_REPORT}::test_means_bests_and_intervals",
+    ),
+    mutant(
+        "bench: differences are of means, not of pairs", "bench/report/tables.py",
+        "(mine - reference[which]).dropna()", "mine - reference[which].mean()",
+        f"{BENCH_REPORT}::test_differences_are_paired_by_seed",
+    ),
+    mutant(
+        "bench: a dead neuron is one that is silent in any sample", "bench/spread.py",
+        "fires.any(0).any(0)", "fires.any(0).all(0)", BENCH_GRADIENTS,
+    ),
+    mutant(
+        "bench: a PSC is taken for its spike", "bench/spread.py",
+        "tau_s * psc - (tau_s - 1) * before > 0.5", "psc > 0.5", BENCH_GRADIENTS,
+    ),
+)  # fmt: skip
+
 MUTANTS = (
     *COMPILED,
     *WHOLE_MODELS,
     *FURTHER_RULES,
+    *BENCHMARK,
     *ADJOINTS,
     *PARAMETERS,
     *RULES,

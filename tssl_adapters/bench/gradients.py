@@ -25,6 +25,7 @@ from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.report import write_report
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.spread import Spread, cosines, spread
+from tssl_adapters.errors import TSSLAdaptersError
 
 GRADIENTS = "gradients.json"
 
@@ -45,9 +46,9 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     args = parser.parse_args(options.with_config(parser, argv))
     try:
         grid, left_out = options.settings_of(args)
-    except ValueError as error:
+        found = figures(grid, args.data_dir, args.checkpoint)
+    except (ValueError, FileNotFoundError, TSSLAdaptersError) as error:
         parser.error(str(error))
-    found = figures(grid, args.data_dir, args.checkpoint)
     experiment = Experiment(args.out)
     experiment.describe(options.recorded(args))
     write(args.out / GRADIENTS, json.dumps(found, indent=1) + "\n")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tssl_adapters import wrap
 from tssl_adapters.bench import networks
 from tssl_adapters.bench.networks import Network, Surrogate
-from tssl_adapters.rules import TSSLBP, Rule, SurrogateGradient
+from tssl_adapters.rules import STRSBP, TSSLBP, Lee, Rule, SurrogateGradient
 
 Derivative = Callable[[Tensor], Tensor]
 
@@ -56,7 +56,7 @@ def _surrogate(name: str, about: str) -> Contestant:
     return Contestant(about, SurrogateGradient, name, plain=True)
 
 
-def _tsslbp(about: str, rule: Rule) -> Contestant:
+def _fixed(about: str, rule: Rule) -> Contestant:
     return Contestant(about, lambda _: rule, surrogate="")
 
 
@@ -76,17 +76,19 @@ RULES = {
         "the default surrogate without a temporal chain (SLTT)",
         partial(SurrogateGradient, chain=False),
     ),
-    "tsslbp": _tsslbp("TSSL-BP", TSSLBP()),
-    "tsslbp-no-fallback": _tsslbp("TSSL-BP, silent steps emit nothing", TSSLBP(fallback=False)),
-    "tsslbp-fallback-only": _tsslbp(
+    "tsslbp": _fixed("TSSL-BP", TSSLBP()),
+    "tsslbp-no-fallback": _fixed("TSSL-BP, silent steps emit nothing", TSSLBP(fallback=False)),
+    "tsslbp-fallback-only": _fixed(
         "TSSL-BP's fallback at every step, no spike times",
         SurrogateGradient(_fallback, reset_path="none"),
     ),
-    "tsslbp-no-reset": _tsslbp("TSSL-BP without its reset term", TSSLBP(reset_path="none")),
-    "tsslbp-complete-reset": _tsslbp(
+    "tsslbp-no-reset": _fixed("TSSL-BP without its reset term", TSSLBP(reset_path="none")),
+    "tsslbp-complete-reset": _fixed(
         "TSSL-BP with the complete reset dependency", TSSLBP(reset_path="complete")
     ),
-    "tsslbp-no-chain": _tsslbp("TSSL-BP without a temporal chain", ChainlessTSSLBP()),
+    "tsslbp-no-chain": _fixed("TSSL-BP without a temporal chain", ChainlessTSSLBP()),
+    "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee()),
+    "strsbp": _fixed("ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike")),
 }
 
 
