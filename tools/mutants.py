@@ -2267,7 +2267,8 @@ BENCH_GRADIENTS = "tests/test_bench_gradients.py"
 BENCHMARK = (
     mutant(
         "bench: a run's batches start anew after an interruption", "bench/trainer.py",
-        "self.progress.batch, None)", "0, None)", f"{BENCH_RUNS}::test_interrupted_run_goes_on_exactly",
+        "self.progress.batch, None)", "0, None)",
+        f"{BENCH_RUNS}::test_interrupted_run_goes_on_exactly",
     ),
     mutant(
         "bench: the learning rate's schedule is not in the checkpoint", "bench/trainer.py",
@@ -2287,7 +2288,8 @@ BENCHMARK = (
     ),
     mutant(
         "bench: a finished run is trained again", "bench/experiment.py",
-        "found = (", "found = () and (", f"{BENCH_RUNS}::test_results_alone_are_enough_to_repeat_nothing",
+        "found = (", "found = () and (",
+        f"{BENCH_RUNS}::test_results_alone_are_enough_to_repeat_nothing",
     ),
     mutant(
         "bench: an interval is one-sided", "bench/report/tables.py",
