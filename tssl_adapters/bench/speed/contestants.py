@@ -1,0 +1,112 @@
+"""Who runs a work: the library, its compiled form, and every engine of this package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+import tssl_adapters
+from tssl_adapters.bench.speed.quadratic import QuadraticTSSLBP
+from tssl_adapters.bench.speed.works import Run, Work
+
+NATIVE, COMPILED, COPY, QUADRATIC = "native", "native, compiled", "copy", "T x T"
+LAYERWISE = "multi_step_forward"
+ONLY_ON = {"numba": "cpu", "triton": "cuda"}
+"""Engines that leave other devices to torch."""
+MOST_QUADRATIC = 1e9
+"""T^2 N above which the T x T recursion is left out: it takes tens of seconds a run."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model and how it is run.
+
+    Attributes:
+        name: what tables say.
+        model: the layer or network.
+        run: from model and input to output.
+        may_fail: whether an error leaves it out, rather than ends the benchmark.
+    """
+
+    name: str
+    model: nn.Module
+    run: Run
+    may_fail: bool = False
+
+
+def named(engine: str, tau_s: float, layerwise: bool = False) -> str:
+    """What a wrapped contestant is called."""
+    return f"{engine}, tau_s = {tau_s:g}" + (f", {LAYERWISE}" if layerwise else "")
+
+
+def engines(device: torch.device) -> list[str]:
+    """The available engines that do something of their own on a device."""
+    return [
+        row.name
+        for row in tssl_adapters.engines()
+        if row.available and ONLY_ON.get(row.name, device.type) == device.type
+    ]
+
+
+def contestants(
+    work: Work, device: torch.device, dtype: torch.dtype, tau_s: Sequence[float], compiled: bool
+) -> Iterator[Contestant]:
+    """All but those that depend on the size; every one starts from the same weights."""
+    torch.manual_seed(0)
+    first = work.make().to(device, dtype)
+
+    def model() -> nn.Module:
+        made = work.make().to(device, dtype)
+        made.load_state_dict(first.state_dict())
+        return made
+
+    yield Contestant(NATIVE, first, work.run)
+    yield from _library_backends(work, model, device)
+    if compiled:
+        yield Contestant(COMPILED, work.compiled(model()), work.run, may_fail=True)
+    for engine in engines(device):
+        for tau in tau_s:
+            wrapped = tssl_adapters.wrap(model(), engine=engine, tau_s=tau)
+            yield Contestant(named(engine, tau), wrapped, work.run)
+            if work.layerwise is not None and hasattr(tssl_adapters, LAYERWISE):
+                wrapped = tssl_adapters.wrap(model(), engine=engine, tau_s=tau)
+                yield Contestant(named(engine, tau, True), wrapped, work.layerwise)
+
+
+def quadratic(work: Work, tau_s: float, steps: int, neurons: int) -> Contestant | str | None:
+    """The authors' order of work, or why it is left out; ``None`` where it has no such neuron."""
+    if work.recursion is None:
+        return None
+    if steps**2 * neurons > MOST_QUADRATIC:
+        return f"T^2 N is above {MOST_QUADRATIC:.0e}"
+    name = f"{QUADRATIC}, tau_s = {tau_s:g}"
+    return Contestant(name, QuadraticTSSLBP(*work.recursion, tau_s), nn.Module.__call__)
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why ``torch.compile`` cannot be used here."""
+    if device.type == "cuda":
+        return None if find_spec("triton") else "torch.compile needs triton"
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return f"torch.compile needs a C++ compiler, and there is no {compiler}"
+    return None
+
+
+def _library_backends(work: Work, model: Any, device: torch.device) -> Iterator[Contestant]:
+    """SpikingJelly before 2.0 lets a layer choose; 2.0 chooses by itself."""
+    if device.type != "cuda":
+        return
+    for backend in getattr(work.make(), "supported_backends", ()):
+        if backend != "torch":
+            layer = model()
+            layer.backend = backend
+            yield Contestant(f"native, {backend}", layer, work.run, may_fail=True)

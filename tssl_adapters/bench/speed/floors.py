@@ -1,0 +1,198 @@
+"""What the package is held to, measured: floor, figure, met or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+
+from tssl_adapters.bench.speed.cases import Case, Plan, Row, run_case
+from tssl_adapters.bench.speed.contestants import (
+    COMPILED,
+    LAYERWISE,
+    NATIVE,
+    QUADRATIC,
+    engines,
+    named,
+)
+from tssl_adapters.bench.speed.growth import time_growth
+from tssl_adapters.bench.speed.works import Work
+
+Measure = Callable[[Case, Plan], list[Row]]
+
+SEQUENCES = (
+    ("spikingjelly-lif", 8, 65536, 2.0),
+    ("spikingjelly-lif", 100, 16384, 4.0),
+    ("norse-lif", 100, 16384, 10.0),
+)
+STEPPED, STEP_SIZES, STEPS = ("snntorch-leaky", "norse-lifcell"), ((32, 512), (64, 4096)), 32
+NETWORK = ("snntorch-network", 50, 32, 3.0)
+QUADRATIC_STEPS, QUADRATIC_NEURONS, QUADRATIC_TAU_S = (100, 200), 2048, 3.0
+GPU = ("spikingjelly-lif", 8, 64, 65536)
+KEPT = "drives kept for backward, a row of states beside"
+GROWTH_NEURONS, MOST_GROWTH, MOST_KEPT = 1024, 1.2, 1.0
+
+
+@dataclass(frozen=True)
+class Floor:
+    """One line of the table.
+
+    Attributes:
+        what: work and size.
+        figure: what is measured of it.
+        sense: whether ``bound`` is the least or the most it may be, or to be exceeded.
+        bound: the floor.
+        measured: the figure; ``None`` where this device cannot show it.
+        by: the engine that had it.
+    """
+
+    what: str
+    figure: str
+    sense: Literal["at least", "at most", "above"]
+    bound: float
+    measured: float | None = None
+    by: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the figure, to two decimals, holds the floor; ``None`` if it was not measured."""
+        if self.measured is None:
+            return None
+        figure = round(self.measured, 2)
+        if self.sense == "at most":
+            return figure <= self.bound
+        return figure >= self.bound if self.sense == "at least" else figure > self.bound
+
+    def record(self) -> Row:
+        """For the JSON file."""
+        return {**asdict(self), "met": self.met}
+
+
+def status(floors: Sequence[Floor]) -> int:
+    """1 if a floor is missed, else 0."""
+    return int(any(floor.met is False for floor in floors))
+
+
+def best(rows: Sequence[Row], names: Sequence[str], figure: str = "times_faster") -> Row:
+    """Of these contestants, the one with the highest figure."""
+    return max((row for row in rows if row["contestant"] in names), key=lambda row: row[figure])
+
+
+def against_floors(
+    works: Sequence[Work], plan: Plan, leave_out: Callable[[str], None]
+) -> Iterator[Floor]:
+    """Measure them one after another.
+
+    Args:
+        works: the installed libraries'.
+        plan: how; threads, PSC and dtype are the table's own.
+        leave_out: told what could not be measured.
+    """
+    known = {work.name: work for work in works}
+    plain = replace(plan, tau_s=(1.0,), compiled=False, memory=False, dtype=torch.float32)
+
+    def measure(case: Case, how: Plan) -> list[Row]:
+        return run_case(case, how, leave_out)
+
+    if plan.device.type == "cuda":
+        yield from gpu(known, replace(plain, dtype=torch.float16, compiled=True), measure)
+        return
+    yield from sequences(known, plain, measure)
+    yield from network(known, plain, measure)
+    yield from steps(known, plain, measure)
+    yield from over_time([work for work in works if not work.is_network], plain)
+    yield from against_quadratic(known, replace(plain, tau_s=(QUADRATIC_TAU_S,)), measure)
+    what = f"GPU, T = {GPU[1]}, {GPU[2]} x {GPU[3]}, float16"
+    yield Floor(what, "times faster than SpikingJelly's kernel", "above", 1.0)
+    yield Floor(what, "of the copy bandwidth", "at least", 0.8)
+
+
+def sequences(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
+    """Whole sequences, and what they keep."""
+    for name, steps, neurons, bound in SEQUENCES:
+        if name in known:
+            yield from _layer(Case(known[name], steps, 1, neurons), plan, measure, bound)
+
+
+def steps(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
+    """Single steps, and what they keep."""
+    for name in STEPPED:
+        for batch, neurons in STEP_SIZES:
+            if name in known:
+                yield from _layer(Case(known[name], STEPS, batch, neurons), plan, measure, 1.0)
+
+
+def _layer(case: Case, plan: Plan, measure: Measure, bound: float) -> Iterator[Floor]:
+    names = [named(engine, 1.0) for engine in engines(plan.device)]
+    rows = measure(case, plan)
+    if not rows:
+        yield Floor(case.title, "times faster than native", "at least", bound)
+        return
+    row = best(rows, names)
+    by = row["contestant"]
+    faster, kept = row["times_faster"], row["drives_kept"]
+    yield Floor(case.title, "times faster than native", "at least", bound, faster, by)
+    most = MOST_KEPT + 1 / case.steps
+    yield Floor(case.title, KEPT, "at most", most, kept, by)
+
+
+def network(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
+    """A training step, layer by layer against the native loop."""
+    name, steps, batch, bound = NETWORK
+    if name not in known:
+        return
+    case = Case(known[name], steps, batch, 0)
+    what = f"{known[name].title}, {LAYERWISE}, T = {steps}, batch {batch}"
+    figure = "times faster than the native loop"
+    names = [named(engine, 1.0, layerwise=True) for engine in engines(plan.device)]
+    rows = [row for row in measure(case, plan) if row["contestant"] in names]
+    if not rows:
+        yield Floor(what, figure, "at least", bound)
+        return
+    row = best(rows, names)
+    yield Floor(what, figure, "at least", bound, row["times_faster"], row["contestant"])
+
+
+def over_time(works: Sequence[Work], plan: Plan) -> Iterator[Floor]:
+    """Time per step, T = 1000 over T = 100, of each layer's worst engine."""
+    for work in works:
+        rows = time_growth(work, plan, GROWTH_NEURONS)
+        worst = max((row for row in rows if row["contestant"] != NATIVE), key=lambda r: r["ratio"])
+        what = f"{work.title}, {GROWTH_NEURONS} neurons"
+        figure = "time per step, T = 1000 over T = 100"
+        yield Floor(what, figure, "at most", MOST_GROWTH, worst["ratio"], worst["contestant"])
+
+
+def against_quadratic(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
+    """The engines against the authors' order of work, which must fall back as T grows."""
+    if "spikingjelly-lif" not in known:
+        return
+    ratios = []
+    for steps in QUADRATIC_STEPS:
+        rows = measure(Case(known["spikingjelly-lif"], steps, 1, QUADRATIC_NEURONS), plan)
+        fastest = best(rows, [named(engine, QUADRATIC_TAU_S) for engine in engines(plan.device)])
+        baseline = best(rows, [f"{QUADRATIC}, tau_s = {QUADRATIC_TAU_S:g}"])
+        ratios.append(baseline["total_s"] / fastest["total_s"])
+    by = fastest["contestant"]
+    what = f"T x T recursion, {QUADRATIC_NEURONS} neurons"
+    figure = f"times faster at T = {QUADRATIC_STEPS[0]}"
+    yield Floor(what, figure, "at least", 10.0, ratios[0], by)
+    figure = f"that at T = {QUADRATIC_STEPS[1]} over T = {QUADRATIC_STEPS[0]}"
+    yield Floor(what, figure, "above", 1.0, ratios[1] / ratios[0], by)
+
+
+def gpu(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
+    """Against SpikingJelly's kernels: the one it chooses, and Triton's, which it compiles with."""
+    name, steps, batch, neurons = GPU
+    if name not in known:
+        return
+    case = Case(known[name], steps, batch, neurons)
+    rows = measure(case, plan)
+    ours = best(rows, [named(engine, 1.0) for engine in engines(plan.device)])
+    theirs = best(rows, [NATIVE, COMPILED])
+    faster, by = theirs["total_s"] / ours["total_s"], ours["contestant"]
+    what = f"GPU, T = {steps}, {batch} x {neurons}, float16"
+    yield Floor(what, "times faster than SpikingJelly's kernel", "above", 1.0, faster, by)
+    yield Floor(what, "of the copy bandwidth", "at least", 0.8, ours["of_copy"], by)

@@ -1,0 +1,45 @@
+"""Peak memory of one run of a task."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+from tssl_adapters.bench.speed.measure import once
+from tssl_adapters.bench.speed.tasks import Task
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+
+
+def peak_bytes(task: Task, device: torch.device) -> int | None:
+    """What one run needs at once beyond what is there before it; ``None`` where nothing tells.
+
+    On CUDA, torch's own count. On Linux, this process's peak resident memory less what it held at
+    the start, to about a MiB: the kernel is asked to forget the peak so far (proc(5), clear_refs),
+    and the allocator gives back what it holds unused, which the run could else use unseen.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        once(task, device)
+        return torch.cuda.max_memory_allocated(device) - before
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc
+        trim(0)
+    try:
+        CLEAR.write_text(RESET_PEAK)
+        before = _resident("VmRSS")
+        once(task, device)
+        return max(0, _resident("VmHWM") - before)
+    except OSError:
+        return None
+
+
+def _resident(name: str) -> int:
+    """A line of the process's status, in bytes."""
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return 1024 * int(lines[name].split()[0])
