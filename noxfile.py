@@ -7,7 +7,7 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "tests", "triton", "versions"]
+nox.options.sessions = ["lint", "docs", "tests", "triton", "versions"]
 nox.options.error_on_missing_interpreters = True
 
 LIBRARIES = "snntorch,spikingjelly,norse"
@@ -121,6 +121,18 @@ def demo(session: nox.Session) -> None:
     """Train a small network in each library, natively and with TSSL-BP, and print one table."""
     install(session, f".[{LIBRARIES},examples]")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/; a warning, such as a dead link, is an error.
+
+    It reads the package's source without importing it, so torch need not be installed.
+    """
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    install(session, *extras["docs"])
+    environment = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme's successor
+    session.run("mkdocs", "build", "--strict", *session.posargs, env=environment)
 
 
 @nox.session

@@ -1,0 +1,38 @@
+"""README and the documentation: every Python block runs, and the API page has every name.
+
+Blocks of a file run in order and share their names. What a reader does not need (set-up, and what
+must hold afterwards) is in comments that Markdown does not show.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import snntorch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import tssl_adapters
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^ *```py", re.MULTILINE)
+FILES = (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))
+WITH_CODE = [str(path.relative_to(ROOT)) for path in FILES if FENCE.search(path.read_text())]
+DOCUMENTS = Sybil([PythonCodeBlockParser()])
+
+
+@pytest.mark.parametrize("file", sorted(WITH_CODE))
+def test_code_blocks_run(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])  # it keeps every layer ever made
+    document = DOCUMENTS.parse(ROOT / file)
+    visible = 0
+    for example in document:
+        visible += FENCE.match(document.text, example.region.start) is not None
+        example.evaluate()
+    assert visible == len(FENCE.findall(document.text))
+
+
+def test_api_page_has_every_public_name() -> None:
+    said = re.findall(r"^::: tssl_adapters\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.M)
+    assert sorted(said) == sorted(set(tssl_adapters.__all__) - {"__version__"})
