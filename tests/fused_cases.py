@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tssl_adapters
-from tssl_adapters.engine import fused
+from tssl_adapters.engine import fused, naive
 from tssl_adapters.engine.kernels import Backend
 from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.engine.sequence import SequenceFunction
@@ -55,6 +55,22 @@ def a_neuron(timing: str, reset: str, dense: bool, device: str = "cpu") -> Neuro
     }
     charge = LinearCharge(decay, gain, offset, affine, (decay, gain, offset))
     return Neuron(charge, resets[reset], threshold, timing)  # type: ignore[arg-type]
+
+
+def plain_divided(v: Any, x: Any, tau: Any, rest: Any) -> Any:
+    return (x - (v - rest)) / tau + v
+
+
+@computes(plain_divided)
+def divided(v: Any, x: Any, tau: Any, rest: Any) -> Any:
+    return (x - (v - rest)) / tau + v
+
+
+def a_dividing_neuron(tau: float, rest: float) -> Neuron:
+    """A neuron whose charge divides, as SpikingJelly's does."""
+    rate = 1.0 / tau
+    charge = LinearCharge(1.0 - rate, rate, rest * rate, divided, (tau, rest))
+    return Neuron(charge, ToValue(rest), 1.0, strict=False)
 
 
 class Variant(NamedTuple):
@@ -177,6 +193,27 @@ def check_layer(
     tolerance = max(1e-5, 4.0 * torch.finfo(dtype).eps)
     torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
     assert gradients[0].abs().sum() > 0
+
+
+def check_against_naive(
+    backend: Backend, tau_s: float, steps: int, neurons: int, device: str = "cpu"
+) -> None:
+    """The kernels give what the readable recursion gives."""
+    torch.manual_seed(0)
+    neuron, rule = a_dividing_neuron(2.0, 0.1), TSSLBP()
+    drive = (4.0 * torch.randn(steps, neurons, dtype=torch.float64)).requires_grad_()
+    state, trace = torch.rand(2, neurons, dtype=torch.float64)
+    grad_out, grad_state = torch.randn(2, steps, neurons, dtype=torch.float64)
+    run = naive.forward(neuron, tau_s, drive.detach(), state, trace)
+    expected = naive.backward(neuron, rule, tau_s, drive.detach(), run, grad_out, grad_state)
+    plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
+    x, v, a, g, c = (t.to(device) for t in (drive, state, trace, grad_out, grad_state))
+    given = (x, v, None if tau_s == 1.0 else a)
+    out, states, *_ = call_of(backend, plan, *given).run(*given, None, *neuron.values())
+    (found,) = torch.autograd.grad((out * g).sum() + (states * c).sum(), drive)
+    torch.testing.assert_close(out.cpu(), run.spike if tau_s == 1.0 else run.psc)
+    torch.testing.assert_close(states.cpu(), run.state)
+    torch.testing.assert_close(found, expected.drive, rtol=1e-10, atol=1e-10)
 
 
 def leaky_steps(**settings: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from fused_cases import (
     Variant,
     a_neuron,
+    check_against_naive,
     check_against_torch,
     check_layer,
     check_nothing_unwritten_is_read,
@@ -38,6 +39,12 @@ from tssl_adapters.rules import TSSLBP
 @variants
 def test_the_loops_are_the_torch_recursion(variant: Variant) -> None:
     check_against_torch(NumbaBackend(), variant)
+
+
+@pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (40, 3), (9, 1031)])
+@pytest.mark.parametrize("tau_s", [1.0, 2.5])
+def test_against_the_readable_recursion(tau_s: float, steps: int, neurons: int) -> None:
+    check_against_naive(NumbaBackend(), tau_s, steps, neurons)
 
 
 @pytest.mark.parametrize("steps", [1, 9])

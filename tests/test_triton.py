@@ -17,7 +17,9 @@ import torch
 from fused_cases import (
     VARIANTS,
     Variant,
+    a_dividing_neuron,
     call_of,
+    check_against_naive,
     check_against_torch,
     check_layer,
     check_nothing_unwritten_is_read,
@@ -31,7 +33,7 @@ from fused_cases import (
 )
 
 import tssl_adapters
-from tssl_adapters.engine import fused, naive
+from tssl_adapters.engine import fused
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.fused_filter import FusedCurrent
 from tssl_adapters.engine.kernels import backend
@@ -103,21 +105,6 @@ def test_steps(make: Any, tau_s: float) -> None:
     check_steps("triton", lambda: on_device(make), tau_s, DEVICE)
 
 
-def plain_divided(v: Any, x: Any, tau: Any, rest: Any) -> Any:
-    return (x - (v - rest)) / tau + v
-
-
-@computes(plain_divided)
-def divided(v: Any, x: Any, tau: Any, rest: Any) -> Any:
-    return (x - (v - rest)) / tau + v
-
-
-def a_dividing_neuron(tau: float, rest: float) -> Neuron:
-    rate = 1.0 / tau
-    charge = LinearCharge(1.0 - rate, rate, rest * rate, divided, (tau, rest))
-    return Neuron(charge, ToValue(rest), 1.0, strict=False)
-
-
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float) -> None:
@@ -141,21 +128,7 @@ def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float) -
 @pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (LONG, 1), (3, 130), (8, 256)])
 @pytest.mark.parametrize("tau_s", [1.0, 2.5])
 def test_against_the_readable_recursion(tau_s: float, steps: int, neurons: int) -> None:
-    torch.manual_seed(0)
-    neuron, rule = a_dividing_neuron(2.0, 0.1), TSSLBP()
-    drive = (4.0 * torch.randn(steps, neurons, dtype=torch.float64)).requires_grad_()
-    state, trace = torch.rand(2, neurons, dtype=torch.float64)
-    grad_out, grad_state = torch.randn(2, steps, neurons, dtype=torch.float64)
-    run = naive.forward(neuron, tau_s, drive.detach(), state, trace)
-    expected = naive.backward(neuron, rule, tau_s, drive.detach(), run, grad_out, grad_state)
-    plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
-    x, v, a, g, c = (t.to(DEVICE) for t in (drive, state, trace, grad_out, grad_state))
-    given = (x, v, None if tau_s == 1.0 else a)
-    out, states, *_ = call_of(TRITON, plan, *given).run(*given, None, *neuron.values())
-    (found,) = torch.autograd.grad((out * g).sum() + (states * c).sum(), drive)
-    torch.testing.assert_close(out.cpu(), run.spike if tau_s == 1.0 else run.psc)
-    torch.testing.assert_close(states.cpu(), run.state)
-    torch.testing.assert_close(found, expected.drive, rtol=1e-10, atol=1e-10)
+    check_against_naive(TRITON, tau_s, steps, neurons, DEVICE)
 
 
 def paper(v: Any, x: Any, decay: Any) -> Any:
