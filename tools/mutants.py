@@ -1926,11 +1926,9 @@ FURTHER_RULES = (
         "(fired.numel() * fired - fired.sum())", "fired.numel() * fired", RULE_LOSSES,
     ),
     mutant(
-        "STDBP: every spike's gradient is looked up twice", STDBP,
-        "        return [grad - after for", "        grads = [grad.clone() for grad in grads]\n"
-        "        grads = [grad.clone() for grad in grads]\n"
-        "        grads = [grad.clone() for grad in grads]\n"
-        "        grads = [grad.clone() for grad in grads]\n        return [grad - after for",
+        "STDBP: nine copies of every gradient", STDBP,
+        "        return [grad - after for", "        for _ in range(9):\n"
+        "            grads = [grad.clone() for grad in grads]\n        return [grad - after for",
         RULE_COSTS,
     ),
     mutant(
