@@ -431,6 +431,7 @@ def test_the_family_of_errors() -> None:
         "AlreadyWrappedError",
         "NoSpikingLayersError",
         "EngineNotAvailableError",
+        "NotSequentialError",
         "LostTraceError",
     }
     assert all(issubclass(error, TSSLAdaptersError) for error in found.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import norse.torch as norse
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import adapters, rules
 from tssl_adapters.errors import LibraryVersionError, UnsupportedLayerError
+
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 class MyLIF(neuron.LIFNode):
@@ -73,16 +74,6 @@ LIKE: dict[Any, Any] = {
     MyLeaky: snntorch.Leaky,
     MyCell: norse.LIFCell,
 }
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """Registrations end with their test."""
-    before = {adapter.library: dict(adapter.kinds) for adapter in adapters.loaded()}
-    yield
-    for adapter in adapters.loaded():
-        adapter.kinds.clear()
-        adapter.kinds.update(before[adapter.library])
 
 
 def made(cls: Any) -> Any:
