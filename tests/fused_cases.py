@@ -95,6 +95,8 @@ VARIANTS = [
         )
     )
     if not (timing == "immediate" and reset == "early")
+    and index % 3
+    != index // 3 % 3  # each way of calling in two neurons of three: they compile long
 ]
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v[:4])))
 
