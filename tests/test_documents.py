@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import snntorch
+import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -25,6 +26,7 @@ DOCUMENTS = Sybil([PythonCodeBlockParser()])
 def test_code_blocks_run(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])  # it keeps every layer ever made
+    torch.manual_seed(0)
     document = DOCUMENTS.parse(ROOT / file)
     visible = 0
     for example in document:
