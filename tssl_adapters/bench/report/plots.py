@@ -52,9 +52,8 @@ def panels(number: int) -> tuple[Figure, list[Any]]:
     lines = -(-number // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), layout="constrained")
-        layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.set(h_pad=0.1)  # type: ignore[call-arg]
+        layout: Any = figure.get_layout_engine()  # matplotlib's base class has no such argument
+        layout.set(h_pad=0.1)
         axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
         for unused in axes[number:]:
             unused.set_axis_off()
