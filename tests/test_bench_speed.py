@@ -73,11 +73,12 @@ def test_every_contestant_runs_the_same_forward() -> None:
 
 
 def test_medians_of_rounds() -> None:
-    native = [Timing(1.0, 3.0), Timing(10.0, 30.0), Timing(1.0, 3.0)]
-    ours = [Timing(1.0, 1.0), Timing(5.0, 5.0), Timing(0.25, 0.25)]
+    native = [Timing(1.0, 3.0, 9.0), Timing(10.0, 30.0, 3.0), Timing(1.0, 3.0, 1.0)]
+    ours = [Timing(1.0, 1.0, 3.0), Timing(5.0, 5.0, 3.0), Timing(0.25, 0.25, 0.2)]
     assert measure.median(native) == 4.0
     assert measure.ratio(native, ours) == 4.0  # of 2, 4 and 8
     assert measure.ratio(native, ours, "forward") == 2.0  # of 1, 2 and 4
+    assert measure.ratio(native, ours, "processor") == 3.0  # of 3, 1 and 5
 
 
 def test_turns_and_budget() -> None:
@@ -141,7 +142,8 @@ def test_verdicts(sense: Any, bound: float, measured: float | None, met: bool | 
 
 
 def test_best_of_the_engines() -> None:
-    rows = [row("native", times_faster=9.0), row("a", times_faster=2.0), row("b", times_faster=3.0)]
+    figures = [("native", 9.0), ("a", 2.0), ("b", 3.0)]
+    rows = [row(name, times_less_processor=value) for name, value in figures]
     assert best(rows, ["a", "b"])["contestant"] == "b"
 
 
@@ -150,14 +152,17 @@ def test_floors_are_the_tables_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [contestants.named(engine, tau, layerwise) for engine in ENGINES
              for tau in (1.0, 3.0) for layerwise in (False, True)]  # fmt: skip
     made_up = [
-        row(name, times_faster=2.0, total_s=1.0, drives_kept=1.01, of_copy=0.5) for name in names
+        row(name, times_less_processor=2.0, processor_s=1.0, drives_kept=1.01) for name in names
     ]
 
     def run(case: Case, plan: Plan, leave_out: Any) -> list[dict[str, Any]]:
-        return [*made_up, row("T x T, tau_s = 3", total_s=float(case.steps), times_faster=0.1)]
+        return [
+            *made_up,
+            row("T x T, tau_s = 3", processor_s=float(case.steps), times_less_processor=0.1),
+        ]
 
     def grown(layer: works.Work, plan: Plan, neurons: int) -> list[dict[str, Any]]:
-        return [row("native", ratio=9.0), row("torch, tau_s = 1", ratio=1.1)]
+        return [row("native", processor_ratio=9.0), row("torch, tau_s = 1", processor_ratio=1.1)]
 
     monkeypatch.setattr(floors, "run_case", run)
     monkeypatch.setattr(floors, "time_growth", grown)
@@ -190,9 +195,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["versions"]["torch"] == torch.__version__
     assert record["left_out"] == []
     layerwise = {
-        contestants.named(engine, tau, True)
-        for engine, tau in product(ENGINES, (1.0, 3.0))
-        if hasattr(tssl_adapters, "multi_step_forward")
+        contestants.named(engine, tau, True) for engine, tau in product(ENGINES, (1.0, 3.0))
     }
     ours = {contestants.named(engine, tau) for engine in ENGINES for tau in (1.0, 3.0)}
     for name, names, sizes in [

@@ -2308,7 +2308,45 @@ BENCHMARK = (
     ),
 )  # fmt: skip
 
+SPEED_TESTS = "tests/test_bench_speed.py"
+BENCH_SPEED = (
+    mutant(
+        "bench speed: a ratio upside down", "bench/speed/measure.py",
+        "getattr(a, half) / getattr(b, half)", "getattr(b, half) / getattr(a, half)", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: no end to the rounds", "bench/speed/measure.py",
+        "if number >= FEWEST_ROUNDS and", "if number > rounds and", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: the peak so far counts", "bench/speed/memory.py",
+        "        CLEAR.write_text(RESET_PEAK)\n", "", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: a floor is a ceiling", "bench/speed/floors.py",
+        "return figure <= self.bound", "return figure >= self.bound", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: what was not measured is missed", "bench/speed/floors.py",
+        "floor.met is False", "not floor.met", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: the T x T recursion's chain has no reset term", "bench/speed/quadratic.py",
+        " + (1 - decay) * charged * slope", "", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: the T x T recursion has no fallback", "bench/speed/quadratic.py",
+        "silent = psc < 1 / (4 * tau_s)", "silent = psc < 0", SPEED_TESTS,
+    ),
+    mutant(
+        "bench speed: wrapped layers are not", "bench/speed/contestants.py",
+        "yield Contestant(named(engine, tau), wrapped, work.run)",
+        "yield Contestant(named(engine, tau), first, work.run)", SPEED_TESTS,
+    ),
+)  # fmt: skip
+
 MUTANTS = (
+    *BENCH_SPEED,
     *COMPILED,
     *WHOLE_MODELS,
     *FURTHER_RULES,

@@ -27,8 +27,9 @@ from tssl_adapters.bench.experiment import environment
 from tssl_adapters.bench.experiment import write as write_text
 from tssl_adapters.bench.speed import plots, tables, works
 from tssl_adapters.bench.speed.cases import Case, Plan, Row, run_case
-from tssl_adapters.bench.speed.floors import against_floors, status
+from tssl_adapters.bench.speed.floors import Floor, against_floors, status
 from tssl_adapters.bench.speed.growth import LONG, SHORT, time_growth
+from tssl_adapters.bench.speed.works import Work
 
 STEPS, NEURONS, THREADS = [1, 4, 8, 32, 100, 1000], [512, 4096, 16384, 65536], [1, 2]
 NETWORK_STEPS, NETWORK_BATCH = [50], 32
@@ -66,12 +67,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="for the rounds of one size; three are made in any case (default: %(default)s)"
     )  # fmt: skip
     add("--out", type=Path, metavar="DIR", help=f"folder for {RESULTS} and the plots")
+    add("--json", action="store_true", help=f"print {RESULTS} instead of tables")
+    options.add_config_option(parser)
 
 
 def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    parser.set_defaults(**QUICK if "--quick" in argv else {})
-    args = parser.parse_args(argv)
+    words = options.with_config(parser, argv)
+    parser.set_defaults(**QUICK if "--quick" in words else {})
+    args = parser.parse_args(words)
     try:
         chosen, left_out = works.load(args.works)
     except ValueError as error:
@@ -91,32 +95,36 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         torch.set_num_threads(threads)
 
 
-def run(args: argparse.Namespace, chosen: list[works.Work], plan: Plan, left_out: list[str]) -> int:
-    """Measure, print, write."""
-    record: Row = {**environment(), "device": str(plan.device), "dtype": args.dtype}
-    load_before = psutil.getloadavg()
+def run(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list[str]) -> int:
+    """Measure, print, write; the exit status."""
+    record: Row = {
+        **environment(),
+        "device": str(plan.device),
+        "dtype": args.dtype,
+        "load_average": psutil.getloadavg(),
+    }
+    found: list[Floor] = []
     if args.floors:
         torch.set_num_threads(1)
         found = list(against_floors(chosen, plan, left_out.append))
-        tables.show([tables.verdicts(found)])
+        shown = [tables.verdicts(found)]
         record["floors"] = [floor.record() for floor in found]
     else:
         record |= all_cases(args, chosen, plan, left_out)
-        tables.show([*tables.timings(record["results"]), tables.growths(record["growth"])])
-    for line in left_out:
-        Console(stderr=True).print(f"left out: {line}", markup=False, highlight=False)
-    record |= {"left_out": left_out, "load_average": load_before}
+        shown = [*tables.timings(record["results"]), tables.growths(record["growth"])]
+    record["left_out"] = left_out
+    if args.json:
+        print(json.dumps(record, indent=1))
+    else:
+        tables.show(shown, left_out)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         write_text(args.out / RESULTS, json.dumps(record, indent=1) + "\n")
-        if not args.floors:
-            plots.write(record["results"], args.out)
-    return status(found) if args.floors else 0
+        plots.write(record.get("results", []), args.out)
+    return status(found)
 
 
-def all_cases(
-    args: argparse.Namespace, chosen: list[works.Work], plan: Plan, left_out: list[str]
-) -> Row:
+def all_cases(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list[str]) -> Row:
     """Every work at every size, and the growth with T where both its lengths are asked for."""
     rows: list[Row] = []
     for case in track(sizes(args, chosen), "timing", console=Console(stderr=True)):
@@ -129,7 +137,7 @@ def all_cases(
     return {"results": rows, "growth": grown}
 
 
-def sizes(args: argparse.Namespace, chosen: list[works.Work]) -> list[Case]:
+def sizes(args: argparse.Namespace, chosen: list[Work]) -> list[Case]:
     """The sizes of each work."""
     found = []
     for work, threads in product(chosen, args.threads):

@@ -114,9 +114,11 @@ def figures(
         "forward_s": measure.median(mine, "forward"),
         "backward_s": measure.median(mine, "backward"),
         "total_s": measure.median(mine),
+        "processor_s": measure.median(mine, "processor"),
         "forward_times_faster": measure.ratio(native, mine, "forward"),
         "backward_times_faster": measure.ratio(native, mine, "backward"),
         "times_faster": measure.ratio(native, mine),
+        "times_less_processor": measure.ratio(native, mine, "processor"),
         "bytes_kept": measure.bytes_kept(tasks[name]),
         "peak_bytes": peak_bytes(tasks[name], plan.device) if plan.memory else None,
     }

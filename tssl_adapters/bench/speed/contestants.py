@@ -76,7 +76,7 @@ def contestants(
         for tau in tau_s:
             wrapped = tssl_adapters.wrap(model(), engine=engine, tau_s=tau)
             yield Contestant(named(engine, tau), wrapped, work.run)
-            if work.layerwise is not None and hasattr(tssl_adapters, LAYERWISE):
+            if work.layerwise is not None:
                 wrapped = tssl_adapters.wrap(model(), engine=engine, tau_s=tau)
                 yield Contestant(named(engine, tau, True), wrapped, work.layerwise)
 

@@ -1,4 +1,8 @@
-"""What the package is held to, measured: floor, figure, met or not."""
+"""What the package is held to, measured: floor, figure, met or not.
+
+One thread on the CPU, where processor time is compared: on a quiet machine that is the time on the
+clock, and on a busy one the other jobs are not in it.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +79,7 @@ def status(floors: Sequence[Floor]) -> int:
     return int(any(floor.met is False for floor in floors))
 
 
-def best(rows: Sequence[Row], names: Sequence[str], figure: str = "times_faster") -> Row:
+def best(rows: Sequence[Row], names: Sequence[str], figure: str = "times_less_processor") -> Row:
     """Of these contestants, the one with the highest figure."""
     return max((row for row in rows if row["contestant"] in names), key=lambda row: row[figure])
 
@@ -132,7 +136,7 @@ def _layer(case: Case, plan: Plan, measure: Measure, bound: float) -> Iterator[F
         return
     row = best(rows, names)
     by = row["contestant"]
-    faster, kept = row["times_faster"], row["drives_kept"]
+    faster, kept = row["times_less_processor"], row["drives_kept"]
     yield Floor(case.title, "times faster than native", "at least", bound, faster, by)
     most = MOST_KEPT + 1 / case.steps
     yield Floor(case.title, KEPT, "at most", most, kept, by)
@@ -152,17 +156,22 @@ def network(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Fl
         yield Floor(what, figure, "at least", bound)
         return
     row = best(rows, names)
-    yield Floor(what, figure, "at least", bound, row["times_faster"], row["contestant"])
+    yield Floor(what, figure, "at least", bound, row["times_less_processor"], row["contestant"])
 
 
 def over_time(works: Sequence[Work], plan: Plan) -> Iterator[Floor]:
     """Time per step, T = 1000 over T = 100, of each layer's worst engine."""
     for work in works:
         rows = time_growth(work, plan, GROWTH_NEURONS)
-        worst = max((row for row in rows if row["contestant"] != NATIVE), key=lambda r: r["ratio"])
+        worst = max(
+            (row for row in rows if row["contestant"] != NATIVE),
+            key=lambda row: row["processor_ratio"],
+        )
         what = f"{work.title}, {GROWTH_NEURONS} neurons"
         figure = "time per step, T = 1000 over T = 100"
-        yield Floor(what, figure, "at most", MOST_GROWTH, worst["ratio"], worst["contestant"])
+        yield Floor(
+            what, figure, "at most", MOST_GROWTH, worst["processor_ratio"], worst["contestant"]
+        )
 
 
 def against_quadratic(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
@@ -174,7 +183,7 @@ def against_quadratic(known: dict[str, Work], plan: Plan, measure: Measure) -> I
         rows = measure(Case(known["spikingjelly-lif"], steps, 1, QUADRATIC_NEURONS), plan)
         fastest = best(rows, [named(engine, QUADRATIC_TAU_S) for engine in engines(plan.device)])
         baseline = best(rows, [f"{QUADRATIC}, tau_s = {QUADRATIC_TAU_S:g}"])
-        ratios.append(baseline["total_s"] / fastest["total_s"])
+        ratios.append(baseline["processor_s"] / fastest["processor_s"])
     by = fastest["contestant"]
     what = f"T x T recursion, {QUADRATIC_NEURONS} neurons"
     figure = f"times faster at T = {QUADRATIC_STEPS[0]}"
@@ -190,8 +199,8 @@ def gpu(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]
         return
     case = Case(known[name], steps, batch, neurons)
     rows = measure(case, plan)
-    ours = best(rows, [named(engine, 1.0) for engine in engines(plan.device)])
-    theirs = best(rows, [NATIVE, COMPILED])
+    ours = best(rows, [named(engine, 1.0) for engine in engines(plan.device)], "times_faster")
+    theirs = best(rows, [NATIVE, COMPILED], "times_faster")
     faster, by = theirs["total_s"] / ours["total_s"], ours["contestant"]
     what = f"GPU, T = {steps}, {batch} x {neurons}, float16"
     yield Floor(what, "times faster than SpikingJelly's kernel", "above", 1.0, faster, by)

@@ -30,9 +30,9 @@ def time_growth(work: Work, plan: Plan, neurons: int) -> list[Row]:
             "title": work.title,
             "neurons": neurons,
             "contestant": name,
-            "ratio": measure.ratio(taken[f"{name}@{LONG}"], taken[f"{name}@{SHORT}"])
-            * SHORT
-            / LONG,
+            "ratio": SHORT / LONG * measure.ratio(*pair),
+            "processor_ratio": SHORT / LONG * measure.ratio(*pair, "processor"),
         }
         for name in names
+        for pair in [(taken[f"{name}@{LONG}"], taken[f"{name}@{SHORT}"])]
     ]

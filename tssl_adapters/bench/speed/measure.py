@@ -18,10 +18,11 @@ FEWEST_ROUNDS = 3
 
 
 class Timing(NamedTuple):
-    """One run, in seconds."""
+    """One run, in seconds on the clock, and of the processor: all threads of this process."""
 
     forward: float
     backward: float
+    processor: float = 0.0
 
     @property
     def total(self) -> float:
@@ -31,11 +32,12 @@ class Timing(NamedTuple):
 
 def once(task: Task, device: torch.device) -> Timing:
     """Run a task."""
-    started = _now(device)
+    used, started = time.process_time(), _now(device)
     out = task.forward()
     between = _now(device)
     task.backward(out)
-    return Timing(between - started, _now(device) - between)
+    ended = _now(device)
+    return Timing(between - started, ended - between, time.process_time() - used)
 
 
 def in_turns(

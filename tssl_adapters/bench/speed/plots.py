@@ -64,6 +64,8 @@ def _lines(
 
 def write(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Write the plots that the figures suffice for, of the fewest threads that were timed."""
+    if not rows:
+        return []
     table = pd.DataFrame(rows)
     table = table[table["threads"] == table["threads"].min()]
     figures = {

@@ -17,6 +17,7 @@ COLUMNS: dict[str, tuple[str, Format]] = {
     "backward ms": ("backward_s", lambda value: f"{1e3 * value:.2f}"),
     "ms": ("total_s", lambda value: f"{1e3 * value:.2f}"),
     "times faster": ("times_faster", lambda value: f"{value:.2f}"),
+    "in processor time": ("times_less_processor", lambda value: f"{value:.2f}"),
     "kept MiB": ("bytes_kept", lambda value: f"{value / 2**20:.2f}"),
     "drives kept": ("drives_kept", lambda value: f"{value:.2f}"),
     "peak MiB": ("peak_bytes", lambda value: f"{value / 2**20:.1f}"),
@@ -67,14 +68,16 @@ def verdicts(floors: Sequence[Floor]) -> Table:
     return table
 
 
-def show(tables: Sequence[Table]) -> None:
-    """Print tables that have lines; in full width where the output is no terminal."""
+def show(tables: Sequence[Table], left_out: Sequence[str]) -> None:
+    """Print tables that have lines, and what is missing; whole where this is no terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     for table in tables:
         if table.row_count:
             console.print(table)
+    for line in left_out:
+        console.print(f"left out: {line}", markup=False, highlight=False)
 
 
 def _cell(value: float | None, shown: Format) -> str:
