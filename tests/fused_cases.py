@@ -131,7 +131,8 @@ def check_against_torch(
     link = leaf(links, *size) if linked else None
     plan = Plan(neuron, rule, tau_s, links, linked, variant.dense, False)
     given = (drive.transpose(0, 1), state, trace)
-    ours = call_of(backend, plan, *given).run(*given, link, *neuron.values())
+    ours = call_of(backend, plan, *given).run(*given, None, link, *neuron.values())
+    ours = (*ours[:2], *ours[3:])
     links_in = (None,) * links if link is None else link.unbind()
     theirs = SequenceFunction.apply(plan, None, *given, *links_in, *neuron.values())
     theirs = (*theirs[:2], torch.stack(theirs[2:])) if links else theirs
@@ -211,7 +212,7 @@ def check_against_naive(
     plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
     x, v, a, g, c = (t.to(device) for t in (drive, state, trace, grad_out, grad_state))
     given = (x, v, None if tau_s == 1.0 else a)
-    out, states, *_ = call_of(backend, plan, *given).run(*given, None, *neuron.values())
+    out, states, *_ = call_of(backend, plan, *given).run(*given, None, None, *neuron.values())
     (found,) = torch.autograd.grad((out * g).sum() + (states * c).sum(), drive)
     torch.testing.assert_close(out.cpu(), run.spike if tau_s == 1.0 else run.psc)
     torch.testing.assert_close(states.cpu(), run.state)
@@ -287,7 +288,7 @@ def check_nothing_unwritten_is_read(backend: Backend, device: str = "cpu", steps
     with allocations_filled_with_nan():
         state = torch.zeros_like(drive[0])
         call = call_of(backend, plan, drive, state)
-        out, after, *_ = call.run(drive, state, None, None, *neuron.values())
+        out, after, *_ = call.run(drive, state, None, None, None, *neuron.values())
         (grad,) = torch.autograd.grad(out.sum() + after.sum(), drive)
     assert out.isfinite().all()
     assert after.isfinite().all()

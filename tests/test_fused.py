@@ -135,7 +135,7 @@ def test_variants_of_a_loop_are_kept_apart_on_disk() -> None:
     spec = fused.call_of(plan, torch.float64, False, True, NumbaBackend()).spec
     forms = (spec.form, spec.form._replace(psc=False), spec.form._replace(strict=False))
     names = {
-        forward(spec._replace(form=form), keep).__qualname__
+        forward(spec._replace(form=form), keep, False).__qualname__
         for form in forms
         for keep in (False, True)
     }

@@ -194,8 +194,13 @@ class Neuron:
     def values(self) -> tuple[Value, ...]:
         """Every number of the neuron in a fixed order: what autograd has to see as inputs."""
         charge = self.charge
-        value = self.reset.value if isinstance(self.reset, ToValue | ByFormula) else 0.0
-        return (charge.decay, charge.gain, charge.offset, self.threshold, value, *charge.raw)
+        numbers = (charge.decay, charge.gain, charge.offset, self.threshold, self.reset_value)
+        return (*numbers, *charge.raw)
+
+    @property
+    def reset_value(self) -> Value:
+        """Where a reset to a value, or by a formula, goes; 0 for other resets."""
+        return self.reset.value if isinstance(self.reset, ToValue | ByFormula) else 0.0
 
     def with_values(self, values: Sequence[Value]) -> Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""

@@ -13,7 +13,16 @@ from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, Values, link_size
 from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
-from tssl_adapters.engine.state import Settings, Tag, let_go, linked_tag, packed, tag, unpacked
+from tssl_adapters.engine.state import (
+    Settings,
+    Tag,
+    charged_of,
+    let_go,
+    linked_tag,
+    packed,
+    tag,
+    unpacked,
+)
 from tssl_adapters.engine.step import StepFunction
 from tssl_adapters.engine.window import Position, Stretch
 from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
@@ -108,6 +117,7 @@ def attach(
         The library's values with the rule's gradient.
     """
     links = link_size(neuron, settings.rule)
+    computed = carrier is not None
     carrier = state if carrier is None else carrier
     asks = (links or settings.rule.windowed) and not fresh
     found = linked_tag(settings, carrier, links) if asks else None
@@ -117,6 +127,8 @@ def attach(
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
+    one = not (sequence or exposed or functional)
+    earlier = None if fresh or computed or not one else charged_of(state, neuron)
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
         position, feedback,
@@ -131,16 +143,19 @@ def attach(
         values = None if known else native.values
     charged, spike, before = None, None, None
     if kernels is not None:
-        out, membrane, *new_link = kernels.run(drive, state, trace, packed(link), *neuron.values())
+        rest = (earlier, packed(link), *neuron.values())
+        out, membrane, told, *new_link = kernels.run(drive, state, trace, *rest)
         if not sequence and neuron.timing != "immediate":
             before = fires(neuron, state.detach()).detach()
     else:
-        parts = unpacked(link) or (None,) * links
-        given = (plan, values, drive, state, trace, *parts, *neuron.values())
+        parts = (*(unpacked(link) or (None,) * links), *neuron.values())
+        given, told = (plan, values, drive, state, trace), None
         if sequence:
-            out, membrane, *new_link = SequenceFunction.apply(*given)
+            out, membrane, *new_link = SequenceFunction.apply(*given, *parts)
         else:
-            out, membrane, charged, spike, _, before, *new_link = StepFunction.apply(*given)
+            out, membrane, *made = StepFunction.apply(*given, earlier, *parts)
+            charged, spike, _, before, *new_link = made
+            told = charged if one and values is None and neuron.timing != "both" else None
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None
@@ -148,7 +163,9 @@ def attach(
         new_trace = (out[-1] if sequence else out).clone()
     if position is not None:
         position = position.after(spikes_of(out if sequence else out[None], trace, settings.tau_s))
-    tag(last, tuple(new_link) if last.requires_grad else (), new_trace, position)
+    recorded = last.requires_grad
+    kept = None if told is None or not recorded else (told, neuron)
+    tag(last, tuple(new_link) if recorded else (), new_trace, position, kept)
     states = membrane if keep_states else None
     fired = out if spike is None else spike
     before = before if values is None else None

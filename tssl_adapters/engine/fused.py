@@ -25,7 +25,15 @@ from tssl_adapters.engine.kernels import (
     plain,
 )
 from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.plan import HALF, LEARNED, EngineFunction, Plan, reduced, working_dtype
+from tssl_adapters.engine.plan import (
+    HALF,
+    LEARNED,
+    EngineFunction,
+    Plan,
+    reduced,
+    tells,
+    working_dtype,
+)
 from tssl_adapters.engine.sequence import compute as sequence_values
 from tssl_adapters.neuron import Neuron, Never, Subtract, SubtractEarly, ToValue, Value
 from tssl_adapters.rules import TSSLBP
@@ -45,13 +53,15 @@ class Call(NamedTuple):
     backend: Backend
 
     def run(self, drive: Tensor, state: Tensor, trace: Tensor | None, *rest: Any) -> Any:
-        """Output, membrane potential and link of the call, with the rule's gradient.
+        """Output, membrane potential, h[t] of a step where it is kept, and link of the call, with
+        the rule's gradient.
 
-        ``rest`` are the link that came in, ``[links, batch, ...]`` in one tensor or ``None``, and
-        the neuron's values.
+        ``rest`` are h of the step before, ``None`` where it is not known, the link that came in,
+        ``[links, batch, ...]`` in one tensor or ``None``, and the neuron's values.
         """
         if not torch.is_grad_enabled():
-            return compute(self, self.given(drive, state, trace), again=False)[:2]
+            out, after, _ = compute(self, self.given(drive, state, trace), None, again=False)
+            return out, after, None
         return FusedFunction.apply(self, drive, state, trace, *rest)
 
     def shape(self, drive: Tensor) -> tuple[int, torch.Size]:
@@ -59,7 +69,12 @@ class Call(NamedTuple):
         return (drive.shape[0], drive.shape[1:]) if self.sequence else (1, drive.shape)
 
     def given(
-        self, drive: Tensor, state: Tensor, trace: Tensor | None, numbers: Any = None
+        self,
+        drive: Tensor,
+        state: Tensor,
+        trace: Tensor | None,
+        numbers: Any = None,
+        earlier: bool = False,
     ) -> Given:
         """The call's tensors as memory; ``numbers`` where they were made before."""
         steps, step = self.shape(drive)
@@ -68,16 +83,15 @@ class Call(NamedTuple):
             values += [0.0] * (ROWS - len(values))
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
         start, current = spread(state, step, drive), spread(trace, step, drive)
-        return Given(
-            steps, step.numel(), drive.contiguous(), start, current, numbers, self.plan.tau_s
-        )
+        memory = (drive.contiguous(), start, current)
+        return Given(steps, step.numel(), *memory, numbers, self.plan.tau_s, earlier)
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes, and the potential, as :data:`tssl_adapters.engine.plan.Values` has them."""
         form = self.spec.form._replace(psc=False)
         call = self._replace(plan=self.plan._replace(tau_s=1.0), spec=self.spec._replace(form=form))
-        return compute(call, call.given(drive, state, None), again=False)[:2]
+        return compute(call, call.given(drive, state, None), None, again=False)[:2]
 
     @torch.no_grad()
     def rounds_alike(self, drive: Tensor, state: Tensor) -> bool:
@@ -187,12 +201,17 @@ def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | No
     return tensor.to(like).expand(step).contiguous()
 
 
-def compute(call: Call, given: Given, again: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Output and membrane potential, as the autograd functions give them, and what to keep."""
+def compute(
+    call: Call, given: Given, charged: Tensor | None, again: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output and membrane potential, as the autograd functions give them, and what to keep.
+
+    ``charged`` takes h[t], where it is wanted.
+    """
     drive, keep = given.drive, call.plan.keep_states
     out = torch.empty_like(drive)
     after = torch.empty_like(drive if keep or not call.sequence else drive[0])
-    kept = call.backend.forward(call.spec, given, out, after, keep, again)
+    kept = call.backend.forward(call.spec, given, out, after, charged, keep, again)
     return out, after, kept
 
 
@@ -209,7 +228,11 @@ def _back(rule: TSSLBP, output: bool, learns: bool) -> BackForm:
 
 
 class FusedFunction(EngineFunction):
-    """``(call, drive, state, trace, link, *neuron values) -> out, states, link``."""
+    """``(call, drive, state, trace, earlier, link, *neuron values) -> out, states, charged, link``.
+
+    ``charged``, which takes no gradient, is h[t] of a single step. It is what the step keeps: it
+    stands for the drive, and in the call after, as ``earlier``, for the state.
+    """
 
     @staticmethod
     def forward(
@@ -218,22 +241,29 @@ class FusedFunction(EngineFunction):
         drive: Tensor,
         state: Tensor,
         trace: Tensor | None,
+        earlier: Tensor | None,
         link: Tensor | None,
         *values: Value,
-    ) -> tuple[Tensor, ...]:
-        given = call.given(drive, state, trace)
-        out, after, kept = compute(call, given, again=any(ctx.needs_input_grad))
+    ) -> tuple[Tensor | None, ...]:
+        given, again = call.given(drive, state, trace), any(ctx.needs_input_grad)
+        told = again and not call.sequence and tells(call.plan.neuron, ctx.needs_input_grad[6:])
+        charged = torch.empty_like(given.drive) if told else None
+        out, after, kept = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers
+        ctx.told, ctx.earlier = told, earlier is not None
         tensors = (v for v in values if isinstance(v, Tensor))
-        ctx.save_for_backward(drive, state, trace, kept, *tensors)
+        before = state if earlier is None else earlier
+        ctx.save_for_backward(charged if told else drive, before, trace, kept, *tensors)
         ctx.set_materialize_grads(False)
+        if charged is not None:
+            ctx.mark_non_differentiable(charged)
         links, (_, step) = call.plan.links, call.shape(drive)
         if not links:
-            return out, after
+            return out, after, charged
         # One element spread over the shape: the link carries nothing but a gradient.
         strides = (0,) * (1 + len(step))
         link = drive.new_empty_strided((links, *step), strides, dtype=working_dtype(drive))
-        return out, after, link
+        return out, after, charged, link
 
     @staticmethod
     @first_order
@@ -241,23 +271,26 @@ class FusedFunction(EngineFunction):
         ctx: Any,
         grad_out: Tensor | None,
         grad_after: Tensor | None,
+        _charged: None,
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
         plan, rule = call.plan, call.plan.rule
         assert isinstance(rule, TSSLBP)
         drive, state, trace, kept, *_ = ctx.saved_tensors
-        given = call.given(drive, state, trace, ctx.numbers)
-        needs = ctx.needs_input_grad[5:][:LEARNED]
+        given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
+        spec = call.spec._replace(form=call.spec.form._replace(told=ctx.told))
+        needs = ctx.needs_input_grad[6:][:LEARNED]
         back = _back(rule, grad_out is not None, any(needs))
         adjoints = _adjoints(call, given, back, grad_out, grad_after, link)
         slope = Slope(rule.max_slope, rule.fallback_width)
-        call.backend.backward(call.spec, back, slope, given, kept, adjoints)
+        call.backend.backward(spec, back, slope, given, kept, adjoints)
         return (
             None,
             adjoints.drive,
             _entering(call, adjoints.chain, adjoints.through, state),
             None if trace is None else reduced(adjoints.trace, trace),
+            None,
             adjoints.chain if plan.linked else None,
             *_learned(call, adjoints.sums, needs),
         )

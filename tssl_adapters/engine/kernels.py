@@ -32,6 +32,7 @@ class Form(NamedTuple):
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
         psc: whether the output is the trace rather than the spikes.
+        told: whether a backward pass is given h[t] in the drive's place.
     """
 
     dtype: str
@@ -41,6 +42,7 @@ class Form(NamedTuple):
     timing: str
     strict: bool
     psc: bool
+    told: bool = False
 
 
 class Spec(NamedTuple):
@@ -87,11 +89,12 @@ class Given(NamedTuple):
     Attributes:
         steps: T.
         neurons: N.
-        drive: ``[T, N]`` in whatever shape.
+        drive: ``[T, N]`` in whatever shape; h[t] where the form says ``told``.
         state: the incoming potential ``[N]``.
         trace: the incoming PSC ``[N]``, ``None`` for zero.
         numbers: the neuron's, as :meth:`Backend.numbers` made them.
         tau_s: synaptic time constant in steps.
+        earlier: whether ``state`` is h of the step before, not yet reset.
     """
 
     steps: int
@@ -101,6 +104,7 @@ class Given(NamedTuple):
     trace: Tensor | None
     numbers: Any
     tau_s: float
+    earlier: bool = False
 
 
 class Adjoints(NamedTuple):
@@ -143,9 +147,17 @@ class Backend(Protocol):
         """A neuron's :data:`ROWS` numbers as its kernels read them, a row each where ``dense``."""
 
     def forward(
-        self, spec: Spec, given: Given, out: Tensor, after: Tensor, keep: bool, again: bool
+        self,
+        spec: Spec,
+        given: Given,
+        out: Tensor,
+        after: Tensor,
+        charged: Tensor | None,
+        keep: bool,
+        again: bool,
     ) -> Tensor | None:
-        """Write the output ``[T, N]`` and the potential, after every step where ``keep``.
+        """Write the output ``[T, N]``, the potential, after every step where ``keep``, and h[t]
+        into ``charged [T, N]`` where there is one.
 
         Returns:
             What it wants kept for :meth:`backward`, where ``again`` says that one may follow.

@@ -50,12 +50,20 @@ class NumbaBackend:
         return Numbers(values, dense, drive.dtype, step)
 
     def forward(
-        self, spec: Spec, given: Given, out: Tensor, after: Tensor, keep: bool, again: bool
+        self,
+        spec: Spec,
+        given: Given,
+        out: Tensor,
+        after: Tensor,
+        charged: Tensor | None,
+        keep: bool,
+        again: bool,
     ) -> None:
         over(
-            forward(spec, keep), given.steps, given.neurons, BLOCK, given.tau_s,
+            forward(spec, keep, charged is not None), given.steps, given.neurons, BLOCK,
+            given.tau_s,
             _at(given.drive), _at(given.state), _at(given.trace), given.numbers.at,
-            _at(out), _at(after),
+            _at(out), _at(after), _at(charged),
         )  # fmt: skip
 
     def backward(
@@ -70,7 +78,7 @@ class NumbaBackend:
         block = max(16, min(BLOCK, SCRATCH // (given.steps + 1)))
         over(
             backward(spec, back), given.steps, given.neurons, block,
-            given.tau_s, slope.steepest, slope.width,
+            given.tau_s, slope.steepest, slope.width, int(given.earlier),
             _at(given.drive), _at(given.state), _at(given.trace), given.numbers.at,
             _at(adjoints.out), adjoints.pace, _at(adjoints.after), adjoints.stride,
             _at(adjoints.link), _at(adjoints.drive), _at(adjoints.chain), _at(adjoints.through),

@@ -28,20 +28,22 @@ llvmlite.binding.set_option("", "--runtime-memory-check-threshold=256")
 
 
 @cache
-def forward(spec: Spec, keep: bool) -> Callable[..., None]:
+def forward(spec: Spec, keep: bool, tells: bool) -> Callable[..., None]:
     """Compile the forward pass of neurons ``first`` to ``last``, ``block`` of them at a time.
 
-    ``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]`` and
-    ``after``, the potential after every step ``[T, N]`` if kept, else after the last one ``[N]``.
+    ``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]``,
+    ``after``, the potential after every step ``[T, N]`` if kept, else after the last one ``[N]``,
+    and, if it ``tells``, ``charged [T, N]``, the potential before each reset.
     """
     number = getattr(numpy, spec.form.dtype)
     dense, psc = spec.form.dense, spec.form.psc
     charge, fires, reset, _, read, rows = parts(spec)
 
-    @compiled("forward", label(spec), keep)
+    @compiled("forward", label(spec), keep, tells)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int, out_at: int, after_at: int,
+        charged_at: int,
     ) -> None:  # fmt: skip
         drive = carray(pointer(drive_at), steps * neurons, number)
         state = carray(pointer(state_at), neurons, number)
@@ -49,6 +51,7 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
         values = carray(pointer(values_at), (ROWS, neurons if dense else 1), number)
         out = carray(pointer(out_at), steps * neurons, number)
         after = carray(pointer(after_at), steps * neurons, number)
+        charged = carray(pointer(charged_at), steps * neurons, number)
         tau, common = number(tau_s), call(read, call(rows, values, 0, 1), 0)
         potential, current = numpy.empty(block, number), numpy.zeros(block, number)
         for start in range(first, last, block):
@@ -64,12 +67,15 @@ def forward(spec: Spec, keep: bool) -> Callable[..., None]:
                 row = t * neurons + start
                 x_t, out_t = drive[row : row + n], out[row : row + n]
                 after_t = after[row : row + n] if keep else potential
+                charged_t = charged[row : row + n] if tells else potential
                 for j in range(n):
                     p = call(read, own, j) if dense else common
                     r, h = call(charge, potential[j], x_t[j], p)
                     s = call(fires, h, p)
                     v = call(reset, h, s, r, p)
                     potential[j] = v
+                    if tells:
+                        charged_t[j] = h
                     if psc:
                         a = (s - current[j]) / tau + current[j]
                         current[j] = a
@@ -93,7 +99,8 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
     time steps ``stride`` apart, and ``link [2 or 3, N]``, lambda, F_v lambda and, with a delayed
     reset, F_v mu of the call after (each of them none at 0), give ``grad_drive [T, N]``,
     ``grad_trace [N]``, ``sums [5, N]``, and the link's two first rows and F_v mu of this call,
-    ``chain_out [2, N]`` and ``mu_out [N]``, which may lie where the link lay.
+    ``chain_out [2, N]`` and ``mu_out [N]``, which may lie where the link lay. ``state`` is the
+    potential before its reset where it comes from ``earlier``.
     """
     number = getattr(numpy, spec.form.dtype)
     zero, learns, delayed = number(0.0), back.learns, spec.form.timing == "delayed"
@@ -104,7 +111,7 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
     @compiled("backward", label(spec), back)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
-        max_slope: float, width: float,
+        max_slope: float, width: float, earlier: int,
         drive_at: int, state_at: int, trace_at: int, values_at: int,
         grad_out_at: int, pace: int, grad_after_at: int, stride: int, link_at: int,
         grad_drive_at: int, chain_out_at: int, mu_out_at: int, grad_trace_at: int, sums_at: int,
@@ -140,6 +147,10 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
             for j in range(n):
                 potentials[0, j] = state[start + j]
                 grad_a[j] = zero
+            if earlier:
+                for j in range(n):
+                    p, h = call(read, own, j) if dense else common, potentials[0, j]
+                    potentials[0, j] = call(reset, h, call(fires, h, p), zero, p)
             for j in range(n):
                 chain[j] = link[start + j] if link_at else zero
                 chain_v[j] = link[neurons + start + j] if link_at else zero

@@ -115,7 +115,7 @@ def parts(spec: Spec) -> Parts:
     one, zero = number(1.0), number(0.0)
     formula: Any = _FUNCTIONS[name_of(spec.charge, form.dtype)]
     reset: Any = None if spec.reset is None else _FUNCTIONS[name_of(spec.reset, form.dtype)]
-    strict, dense = form.strict, form.dense
+    strict, dense, told = form.strict, form.dense, form.told
     to_value, subtracts, early = (form.kind == kind for kind in ("value", "subtract", "early"))
     immediate, delayed = form.timing == "immediate", form.timing == "delayed"
     reset_operand = RESET_VALUE if to_value else THRESHOLD
@@ -130,6 +130,8 @@ def parts(spec: Spec) -> Parts:
     test = _FUNCTIONS[name]
 
     def charge(v: Any, x: Any, p: Any) -> Any:
+        if told:
+            return zero if immediate else test(v, p), x
         if immediate:
             return zero, formula(v, x, *raw(p))
         r = test(v, p)

@@ -8,6 +8,9 @@ module, because a loop may call one layer on two states:
 - at ``tau_s > 1`` the *trace* a[t], which is forward state. It hangs on the tensor too, and its
   values are also filed under the tensor's storage, so that ``mem = mem.detach()`` keeps them;
 - for rules that ask for the window that a step belongs to, the *position* in it, beside the link.
+
+A fourth may, to save memory: the potential *before its reset*, which the call before keeps for its
+backward pass, so that the next one need not keep the state.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
-from tssl_adapters.neuron import Value
+from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
 
 if TYPE_CHECKING:
@@ -70,10 +73,12 @@ class Tag:
         link: tuple[Tensor, ...],
         trace: Tensor | None,
         position: Position | None,
+        charged: tuple[Tensor, Neuron] | None,
     ) -> None:
         self.link = link
         self.trace = trace
         self.position = position
+        self.charged = charged
         self.grad_fn = state.grad_fn
         self.version = _version(state)
 
@@ -131,9 +136,13 @@ def tag(
     link: tuple[Tensor, ...],
     trace: Tensor | None,
     position: Position | None = None,
+    charged: tuple[Tensor, Neuron] | None = None,
 ) -> None:
-    """Hang these on the state that goes back to the user's loop."""
-    setattr(state, _ATTRIBUTE, Tag(state, link, trace, position))
+    """Hang these on the state that goes back to the user's loop.
+
+    ``charged`` is the potential that the neuron beside it reset to this state.
+    """
+    setattr(state, _ATTRIBUTE, Tag(state, link, trace, position, charged))
     if trace is None:
         return
     storage = _storage(state)
@@ -185,6 +194,27 @@ def packed(link: tuple[Tensor, ...]) -> Tensor | None:
     if not link:
         return None
     return link[0] if len(link) == 1 else torch.stack(link)
+
+
+def charged_of(state: Tensor, neuron: Neuron) -> Tensor | None:
+    """The potential that this neuron resets to a state, where the call that made it kept it."""
+    found = _tag_of(state)
+    if found is None or found.charged is None:
+        return None
+    charged, made_by = found.charged
+    return charged if _resets_alike(made_by, neuron) else None
+
+
+def _resets_alike(one: Neuron, other: Neuron) -> bool:
+    """Whether two records reset a potential in the same way, tensors being the same tensors."""
+    if one is other:
+        return True
+    pairs = ((one.threshold, other.threshold), (one.reset_value, other.reset_value))
+    return (
+        type(one.reset) is type(other.reset)
+        and one.strict == other.strict
+        and all(a is b or (a == b if isinstance(a, float) else False) for a, b in pairs)
+    )
 
 
 def position_at(state: Tensor) -> Position | None:

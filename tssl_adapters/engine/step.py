@@ -1,6 +1,7 @@
 """The same recursion one step a call, for the time loop that the user writes.
 
-h[t] is kept rather than recomputed, which is cheaper a call.
+h[t] is kept rather than recomputed, which is cheaper a call. The state that came in is made anew
+from h of the call before, which that call keeps: together they keep one tensor a step.
 """
 
 from __future__ import annotations
@@ -24,16 +25,26 @@ from tssl_adapters.engine.plan import (
     save,
     value_gradients,
 )
-from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
+from tssl_adapters.engine.recursion import (
+    GAIN,
+    Backward,
+    Carried,
+    Moment,
+    charge,
+    fires,
+    state_after,
+)
 from tssl_adapters.engine.sequence import next_trace
 from tssl_adapters.engine.window import ends, reshaped
+from tssl_adapters.neuron import Neuron
 
 
 class StepFunction(EngineFunction):
-    """``(plan, values, drive, state, trace, *links, *neuron values)``
+    """``(plan, values, drive, state, trace, earlier, *links, *neuron values)``
     ``-> out, state, charged, spike, known, before, *links``. ``known`` are the spikes where the
     library computed them; it and ``before`` take no gradient, and neither does ``charged`` unless
-    the plan exposes it. ``spike`` is then an output beside the PSC, else ``None``.
+    the plan exposes it. ``spike`` is then an output beside the PSC, else ``None``. ``earlier`` is
+    ``charged`` of the call that made ``state``, where it may stand for that.
     """
 
     @staticmethod
@@ -43,6 +54,7 @@ class StepFunction(EngineFunction):
         drive: Tensor,
         state: Tensor,
         trace: Tensor | None,
+        earlier: Tensor | None,
         *rest: Any,
     ) -> tuple[Tensor | None, ...]:
         neuron = plan.neuron.with_values(rest[plan.links :]) if plan.functional else plan.neuron
@@ -66,14 +78,16 @@ class StepFunction(EngineFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        plan, _, drive, state, trace, *rest = inputs
+        plan, _, drive, state, trace, earlier, *rest = inputs
         # The output and the state go to the user, who may write to them: they are not kept.
         _, _, charged, _, known, before, *_ = output
         constant = (None if plan.exposed else charged, known, before)
         ctx.mark_non_differentiable(*(t for t in constant if t is not None))
-        needs_drive = ctx.needs_input_grad[5 + plan.links + 1]
+        needs_drive = ctx.needs_input_grad[6 + plan.links + GAIN]
         ctx.drive_dtype = drive.dtype
-        kept = (drive if needs_drive or plan.functional else None, state, trace, charged, known)
+        drive = drive if needs_drive or plan.functional else None
+        state = state if earlier is None else None
+        kept = (drive, state, earlier, trace, charged, known)
         save(ctx, plan, kept, rest[plan.links :])
 
     @staticmethod
@@ -88,12 +102,14 @@ class StepFunction(EngineFunction):
         _before: None,
         *grad_links: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        plan, neuron, (drive, state, trace, charged, known) = restore(ctx)
+        plan, neuron, (drive, state, earlier, trace, charged, known) = restore(ctx)
+        if state is None:
+            state = _reset(neuron, earlier)
         spike = fires(neuron, charged) if known is None else known.to(charged.dtype)
         before = None if neuron.timing == "immediate" else fires(neuron, state)
         moment = in_working_dtype(Moment(state, drive, before, charged, spike), neuron)
         dtype = moment.charged.dtype
-        needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
+        needs = ctx.needs_input_grad[6 + plan.links :][:LEARNED]
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window)
@@ -122,6 +138,14 @@ class StepFunction(EngineFunction):
             grad_drive.to(ctx.drive_dtype),
             reduced(backward.entering(moment, plan.linked), state),
             None if trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), trace),
+            None,
             *carried_out(backward, plan, moment.charged),
             *value_gradients(backward),
         )
+
+
+def _reset(neuron: Neuron, charged: Tensor) -> Tensor:
+    """The state that a step handed on."""
+    if neuron.timing == "delayed":
+        return charged
+    return state_after(neuron, charged, fires(neuron, charged), None)

@@ -53,11 +53,18 @@ class TritonBackend:
         return row
 
     def forward(
-        self, spec: Spec, given: Given, out: Tensor, after: Tensor, keep: bool, again: bool
+        self,
+        spec: Spec,
+        given: Given,
+        out: Tensor,
+        after: Tensor,
+        charged: Tensor | None,
+        keep: bool,
+        again: bool,
     ) -> Tensor | None:
         spans = _room_for_spans(given, spec) if again else None
         _launch(
-            forward, given.drive, given.neurons, *_read(given), out, after, spans,
+            forward, given.drive, given.neurons, *_read(given), out, after, charged, spans,
             given.steps, given.neurons, **_fixed(spec, given), KEEP=keep,
         )  # fmt: skip
         return spans
@@ -77,7 +84,7 @@ class TritonBackend:
             adjoints.drive, adjoints.chain, adjoints.through, adjoints.trace, adjoints.sums,
             given.steps, given.neurons,
             **_fixed(spec, given), BACK=back, STEEPEST=slope.steepest, SCALE=1.0 / slope.width,
-            EACH=adjoints.stride > 0,
+            EACH=adjoints.stride > 0, EARLIER=given.earlier,
         )  # fmt: skip
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:

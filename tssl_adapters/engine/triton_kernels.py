@@ -30,7 +30,7 @@ from tssl_adapters.engine.triton_steps import step_back
 
 @triton.jit
 def forward(
-    drive, state, trace, values, out, potential, spans,
+    drive, state, trace, values, out, potential, before_reset, spans,
     steps, neurons,
     FORM: tl.constexpr, CHARGE: tl.constexpr, RESET: tl.constexpr, TAU: tl.constexpr,
     KEEP: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
@@ -38,8 +38,9 @@ def forward(
     """``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]``.
 
     It also gives ``potential``, after every step ``[T, N]`` if kept, else after the last one
-    ``[N]``, and the states at the start of ``spans [T/SPAN - 1, 1 or 2, N]``: the potential and,
-    where there is one, the trace. ``trace`` and ``spans`` may be ``None``.
+    ``[N]``, the potential ``before_reset [T, N]``, and the states at the start of ``spans
+    [T/SPAN - 1, 1 or 2, N]``: the potential and, where there is one, the trace. ``trace``,
+    ``before_reset`` and ``spans`` may be ``None``.
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = j < neurons
@@ -63,6 +64,8 @@ def forward(
             row = tl.cast(first + k, tl.int64) * neurons
             r, h = charge(v, xs[k], p, FORM, CHARGE, RESET)
             s = fires(h, p, FORM)
+            if before_reset is not None:
+                tl.store(before_reset + row + j, h, mask=now)
             v = tl.where(now, after(h, s, r, p, FORM, RESET), v)
             if FORM.psc:
                 a = traced(s, a, FORM, TAU)
@@ -102,10 +105,11 @@ def backward(
     steps, neurons,
     FORM: tl.constexpr, BACK: tl.constexpr, CHARGE: tl.constexpr, RESET: tl.constexpr,
     TAU: tl.constexpr, STEEPEST: tl.constexpr, SCALE: tl.constexpr, EACH: tl.constexpr,
-    SPAN: tl.constexpr, BLOCK: tl.constexpr,
+    EARLIER: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The adjoint of :func:`forward`, whose ``spans`` it takes.
 
+    ``state`` is the potential before its reset where it comes from ``EARLIER``.
     ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after``, for every step
     ``[T, N]`` if ``EACH``, else for the last one ``[N]``, and ``link_in [2 or 3, N]``, lambda, F_v
     lambda and, with a delayed reset, F_v mu of the call after, may be ``None``. They give
@@ -132,6 +136,8 @@ def backward(
         first = (count - 1 - back) * SPAN
         begins = tl.zeros_like(j) + first == 0
         v = wide(tl.load(state + j, mask=here & begins, other=0.0))
+        if EARLIER:
+            v = after(v, fires(v, p, FORM), zero, p, FORM, RESET)
         a = zero
         if trace is not None:
             a = wide(tl.load(trace + j, mask=here & begins, other=0.0))

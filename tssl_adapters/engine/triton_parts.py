@@ -89,7 +89,10 @@ def charged(v, x, p, FORM: tl.constexpr, CHARGE: tl.constexpr):
 @triton.jit
 def charge(v, x, p, FORM: tl.constexpr, CHARGE: tl.constexpr, RESET: tl.constexpr):
     """r, the spike of an incoming v whose reset is still due, and h."""
-    if FORM.timing == "immediate":
+    if FORM.told:
+        r = tl.zeros_like(v) if FORM.timing == "immediate" else fires(v, p, FORM)
+        h = x
+    elif FORM.timing == "immediate":
         r = tl.zeros_like(v)
         h = charged(v, x, p, FORM, CHARGE)
     else:

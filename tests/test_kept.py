@@ -1,0 +1,169 @@
+"""What a time loop keeps for backward: h of each step, which stands for drive and state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Any
+
+import norse.torch as norse
+import pytest
+import snntorch
+import torch
+from norse.torch.functional.lif_box import LIFBoxParameters
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+
+import tssl_adapters
+from tssl_adapters import rules
+from tssl_adapters.bench.measures import KeptForBackward
+from tssl_adapters.engine import attach
+
+STEPS, BATCH, FEATURES = 6, 4, 33
+Loop = Callable[[nn.Module, Tensor], Tensor]
+
+
+def explicit(layer: Any, x: Tensor) -> Tensor:
+    """A loop over a layer that is passed its state."""
+    state, outs = None, []
+    for step in x:
+        given = layer.init_leaky() if isinstance(layer, snntorch.Leaky) and state is None else state
+        out, state = layer(step, given)
+        outs.append(out)
+    return torch.stack(outs)
+
+
+def held(layer: Any, x: Tensor) -> Tensor:
+    """A loop over a layer that holds its state."""
+    return torch.stack([layer(step) for step in x])
+
+
+def leaky(**settings: Any) -> nn.Module:
+    return snntorch.Leaky(beta=0.8, **settings)
+
+
+def box() -> nn.Module:
+    return norse.LIFBoxCell(LIFBoxParameters(tau_mem_inv=torch.tensor(300.0)))
+
+
+ONE: dict[str, tuple[Callable[[], nn.Module], Loop]] = {
+    "Leaky": (leaky, explicit),
+    "Leaky zero": (lambda: leaky(reset_mechanism="zero"), explicit),
+    "Leaky learned": (lambda: leaky(learn_beta=True, learn_threshold=True), explicit),
+    "Leaky hidden": (lambda: leaky(init_hidden=True), held),
+    "LIFNode": (lambda: neuron.LIFNode(tau=1.5, decay_input=False), held),
+    "LIFNode soft": (lambda: neuron.LIFNode(tau=1.5, v_reset=None), held),
+    "IFNode": (lambda: neuron.IFNode(), held),
+    "LIFCell": (norse.LIFCell, explicit),
+    "LIFBoxCell": (box, explicit),
+}
+TWO = {
+    "Leaky without delay": (lambda: leaky(reset_delay=False), explicit),
+    "ParametricLIFNode": (lambda: neuron.ParametricLIFNode(), held),
+}
+RULES = (
+    rules.TSSLBP(),
+    rules.TSSLBP(reset_path="complete"),
+    rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2),
+)
+COMPILED = ("Leaky", "LIFNode")
+"""Of these neurons there are loops on disk that other tests have compiled too."""
+
+
+def on_engines(cases: Iterable[str]) -> pytest.MarkDecorator:
+    """Each with torch; with compiled loops, which take seconds to make, a few."""
+    chosen = [(case, "torch") for case in cases]
+    chosen += [(case, "numba") for case in cases if case in COMPILED]
+    return pytest.mark.parametrize(("case", "engine"), chosen)
+
+
+def settings(engine: str) -> Iterator[tuple[rules.Rule, float]]:
+    """Rules and time constants; few for compiled loops."""
+    yield from product(RULES, (1.0, 3.0)) if engine == "torch" else [(RULES[0], 1.0)]
+
+
+def gradients(
+    make: Callable[[], nn.Module], loop: Loop, engine: str, tau_s: float, rule: rules.Rule
+) -> tuple[list[Tensor], int]:
+    """Those of a loop's drive and of the layer's parameters, and the bytes that the loop kept."""
+    torch.manual_seed(0)
+    layer = tssl_adapters.wrap(make(), engine=engine, tau_s=tau_s, rule=rule)
+    x = (2.0 * torch.randn(STEPS, BATCH, FEATURES)).requires_grad_()
+    with KeptForBackward() as kept:
+        out = loop(layer, x)
+    assert 0.02 < float((out.detach() > 0).float().mean()) < 0.98
+    leaves = [x, *layer.parameters()]
+    return list(torch.autograd.grad((out * torch.randn_like(out)).sum(), leaves)), kept.num_bytes
+
+
+@on_engines([*ONE, *TWO])
+def test_the_kept_potential_stands_for_the_state(
+    case: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, loop = (ONE | TWO)[case]
+    for rule, tau_s in settings(engine):
+        with_it, _ = gradients(make, loop, engine, tau_s, rule)
+        with monkeypatch.context() as patch:
+            patch.setattr(attach, "charged_of", lambda state, neuron: None)
+            without, _ = gradients(make, loop, engine, tau_s, rule)
+        for found, expected in zip(with_it, without, strict=True):
+            assert torch.equal(found, expected)
+        assert with_it[0].abs().sum() > 0
+
+
+@on_engines(ONE)
+def test_a_loop_keeps_a_drive_and_a_row_of_states(case: str, engine: str) -> None:
+    make, loop = ONE[case]
+    _, kept = gradients(make, loop, engine, 1.0, rules.TSSLBP())
+    row = 4 * BATCH * FEATURES
+    few = 64 * STEPS  # thresholds and the like
+    assert kept <= (STEPS + 1) * row + few
+
+
+@pytest.mark.parametrize("case", TWO)
+def test_the_state_or_the_drive_is_kept_too_where_the_potential_does_not_tell_it(
+    case: str,
+) -> None:
+    make, loop = TWO[case]
+    _, kept = gradients(make, loop, "torch", 1.0, rules.TSSLBP())
+    row = 4 * BATCH * FEATURES
+    assert 1.8 * STEPS * row < kept < 2.2 * STEPS * row
+
+
+@on_engines(["Leaky", "LIFBoxCell"])
+def test_states_may_be_written_to_once_they_were_passed_on(case: str, engine: str) -> None:
+    make, loop = ONE[case]
+    expected, _ = gradients(make, loop, engine, 1.0, rules.TSSLBP())
+
+    def writing(layer: Any, x: Tensor) -> Tensor:
+        state, outs, before = None, [], None
+        if isinstance(layer, snntorch.Leaky):
+            state = layer.init_leaky()
+        for step in x:
+            out, state = layer(step, state)
+            outs.append(out)
+            if before is not None:
+                before.zero_()
+            before = getattr(state, "v", state).detach()
+        return torch.stack(outs)
+
+    found, _ = gradients(make, writing, engine, 1.0, rules.TSSLBP())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_threshold_in_mid_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The potential was reset by the threshold that there was then."""
+
+    def raised(layer: Any, x: Tensor) -> Tensor:
+        outs = []
+        for step in x:
+            outs.append(layer(step))
+            layer.v_threshold += 0.3
+        return torch.stack(outs)
+
+    make, rule = ONE["LIFNode soft"][0], rules.TSSLBP()
+    found, _ = gradients(make, raised, "torch", 1.0, rule)
+    monkeypatch.setattr(attach, "charged_of", lambda state, neuron: None)
+    expected, _ = gradients(make, raised, "torch", 1.0, rule)
+    assert torch.equal(found[0], expected[0])
