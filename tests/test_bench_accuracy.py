@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -274,3 +275,22 @@ def test_results_alone_are_enough_to_repeat_nothing(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / folder)
     assert accuracy(tmp_path, options) == 0
     assert (tmp_path / "results.jsonl").read_text() == written
+
+
+@pytest.mark.parametrize("missing", ["loss", "seed"])
+def test_results_that_do_not_say_whose_they_are_are_kept(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of an older version: nothing in the folder is written over."""
+    options = "--libraries spikingjelly --rules tsslbp --seeds 1 --epochs 1"
+    assert accuracy(tmp_path, options) == 0
+    shutil.rmtree(tmp_path / "runs")
+    (line,) = lines(tmp_path / "results.jsonl")
+    del line[missing]
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="2"):
+        accuracy(tmp_path, options)
+    assert f"results.jsonl, line 1 has no {missing}, so that" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
