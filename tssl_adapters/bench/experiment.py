@@ -16,6 +16,7 @@ import psutil
 import torch
 import yaml
 
+from tssl_adapters import _engines
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.settings import Settings
 
@@ -134,7 +135,7 @@ class Experiment:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and machine."""
+    """Versions, commit, machine, and the engine where none is named."""
     versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -148,7 +149,7 @@ def environment() -> dict[str, Any]:
             "memory_bytes": psutil.virtual_memory().total,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "engine": os.environ.get("TSSL_ADAPTERS_ENGINE", "torch"),
+        "engine": _engines.default(),
     }
 
 
