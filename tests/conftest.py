@@ -6,16 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from tssl_adapters import adapters
+from tssl_adapters.registry import library_class
 
 # Plain torch compiles nothing; tests that are about another engine say so.
 os.environ.setdefault("TSSL_ADAPTERS_ENGINE", "torch")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    """Registrations end with the test."""
-    before = {adapter.library: dict(adapter.kinds) for adapter in adapters.loaded()}
+    """Registrations end with the test: other tests ask what the libraries' own classes are."""
     yield
     for adapter in adapters.loaded():
-        adapter.kinds.clear()
-        adapter.kinds.update(before[adapter.library])
+        registered = [cls for cls in adapter.kinds if library_class(adapter, cls) is not cls]
+        for cls in registered:
+            del adapter.kinds[cls]

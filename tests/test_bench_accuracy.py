@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,8 +21,9 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 import tssl_adapters
+from tssl_adapters import _engines
 from tssl_adapters.bench import data, networks, rules, runs
-from tssl_adapters.bench.experiment import Experiment
+from tssl_adapters.bench.experiment import Experiment, environment
 from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.networks import connections
 from tssl_adapters.bench.runs import Job
@@ -274,3 +276,35 @@ def test_results_alone_are_enough_to_repeat_nothing(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / folder)
     assert accuracy(tmp_path, options) == 0
     assert (tmp_path / "results.jsonl").read_text() == written
+
+
+@pytest.mark.parametrize("missing", ["loss", "seed"])
+def test_results_that_do_not_say_whose_they_are_are_kept(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of an older version: nothing in the folder is written over."""
+    options = "--libraries spikingjelly --rules tsslbp --seeds 1 --epochs 1"
+    assert accuracy(tmp_path, options) == 0
+    shutil.rmtree(tmp_path / "runs")
+    (line,) = lines(tmp_path / "results.jsonl")
+    del line[missing]
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="2"):
+        accuracy(tmp_path, options)
+    assert f"results.jsonl, line 1 has no {missing}, so that" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "installed", "engine"),
+    [("torch", True, "torch"), ("numba", True, "numba"), ("", True, "numba"), ("", False, "torch")],
+)
+def test_recorded_engine_is_that_of_wrap(
+    asked: str, installed: bool, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(_engines.VARIABLE, asked)
+    monkeypatch.setattr(_engines, "find_spec", lambda name: object() if installed else None)
+    layer = tssl_adapters.wrap(neuron.LIFNode())
+    assert environment()["engine"] == layer._tssl_settings.engine == engine

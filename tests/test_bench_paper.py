@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from bench_cases import results
 
 from tssl_adapters.bench import paper
-from tssl_adapters.bench.__main__ import main
+from tssl_adapters.bench.__main__ import command_of, main
 from tssl_adapters.bench.data import images
 
 
 def args(*more: str) -> Namespace:
-    parser = ArgumentParser()
-    paper.add_options(parser)
+    _, parser = command_of("paper")
     return parser.parse_args(["--out", "folder", *more])
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_cases import accuracy
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from tssl_adapters.bench.report import tables
+from tssl_adapters.bench.report import plots, tables
+from tssl_adapters.bench.report.gradient_plots import through_depth
 
 STUDENT = {2: 12.7062, 3: 4.30265}
 """97.5 % quantiles of Student's t for so many seeds, from a printed table."""
@@ -99,6 +103,8 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.tags.count("svg") == 8
+    wide = page.tags.count("svg") + page.tags.count("table") - 1  # the options' lines break
+    assert text.count('<div class="wide">') == wide  # on a phone each scrolls by itself
     assert all(target.startswith(("#", "data:")) for target in page.refers)  # within a plot
     assert "script" not in page.tags
     assert "link" not in page.tags
@@ -134,3 +140,62 @@ def test_failures_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert accuracy(tmp_path, "--libraries norse --rules tsslbp --seeds 2 --epochs 1") == 1
     assert "seed 1: ValueError: <this> is why" in (tmp_path / "report.md").read_text()
     assert "ValueError: &lt;this&gt; is why" in (tmp_path / "report.html").read_text()
+
+
+# Plots
+
+
+def drawn(figure: Figure) -> Any:
+    """Draw it; what knows how large its parts are."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def test_no_two_lines_look_alike_in_grey() -> None:
+    """Ten contestants are in one panel of ``bench speed``'s plots."""
+    looks = plots.looks([str(number) for number in range(40)])
+    assert len({(look["linestyle"], look["marker"]) for look in looks.values()}) == 40
+
+
+@pytest.mark.parametrize(
+    ("low", "factor"), [(40.0, 1.5), (2.0, 6.0), (2.0, 16.0), (0.0031, 90.0), (0.0031, 1e8)]
+)
+def test_numbers_on_a_logarithmic_axis_have_room(low: float, factor: float) -> None:
+    values = [low, low * factor]
+    figure, (panel,) = plots.panels(1)
+    panel.loglog(values, values)
+    panel.set(xlabel="x", ylabel="y", title="two\nlines")
+    for axis in (panel.xaxis, panel.yaxis):
+        plots.plain_numbers(axis)
+    renderer = drawn(figure)
+    for place, axis in enumerate((panel.xaxis, panel.yaxis)):
+        first, last = axis.get_view_interval()
+        labels = [label for label in axis.get_ticklabels(which="both")
+                  if label.get_text() and first <= label.get_position()[place] <= last]  # fmt: skip
+        boxes = [label.get_window_extent(renderer).get_points() for label in labels]
+        ends = sorted(tuple(box[:, place]) for box in boxes)
+        assert len(ends) >= 2
+        assert all(before[1] < after[0] for before, after in pairwise(ends)), labels
+
+
+def test_long_titles_stay_over_their_panels() -> None:
+    """And those of the gradients say the data and the network too."""
+    network = "15C5-P2-40C5-P2-300"
+    groups = [
+        {"data": data, "network": network, "library": "spikingjelly", "tau_s": 3.0,
+         "loss": "cross-entropy", "rules": ["native"], "norm": {"native": [1.0, 2.0]}}
+        for data in ("fashion-mnist", "dvs-gesture", "mnist")
+    ]  # fmt: skip
+    table = tables.frame(
+        [
+            record("native", 0, epoch, 0.5, **{**group, "library": library})
+            for group, library in zip(groups, ("spikingjelly", "norse", "snntorch"), strict=True)
+            for epoch in (1, 2)
+        ]
+    )
+    for figure in (through_depth(groups), plots.over_epochs(table, "train_loss", "loss")):
+        renderer = drawn(figure)
+        boxes = [axis.title.get_window_extent(renderer) for axis in figure.axes]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert network in through_depth(groups).axes[0].get_title()

@@ -18,8 +18,6 @@ import tssl_adapters
 from tssl_adapters import adapters, rules
 from tssl_adapters.errors import LibraryVersionError, UnsupportedLayerError
 
-pytestmark = pytest.mark.usefixtures("forgotten")
-
 
 class MyLIF(neuron.LIFNode):
     """A subclass with an attribute more."""

@@ -132,7 +132,6 @@ def test_lee_needs_spikes_and_a_reset() -> None:
     assert tssl_adapters.inspect(layer, rule="tsslbp")[0].status == "wrap"
 
 
-@pytest.mark.usefixtures("forgotten")
 @pytest.mark.skipif(not has("SimpleIFNode"), reason="this version has no SimpleIFNode")
 def test_a_charge_of_the_users_own_is_refused() -> None:
     class Mine(neuron.SimpleLIFNode):  # type: ignore[misc, name-defined]

@@ -54,7 +54,7 @@ def checked(engine: str | None) -> str:
         ValueError: an unknown one.
         EngineNotAvailableError: what it needs is not there.
     """
-    name = os.environ.get(VARIABLE) or _automatic() if engine is None else engine
+    name = default() if engine is None else engine
     if name not in PURPOSES:
         where = f"{VARIABLE}=" if engine is None else "engine="
         known = ", ".join(map(repr, PURPOSES))
@@ -64,9 +64,12 @@ def checked(engine: str | None) -> str:
     return name
 
 
-def _automatic() -> str:
-    """What a user gets who says nothing. Not Triton: no GPU has run its kernels yet."""
-    return "torch" if _why_not("numba") else "numba"
+def default() -> str:
+    """What a call gets that names none: the environment's, unchecked, else the best there is.
+
+    Not Triton: no GPU has run its kernels yet.
+    """
+    return os.environ.get(VARIABLE) or ("torch" if _why_not("numba") else "numba")
 
 
 def _why_not(name: str) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
+PROGRAM = "python -m tssl_adapters.bench"
 COMMANDS = {
     "accuracy": "train networks under several rules, and compare how well they do",
     "paper": "train the paper's networks in its set-up, beside what was published",
@@ -37,21 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     about = "\n".join(f"  {name:<10} {does}" for name, does in COMMANDS.items())
     chooser = argparse.ArgumentParser(
-        prog="python -m tssl_adapters.bench",
+        prog=PROGRAM,
         description=f"What a gradient is worth.\n\n{about}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     chooser.add_argument("command", choices=COMMANDS)
     name = chooser.parse_args(argv[:1]).command
+    command, parser = command_of(name)
+    return command.main(parser, argv[1:])
+
+
+def command_of(name: str) -> tuple[Command, argparse.ArgumentParser]:
+    """A command, and what reads its options."""
     command: Command = import_module(f"tssl_adapters.bench.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"{chooser.prog} {name}",
+        prog=f"{PROGRAM} {name}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     command.add_options(parser)
-    return command.main(parser, argv[1:])
+    return command, parser
 
 
 if __name__ == "__main__":

@@ -16,16 +16,19 @@ import psutil
 import torch
 import yaml
 
+from tssl_adapters import _engines
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.settings import Settings
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 RESULTS, FAILURES = "results.jsonl", "failures.jsonl"
+TOLD_APART_BY = ("library", "rule", "tau_s", "data", "network", "seed", "loss")
+"""What says whose run a line of the results is."""
 PACKAGES = ("torch", "numpy", "snntorch", "spikingjelly", "norse", "numba", "tssl-adapters")
 
 
 class ExperimentError(Exception):
-    """A folder that holds an experiment of another kind."""
+    """A folder that holds an experiment of another kind, or of a version that wrote less."""
 
 
 class Experiment:
@@ -50,7 +53,8 @@ class Experiment:
             fixed: those that must be what they were: the name of a run does not have them.
 
         Raises:
-            ExperimentError: one of these is another than before.
+            ExperimentError: one of these is another than before, or a result does not say which
+                run it is of.
         """
         path = self.folder / CONFIG
         before = yaml.safe_load(path.read_text()) if path.is_file() else config
@@ -60,6 +64,7 @@ class Experiment:
                     f"{self.folder} was made with {name}: {before.get(name)}, not "
                     f"{config.get(name)}; take another folder"
                 )
+        self._results()  # refused before anything is written
         for folder in (self.runs, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         self.describe(config)
@@ -80,18 +85,28 @@ class Experiment:
     def records(self, settings: Settings) -> list[Record]:
         """A run's epochs so far, up to its last; from the results where its own file is gone."""
         path = self.runs / f"{settings.name}.jsonl"
-        mine = {**settings.recorded(), "loss": settings.loss}
-        del mine["library_version"]
         found = (
             _lines(path)
             if path.is_file()
             else (
                 record
-                for record in _lines(self.folder / RESULTS)
-                if all(record[name] == value for name, value in mine.items())
+                for record in self._results()
+                if all(record[name] == getattr(settings, name) for name in TOLD_APART_BY)
             )
         )
         return list(found)[: settings.epochs]
+
+    def _results(self) -> list[Record]:
+        """All runs' epochs. A line that says too little is refused: ``collect`` would drop it."""
+        path = self.folder / RESULTS
+        records = list(_lines(path))
+        for number, record in enumerate(records, start=1):
+            if missing := [name for name in TOLD_APART_BY if name not in record]:
+                raise ExperimentError(
+                    f"{path}, line {number} has no {', '.join(missing)}, so that its run is not "
+                    "known; add it to each such line, or take another folder"
+                )
+        return records
 
     def record(self, settings: Settings, records: Iterable[Record]) -> None:
         """Write down a run's epochs so far."""
@@ -120,7 +135,7 @@ class Experiment:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and machine."""
+    """Versions, commit, machine, and the engine where none is named."""
     versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -134,7 +149,7 @@ def environment() -> dict[str, Any]:
             "memory_bytes": psutil.virtual_memory().total,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "engine": os.environ.get("TSSL_ADAPTERS_ENGINE", "torch"),
+        "engine": _engines.default(),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tssl_adapters.bench.report.plots import legend, looks, panels
+from tssl_adapters.bench.report.plots import entitle, legend, looks, panels, plain_numbers
 
 Group = dict[str, Any]
 """What :func:`tssl_adapters.bench.gradients.compare` returns."""
@@ -15,7 +15,8 @@ Group = dict[str, Any]
 
 def title(group: Group) -> str:
     """Which network it is."""
-    return f"{group['library']}, tau_s = {group['tau_s']:g}, {group['loss']}"
+    trained = f"{group['data']}, {group['network']}, {group['loss']}"
+    return f"{trained}, tau_s = {group['tau_s']:g}, {group['library']}"
 
 
 def _rules(groups: Sequence[Group]) -> list[str]:
@@ -33,8 +34,10 @@ def through_depth(groups: Sequence[Group]) -> Figure:
     for axis, group in zip(axes, groups, strict=True):
         for rule, norms in group["norm"].items():
             axis.plot(range(1, len(norms) + 1), _positive(norms), label=rule, **styles[rule])
-        axis.set(title=title(group), xlabel="layer", ylabel="norm of the weight gradient")
+        entitle(axis, title(group))
+        axis.set(xlabel="layer", ylabel="norm of the weight gradient")
         axis.set_yscale("log")
+        plain_numbers(axis.yaxis)
         axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure, axes)
     return figure
@@ -49,9 +52,10 @@ def through_time(groups: Sequence[Group]) -> Figure:
         for rule, norms in group["drive_norm"].items():
             steps = range(1, group["time_steps"] + 1)
             axis.plot(steps, _positive(norms[layer]), label=rule, **styles[rule])
-        axis.set_title(f"{title(group)}, layer {layer + 1}", fontsize=8)
+        entitle(axis, f"{title(group)}, layer {layer + 1}")
         axis.set(xlabel="time step", ylabel="norm of the drive gradient")
         axis.set_yscale("log")
+        plain_numbers(axis.yaxis)
         axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure, axes)
     return figure
@@ -71,7 +75,7 @@ def agreement(groups: Sequence[Group]) -> Figure:
                           fontsize=min(9, 40 / len(names)))  # fmt: skip
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
-        axis.set_title(f"{title(group)}, layer {layer + 1}", fontsize=8)
+        entitle(axis, f"{title(group)}, layer {layer + 1}")
         axis.grid(visible=False)
     return figure
 

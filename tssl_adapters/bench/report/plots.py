@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tssl_adapters.bench.report.tables import SETTING, Row, differing
 
@@ -19,12 +23,14 @@ STYLE: Any = {
     "grid.alpha": 0.3,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.axisbelow": True,
     "svg.fonttype": "none",
 }
 # Okabe and Ito's colours, dark to light
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-DASHES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX*"
+# Five and nine, which share no divisor: without colours no two of 45 lines look alike
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+MARKERS = "osD^vPX*<"
 WIDTH, HEIGHT = 4.2, 3.0  # of one panel, in inches
 
 
@@ -53,11 +59,26 @@ def panels(number: int) -> tuple[Figure, list[Any]]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), layout="constrained")
         layout: Any = figure.get_layout_engine()  # matplotlib's base class has no such argument
-        layout.set(h_pad=0.1)
+        layout.set(h_pad=0.1, w_pad=0.1)
         axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
         for unused in axes[number:]:
             unused.set_axis_off()
     return figure, axes[:number]
+
+
+def entitle(axis: Any, title: str) -> None:
+    """Write a panel's title in as many lines as keep it off the next panel's."""
+    axis.set_title(textwrap.fill(title, 60), fontsize=8)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis that is drawn on already; matplotlib's own labels would overlap."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    within = (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
+    axis.set_major_locator(MaxNLocator(5) if decades < 1 else LogLocator(subs=within))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def settings(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -85,7 +106,8 @@ def over_epochs(table: pd.DataFrame, column: str, label: str, factor: float = 1.
             axis.plot(mean.index, mean, label=rule, markevery=every, **style)
             low, high = over_seeds.min() * factor, over_seeds.max() * factor
             axis.fill_between(mean.index, low, high, color=style["color"], alpha=0.1, lw=0)
-        axis.set(title=title, xlabel="epoch", ylabel=label)
+        entitle(axis, title)
+        axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure, axes)
     return figure
@@ -114,7 +136,8 @@ def differences(rows: Sequence[Row]) -> Figure | None:
         axis.axvline(0.0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(mine)), [row.rule for row in mine])
         axis.set_ylim(len(mine) - 0.5, -0.5)
-        axis.set(title=title, xlabel="test accuracy minus native's (points)")
+        entitle(axis, title)
+        axis.set(xlabel="test accuracy minus native's (points)")
     legend(figure, axes)
     return figure
 

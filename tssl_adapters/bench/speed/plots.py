@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tssl_adapters.bench.report.plots import STYLE, legend, looks, panels
+from tssl_adapters.bench.report.plots import STYLE, legend, looks, panels, plain_numbers
 from tssl_adapters.bench.speed.contestants import COPY
 
 RESOLUTION = 150  # dots per inch
@@ -58,6 +58,8 @@ def _lines(
             if len(line):
                 axis.plot(line[x], line[y], label=name, **styles[name])
         axis.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
+        for scale in (axis.xaxis, axis.yaxis):
+            plain_numbers(scale)
     legend(figure, axes)
     return figure
 
