@@ -114,7 +114,7 @@ def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float) -
     state = torch.zeros(300, device=DEVICE, dtype=dtype)
     plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
     given = (drive, state, None)
-    ours = call_of(TRITON, plan, *given).run(*given, None, *neuron.values())
+    ours = call_of(TRITON, plan, *given).run(*given, None, None, *neuron.values())
     theirs = SequenceFunction.apply(plan, None, *given, *(None,) * plan.links, *neuron.values())
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
@@ -149,7 +149,7 @@ def test_golden_vectors(case: str) -> None:
     drive = torch.tensor(GOLDEN[f"{case}/drive"], device=DEVICE, requires_grad=True)
     plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, False, False)
     given = (drive, torch.zeros_like(drive[0]), None)
-    out, *_ = call_of(TRITON, plan, *given).run(*given, None, *neuron.values())
+    out, *_ = call_of(TRITON, plan, *given).run(*given, None, None, *neuron.values())
     out.backward(torch.tensor(GOLDEN[f"{case}/grad_psc"], device=DEVICE))
     np.testing.assert_allclose(out.detach().cpu(), GOLDEN[f"{case}/psc"], atol=1e-14)
     golden = GOLDEN[f"{case}/grad_drive"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fused_cases import VARIANTS, a_neuron, call_of
 
+from tssl_adapters.engine import fused
 from tssl_adapters.engine.fused_filter import FusedCurrent
 from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, link_size
@@ -83,7 +84,7 @@ def test_no_fused_operations(compiled: dict[str, str], dtype: torch.dtype, tau_s
     plan = Plan(neuron, TSSLBP(), tau_s, link_size(neuron, TSSLBP()), False, True, False)
     drive = torch.zeros(STEPS, 5, dtype=dtype, requires_grad=True)
     given = (drive, torch.zeros_like(drive[0]), None)
-    out, *_ = call_of(backend("triton"), plan, *given).run(*given, None, *neuron.values())
+    out, *_ = call_of(backend("triton"), plan, *given).run(*given, None, None, *neuron.values())
     out.sum().backward()
     assert rounds_every_operation(compiled["forward"])
     quotient = "div.rn.f64" if dtype == torch.float64 else "div.rn.f32"
@@ -103,10 +104,25 @@ def test_every_form_compiles(compiled: dict[str, str], variant: Any) -> None:
     trace = torch.zeros_like(drive[0]) if variant.tau_s > 1 else None
     given = (drive, torch.zeros_like(drive[0]), trace)
     call = call_of(backend("triton"), plan, *given)
-    out, states, *_ = call.run(*given, None, *neuron.values())
+    out, states, *_ = call.run(*given, None, None, *neuron.values())
     (out.sum() + states.sum()).backward()
     assert rounds_every_operation(compiled["forward"])
     assert "st.global" in compiled["backward"]
+
+
+def test_a_step_that_keeps_the_potential_compiles(compiled: dict[str, str]) -> None:
+    neuron = Neuron(LinearCharge(0.7, 0.3, 0.0, divided, (3.3,)), ToValue(0.0), 1.0)
+    plan = Plan(neuron, TSSLBP(), 1.0, link_size(neuron, TSSLBP()), False, False, False)
+    drive = torch.zeros(5, requires_grad=True)
+    call = fused.call_of(plan, drive.dtype, False, False, backend("triton"))
+    state, earlier = torch.zeros(2, 5)
+    out, _, charged, *_ = call.run(drive, state, None, earlier, None, *neuron.values())
+    out.sum().backward()
+    assert charged.shape == drive.shape
+    assert rounds_every_operation(compiled["forward"])
+    assert "div.rn.f32" in compiled["forward"]
+    # h is read, not computed: what is left to divide is 1/d, and by the fallback's denominator.
+    assert compiled["backward"].count("div.") < 3
 
 
 def test_the_current_compiles(compiled: dict[str, str]) -> None:
