@@ -31,6 +31,7 @@ import tssl_adapters
 from tssl_adapters import losses, rules
 from tssl_adapters.bench.data import Data, load
 from tssl_adapters.bench.networks.connections import hidden_sizes
+from tssl_adapters.bench.networks.spikingjelly import Integrate
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
 from tssl_adapters.bench.workload import Batch, Workload
@@ -115,13 +116,6 @@ class Rates(Task):
         return F.cross_entropy(output.sum(0), labels)
 
 
-class Integrate(nn.Module):
-    """A synaptic current that does not leak, ``[T, ...]``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.cumsum(0)
-
-
 class Times(Rates):
     """Pixel p fires at 20 (1 - p), and cross-entropy on what is left of the window after the first
     output spike, over 2 steps. Every neuron fires once, so that the sum of that over its spikes is
@@ -141,7 +135,9 @@ class Times(Rates):
         for inputs, outputs in pairwise(sizes):
             linear = nn.Linear(inputs, outputs, bias=False)
             nn.init.normal_(linear.weight, 1.0 / inputs, 2.0 / inputs**0.5 / 10.0)
-            layers += [linear, Integrate(), neuron.IFNode(v_reset=-1e9, step_mode="m")]
+            # So large a reset would multiply a gradient that went through it.
+            node = neuron.IFNode(v_reset=-1e9, detach_reset=True, step_mode="m")
+            layers += [linear, Integrate(), node]
         return nn.Sequential(*layers)
 
     def output(self, inputs: Tensor) -> Tensor:

@@ -123,6 +123,15 @@ def test_native_is_left_alone_at_tau_s_1() -> None:
     assert not tssl_adapters.is_wrapped(model)
 
 
+def test_stdbp_is_wrapped_onto_layers_that_suit_it() -> None:
+    """Others are refused by name, as `wrap` does."""
+    model = nn.Sequential(nn.Linear(4, 4), neuron.IFNode())
+    user.apply_rule(model, "stdbp", 1.0)
+    assert str(model[1]._tssl_settings.rule) == "STDBP()"
+    with pytest.raises(tssl_adapters.errors.UnsupportedConfigError, match=r"1 \(spiking.*leaks"):
+        user.apply_rule(nn.Sequential(nn.Linear(4, 4), neuron.LIFNode()), "stdbp", 1.0)
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -2260,6 +2260,7 @@ WHOLE_MODELS = (
 )  # fmt: skip
 
 BENCH_RUNS = "tests/test_bench_accuracy.py"
+BENCH_LATENCY = "tests/test_bench_latency.py"
 BENCH_REPORT = "tests/test_bench_report.py"
 BENCH_GRADIENTS = "tests/test_bench_gradients.py"
 BENCHMARK = (
@@ -2275,14 +2276,30 @@ BENCHMARK = (
     ),
     mutant(
         "bench: weights depend on the rule", "bench/runs.py",
-        "init_weights(built.model, settings.seed)",
-        "init_weights(built.model, settings.seed + len(settings.rule))",
+        "init_weights(built.model, settings.seed, once)",
+        "init_weights(built.model, settings.seed + len(settings.rule), once)",
         f"{BENCH_RUNS}::test_rules_have_one_forward_and_one_start",
     ),
     mutant(
         "bench: native above tau_s = 1 is the library without PSC", "bench/rules.py",
-        "if not (contestant.plain and tau_s == 1.0):", "if not contestant.plain:",
+        "if not (RULES[rule].plain and tau_s == 1.0 and not once):",
+        "if not (RULES[rule].plain and not once):",
         f"{BENCH_RUNS}::test_rules_have_one_forward_and_one_start",
+    ),
+    mutant(
+        "bench: single spikes are ranked by their number", "bench/workload.py",
+        "return scores(self.settings.loss, output)", "return output.sum(0)",
+        f"{BENCH_LATENCY}::test_stdbp_learns_digits",
+    ),
+    mutant(
+        "bench: the window's last step is worth nothing", "bench/method.py",
+        "torch.arange(len(output), 0, -1,", "torch.arange(len(output) - 1, -1, -1,",
+        BENCH_LATENCY,
+    ),
+    mutant(
+        "bench: surrogates go through a reset by 1e9", "bench/rules.py",
+        'replace(chosen, reset_path="none")', "chosen",
+        f"{BENCH_LATENCY}::test_rules_have_one_forward_and_a_gradient",
     ),
     mutant(
         "bench: a finished run is trained again", "bench/experiment.py",

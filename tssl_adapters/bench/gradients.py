@@ -113,7 +113,7 @@ def _spread(settings: Settings, samples: data.Data, checkpoint: Path | None) -> 
     model, forward, neuron = runs.network(settings, samples)
     if checkpoint is not None:
         model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
-    x = encode(samples.train_images, settings.time_steps, settings.tau_s)
+    x = encode(samples.train_images, settings.time_steps, settings.tau_s, settings.once)
     labels = samples.train_labels
     return spread(
         model,

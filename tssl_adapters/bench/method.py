@@ -15,21 +15,39 @@ TAU_M = 5.0
 PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, which the authors use for every data set
 MAX_WEIGHT = 4.0
 MAX_GRADIENT_NORM = 1.0
-MEAN_LOSS = "cross-entropy"  # the others are summed over the batch, as the authors do
-FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3}
-"""The losses, and the time steps in which their targets differ."""
+LATENCY = "latency"
+"""The loss of spike times: its networks and their inputs spike once."""
+LATENCY_TAU = 2.0  # in steps
+FIRED = -1e9  # a reset to it leaves no second spike
+MEAN_LOSSES = ("cross-entropy", LATENCY)  # the others are summed, as the authors do
+FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3, LATENCY: 4}
+"""The losses, and the time steps in which their targets or their inputs differ."""
 
 
-def encode(samples: Tensor, num_steps: int, tau_s: float) -> Tensor:
+def encode(samples: Tensor, num_steps: int, tau_s: float, once: bool = False) -> Tensor:
     """What a network receives, as floats ``[T, batch, ...]``, filtered by the PSC recursion.
 
     ``samples`` are bytes: pixels ``[batch, channels, height, width]``, normalised and repeated over
-    T steps, or counts of events ``[batch, T, channels, height, width]``.
+    T steps, or counts of events ``[batch, T, channels, height, width]``. With ``once`` pixels are
+    single spikes instead, :func:`latencies`.
     """
+    if once:
+        return latencies(samples, num_steps)
     if samples.dim() == 5:
         return losses.psc(samples.transpose(0, 1).float(), tau_s)
     pixels = (samples / 255 - PIXEL_MEAN) / PIXEL_DEVIATION
     return losses.psc(pixels.expand(num_steps, *pixels.shape), tau_s)
+
+
+def latencies(pixels: Tensor, num_steps: int) -> Tensor:
+    """One spike a pixel, the earlier the brighter, as floats ``[T, batch, ...]``.
+
+    A byte p > 0 of ``pixels`` ``[batch, channels, height, width]`` fires at step (1 - p/255) T/2,
+    rounded, so that what it sets off has the second half of the window; 0 never fires.
+    """
+    times = torch.round((1 - pixels / 255) * (num_steps / 2))
+    steps = torch.arange(num_steps, device=pixels.device).reshape(-1, *(1 for _ in pixels.shape))
+    return ((steps == times) & (pixels > 0)).float()
 
 
 class SumPool2d(nn.Module):
@@ -41,20 +59,41 @@ class SumPool2d(nn.Module):
         return 1.1 * pooled.reshape(*x.shape[:-2], *pooled.shape[-2:])
 
 
-def init_weights(model: nn.Module, seed: int) -> None:
-    """Draw the weights as the authors do, the same in each library for the same ``seed``."""
+def init_weights(model: nn.Module, seed: int, once: bool = False) -> None:
+    """Draw the weights as the authors do, the same in each library for the same ``seed``.
+
+    For neurons that fire ``once`` their mean is above 0, or most neurons would never fire.
+    """
     torch.manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if once and isinstance(module, nn.Linear | nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            nn.init.normal_(module.weight, 1 / fan_in, 0.2 / fan_in**0.5)
+        elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight)
         elif isinstance(module, nn.Conv2d):
             module.reset_parameters()
 
 
+def scores(name: str, output: Tensor) -> Tensor:
+    """What a loss ranks the classes by: ``[T, batch, classes]`` to ``[batch, classes]``.
+
+    The output summed over time; for ``latency`` sum_t (T - t) s[t] / tau, which of a single spike
+    is what is left of the window. That is a ramp in t, and so is its gradient G[t]: any rule can
+    use it, and its forward difference, STDBP's, is the gradient of the spike's time.
+    """
+    if name != LATENCY:
+        return output.sum(0)
+    left = torch.arange(len(output), 0, -1, dtype=output.dtype, device=output.device)
+    ranked: Tensor = torch.tensordot(left, output, 1) / LATENCY_TAU
+    return ranked
+
+
 def batch_loss(name: str, output: Tensor, labels: Tensor, tau_s: float) -> Tensor:
     """The loss of ``output`` ``[T, batch, classes]`` under ``labels`` ``[batch]``, a scalar.
 
-    Its mean for cross-entropy on the output summed over time, else summed over the batch.
+    The mean over the batch of the cross-entropy of :func:`scores` for :data:`MEAN_LOSSES`, else a
+    sum over the batch.
     """
     num_steps, _, num_classes = output.shape
     if name == "kernel":
@@ -63,4 +102,4 @@ def batch_loss(name: str, output: Tensor, labels: Tensor, tau_s: float) -> Tenso
     if name == "count":
         counts = losses.target_spike_counts(labels, num_classes, wanted=num_steps - 1, others=1)
         return losses.spike_count_loss(output, counts)
-    return F.cross_entropy(output.sum(0), labels)
+    return F.cross_entropy(scores(name, output), labels)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
 from tssl_adapters.bench import data, networks, rules
-from tssl_adapters.bench.method import FEWEST_STEPS
+from tssl_adapters.bench.method import FEWEST_STEPS, LATENCY
 from tssl_adapters.bench.settings import Settings
 
 LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json")
@@ -73,7 +73,7 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
         "rule (default: 1)")  # fmt: skip
     add("--losses", "--loss", type=listed(one_of(list(FEWEST_STEPS))), metavar="LIST",
         help=f"of {', '.join(FEWEST_STEPS)} (default: kernel above tau_s = 1, else "
-        "cross-entropy)")  # fmt: skip
+        f"cross-entropy); {LATENCY} takes inputs and neurons that fire once")  # fmt: skip
     add("--seeds", type=positive, default=3, metavar="N", help="how many (default: %(default)s)")
     add("--first-seed", type=int, default=0, metavar="N", help="default: %(default)s")
 
@@ -145,41 +145,84 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"{option}={text}"]
 
 
-def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
-    """The grid's runs, seed by seed, and what a library does not have.
+class Choice(NamedTuple):
+    """What decides whether a run can be trained at all."""
+
+    library: str
+    rule: str
+    tau_s: float
+    loss: str
+
+
+def trainable(offered: Iterable[Choice]) -> tuple[list[Choice], list[str]]:
+    """What can be trained, and why the rest is left out.
 
     Raises:
-        ValueError: a network or a loss does not fit.
+        ValueError: nothing can.
     """
+    why = {
+        choice: rules.why_not(choice.library, choice.rule, choice.tau_s, choice.loss == LATENCY)
+        for choice in offered
+    }
+    left_out = [
+        f"{choice.rule} in {choice.library}, {choice.loss}, tau_s = {choice.tau_s:g}: {reason}"
+        for choice, reason in why.items()
+        if reason is not None
+    ]
+    chosen = [choice for choice, reason in why.items() if reason is None]
+    if not chosen:
+        raise ValueError("\n  ".join(["nothing is left to train:", *left_out]))
+    return chosen, left_out
+
+
+def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
+    """The grid's runs, seed by seed, and what is left out of them.
+
+    Raises:
+        ValueError: a loss does not fit, or all is left out.
+    """
+    choices, left_out = trainable(
+        Choice(library, rule, tau_s, loss)
+        for tau_s, library, rule in product(args.tau_s, args.libraries, args.rules)
+        for loss in _losses_of(args, tau_s)
+    )
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    grid, left_out = [], []
-    for seed, dataset, network, tau_s, library, rule in product(
-        seeds, args.data, args.networks, args.tau_s, args.libraries, args.rules
-    ):
-        if not rules.has(library, rule):
-            left_out.append(f"{library} has no {rules.RULES[rule].surrogate} surrogate")
-            continue
-        for loss in args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]:
-            if args.time_steps < FEWEST_STEPS[loss]:
-                raise ValueError(f"--loss {loss} needs --time-steps {FEWEST_STEPS[loss]} or more")
-            grid.append(
-                Settings(
-                    library,
-                    dataset,
-                    network,
-                    rule,
-                    tau_s,
-                    loss,
-                    args.time_steps,
-                    args.batch_size,
-                    args.lr,
-                    args.epochs,
-                    seed,
-                    args.limit,
-                    args.schedule,
-                )
-            )
-    return grid, list(dict.fromkeys(left_out))
+    grid = [
+        Settings(
+            choice.library,
+            dataset,
+            network,
+            choice.rule,
+            choice.tau_s,
+            choice.loss,
+            args.time_steps,
+            args.batch_size,
+            args.lr,
+            args.epochs,
+            seed,
+            args.limit,
+            args.schedule,
+        )
+        for seed, dataset, network, choice in product(seeds, args.data, args.networks, choices)
+    ]
+    return grid, left_out
+
+
+def _losses_of(args: argparse.Namespace, tau_s: float) -> list[str]:
+    """The losses at a ``tau_s``.
+
+    Raises:
+        ValueError: one of them does not fit the other options.
+    """
+    losses: list[str] = args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]
+    for loss in losses:
+        if args.time_steps < FEWEST_STEPS[loss]:
+            raise ValueError(f"--loss {loss} needs --time-steps {FEWEST_STEPS[loss]} or more")
+    if LATENCY in losses and tau_s > 1:
+        raise ValueError(f"--loss {LATENCY} needs layers that emit spikes, --tau-s 1")
+    if LATENCY in losses and (events := sorted({*args.data} & {*data.EVENTS})):
+        raise ValueError(f"--loss {LATENCY} needs images, not the events of {', '.join(events)}")
+    return losses
 
 
 def recorded(args: argparse.Namespace) -> dict[str, Any]:

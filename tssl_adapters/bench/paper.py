@@ -60,6 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     args = parser.parse_args(options.with_config(parser, argv))
+    try:
+        grid, left_out = settings_of(args)
+    except ValueError as error:
+        parser.error(str(error))
     experiment = Experiment(args.out)
     fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
     try:
@@ -67,19 +71,27 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     except ExperimentError as error:
         parser.error(str(error))
     published = {(trial.data, trial.network): trial.published for trial in TRIALS.values()}
-    return accuracy.train(args, experiment, settings_of(args), [], published)
+    return accuracy.train(args, experiment, grid, left_out, published)
 
 
-def settings_of(args: argparse.Namespace) -> list[Settings]:
-    """The runs, seed by seed; a rule that a library lacks is left out."""
-    return [
+def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
+    """The runs, seed by seed, and what is left out of them.
+
+    Raises:
+        ValueError: all of it is.
+    """
+    offered = product(args.libraries, args.rules)
+    choices, left_out = options.trainable(
+        options.Choice(library, rule, TAU_S, LOSS) for library, rule in offered
+    )
+    grid = [
         Settings(
-            library=library,
+            library=choice.library,
             data=TRIALS[trial].data,
             network=TRIALS[trial].network,
-            rule=rule,
-            tau_s=TAU_S,
-            loss=LOSS,
+            rule=choice.rule,
+            tau_s=choice.tau_s,
+            loss=choice.loss,
             time_steps=TIME_STEPS,
             batch_size=TRIALS[trial].batch_size,
             lr=LR,
@@ -88,8 +100,6 @@ def settings_of(args: argparse.Namespace) -> list[Settings]:
             limit=args.limit,
             schedule=args.schedule,
         )
-        for seed, trial, library, rule in product(
-            range(args.seeds), args.experiments, args.libraries, args.rules
-        )
-        if rules.has(library, rule)
+        for seed, trial, choice in product(range(args.seeds), args.experiments, choices)
     ]
+    return grid, left_out

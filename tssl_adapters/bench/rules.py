@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tssl_adapters import wrap
+from tssl_adapters import inspect, wrap
 from tssl_adapters.bench import networks
-from tssl_adapters.bench.networks import Network, Surrogate
-from tssl_adapters.rules import STRSBP, TSSLBP, Lee, Rule, SurrogateGradient
+from tssl_adapters.bench.method import FIRED
+from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
+from tssl_adapters.rules import STDBP, STRSBP, TSSLBP, Lee, Rule, SurrogateGradient
 
 Derivative = Callable[[Tensor], Tensor]
 
@@ -30,12 +31,15 @@ class Contestant(NamedTuple):
         surrogate: the library's surrogate that it is made of; empty where it needs none.
         make: makes the rule from that surrogate's derivative.
         plain: whether the library computes it by itself where layers emit spikes.
+        reset: whether its gradient has a factor or a divisor of what a reset takes from the
+            potential, which says nothing where that is no more than a way to fire once.
     """
 
     about: str
     make: Callable[[Derivative], Rule]
     surrogate: str = "native"
     plain: bool = False
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ def _surrogate(name: str, about: str) -> Contestant:
     return Contestant(about, SurrogateGradient, name, plain=True)
 
 
-def _fixed(about: str, rule: Rule) -> Contestant:
-    return Contestant(about, lambda _: rule, surrogate="")
+def _fixed(about: str, rule: Rule, reset: bool = False) -> Contestant:
+    return Contestant(about, lambda _: rule, surrogate="", reset=reset)
 
 
 RULES = {
@@ -71,6 +75,7 @@ RULES = {
     "native-complete-reset": Contestant(
         "the default surrogate with the complete reset dependency",
         partial(SurrogateGradient, reset_path="complete"),
+        reset=True,
     ),
     "native-no-chain": Contestant(
         "the default surrogate without a temporal chain (SLTT)",
@@ -87,20 +92,32 @@ RULES = {
         "TSSL-BP with the complete reset dependency", TSSLBP(reset_path="complete")
     ),
     "tsslbp-no-chain": _fixed("TSSL-BP without a temporal chain", ChainlessTSSLBP()),
-    "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee()),
-    "strsbp": _fixed("ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike")),
+    "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee(), reset=True),
+    "strsbp": _fixed(
+        "ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike"), reset=True
+    ),
+    "stdbp": _fixed("STDBP; neurons that fire once alone", STDBP()),
 }
 
 
-def has(library: str, rule: str) -> bool:
-    """Whether a library has what a rule is made of; one that is not installed is asked in vain."""
+def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> str | None:
+    """Why a library's neurons cannot have a rule, or ``None``; arguments as for :func:`build`.
+
+    A library that is not installed is asked in vain.
+    """
     try:
-        surrogate(library, RULES[rule].surrogate)
+        network, chosen = _prepare(library, rule, [nn.Linear(1, 1)], once)
     except ModuleNotFoundError:
-        return True  # so that the run is tried, and its error recorded
-    except UnknownRuleError:
-        return False
-    return True
+        return None  # so that the run is tried, and its error recorded
+    except (UnknownRuleError, UnknownNeuronError) as error:
+        return str(error)
+    if once and RULES[rule].reset:
+        return (
+            f"it reckons with what a reset takes from the potential, and a reset to {FIRED:g} is "
+            "but a way to have a neuron fire once"
+        )
+    rows = inspect(network.model, tau_s=tau_s, rule=chosen)
+    return next((row.detail for row in rows if row.status == "refused"), None)
 
 
 def surrogate(library: str, name: str) -> Surrogate:
@@ -115,19 +132,41 @@ def surrogate(library: str, name: str) -> Surrogate:
     return known[name or "native"]
 
 
-def build(library: str, rule: str, tau_s: float, connections: list[torch.nn.Module]) -> Network:
+def build(
+    library: str, rule: str, tau_s: float, connections: list[nn.Module], once: bool = False
+) -> Network:
     """A network of a library's neurons under a rule: the same forward for each of them.
 
     A surrogate of the library's own is left to the library where layers emit spikes; above
-    ``tau_s = 1`` its derivative is the rule of the same PSC-emitting neurons.
+    ``tau_s = 1`` its derivative is the rule of the same PSC-emitting neurons, and of neurons that
+    fire once a rule that leaves the reset out: so large a one would multiply the gradient.
+
+    Args:
+        library: the library's name.
+        rule: the rule's name.
+        tau_s: synaptic time constant, in steps.
+        connections: what is before each layer of neurons.
+        once: take neurons that integrate without leak and fire once.
 
     Raises:
         UnknownRuleError: the library lacks the surrogate.
+        UnknownNeuronError: the library lacks the neurons.
     """
+    network, chosen = _prepare(library, rule, connections, once)
+    if not (RULES[rule].plain and tau_s == 1.0 and not once):
+        wrap(network.model, tau_s=tau_s, rule=chosen)
+    return network
+
+
+def _prepare(
+    library: str, rule: str, connections: list[nn.Module], once: bool
+) -> tuple[Network, Rule]:
+    """A network as the library made it, and the rule that it is to have."""
     contestant = RULES[rule]
     slope = networks.derivative(surrogate(library, contestant.surrogate))
-    chosen = contestant.surrogate or "native"
-    network = networks.library(library).network(connections, chosen)
-    if not (contestant.plain and tau_s == 1.0):
-        wrap(network.model, tau_s=tau_s, rule=contestant.make(slope))
-    return network
+    chosen, name = contestant.make(slope), contestant.surrogate or "native"
+    if not once:
+        return networks.library(library).network(connections, name), chosen
+    if isinstance(chosen, SurrogateGradient):
+        chosen = replace(chosen, reset_path="none")
+    return networks.library(library).network_once(connections, name), chosen

@@ -73,8 +73,9 @@ class Messenger(Observer):
 def network(settings: Settings, samples: data.Data) -> Network:
     """A run's network, as it starts."""
     between = networks.connections(settings.network, samples.sample_shape, samples.num_classes)
-    built = rules.build(settings.library, settings.rule, settings.tau_s, between)
-    init_weights(built.model, settings.seed)
+    once = settings.once
+    built = rules.build(settings.library, settings.rule, settings.tau_s, between, once)
+    init_weights(built.model, settings.seed, once)
     return built
 
 

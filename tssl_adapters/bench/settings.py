@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+from tssl_adapters.bench.method import LATENCY
+
 Schedule = Literal["constant", "cosine"]
 
 
@@ -67,6 +69,11 @@ class Settings:
     def shared(self) -> tuple[Any, ...]:
         """What runs that differ in their rule alone have in common."""
         return tuple(value for name, value in asdict(self).items() if name != "rule")
+
+    @property
+    def once(self) -> bool:
+        """Whether inputs and neurons fire once."""
+        return self.loss == LATENCY
 
     @property
     def name(self) -> str:

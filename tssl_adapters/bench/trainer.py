@@ -35,10 +35,9 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSchedul
     return ConstantLR(optimizer, factor=1.0)
 
 
-def _num_correct(output: Tensor, labels: Tensor) -> int:
-    """How many are predicted, by the largest output, summed over time where there is time."""
-    total = output.sum(0) if output.dim() == 3 else output
-    return int((total.argmax(1) == labels).sum())
+def _num_correct(scores: Tensor, labels: Tensor) -> int:
+    """How many are predicted, by the largest score."""
+    return int((scores.argmax(1) == labels).sum())
 
 
 class Trainer:
@@ -108,7 +107,7 @@ class Trainer:
         progress.batch += 1
         progress.samples += len(labels)
         progress.loss += loss.item() * (len(labels) if self.work.averages else 1)
-        progress.correct += _num_correct(output, labels)
+        progress.correct += _num_correct(self.work.scores(output), labels)
         progress.seconds += time.perf_counter() - started
 
     def _measured(self) -> AbstractContextManager[Any]:
@@ -124,7 +123,7 @@ class Trainer:
         correct = samples = 0
         with self.work.spike_rate(self.settings.tau_s) as spikes:
             for inputs, labels in self.work.test_batches():
-                correct += _num_correct(self.work.output(inputs), labels)
+                correct += _num_correct(self.work.scores(self.work.output(inputs)), labels)
                 samples += len(labels)
                 spikes.end_sequence(self.work.num_steps)
         return correct / samples, spikes.rate

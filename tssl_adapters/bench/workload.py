@@ -14,9 +14,10 @@ from tssl_adapters.bench.measures import SpikeRate
 from tssl_adapters.bench.method import (
     MAX_GRADIENT_NORM,
     MAX_WEIGHT,
-    MEAN_LOSS,
+    MEAN_LOSSES,
     batch_loss,
     encode,
+    scores,
 )
 from tssl_adapters.bench.networks import Network
 from tssl_adapters.bench.settings import Settings
@@ -56,6 +57,10 @@ class Workload(ABC):
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """A scalar."""
 
+    def scores(self, output: Tensor) -> Tensor:
+        """What the classes are ranked by, ``[batch, classes]``."""
+        return output.sum(0) if output.dim() == 3 else output
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Change the weights, once there are gradients."""
         optimizer.step()
@@ -83,7 +88,7 @@ class PaperWorkload(Workload):
         self.model.to(device)
         self.num_steps = settings.time_steps
         self.num_batches = -(-len(data.train_labels) // settings.batch_size)
-        self.averages = settings.loss == MEAN_LOSS
+        self.averages = settings.loss in MEAN_LOSSES
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.model.parameters(), lr=self.settings.lr)
@@ -99,8 +104,12 @@ class PaperWorkload(Workload):
             yield self.data.test_images[batch], self.data.test_labels[batch].to(self.device)
 
     def output(self, inputs: Tensor) -> Tensor:
-        x = encode(inputs.to(self.device), self.settings.time_steps, self.settings.tau_s)
+        chosen = self.settings
+        x = encode(inputs.to(self.device), chosen.time_steps, chosen.tau_s, chosen.once)
         return self.forward(self.model, x)
+
+    def scores(self, output: Tensor) -> Tensor:
+        return scores(self.settings.loss, output)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return batch_loss(self.settings.loss, output, labels, self.settings.tau_s)

@@ -32,6 +32,10 @@ class Network(NamedTuple):
     neuron: type[nn.Module]
 
 
+class UnknownNeuronError(ValueError):
+    """A library does not have the neurons that a network is made of."""
+
+
 class Library(Protocol):
     """What a file of this package, named for its library, has."""
 
@@ -43,6 +47,16 @@ class Library(Protocol):
 
     def network(self, connections: list[nn.Module], surrogate: str) -> Network:
         """Neurons with the surrogate of that name after each connection."""
+        ...
+
+    def network_once(self, connections: list[nn.Module], surrogate: str) -> Network:
+        """Likewise neurons that integrate without leak, as their synapses do, and fire once.
+
+        It goes through whole sequences, where STDBP needs no guess about the step after the last.
+
+        Raises:
+            UnknownNeuronError: the library has none.
+        """
         ...
 
 
@@ -70,6 +84,7 @@ __all__ = [
     "Library",
     "Network",
     "Surrogate",
+    "UnknownNeuronError",
     "connections",
     "derivative",
     "library",

@@ -1,15 +1,17 @@
-"""Norse's ``LIFBoxCell``, stepped through time."""
+"""Norse's ``LIFBoxCell``, stepped through time, or ``IAF`` over whole sequences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import norse.torch as norse
 import torch
+from norse.torch.functional.iaf import IAFFeedForwardState
 from norse.torch.functional.threshold import threshold
 from torch import Tensor, nn
 
-from tssl_adapters.bench.method import TAU_M
+from tssl_adapters.bench.method import FIRED, TAU_M
 from tssl_adapters.bench.networks import Network, Surrogate
 
 DT = 0.001
@@ -65,3 +67,33 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
         output, state = model(step, state)
         outputs.append(output)
     return torch.stack(outputs)
+
+
+class NetOnce(nn.Module):
+    """Connections, each followed by neurons h = v + i, with i the sum of their input so far.
+
+    ``IAF`` rather than a ``LIF`` without leak: that one's potential is scaled down to some 1e-8,
+    where each surrogate is at its peak and each bound on a slope is met.
+    """
+
+    def __init__(self, connections: Sequence[nn.Module], p: norse.IAFParameters) -> None:
+        super().__init__()
+        self.connections = nn.ModuleList(connections)
+        self.neurons = nn.ModuleList(norse.IAF(p) for _ in connections)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, batch, ...]`` to ``[T, batch, classes]``, from rest."""
+        for connection, neuron in zip(self.connections, self.neurons, strict=True):
+            drive = connection(x.flatten(0, 1)).unflatten(0, x.shape[:2]).cumsum(0)
+            x, _ = neuron(drive, IAFFeedForwardState(torch.zeros_like(drive[0])))
+        return x
+
+
+def network_once(connections: list[nn.Module], surrogate: str) -> Network:
+    """Neurons that integrate without leak, reset out of the threshold's reach."""
+    p = norse.IAFParameters(
+        v_reset=torch.tensor(FIRED),
+        method=METHODS[surrogate],
+        alpha=_parameters(surrogate).alpha,
+    )
+    return Network(NetOnce(connections, p), NetOnce.__call__, norse.IAF)

@@ -11,7 +11,7 @@ from snntorch import surrogate
 from torch import Tensor, nn
 
 from tssl_adapters.bench.method import TAU_M
-from tssl_adapters.bench.networks import Network, Surrogate
+from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
 
 BETA = 1.0 - 1.0 / TAU_M
 
@@ -54,3 +54,12 @@ def surrogate_of(layer: nn.Module) -> Surrogate:
 def network(connections: list[nn.Module], surrogate: str) -> Network:
     """Neurons with the surrogate of that name after each connection."""
     return Network(Net(connections, SURROGATES[surrogate]), Net.__call__, snntorch.Leaky)
+
+
+def network_once(connections: list[nn.Module], surrogate: str) -> Network:
+    """There are no such neurons: no reset keeps snnTorch's from firing again.
+
+    Raises:
+        UnknownNeuronError: always.
+    """
+    raise UnknownNeuronError("snntorch has no neuron that fires once")
