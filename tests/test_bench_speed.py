@@ -69,7 +69,20 @@ def test_every_contestant_runs_the_same_forward() -> None:
         expected = mine.run(entries[0].model, x)
         assert mine.is_network or expected.any()
         for entry in entries:
-            assert torch.equal(entry.run(entry.model, x), expected), (mine.name, entry.name)
+            if entry.name != contestants.PRODUCTS:
+                assert torch.equal(entry.run(entry.model, x), expected), (mine.name, entry.name)
+
+
+def test_connections_alone_have_the_networks_weights() -> None:
+    for mine in works.load()[0]:
+        native, *others = contestants.contestants(mine, CPU, torch.float32, [1.0], compiled=False)
+        alone = [entry for entry in others if entry.name == contestants.PRODUCTS]
+        assert len(alone) == mine.is_network
+        for entry in alone:
+            theirs = [p for p in native.model.parameters() if p.dim()]
+            assert [p.shape for p in entry.model.parameters()] == [p.shape for p in theirs]
+            assert all(map(torch.equal, entry.model.parameters(), theirs))
+            assert entry.run(entry.model, torch.ones(4, 3, works.INPUTS)).shape == (4, 3, 10)
 
 
 def test_medians_of_rounds() -> None:
@@ -159,6 +172,7 @@ def test_floors_are_the_tables_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return [
             *made_up,
             row("T x T, tau_s = 3", processor_s=float(case.steps), times_less_processor=0.1),
+            row("connections alone", times_less_processor=4.0),
         ]
 
     def grown(layer: works.Work, plan: Plan, neurons: int) -> list[dict[str, Any]]:
@@ -174,6 +188,7 @@ def test_floors_are_the_tables_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         (2.0, 2.0, True), (4.0, 2.0, False), (10.0, 2.0, False), (3.0, 2.0, False),
         *[(1.0, 2.0, True)] * 4, (1.0, None, None),
     ]  # fmt: skip
+    assert [v for v in verdicts if v[0] == 0.75] == [(0.75, 0.5, False)]
     assert [v for v in verdicts if v[0] == 1.2] == [(1.2, 1.1, True)] * 6
     assert verdicts[-4:-2] == [(10.0, 100.0, True), (1.0, 2.0, True)]
     assert [floor.met for floor in found if floor.what.startswith("GPU")] == [None, None]
@@ -204,7 +219,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             {"native", "copy", "T x T, tau_s = 3", *ours},
             product((2, 3), (5, 8)),
         ),
-        ("snntorch-network", {"native", *ours, *layerwise}, [(2, 0)]),
+        ("snntorch-network", {"native", "connections alone", *ours, *layerwise}, [(2, 0)]),
     ]:
         found = {(row["contestant"], row["steps"], row["neurons"]) for row in record["results"]
                  if row["work"] == name}  # fmt: skip

@@ -178,13 +178,13 @@ def test_without_gradient_no_states_are_kept() -> None:
     drive, state = torch.randn(LONG, 4, device=DEVICE), torch.zeros(4, device=DEVICE)
     neuron, rule = a_dividing_neuron(2.0, 0.0), TSSLBP()
     plan = Plan(neuron, rule, 1.0, link_size(neuron, rule), False, False, False)
-    call, rest = call_of(TRITON, plan, drive, state), (state, None, None, *neuron.values())
+    call, rest = call_of(TRITON, plan, drive, state), (state, None, None, None, *neuron.values())
     with torch.no_grad():
-        out, after = call.run(drive, *rest)
+        out, after, _ = call.run(drive, *rest)
     recorded, *_ = call.run(drive.clone().requires_grad_(), *rest)
     assert torch.equal(out, recorded)
     assert after.grad_fn is None
-    assert fused.compute(call, call.given(drive, state, None), again=False)[2] is None
+    assert fused.compute(call, call.given(drive, state, None), None, again=False)[2] is None
     kept = [t for t in recorded.grad_fn.saved_tensors if t is not None]
     # The drive, the state, and a state for each of the two spans after the first.
     assert sum(t.numel() for t in kept) == (LONG + 1 + 2) * 4

@@ -19,6 +19,8 @@ from tssl_adapters.bench.speed.works import Run, Work
 
 NATIVE, COMPILED, COPY, QUADRATIC = "native", "native, compiled", "copy", "T x T"
 LAYERWISE = "multi_step_forward"
+PRODUCTS = "connections alone"
+"""A network without its neurons: what no engine for neurons can be faster than."""
 ONLY_ON = {"numba": "cpu", "triton": "cuda"}
 """Engines that leave other devices to torch."""
 MOST_QUADRATIC = 1e9
@@ -63,12 +65,15 @@ def contestants(
     torch.manual_seed(0)
     first = work.make().to(device, dtype)
 
-    def model() -> nn.Module:
+    def model() -> Any:
         made = work.make().to(device, dtype)
         made.load_state_dict(first.state_dict())
         return made
 
     yield Contestant(NATIVE, first, work.run)
+    if work.is_network:
+        connections = [layer for layer in model() if isinstance(layer, nn.Linear)]
+        yield Contestant(PRODUCTS, nn.Sequential(*connections), nn.Module.__call__)
     yield from _library_backends(work, model, device)
     if compiled:
         yield Contestant(COMPILED, work.compiled(model()), work.run, may_fail=True)
