@@ -2070,6 +2070,7 @@ FURTHER_RULES = (
 )  # fmt: skip
 
 FUSED = "tests/test_fused.py"
+KEPT = "tests/test_kept.py"
 ROWS = "engine/numba_rows.py"
 LOOPS = "engine/numba_kernels.py"
 FILTERS = "engine/numba_filter.py"
@@ -2125,6 +2126,32 @@ COMPILED = (
         "an output's gradient is taken for the same at all steps", "engine/fused.py",
         "if grad is not None and sequence and grad.stride(0) == 0:",
         "if grad is not None and sequence:", FUSED,
+    ),
+    mutant(
+        "loops: h of the step before is taken for the state", LOOPS,
+        "            if earlier:\n", "            if earlier and n == 0:\n", KEPT,
+    ),
+    mutant(
+        "loops: a step that is told h computes it from h", "engine/numba_parts.py",
+        "        if told:\n", "        if told and False:\n", KEPT,
+    ),
+    mutant(
+        "steps: h of the step before is taken for the state", STEP,
+        '    if neuron.timing == "delayed":\n        return charged\n', "    return charged\n",
+        KEPT,
+    ),
+    mutant(
+        "steps: the state is kept beside h of the step before", STEP,
+        "state = state if earlier is None else None", "state = state", KEPT,
+    ),
+    mutant(
+        "steps: whatever the neuron resets to now, it did before", STATE,
+        "return charged if _resets_alike(made_by, neuron) else None", "return charged", KEPT,
+    ),
+    mutant(
+        "steps: h tells a reset that was due before the charge", "engine/attach.py",
+        'told = charged if one and values is None and neuron.timing != "both" else None',
+        "told = charged if one and values is None else None", KEPT,
     ),
     mutant(
         "a saved model cannot do without numba", "engine/kernels.py",

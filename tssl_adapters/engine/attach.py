@@ -117,7 +117,6 @@ def attach(
         The library's values with the rule's gradient.
     """
     links = link_size(neuron, settings.rule)
-    computed = carrier is not None
     carrier = state if carrier is None else carrier
     asks = (links or settings.rule.windowed) and not fresh
     found = linked_tag(settings, carrier, links) if asks else None
@@ -128,7 +127,7 @@ def attach(
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
     one = not (sequence or exposed or functional)
-    earlier = None if fresh or computed or not one else charged_of(state, neuron)
+    earlier = charged_of(state, neuron) if one and not fresh else None
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
         position, feedback,
