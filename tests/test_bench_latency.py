@@ -206,7 +206,7 @@ def test_gradients_are_those_of_a_training_step() -> None:
         ("accuracy", "--rules stdbp --libraries norse",
          "nothing is left to train:\n  stdbp in norse, cross-entropy, tau_s = 1: its potential"),
         ("gradients", "--rules lee,strsbp --loss latency --libraries spikingjelly",
-         "lee in spikingjelly, latency, tau_s = 1: it reckons with what a reset takes"),
+         "lee in spikingjelly, latency, tau_s = 1: Lee divides by what a spike takes"),
         ("paper", "--rules stdbp",
          "stdbp in snntorch, kernel, tau_s = 3: STDBP is made for layers that emit spikes"),
     ],

@@ -132,6 +132,14 @@ def test_lee_needs_spikes_and_a_reset() -> None:
     assert tssl_adapters.inspect(layer, rule="tsslbp")[0].status == "wrap"
 
 
+@pytest.mark.parametrize("rule", [rules.Lee(), rules.STRSBP()])
+def test_a_reset_out_of_reach_would_leave_no_gradient(rule: rules.Rule) -> None:
+    once = node("IFNode", step_mode="m", v_reset=-1e9)
+    with pytest.raises(UnsupportedConfigError, match=r"a reset to -1e\+09 would leave no gradient"):
+        tssl_adapters.wrap(once, rule=rule)
+    tssl_adapters.wrap(node("IFNode", step_mode="m", v_reset=-70.0, v_threshold=-50.0), rule=rule)
+
+
 @pytest.mark.skipif(not has("SimpleIFNode"), reason="this version has no SimpleIFNode")
 def test_a_charge_of_the_users_own_is_refused() -> None:
     class Mine(neuron.SimpleLIFNode):  # type: ignore[misc, name-defined]

@@ -31,8 +31,8 @@ class Contestant(NamedTuple):
         surrogate: the library's surrogate that it is made of; empty where it needs none.
         make: makes the rule from that surrogate's derivative.
         plain: whether the library computes it by itself where layers emit spikes.
-        reset: whether its gradient has a factor or a divisor of what a reset takes from the
-            potential, which says nothing where that is no more than a way to fire once.
+        reset: whether its gradient has a factor of what a reset takes from the potential, which
+            says nothing where that is no more than a way to fire once.
     """
 
     about: str
@@ -60,8 +60,8 @@ def _surrogate(name: str, about: str) -> Contestant:
     return Contestant(about, SurrogateGradient, name, plain=True)
 
 
-def _fixed(about: str, rule: Rule, reset: bool = False) -> Contestant:
-    return Contestant(about, lambda _: rule, surrogate="", reset=reset)
+def _fixed(about: str, rule: Rule) -> Contestant:
+    return Contestant(about, lambda _: rule, surrogate="")
 
 
 RULES = {
@@ -92,10 +92,8 @@ RULES = {
         "TSSL-BP with the complete reset dependency", TSSLBP(reset_path="complete")
     ),
     "tsslbp-no-chain": _fixed("TSSL-BP without a temporal chain", ChainlessTSSLBP()),
-    "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee(), reset=True),
-    "strsbp": _fixed(
-        "ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike"), reset=True
-    ),
+    "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee()),
+    "strsbp": _fixed("ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike")),
     "stdbp": _fixed("STDBP; neurons that fire once alone", STDBP()),
 }
 

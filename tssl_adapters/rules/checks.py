@@ -1,10 +1,17 @@
-"""What the rules' arguments have in common."""
+"""What the rules' arguments, and their refusals, have in common."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from numbers import Real
+
+import torch
+
+from tssl_adapters.neuron import ToValue, Traits, Value
+
+MOST_TAKEN = 1e4
+"""A reset that takes more than so many thresholds is a way to have a neuron fire once."""
 
 
 def positive(rule: str, name: str, value: object) -> None:
@@ -39,3 +46,25 @@ def flag(rule: str, name: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise TypeError(f"{rule}: {name} must be True or False, not {value!r}.")
+
+
+def takes_too_much(rule: str, traits: Traits) -> str | None:
+    """Why a rule that divides by what a spike takes from the potential cannot serve a neuron whose
+    reset takes it out of reach, or ``None``.
+    """
+    if not isinstance(traits.reset, ToValue):
+        return None
+    threshold, value = _number(traits.threshold), _number(traits.reset.value)
+    if abs(threshold - value) <= MOST_TAKEN * max(1.0, abs(threshold)):
+        return None
+    return (
+        f"{rule} divides by what a spike takes from the potential, and a reset to {value:g} would "
+        "leave no gradient; use STDBP for neurons that fire once, or a v_reset near the threshold"
+    )
+
+
+def _number(value: Value) -> float:
+    """The value that is farthest from 0."""
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    return float(value.detach().flatten()[value.detach().abs().argmax()])

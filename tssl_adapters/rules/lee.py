@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tssl_adapters.neuron import Never, Traits
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
-from tssl_adapters.rules.checks import flag, one_of
+from tssl_adapters.rules.checks import flag, one_of, takes_too_much
 
 Gate = Literal["none", "active"]
 
@@ -42,7 +42,8 @@ class Lee(Rule):
             1/theta, g_mean its root mean square over the layer, N the layer's neurons and n those
             of a sample that fired.
 
-    Refused: ``tau_s > 1``; neurons that are not linear, that adapt, or that have no reset.
+    Refused: ``tau_s > 1``; neurons that are not linear, that adapt, or that have no reset, or one
+    that takes them out of reach.
 
     Raises:
         TypeError: ``normalise`` is not a bool.
@@ -123,4 +124,4 @@ class Lee(Rule):
                 "Lee relies on what a spike takes from the potential, and nothing resets this "
                 "neuron; give it a reset, or skip it where its potential is what is read"
             )
-        return None
+        return takes_too_much("Lee", traits)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tssl_adapters.neuron import Never, Traits, Value
 from tssl_adapters.rules.base import ChainReset, Fallback, Feedback, Rule, Step, Window
-from tssl_adapters.rules.checks import one_of
+from tssl_adapters.rules.checks import one_of, takes_too_much
 
 SelfEffect = Literal["poisson", "regular", "none"]
 Silent = Literal["half", "zero"]
@@ -53,8 +53,8 @@ class STRSBP(Rule):
         credit: ``"train"`` is delta; it needs the whole sequence in one call. ``"spike"`` takes
             G[t] instead, at each spike its own: the same where G is constant, and for time loops.
 
-    Refused: neurons that are not linear, that have no reset, or whose spikes are graded; ``credit``
-    and ``recurrent`` where a layer goes step by step.
+    Refused: neurons that are not linear, that have no reset, or one that takes them out of reach,
+    or whose spikes are graded; ``credit`` and ``recurrent`` where a layer goes step by step.
 
     Raises:
         ValueError: an unknown option.
@@ -169,7 +169,7 @@ class STRSBP(Rule):
                 "it goes step by step, and STRSBP's credit='train' needs whole sequences in one "
                 "call; use STRSBP(credit='spike')"
             )
-        return None
+        return takes_too_much("STRSBP", traits)
 
 
 def _is_one(drop: Value) -> bool:
