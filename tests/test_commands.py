@@ -31,6 +31,7 @@ from torch.distributed.run import get_args_parser
 
 from tssl_adapters.bench import networks, speed
 from tssl_adapters.bench.__main__ import COMMANDS, command_of, main
+from tssl_adapters.bench.options import with_config
 from tssl_adapters.bench.speed.floors import Floor
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +129,8 @@ def take(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand a command line to what reads it."""
     match words:
         case ["python", "-m", "tssl_adapters.bench", name, *options]:
-            command_of(name)[1].parse_args(options)
+            parser = command_of(name)[1]
+            parser.parse_args(with_config(parser, options))  # a recorded file of options, too
         case ["python", "-m", "tssl_adapters.bench"]:
             pass
         case ["python", "-m", "pip", "install", *what]:
