@@ -33,9 +33,15 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.egg-info", "benchmarks", "build", "checkpoints", "data", "dist", "logs"
+ANYWHERE = (
+    ".*",
+    "__pycache__",
+    "*.egg-info",
+    "checkpoints",
+    "runs",
+    "test_mutants.py",  # asks whether every fault goes in: none does twice
 )
+AT_THE_TOP = ("build", "data", "dist", "logs", "site", "venv")
 TIME_LIMIT = 1800.0
 NO_TESTS = 5
 """pytest's exit status where all that it was given were left out."""
@@ -80,6 +86,12 @@ class Result(NamedTuple):
     status: Status
     by: str
     seconds: float
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """What of a folder a copy of the project does not need: see :func:`shutil.copytree`."""
+    patterns = (*ANYWHERE, *AT_THE_TOP) if Path(folder) == ROOT else ANYWHERE
+    return shutil.ignore_patterns(*patterns)(folder, names)
 
 
 def pytest_in(folder: Path, args: Iterable[str]) -> Outcome:
@@ -233,7 +245,7 @@ def main() -> int:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mutate-") as name:
         original = Path(name) / "project"  # the working tree may change meanwhile
-        shutil.copytree(ROOT, original, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, original, ignore=left_out)
         if not args.trust and not check_unbroken(original, extra, args.jobs):
             return 2
         results = run_all(mutants, partial(try_mutant, original, extra, args.quick), args.jobs)
