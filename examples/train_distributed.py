@@ -91,6 +91,7 @@ def main() -> None:
         train_epoch(parallel, optimizer, batches, args)
         if dist.get_rank() == 0:
             print(f"epoch {epoch + 1}: test accuracy {accuracy(model, data, args):.2%}", flush=True)
+    dist.barrier()  # the first process is still testing
     dist.destroy_process_group()
 
 

@@ -152,18 +152,93 @@ def test_states_may_be_written_to_once_they_were_passed_on(case: str, engine: st
         assert torch.equal(one, other)
 
 
-def test_another_threshold_in_mid_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The potential was reset by the threshold that there was then."""
+def in_chunks(cut: Callable[[Tensor], Tensor]) -> Loop:
+    """Truncated backpropagation: an optimizer's step after every second time step."""
 
-    def raised(layer: Any, x: Tensor) -> Tensor:
-        outs = []
-        for step in x:
-            outs.append(layer(step))
-            layer.v_threshold += 0.3
-        return torch.stack(outs)
+    def loop(layer: Any, x: Tensor) -> Tensor:
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.003)
+        state, outs = None, []
+        for t, step in enumerate(x):
+            out, state = layer(step, state)
+            outs.append(out)
+            if t % 2:
+                (grad,) = torch.autograd.grad(out.sum(), [layer.p.v_th], retain_graph=True)
+                state = norse.LIFBoxFeedForwardState(cut(state.v))
+                layer.p.v_th.grad = grad
+                optimizer.step()
+        return torch.stack(outs[-2:])
 
-    make, rule = ONE["LIFNode soft"][0], rules.TSSLBP()
-    found, _ = gradients(make, raised, "torch", 1.0, rule)
+    return loop
+
+
+def learned_box() -> nn.Module:
+    p = LIFBoxParameters(tau_mem_inv=torch.tensor(300.0), v_th=nn.Parameter(torch.tensor(0.7)))
+    layer = norse.LIFBoxCell(p)
+    layer.register_parameter("v_th", p.v_th)
+    return layer
+
+
+def raised(layer: Any, x: Tensor) -> Tensor:
+    """Another threshold at every step."""
+    outs = []
+    for step in x:
+        outs.append(layer(step))
+        layer.v_threshold += 0.3
+    return torch.stack(outs)
+
+
+def hurried(layer: Any, x: Tensor) -> Tensor:
+    """Without delay from the fourth step on."""
+    outs = []
+    for t, step in enumerate(x):
+        layer.reset_delay = t < 3
+        outs.append(layer(step))
+    return torch.stack(outs)
+
+
+def exchanged(layer: Any, x: Tensor) -> Tensor:
+    """States whose memory is exchanged behind autograd's back."""
+    outs = []
+    for step in x:
+        outs.append(layer(step))
+        layer.v.data = layer.v.detach().clamp(max=0.3)
+    return torch.stack(outs)
+
+
+@pytest.mark.parametrize(
+    ("make", "loop"),
+    [
+        (ONE["LIFNode soft"][0], raised),
+        (ONE["Leaky hidden"][0], hurried),
+        (ONE["LIFNode"][0], exchanged),
+        (learned_box, in_chunks(Tensor.detach_)),
+    ],
+    ids=["another threshold", "another timing", "another memory", "an optimizer's step"],
+)
+def test_the_kept_potential_is_left_where_the_neuron_or_the_state_is_another(
+    make: Any, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The potential was reset by the neuron that there was then, to the state that there was."""
+    found, _ = gradients(make, loop, "torch", 1.0, rules.TSSLBP())
     monkeypatch.setattr(attach, "charged_of", lambda state, neuron: None)
-    expected, _ = gradients(make, raised, "torch", 1.0, rule)
-    assert torch.equal(found[0], expected[0])
+    expected, _ = gradients(make, loop, "torch", 1.0, rules.TSSLBP())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_detaching_in_place_or_not_is_the_same() -> None:
+    found = [
+        gradients(learned_box, in_chunks(cut), "torch", 1.0, rules.TSSLBP())[0]
+        for cut in (Tensor.detach_, Tensor.detach)
+    ]
+    assert all(map(torch.equal, *found))
+
+
+def test_a_state_holds_no_graph_of_the_neurons() -> None:
+    layer = tssl_adapters.wrap(norse.LIFBoxCell(), engine="torch")
+    threshold = nn.Parameter(torch.tensor(0.7))
+    layer.p = layer.p._replace(v_th=2.0 * threshold)
+    _, state = layer(torch.randn(3, 5, requires_grad=True), None)
+    kept = state.v._tssl_tag.charged
+    assert kept.potential.grad_fn is None
+    assert not any(isinstance(part, Tensor) for part in kept.reset)

@@ -2143,7 +2143,19 @@ COMPILED = (
     ),
     mutant(
         "steps: whatever the neuron resets to now, it did before", STATE,
-        "return charged if _resets_alike(made_by, neuron) else None", "return charged", KEPT,
+        "charged is not None and charged.stands_for(state, neuron)", "charged is not None", KEPT,
+    ),
+    mutant(
+        "steps: a threshold that was written to is taken for what it was", STATE,
+        "(weakref.ref(value), _version(value))", "(weakref.ref(value), 0)", KEPT,
+    ),
+    mutant(
+        "steps: whenever a neuron resets, h is what it resets", STATE,
+        "yield from (neuron.timing, neuron.strict,", "yield from (0, neuron.strict,", KEPT,
+    ),
+    mutant(
+        "steps: a state whose memory was exchanged is made from what it was", STATE,
+        "self.memory == _memory(state) and all(", "all(", KEPT,
     ),
     mutant(
         "steps: h tells a reset that was due before the charge", "engine/attach.py",

@@ -14,6 +14,7 @@ from tssl_adapters.engine.plan import Plan, Values, link_size
 from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
 from tssl_adapters.engine.state import (
+    Charged,
     Settings,
     Tag,
     charged_of,
@@ -163,7 +164,7 @@ def attach(
     if position is not None:
         position = position.after(spikes_of(out if sequence else out[None], trace, settings.tau_s))
     recorded = last.requires_grad
-    kept = None if told is None or not recorded else (told, neuron)
+    kept = Charged(told, neuron, last) if told is not None and recorded else None
     tag(last, tuple(new_link) if recorded else (), new_trace, position, kept)
     states = membrane if keep_states else None
     fired = out if spike is None else spike

@@ -18,7 +18,8 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,44 @@ class Settings:
         return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None}
 
 
+class Charged:
+    """A potential before the reset that made a state of it.
+
+    What it was reset by is remembered without a hold on it, as its tensors may have a graph.
+    """
+
+    def __init__(self, potential: Tensor, neuron: Neuron, state: Tensor) -> None:
+        self.potential = potential
+        self.reset = tuple(_reset_of(neuron))
+        self.memory = _memory(state)
+
+    def stands_for(self, state: Tensor, neuron: Neuron) -> bool:
+        """Whether this neuron, as it is now, would reset the potential to this state."""
+        return self.memory == _memory(state) and all(
+            a is b or (not isinstance(a, weakref.ref) and a == b)
+            for a, b in zip(self.reset, _reset_of(neuron), strict=True)
+        )
+
+
+def _memory(state: Tensor) -> int:
+    """Which memory a state lies in: writing to ``state.data`` exchanges it."""
+    try:
+        return int(state.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # subclasses without storage
+        return 0
+
+
+def _reset_of(neuron: Neuron) -> Iterator[Any]:
+    """What a reset depends on: settings, numbers, and tensors with their versions."""
+    yield from (neuron.timing, neuron.strict, neuron.quantiser)
+    yield from (type(neuron.reset), getattr(neuron.reset, "formula", None))
+    for value in (neuron.threshold, neuron.reset_value):
+        if isinstance(value, Tensor):  # as long as one is held, its weak references are one object
+            yield from (weakref.ref(value), _version(value))
+        else:
+            yield from (value, None)
+
+
 class Tag:
     """Hangs on a state tensor. Copies and pickles of the tensor do not take it along: a copy is
     a state of its own, and a graph cannot be copied.
@@ -73,7 +112,7 @@ class Tag:
         link: tuple[Tensor, ...],
         trace: Tensor | None,
         position: Position | None,
-        charged: tuple[Tensor, Neuron] | None,
+        charged: Charged | None,
     ) -> None:
         self.link = link
         self.trace = trace
@@ -136,12 +175,9 @@ def tag(
     link: tuple[Tensor, ...],
     trace: Tensor | None,
     position: Position | None = None,
-    charged: tuple[Tensor, Neuron] | None = None,
+    charged: Charged | None = None,
 ) -> None:
-    """Hang these on the state that goes back to the user's loop.
-
-    ``charged`` is the potential that the neuron beside it reset to this state.
-    """
+    """Hang these on the state that goes back to the user's loop."""
     setattr(state, _ATTRIBUTE, Tag(state, link, trace, position, charged))
     if trace is None:
         return
@@ -199,22 +235,8 @@ def packed(link: tuple[Tensor, ...]) -> Tensor | None:
 def charged_of(state: Tensor, neuron: Neuron) -> Tensor | None:
     """The potential that this neuron resets to a state, where the call that made it kept it."""
     found = _tag_of(state)
-    if found is None or found.charged is None:
-        return None
-    charged, made_by = found.charged
-    return charged if _resets_alike(made_by, neuron) else None
-
-
-def _resets_alike(one: Neuron, other: Neuron) -> bool:
-    """Whether two records reset a potential in the same way, tensors being the same tensors."""
-    if one is other:
-        return True
-    pairs = ((one.threshold, other.threshold), (one.reset_value, other.reset_value))
-    return (
-        type(one.reset) is type(other.reset)
-        and one.strict == other.strict
-        and all(a is b or (a == b if isinstance(a, float) else False) for a, b in pairs)
-    )
+    charged = None if found is None else found.charged
+    return charged.potential if charged is not None and charged.stands_for(state, neuron) else None
 
 
 def position_at(state: Tensor) -> Position | None:
