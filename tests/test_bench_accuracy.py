@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import norse.torch as norse
 import pytest
@@ -26,6 +28,7 @@ from tssl_adapters.bench import data, networks, rules, runs
 from tssl_adapters.bench.experiment import Experiment, environment
 from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.networks import connections
+from tssl_adapters.bench.observer import Progress
 from tssl_adapters.bench.runs import Job
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
 
@@ -190,6 +193,37 @@ def test_interrupted_run_goes_on_exactly(
     assert accuracy(tmp_path / "parts", options) == 0
     assert len(done) == 8
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("batches", "untimed", "expected"), [(4, 0, 8.0), (4, 1, 4 * 8.0 / 3), (1, 1, 8.0)]
+)
+def test_batches_that_were_compiled_count_as_the_others(
+    batches: int, untimed: int, expected: float
+) -> None:
+    progress = Progress(batch=batches, untimed=untimed, seconds=8.0)
+    assert progress.epoch_seconds == pytest.approx(expected)
+
+
+def test_the_first_batch_of_a_process_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0)  # each batch takes a second
+    fake = SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr("tssl_adapters.bench.trainer.time", fake)
+    seen: list[int] = []
+    train_epoch = Trainer._train_epoch
+
+    def watched(self: Trainer) -> None:
+        train_epoch(self)
+        seen.append(self.progress.untimed)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", watched)
+    options = "--libraries spikingjelly --rules native --seeds 1 --epochs 2"
+    assert accuracy(tmp_path, options) == 0
+    assert seen == [1, 0]
+    records = lines(tmp_path / "results.jsonl")
+    assert [record["seconds"] for record in records] == pytest.approx([4.0, 4.0])
 
 
 def test_run_that_dies_between_checkpoint_and_record_loses_nothing(tmp_path: Path) -> None:

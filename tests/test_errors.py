@@ -382,6 +382,7 @@ def flat(x: Tensor) -> Tensor:
         (lambda: rules.TSSLBP(math.inf), ValueError, ["max_slope", "finite", "inf"]),
         (lambda: rules.TSSLBP(math.nan), ValueError, ["max_slope", "finite", "nan"]),
         (lambda: rules.TSSLBP(max_slope="8"), TypeError, ["max_slope", "'8'"]),
+        (lambda: rules.TSSLBP(fallback="x"), TypeError, ["fallback", "True or False", "'x'"]),
         (lambda: rules.TSSLBP(fallback_width=0), ValueError, ["fallback_width", "positive"]),
         (lambda: rules.TSSLBP(fallback_width=-0.2), ValueError, ["fallback_width", "-0.2"]),
         (

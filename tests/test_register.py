@@ -218,6 +218,8 @@ def test_wrong_arguments() -> None:
         register(MyLIF, like=neuron.LIFNode())
     with pytest.raises(ValueError, match=r"like=Linear is not a known class"):
         register(MyLIF, like=nn.Linear)
+    with pytest.raises(ValueError, match=r"Linear is torch's own, and every model's"):
+        register(nn.Linear, like=neuron.LIFNode)
     with pytest.raises(ValueError, match=r"LIFNode is known already"):
         register(neuron.LIFNode, like=neuron.IFNode)
     register(MyLIF, like=neuron.LIFNode)

@@ -34,7 +34,8 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
 
     Raises:
         TypeError: ``cls`` or ``like`` is not a module class.
-        ValueError: ``like`` is not known, or ``cls`` is known already as something else.
+        ValueError: ``like`` is not known, or ``cls`` is torch's own, or known already as something
+            else.
 
     Example:
         >>> class MyLIF(neuron.LIFNode): ...
@@ -43,6 +44,11 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
     for name, value in (("class", cls), ("like", like)):
         if not (isinstance(value, type) and issubclass(value, nn.Module)):
             raise TypeError(f"tssl_adapters.register takes layer classes; {name} is {value!r}.")
+    if cls.__module__.startswith("torch."):
+        raise ValueError(
+            f"tssl_adapters.register: {cls.__name__} is torch's own, and every model's; register a "
+            "class of yours."
+        )
     adapter = _adapter_of(like)
     if adapter is None:
         raise ValueError(

@@ -56,6 +56,8 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(found, indent=1))
     elif not args.quiet:
+        for line in left_out:
+            print(f"left out: {line}")
         show(found)
     return 0
 
@@ -130,7 +132,8 @@ def show(found: Sequence[dict[str, Any]]) -> None:
     console = Console()
     for group in found:
         reference = group["rules"][0]
-        table = Table(title=f"{group['library']}, tau_s = {group['tau_s']:g}, {group['loss']}")
+        title = f"{group['library']}, tau_s = {group['tau_s']:g}, {group['loss']}"
+        table = Table(title=f"{title}, seed {group['seed']}")
         for heading in ("layer", "rule", "norm", f"cosine to {reference}"):
             table.add_column(heading, justify="left" if heading == "rule" else "right")
         for layer, rule in product(range(len(group["cosine"])), group["rules"]):

@@ -11,7 +11,10 @@ Record = dict[str, Any]
 
 @dataclass
 class Progress:
-    """How far a run has come; the sums are those of the epoch in progress."""
+    """How far a run has come; the sums are those of the epoch in progress.
+
+    ``seconds`` is without ``untimed`` batches, in which what they go through was compiled.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -20,6 +23,12 @@ class Progress:
     correct: int = 0
     seconds: float = 0.0
     best: float = 0.0
+    untimed: int = 0
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What the epoch's batches would have taken, had all taken as long as the timed ones."""
+        return self.seconds * self.batch / max(1, self.batch - self.untimed)
 
 
 class Observer:

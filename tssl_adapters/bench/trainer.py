@@ -68,6 +68,8 @@ class Trainer:
         self.progress = Progress()
         self.records: list[Record] = []
         self.kept = KeptForBackward() if full_records else None
+        self.cold = True
+        """Whether no batch has been trained on in this process."""
 
     def fit(self) -> list[Record]:
         """Train up to the last epoch; the records of those trained now.
@@ -108,7 +110,11 @@ class Trainer:
         progress.samples += len(labels)
         progress.loss += loss.item() * (len(labels) if self.work.averages else 1)
         progress.correct += _num_correct(self.work.scores(output), labels)
-        progress.seconds += time.perf_counter() - started
+        seconds, cold, self.cold = time.perf_counter() - started, self.cold, False
+        if cold and self.work.num_batches > 1:
+            progress.untimed += 1
+        else:
+            progress.seconds += seconds
 
     def _measured(self) -> AbstractContextManager[Any]:
         """Measure an epoch's first batch, and the first after a checkpoint."""
@@ -139,7 +145,7 @@ class Trainer:
             "train_loss": done.loss / done.samples,
             "train_accuracy": done.correct / done.samples,
             "test_accuracy": test_accuracy,
-            "seconds": done.seconds,
+            "seconds": done.epoch_seconds,
             "spike_rate": spike_rate,
         }
         if self.kept is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, operand
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
-from tssl_adapters.rules.checks import one_of, positive
+from tssl_adapters.rules.checks import flag, one_of, positive
 
 ResetPath = Literal["reference", "complete", "none"]
 
@@ -37,7 +37,8 @@ class TSSLBP(Rule):
             hold few neurons at a time and need none.
 
     Raises:
-        TypeError: ``max_slope``, ``fallback_width`` or ``checkpoint`` is not a number.
+        TypeError: ``max_slope``, ``fallback_width`` or ``checkpoint`` is not a number,
+            ``fallback`` not a bool.
         ValueError: ``max_slope`` or ``fallback_width`` not positive and finite,
             ``checkpoint`` below 1, or an unknown ``reset_path``.
     """
@@ -52,6 +53,7 @@ class TSSLBP(Rule):
         self._check_checkpoint()
         for name in ("max_slope", "fallback_width"):
             positive("TSSLBP", name, getattr(self, name))
+        flag("TSSLBP", "fallback", self.fallback)
         one_of("TSSLBP", "reset_path", self.reset_path, get_args(ResetPath))
 
     def slope(self, step: Step) -> Tensor:
