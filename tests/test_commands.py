@@ -56,6 +56,8 @@ PLACEHOLDERS = {
     "DIR": ["folder"],
     "FILE": ["file"],
     "LIBRARY": list(networks.LIBRARIES),
+    "NET": ["400", "400-400"],
+    " N ": [" 0 "],
     "RULE": ["native", "tsslbp"],
 }
 
