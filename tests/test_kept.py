@@ -104,7 +104,7 @@ def test_the_kept_potential_stands_for_the_state(
     for rule, tau_s in settings(engine):
         with_it, _ = gradients(make, loop, engine, tau_s, rule)
         with monkeypatch.context() as patch:
-            patch.setattr(attach, "charged_of", lambda state, neuron: None)
+            patch.setattr(attach, "charged_of", lambda state, reset: None)
             without, _ = gradients(make, loop, engine, tau_s, rule)
         for found, expected in zip(with_it, without, strict=True):
             assert torch.equal(found, expected)
@@ -220,7 +220,7 @@ def test_the_kept_potential_is_left_where_the_neuron_or_the_state_is_another(
 ) -> None:
     """The potential was reset by the neuron that there was then, to the state that there was."""
     found, _ = gradients(make, loop, "torch", 1.0, rules.TSSLBP())
-    monkeypatch.setattr(attach, "charged_of", lambda state, neuron: None)
+    monkeypatch.setattr(attach, "charged_of", lambda state, reset: None)
     expected, _ = gradients(make, loop, "torch", 1.0, rules.TSSLBP())
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)

@@ -2143,7 +2143,7 @@ COMPILED = (
     ),
     mutant(
         "steps: whatever the neuron resets to now, it did before", STATE,
-        "charged is not None and charged.stands_for(state, neuron)", "charged is not None", KEPT,
+        "charged is not None and charged.stands_for(state, reset)", "charged is not None", KEPT,
     ),
     mutant(
         "steps: a threshold that was written to is taken for what it was", STATE,
@@ -2151,7 +2151,7 @@ COMPILED = (
     ),
     mutant(
         "steps: whenever a neuron resets, h is what it resets", STATE,
-        "yield from (neuron.timing, neuron.strict,", "yield from (0, neuron.strict,", KEPT,
+        "*(neuron.timing, neuron.strict,", "*(0, neuron.strict,", KEPT,
     ),
     mutant(
         "steps: a state whose memory was exchanged is made from what it was", STATE,
@@ -2159,8 +2159,8 @@ COMPILED = (
     ),
     mutant(
         "steps: h tells a reset that was due before the charge", "engine/attach.py",
-        'told = charged if one and values is None and neuron.timing != "both" else None',
-        "told = charged if one and values is None else None", KEPT,
+        'told = charged if keeps and values is None and neuron.timing != "both" else None',
+        "told = charged if keeps and values is None else None", KEPT,
     ),
     mutant(
         "a saved model cannot do without numba", "engine/kernels.py",

@@ -21,6 +21,7 @@ from tssl_adapters.engine.state import (
     let_go,
     linked_tag,
     packed,
+    reset_of,
     tag,
     unpacked,
 )
@@ -127,8 +128,9 @@ def attach(
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
-    one = not (sequence or exposed or functional)
-    earlier = charged_of(state, neuron) if one and not fresh else None
+    keeps = torch.is_grad_enabled() and not (sequence or exposed or functional)
+    reset = reset_of(neuron) if keeps else ()
+    earlier = charged_of(state, reset) if keeps and not fresh else None
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
         position, feedback,
@@ -155,7 +157,7 @@ def attach(
         else:
             out, membrane, *made = StepFunction.apply(*given, earlier, *parts)
             charged, spike, _, before, *new_link = made
-            told = charged if one and values is None and neuron.timing != "both" else None
+            told = charged if keeps and values is None and neuron.timing != "both" else None
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None
@@ -164,7 +166,7 @@ def attach(
     if position is not None:
         position = position.after(spikes_of(out if sequence else out[None], trace, settings.tau_s))
     recorded = last.requires_grad
-    kept = Charged(told, neuron, last) if told is not None and recorded else None
+    kept = Charged(told, reset, last) if told is not None and recorded else None
     tag(last, tuple(new_link) if recorded else (), new_trace, position, kept)
     states = membrane if keep_states else None
     fired = out if spike is None else spike

@@ -19,7 +19,7 @@ import itertools
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,16 +69,16 @@ class Charged:
     What it was reset by is remembered without a hold on it, as its tensors may have a graph.
     """
 
-    def __init__(self, potential: Tensor, neuron: Neuron, state: Tensor) -> None:
+    def __init__(self, potential: Tensor, reset: tuple[Any, ...], state: Tensor) -> None:
         self.potential = potential
-        self.reset = tuple(_reset_of(neuron))
+        self.reset = reset
         self.memory = _memory(state)
 
-    def stands_for(self, state: Tensor, neuron: Neuron) -> bool:
-        """Whether this neuron, as it is now, would reset the potential to this state."""
+    def stands_for(self, state: Tensor, reset: tuple[Any, ...]) -> bool:
+        """Whether this reset would make this state of the potential."""
         return self.memory == _memory(state) and all(
             a is b or (not isinstance(a, weakref.ref) and a == b)
-            for a, b in zip(self.reset, _reset_of(neuron), strict=True)
+            for a, b in zip(self.reset, reset, strict=True)
         )
 
 
@@ -90,15 +90,19 @@ def _memory(state: Tensor) -> int:
         return 0
 
 
-def _reset_of(neuron: Neuron) -> Iterator[Any]:
+def reset_of(neuron: Neuron) -> tuple[Any, ...]:
     """What a reset depends on: settings, numbers, and tensors with their versions."""
-    yield from (neuron.timing, neuron.strict, neuron.quantiser)
-    yield from (type(neuron.reset), getattr(neuron.reset, "formula", None))
-    for value in (neuron.threshold, neuron.reset_value):
-        if isinstance(value, Tensor):  # as long as one is held, its weak references are one object
-            yield from (weakref.ref(value), _version(value))
-        else:
-            yield from (value, None)
+    return (
+        *(neuron.timing, neuron.strict, neuron.quantiser),
+        *(type(neuron.reset), getattr(neuron.reset, "formula", None)),
+        *_pinned(neuron.threshold),
+        *_pinned(neuron.reset_value),
+    )
+
+
+def _pinned(value: Value) -> tuple[Any, int | None]:
+    """A number as it is now; as long as one is held, a tensor's weak references are one object."""
+    return (weakref.ref(value), _version(value)) if isinstance(value, Tensor) else (value, None)
 
 
 class Tag:
@@ -232,11 +236,11 @@ def packed(link: tuple[Tensor, ...]) -> Tensor | None:
     return link[0] if len(link) == 1 else torch.stack(link)
 
 
-def charged_of(state: Tensor, neuron: Neuron) -> Tensor | None:
-    """The potential that this neuron resets to a state, where the call that made it kept it."""
+def charged_of(state: Tensor, reset: tuple[Any, ...]) -> Tensor | None:
+    """The potential that :func:`reset_of` made a state of, where the call that did so kept it."""
     found = _tag_of(state)
     charged = None if found is None else found.charged
-    return charged.potential if charged is not None and charged.stands_for(state, neuron) else None
+    return charged.potential if charged is not None and charged.stands_for(state, reset) else None
 
 
 def position_at(state: Tensor) -> Position | None:
