@@ -188,8 +188,12 @@ def test_what_a_wrapped_node_would_not_call_is_refused(cls: Any, like: Any, name
 
 def test_a_class_of_another_kind_altogether() -> None:
     """It is refused where it stands, and inspect goes on."""
-    tssl_adapters.register(nn.Flatten, like=snntorch.Leaky)
-    model = nn.Sequential(nn.Flatten(), snntorch.Leaky(0.9))
+
+    class Flat(nn.Flatten):
+        pass
+
+    tssl_adapters.register(Flat, like=snntorch.Leaky)
+    model = nn.Sequential(Flat(), snntorch.Leaky(0.9))
     row = tssl_adapters.inspect(model)[0]
     assert (row.path, row.status) == ("0", "refused")
     assert "registered like Leaky, but lacks" in row.detail
