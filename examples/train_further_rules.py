@@ -30,6 +30,7 @@ from torch import Generator, Tensor, nn
 import tssl_adapters
 from tssl_adapters import losses, rules
 from tssl_adapters.bench.data import Data, load
+from tssl_adapters.bench.method import LATENCY, latencies, scores
 from tssl_adapters.bench.networks.connections import hidden_sizes
 from tssl_adapters.bench.networks.spikingjelly import Integrate
 from tssl_adapters.bench.settings import Settings
@@ -141,13 +142,10 @@ class Times(Rates):
         return nn.Sequential(*layers)
 
     def output(self, inputs: Tensor) -> Tensor:
-        time = ((1.0 - inputs.flatten(1) / 255.0) * 20.0).round().long()
-        spikes = F.one_hot(time, self.num_steps).movedim(-1, 0) * (inputs.flatten(1) > 0)
-        out = self.run(spikes.float())
+        out = self.run(latencies(inputs, self.num_steps).flatten(2))
         if self.args.rule.startswith("stdbp"):
             return (self.num_steps - losses.first_spike_time(out)) / 2.0
-        left = torch.arange(self.num_steps, 0, -1).view(-1, 1, 1)
-        return (out * left).sum(0) / 2.0
+        return scores(LATENCY, out)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(output, labels)

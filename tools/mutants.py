@@ -2158,9 +2158,8 @@ COMPILED = (
         "self.memory == _memory(state) and all(", "all(", KEPT,
     ),
     mutant(
-        "steps: h tells a reset that was due before the charge", "engine/attach.py",
-        'told = charged if keeps and values is None and neuron.timing != "both" else None',
-        "told = charged if keeps and values is None else None", KEPT,
+        "steps: h tells a reset that was due before the charge", "engine/plan.py",
+        '    return neuron.timing != "both"\n', "    return True\n", KEPT,
     ),
     mutant(
         "a saved model cannot do without numba", "engine/kernels.py",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.engine import fused
 from tssl_adapters.engine.kernels import backend
-from tssl_adapters.engine.plan import Plan, Values, link_size
+from tssl_adapters.engine.plan import Plan, Values, link_size, tells
 from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
 from tssl_adapters.engine.state import (
@@ -128,7 +128,7 @@ def attach(
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
     functional = torch._C._are_functorch_transforms_active()
-    keeps = torch.is_grad_enabled() and not (sequence or exposed or functional)
+    keeps = tells(neuron) and torch.is_grad_enabled() and not (sequence or exposed or functional)
     reset = reset_of(neuron) if keeps else ()
     earlier = charged_of(state, reset) if keeps and not fresh else None
     plan = Plan(
@@ -157,7 +157,7 @@ def attach(
         else:
             out, membrane, *made = StepFunction.apply(*given, earlier, *parts)
             charged, spike, _, before, *new_link = made
-            told = charged if keeps and values is None and neuron.timing != "both" else None
+            told = charged if keeps and values is None else None
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None

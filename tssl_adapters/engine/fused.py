@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.kernels import (
+    GAIN,
     ROWS,
     Adjoints,
     Backend,
@@ -246,7 +247,8 @@ class FusedFunction(EngineFunction):
         *values: Value,
     ) -> tuple[Tensor | None, ...]:
         given, again = call.given(drive, state, trace), any(ctx.needs_input_grad)
-        told = again and not call.sequence and tells(call.plan.neuron, ctx.needs_input_grad[6:])
+        needs_drive = ctx.needs_input_grad[6 + GAIN]
+        told = again and not call.sequence and tells(call.plan.neuron) and not needs_drive
         charged = torch.empty_like(given.drive) if told else None
         out, after, kept = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers

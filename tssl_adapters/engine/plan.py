@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.recursion import GAIN, Backward, Carried, Moment
+from tssl_adapters.engine.recursion import Backward, Carried, Moment
 from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback, Rule, Window
@@ -99,13 +99,9 @@ def in_working_dtype(moment: Moment, neuron: Neuron) -> Moment:
     return Moment(*(None if field is None else field.to(dtype) for field in moment))  # type: ignore[arg-type]
 
 
-def tells(neuron: Neuron, needs: Sequence[bool]) -> bool:
-    """Whether a step's backward pass, and the step after's, can do with h[t].
-
-    A learned gain needs the drive, and an early reset that was due when the state came in cannot
-    be seen from h[t]. ``needs`` says which of the neuron's values take a gradient.
-    """
-    return neuron.timing != "both" and not needs[GAIN]
+def tells(neuron: Neuron) -> bool:
+    """Whether h[t] tells the state that a step hands on: not where a reset was due as it began."""
+    return neuron.timing != "both"
 
 
 def empty_links(plan: Plan, like: Tensor) -> list[Tensor]:
