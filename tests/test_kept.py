@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.bench.measures import KeptForBackward
-from tssl_adapters.engine import attach
+from tssl_adapters.engine import attach, bits
 
 STEPS, BATCH, FEATURES = 6, 4, 33
 Loop = Callable[[nn.Module, Tensor], Tensor]
@@ -112,12 +112,33 @@ def test_the_kept_potential_stands_for_the_state(
 
 
 @on_engines(ONE)
-def test_a_loop_keeps_a_drive_and_a_row_of_states(case: str, engine: str) -> None:
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_a_loop_keeps_a_drive_and_a_row_of_states(case: str, engine: str, tau_s: float) -> None:
+    """Of a trace, whether the neuron is active by it: a bit."""
     make, loop = ONE[case]
-    _, kept = gradients(make, loop, engine, 1.0, rules.TSSLBP())
-    row = 4 * BATCH * FEATURES
+    _, kept = gradients(make, loop, engine, tau_s, rules.TSSLBP())
+    row, packed = 4 * BATCH * FEATURES, -(-BATCH * FEATURES // 8)
     few = 64 * STEPS  # thresholds and the like
-    assert kept <= (STEPS + 1) * row + few
+    assert kept <= (STEPS + 1) * row + few + (0 if tau_s == 1.0 else STEPS * packed)
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_a_trace_gates_a_step_by_its_bits_alike_on_every_engine(case: str) -> None:
+    make, loop = ONE[case]
+    found, expected = (
+        gradients(make, loop, engine, 3.0, rules.TSSLBP())[0] for engine in ("numba", "torch")
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (3, 5, 11), (64,)])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64])
+def test_flags_come_back_from_their_bits(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    flags = (torch.rand(shape) < 0.5).to(dtype)
+    packed = bits.pack(flags)
+    assert packed.nbytes == -(-flags.numel() // 8)
+    assert torch.equal(bits.unpack(packed, flags.shape, dtype), flags)
 
 
 @pytest.mark.parametrize("case", TWO)

@@ -378,28 +378,28 @@ RULES = (
     mutant(
         "the gate is 1/4 whatever tau_s",
         TSSLBP,
-        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
-        "at_least(step.trace, 1.0 / 4.0)",
+        "at_least(trace, 1.0 / (4.0 * tau_s))",
+        "at_least(trace, 1.0 / 4.0)",
         GOLDEN,
     ),
     mutant(
         "the gate is tau_s/4",
         TSSLBP,
-        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
-        "at_least(step.trace, step.tau_s / 4.0)",
+        "at_least(trace, 1.0 / (4.0 * tau_s))",
+        "at_least(trace, tau_s / 4.0)",
         GOLDEN,
     ),
     mutant(
         "the gate is <=",
         TSSLBP,
-        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
-        "(step.trace > 1.0 / (4.0 * step.tau_s)).to(step.trace.dtype)",
+        "at_least(trace, 1.0 / (4.0 * tau_s))",
+        "(trace > 1.0 / (4.0 * tau_s)).to(trace.dtype)",
         GAPS,
     ),
     mutant(
         "the gate is 'no spike at t' at every tau_s",
         TSSLBP,
-        "at_least(step.trace, 1.0 / (4.0 * step.tau_s))",
+        "step.spike if step.active is None else step.active",
         "step.spike",
         GOLDEN,
     ),
@@ -556,15 +556,15 @@ PSC = (
     mutant(
         "the trace that came into a step gets no gradient",
         STEP,
-        "None if trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), trace),",
+        "None if ctx.trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), ctx.trace),",
         "None,",
         GOLDEN,
     ),
     mutant(
         "the gate of a step reads the trace before the spike",
         STEP,
-        "now, last = next_trace(trace, moment.spike, plan.tau_s), ends",
-        "now, last = torch.zeros_like(moment.spike) if trace is None else trace, ends",
+        "activity(plan.rule, out.to(working_dtype(out)), plan.tau_s)",
+        "activity(plan.rule, torch.zeros_like(out) if trace is None else trace, plan.tau_s)",
         GOLDEN,
     ),
     mutant(
@@ -2127,6 +2127,23 @@ COMPILED = (
     mutant(
         "loops: h of the step before is taken for the state", LOOPS,
         "            if earlier:\n", "            if earlier and n == 0:\n", KEPT,
+    ),
+    mutant(
+        "loops: the trace is kept beside its bits", "engine/fused.py",
+        "trace = None if told else trace", "trace = trace", KEPT,
+    ),
+    mutant(
+        "loops: the last bits of a step are lost", "engine/numba_bits.py",
+        "        if n % 8:\n", "        if n % 8 > 4:\n", KEPT,
+    ),
+    mutant(
+        "loops: a step's bits are of a larger trace", LOOPS,
+        "number(0.25) / tau, bits", "number(2.0) / tau, bits", KEPT,
+    ),
+    mutant(
+        "bits are read from the wrong end", "engine/bits.py",
+        "(packed >> _shifts(packed.device)) & 1", "(packed >> (7 - _shifts(packed.device))) & 1",
+        KEPT,
     ),
     mutant(
         "loops: a step that is told h computes it from h", "engine/numba_parts.py",

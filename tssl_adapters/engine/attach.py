@@ -156,7 +156,7 @@ def attach(
             out, membrane, *new_link = SequenceFunction.apply(*given, *parts)
         else:
             out, membrane, *made = StepFunction.apply(*given, earlier, *parts)
-            charged, spike, _, before, *new_link = made
+            charged, spike, _, before, _, *new_link = made
             told = charged if keeps and values is None else None
     # Clones, because detach_() refuses views and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane

@@ -30,6 +30,7 @@ from tssl_adapters.engine.plan import (
     HALF,
     LEARNED,
     EngineFunction,
+    Like,
     Plan,
     reduced,
     tells,
@@ -252,9 +253,10 @@ class FusedFunction(EngineFunction):
         charged = torch.empty_like(given.drive) if told else None
         out, after, kept = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers
-        ctx.told, ctx.earlier = told, earlier is not None
+        ctx.told, ctx.earlier, ctx.trace = told, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
         before = state if earlier is None else earlier
+        trace = None if told else trace  # of which the kernels kept a bit a neuron
         ctx.save_for_backward(charged if told else drive, before, trace, kept, *tensors)
         ctx.set_materialize_grads(False)
         if charged is not None:
@@ -284,14 +286,15 @@ class FusedFunction(EngineFunction):
         spec = call.spec._replace(form=call.spec.form._replace(told=ctx.told))
         needs = ctx.needs_input_grad[6:][:LEARNED]
         back = _back(rule, grad_out is not None, any(needs))
-        adjoints = _adjoints(call, given, back, grad_out, grad_after, link)
+        traced = ctx.trace is not None
+        adjoints = _adjoints(call, given, back, traced, grad_out, grad_after, link)
         slope = Slope(rule.max_slope, rule.fallback_width)
         call.backend.backward(spec, back, slope, given, kept, adjoints)
         return (
             None,
             adjoints.drive,
             _entering(call, adjoints.chain, adjoints.through, state),
-            None if trace is None else reduced(adjoints.trace, trace),
+            reduced(adjoints.trace, ctx.trace) if traced else None,
             None,
             adjoints.chain if plan.linked else None,
             *_learned(call, adjoints.sums, needs),
@@ -302,6 +305,7 @@ def _adjoints(
     call: Call,
     given: Given,
     back: BackForm,
+    traced: bool,
     grad_out: Tensor | None,
     grad_after: Tensor | None,
     link: Tensor | None,
@@ -326,7 +330,7 @@ def _adjoints(
         torch.empty_like(drive),
         chain,
         _through(chain, step, grad_after is not None or link is not None),
-        None if given.trace is None else drive.new_empty(step, dtype=dtype),
+        drive.new_empty(step, dtype=dtype) if traced else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
     )
 

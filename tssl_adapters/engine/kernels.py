@@ -91,7 +91,7 @@ class Given(NamedTuple):
         neurons: N.
         drive: ``[T, N]`` in whatever shape; h[t] where the form says ``told``.
         state: the incoming potential ``[N]``.
-        trace: the incoming PSC ``[N]``, ``None`` for zero.
+        trace: the incoming PSC ``[N]``, ``None`` for zero, and where the form says ``told``.
         numbers: the neuron's, as :meth:`Backend.numbers` made them.
         tau_s: synaptic time constant in steps.
         earlier: whether ``state`` is h of the step before, not yet reset.
@@ -160,7 +160,9 @@ class Backend(Protocol):
         into ``charged [T, N]`` where there is one.
 
         Returns:
-            What it wants kept for :meth:`backward`, where ``again`` says that one may follow.
+            What it wants kept for :meth:`backward`, where ``again`` says that one may follow. Of a
+            step with a trace and ``charged`` that is whether a[t] reaches 1 / (4 tau_s), a bit a
+            neuron: :meth:`backward` will be told h[t] and no trace.
         """
 
     def backward(

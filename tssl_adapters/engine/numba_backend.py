@@ -58,13 +58,16 @@ class NumbaBackend:
         charged: Tensor | None,
         keep: bool,
         again: bool,
-    ) -> None:
+    ) -> Tensor | None:
+        told = charged is not None and spec.form.psc
+        bits = torch.empty(-(-given.neurons // 8), dtype=torch.uint8) if told else None
         over(
             forward(spec, keep, charged is not None), given.steps, given.neurons, BLOCK,
             given.tau_s,
             _at(given.drive), _at(given.state), _at(given.trace), given.numbers.at,
-            _at(out), _at(after), _at(charged),
+            _at(out), _at(after), _at(charged), _at(bits),
         )  # fmt: skip
+        return bits
 
     def backward(
         self,
@@ -79,7 +82,7 @@ class NumbaBackend:
         over(
             backward(spec, back), given.steps, given.neurons, block,
             given.tau_s, slope.steepest, slope.width, int(given.earlier),
-            _at(given.drive), _at(given.state), _at(given.trace), given.numbers.at,
+            _at(given.drive), _at(given.state), _at(given.trace), _at(kept), given.numbers.at,
             _at(adjoints.out), adjoints.pace, _at(adjoints.after), adjoints.stride,
             _at(adjoints.link), _at(adjoints.drive), _at(adjoints.chain), _at(adjoints.through),
             _at(adjoints.trace), _at(adjoints.sums),

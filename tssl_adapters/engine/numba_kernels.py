@@ -18,6 +18,7 @@ import numpy
 from numba import carray
 
 from tssl_adapters.engine.kernels import ROWS, BackForm, Spec
+from tssl_adapters.engine.numba_bits import pack, unpack
 from tssl_adapters.engine.numba_compile import compiled
 from tssl_adapters.engine.numba_parts import call, label, parts, pointer
 from tssl_adapters.engine.numba_rows import backward_row
@@ -33,17 +34,19 @@ def forward(spec: Spec, keep: bool, tells: bool) -> Callable[..., None]:
 
     ``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]``,
     ``after``, the potential after every step ``[T, N]`` if kept, else after the last one ``[N]``,
-    and, if it ``tells``, ``charged [T, N]``, the potential before each reset.
+    and, if it ``tells``, ``charged [T, N]``, the potential before each reset. Of a step at
+    ``tau_s > 1`` that tells there are ``bits [N / 8]`` too: whether a[t] is 1 / (4 tau_s) or more.
     """
     number = getattr(numpy, spec.form.dtype)
     dense, psc = spec.form.dense, spec.form.psc
     charge, fires, reset, _, read, rows = parts(spec)
+    to_bits = pack(spec.form.dtype)
 
     @compiled("forward", label(spec), keep, tells)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int, out_at: int, after_at: int,
-        charged_at: int,
+        charged_at: int, bits_at: int,
     ) -> None:  # fmt: skip
         drive = carray(pointer(drive_at), steps * neurons, number)
         state = carray(pointer(state_at), neurons, number)
@@ -52,6 +55,7 @@ def forward(spec: Spec, keep: bool, tells: bool) -> Callable[..., None]:
         out = carray(pointer(out_at), steps * neurons, number)
         after = carray(pointer(after_at), steps * neurons, number)
         charged = carray(pointer(charged_at), steps * neurons, number)
+        bits = carray(pointer(bits_at), (neurons + 7) // 8, numpy.uint8)
         tau, common = number(tau_s), call(read, call(rows, values, 0, 1), 0)
         potential, current = numpy.empty(block, number), numpy.zeros(block, number)
         for start in range(first, last, block):
@@ -84,6 +88,8 @@ def forward(spec: Spec, keep: bool, tells: bool) -> Callable[..., None]:
                         out_t[j] = s
                     if keep:
                         after_t[j] = v
+                if psc and tells:
+                    call(to_bits, n, out_t, number(0.25) / tau, bits[start // 8 :])
             if not keep:
                 for j in range(n):
                     after_0[j] = potential[j]
@@ -100,25 +106,28 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
     reset, F_v mu of the call after (each of them none at 0), give ``grad_drive [T, N]``,
     ``grad_trace [N]``, ``sums [5, N]``, and the link's two first rows and F_v mu of this call,
     ``chain_out [2, N]`` and ``mu_out [N]``, which may lie where the link lay. ``state`` is the
-    potential before its reset where it comes from ``earlier``.
+    potential before its reset where it comes from ``earlier``. Of a step that is told h[t], the
+    trace's place is taken by the forward pass's ``bits [N / 8]``.
     """
     number = getattr(numpy, spec.form.dtype)
     zero, learns, delayed = number(0.0), back.learns, spec.form.timing == "delayed"
-    dense, psc = spec.form.dense, spec.form.psc
+    dense, psc, told = spec.form.dense, spec.form.psc, spec.form.told
     charge, fires, reset, _, read, rows = parts(spec)
+    from_bits = unpack(spec.form.dtype)
     step_back = backward_row(spec, back)
 
     @compiled("backward", label(spec), back)
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         max_slope: float, width: float, earlier: int,
-        drive_at: int, state_at: int, trace_at: int, values_at: int,
+        drive_at: int, state_at: int, trace_at: int, bits_at: int, values_at: int,
         grad_out_at: int, pace: int, grad_after_at: int, stride: int, link_at: int,
         grad_drive_at: int, chain_out_at: int, mu_out_at: int, grad_trace_at: int, sums_at: int,
     ) -> None:  # fmt: skip
         drive = carray(pointer(drive_at), steps * neurons, number)
         state = carray(pointer(state_at), neurons, number)
         trace = carray(pointer(trace_at), neurons, number)
+        bits = carray(pointer(bits_at), (neurons + 7) // 8, numpy.uint8)
         values = carray(pointer(values_at), (ROWS, neurons if dense else 1), number)
         grad_out = carray(pointer(grad_out_at), steps * neurons, number)
         grad_after = carray(pointer(grad_after_at), steps * neurons, number)
@@ -158,7 +167,9 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
             if psc:
                 for j in range(n):
                     currents[0, j] = trace[start + j] if trace_at else zero
-            for t in range(steps if psc else steps - 1):
+            if psc and told:
+                call(from_bits, n, bits[start // 8 :], currents[1])
+            for t in range(steps if psc and not told else steps - 1):
                 row = t * neurons + start
                 x_t, v_t, v_next = drive[row : row + n], potentials[t], potentials[t + 1]
                 for j in range(n):
@@ -196,7 +207,7 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
             if mu_out_at:
                 for j in range(n):
                     mu_out[start + j] = mu_v[j]
-            if psc and trace_at:
+            if psc and grad_trace_at:
                 for j in range(n):
                     grad_trace[start + j] = grad_a[j] * left
 

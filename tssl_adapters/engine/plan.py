@@ -145,7 +145,19 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
     )
 
 
-def reduced(grad: Tensor | None, like: Tensor) -> Tensor | None:
+class Like(NamedTuple):
+    """What is left of a tensor whose values nobody needs: what its gradient must look like."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> Like | None:
+        """That of a tensor, if there is one."""
+        return None if tensor is None else cls(tensor.shape, tensor.dtype)
+
+
+def reduced(grad: Tensor | None, like: Tensor | Like) -> Tensor | None:
     """A gradient in the shape and dtype of the tensor it belongs to."""
     if grad is None or (grad.shape == like.shape and grad.dtype == like.dtype):
         return grad

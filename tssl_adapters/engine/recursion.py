@@ -204,7 +204,7 @@ class Backward:
     def step(
         self,
         moment: Moment,
-        trace: Tensor,
+        active: Tensor | None,
         grad_spike: Tensor,
         grad_state: Tensor | None,
         grad_charged: Tensor | None = None,
@@ -214,7 +214,7 @@ class Backward:
 
         Args:
             moment: the time step.
-            trace: a[t].
+            active: what the rule makes of a[t] at ``tau_s > 1``.
             grad_spike: G[t], or what the rule makes of it.
             grad_state: c[t], the gradient with respect to the state that the step handed on.
             grad_charged: that with respect to h[t] itself; it joins mu[t] whole.
@@ -229,7 +229,7 @@ class Backward:
             moment.spike,
             moment.charged,
             _increment(neuron, moment, removed),
-            trace,
+            active,
             removed,
             neuron.threshold,
             self.tau_s,

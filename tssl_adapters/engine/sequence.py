@@ -32,6 +32,7 @@ from tssl_adapters.engine.plan import (
 from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
 from tssl_adapters.engine.window import ends, reshaped
 from tssl_adapters.neuron import Neuron
+from tssl_adapters.rules import Rule
 
 
 def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
@@ -41,6 +42,11 @@ def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
     if trace is None:
         return spike / tau_s
     return (spike - trace).div_(operand(tau_s, spike)).add_(trace)
+
+
+def activity(rule: Rule, trace: Tensor, tau_s: float) -> Tensor | None:
+    """What a rule makes of a[t], where that is not the spike itself."""
+    return None if tau_s == 1.0 else rule.activity(trace, tau_s)
 
 
 def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:
@@ -177,9 +183,8 @@ class SequenceFunction(EngineFunction):
             grad_trace, grad_spike = given
             grad_state = _at(grad_states, t, len(drive), plan.keep_states, dtype)
             moment, last = in_working_dtype(step, neuron), ends(plan.position, t)
-            grad_drive.append(
-                backward.step(moment, psc.to(dtype), grad_spike, grad_state, last=last)
-            )
+            active = activity(plan.rule, psc.to(dtype), plan.tau_s)
+            grad_drive.append(backward.step(moment, active, grad_spike, grad_state, last=last))
         backward.hand_back(ahead)
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)

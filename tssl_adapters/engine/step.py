@@ -1,7 +1,8 @@
 """The same recursion one step a call, for the time loop that the user writes.
 
 h[t] is kept rather than recomputed, which is cheaper a call. The state that came in is made anew
-from h of the call before, which that call keeps: together they keep one tensor a step.
+from h of the call before, which that call keeps: together they keep one tensor a step, and at
+``tau_s > 1`` a bit a neuron of the trace.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.engine.bits import pack, unpack
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
     EngineFunction,
+    Like,
     Plan,
     Values,
     carried_out,
@@ -24,6 +27,7 @@ from tssl_adapters.engine.plan import (
     restore,
     save,
     value_gradients,
+    working_dtype,
 )
 from tssl_adapters.engine.recursion import (
     GAIN,
@@ -34,17 +38,18 @@ from tssl_adapters.engine.recursion import (
     fires,
     state_after,
 )
-from tssl_adapters.engine.sequence import next_trace
+from tssl_adapters.engine.sequence import activity, next_trace
 from tssl_adapters.engine.window import ends, reshaped
 from tssl_adapters.neuron import Neuron
 
 
 class StepFunction(EngineFunction):
     """``(plan, values, drive, state, trace, earlier, *links, *neuron values)``
-    ``-> out, state, charged, spike, known, before, *links``. ``known`` are the spikes where the
-    library computed them; it and ``before`` take no gradient, and neither does ``charged`` unless
-    the plan exposes it. ``spike`` is then an output beside the PSC, else ``None``. ``earlier`` is
-    ``charged`` of the call that made ``state``, where it may stand for that.
+    ``-> out, state, charged, spike, known, before, active, *links``. ``known`` are the spikes where
+    the library computed them, ``active`` the bits of what the rule makes of the trace; they and
+    ``before`` take no gradient, and neither does ``charged`` unless the plan exposes it. ``spike``
+    is then an output beside the PSC, else ``None``. ``earlier`` is ``charged`` of the call that
+    made ``state``, where it may stand for that.
     """
 
     @staticmethod
@@ -66,13 +71,16 @@ class StepFunction(EngineFunction):
         else:
             spike, after = values()
             known = spike != 0
+        out = next_trace(trace, spike, plan.tau_s)
+        active = activity(plan.rule, out.to(working_dtype(out)), plan.tau_s)
         return (
-            next_trace(trace, spike, plan.tau_s),
+            out,
             charged.clone() if after is charged else after,
             charged,
             spike if plan.exposed and plan.tau_s != 1.0 else None,
             known,
             before,
+            None if active is None else pack(active),
             *empty_links(plan, after),
         )
 
@@ -80,14 +88,14 @@ class StepFunction(EngineFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, _, drive, state, trace, earlier, *rest = inputs
         # The output and the state go to the user, who may write to them: they are not kept.
-        _, _, charged, _, known, before, *_ = output
-        constant = (None if plan.exposed else charged, known, before)
+        _, _, charged, _, known, before, active, *_ = output
+        constant = (None if plan.exposed else charged, known, before, active)
         ctx.mark_non_differentiable(*(t for t in constant if t is not None))
         needs_drive = ctx.needs_input_grad[6 + plan.links + GAIN]
-        ctx.drive_dtype = drive.dtype
+        ctx.drive_dtype, ctx.trace = drive.dtype, Like.of(trace)
         drive = drive if needs_drive or plan.functional else None
         state = state if earlier is None else None
-        kept = (drive, state, earlier, trace, charged, known)
+        kept = (drive, state, earlier, charged, known, active)
         save(ctx, plan, kept, rest[plan.links :])
 
     @staticmethod
@@ -100,9 +108,10 @@ class StepFunction(EngineFunction):
         grad_fired: Tensor | None,
         _known: None,
         _before: None,
+        _active: None,
         *grad_links: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        plan, neuron, (drive, state, earlier, trace, charged, known) = restore(ctx)
+        plan, neuron, (drive, state, earlier, charged, known, active) = restore(ctx)
         if state is None:
             state = _reset(neuron, earlier)
         spike = fires(neuron, charged) if known is None else known.to(charged.dtype)
@@ -129,15 +138,17 @@ class StepFunction(EngineFunction):
         if plan.position is not None and window is not None:
             later, spike = carried.grad_spike, moment.spike
             (grad_spike,) = reshaped(plan.position, window, [grad_spike], [spike], later)
-        now, last = next_trace(trace, moment.spike, plan.tau_s), ends(plan.position, 0)
-        grad_drive = backward.step(moment, now, grad_spike, grad_state, grad_charged, last)
+        if active is not None:
+            active = unpack(active, charged.shape, dtype)
+        last = ends(plan.position, 0)
+        grad_drive = backward.step(moment, active, grad_spike, grad_state, grad_charged, last)
         backward.hand_back(ahead)
         return (
             None,
             None,
             grad_drive.to(ctx.drive_dtype),
             reduced(backward.entering(moment, plan.linked), state),
-            None if trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), trace),
+            None if ctx.trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), ctx.trace),
             None,
             *carried_out(backward, plan, moment.charged),
             *value_gradients(backward),

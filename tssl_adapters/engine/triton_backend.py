@@ -63,11 +63,12 @@ class TritonBackend:
         again: bool,
     ) -> Tensor | None:
         spans = _room_for_spans(given, spec) if again else None
+        bits = _room_for_bits(given) if charged is not None and spec.form.psc else None
         _launch(
-            forward, given.drive, given.neurons, *_read(given), out, after, charged, spans,
+            forward, given.drive, given.neurons, *_read(given), out, after, charged, spans, bits,
             given.steps, given.neurons, **_fixed(spec, given), KEEP=keep,
         )  # fmt: skip
-        return spans
+        return spans if bits is None else bits
 
     def backward(
         self,
@@ -78,8 +79,10 @@ class TritonBackend:
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
+        told = spec.form.told and spec.form.psc
+        spans, bits = (None, kept) if told else (kept, None)
         _launch(
-            backward, given.drive, given.neurons, *_read(given), kept,
+            backward, given.drive, given.neurons, *_read(given), spans, bits,
             adjoints.out, adjoints.pace, adjoints.after, adjoints.link,
             adjoints.drive, adjoints.chain, adjoints.through, adjoints.trace, adjoints.sums,
             given.steps, given.neurons,
@@ -113,6 +116,11 @@ def _room_for_spans(given: Given, spec: Spec) -> Tensor | None:
     count = triton.cdiv(given.steps, _span(given.steps)) - 1
     states = 2 if spec.form.psc else 1
     return given.drive.new_empty((count, states, given.neurons)) if count else None
+
+
+def _room_for_bits(given: Given) -> Tensor:
+    """``[N / 8]`` for a flag a neuron."""
+    return given.drive.new_empty(triton.cdiv(given.neurons, 8), dtype=torch.uint8)
 
 
 def _fixed(spec: Spec, given: Given) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from tssl_adapters.engine.triton_parts import (
     charge,
     fires,
     inside,
+    load_bits,
     load_span,
     numbers,
+    store_bits,
     traced,
     wide,
 )
@@ -30,7 +32,7 @@ from tssl_adapters.engine.triton_steps import step_back
 
 @triton.jit
 def forward(
-    drive, state, trace, values, out, potential, before_reset, spans,
+    drive, state, trace, values, out, potential, before_reset, spans, bits,
     steps, neurons,
     FORM: tl.constexpr, CHARGE: tl.constexpr, RESET: tl.constexpr, TAU: tl.constexpr,
     KEEP: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
@@ -39,8 +41,9 @@ def forward(
 
     It also gives ``potential``, after every step ``[T, N]`` if kept, else after the last one
     ``[N]``, the potential ``before_reset [T, N]``, and the states at the start of ``spans
-    [T/SPAN - 1, 1 or 2, N]``: the potential and, where there is one, the trace. ``trace``,
-    ``before_reset`` and ``spans`` may be ``None``.
+    [T/SPAN - 1, 1 or 2, N]``: the potential and, where there is one, the trace; and of a single
+    step ``bits [N / 8]``: whether a[t] is 1 / (4 tau_s) or more. ``trace``, ``before_reset``,
+    ``spans`` and ``bits`` may be ``None``.
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = j < neurons
@@ -76,6 +79,8 @@ def forward(
                 tl.store(potential + row + j, v, mask=now)
     if not KEEP:
         tl.store(potential + j, v, mask=here)
+    if bits is not None:
+        store_bits(bits, a >= 0.25 / TAU, neurons, BLOCK)
 
 
 @triton.jit
@@ -99,7 +104,7 @@ def recomputed(
 
 @triton.jit
 def backward(
-    drive, state, trace, values, spans,
+    drive, state, trace, values, spans, bits,
     grad_out, pace, grad_after, link_in,
     grad_drive, chain_out, mu_out, grad_trace, sums,
     steps, neurons,
@@ -107,7 +112,7 @@ def backward(
     TAU: tl.constexpr, STEEPEST: tl.constexpr, SCALE: tl.constexpr, EACH: tl.constexpr,
     EARLIER: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The adjoint of :func:`forward`, whose ``spans`` it takes.
+    """The adjoint of :func:`forward`, whose ``spans`` or ``bits`` it takes.
 
     ``state`` is the potential before its reset where it comes from ``EARLIER``.
     ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after``, for every step
@@ -154,7 +159,10 @@ def backward(
         xs = load_span(drive, first, steps, j, neurons, neurons, SPAN)
         if grad_out is not None:
             gs = load_span(grad_out, first, steps, j, neurons, pace, SPAN)
-        potentials, traces = recomputed(v, a, xs, p, FORM, CHARGE, RESET, TAU, SPAN)
+        if bits is not None:
+            potentials, traces = tl.tuple((v,)), tl.tuple((load_bits(bits, j, neurons),))
+        else:
+            potentials, traces = recomputed(v, a, xs, p, FORM, CHARGE, RESET, TAU, SPAN)
         for k in tl.static_range(SPAN - 1, -1, -1):
             now = inside(first + k, steps, j, neurons)
             row = tl.cast(first + k, tl.int64) * neurons

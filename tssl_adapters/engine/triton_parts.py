@@ -51,6 +51,21 @@ def load_span(tensor, first, steps, j, neurons, pace, SPAN: tl.constexpr):
 
 
 @triton.jit
+def store_bits(bits, flags, neurons, BLOCK: tl.constexpr):
+    """The flags of a block of neurons, 0 or 1, eight to a byte."""
+    placed = tl.reshape(flags.to(tl.int32), [BLOCK // 8, 8]) << tl.arange(0, 8)[None, :]
+    byte = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
+    tl.store(bits + byte, tl.sum(placed, axis=1).to(tl.uint8), mask=byte * 8 < neurons)
+
+
+@triton.jit
+def load_bits(bits, j, neurons):
+    """The flags of neurons ``j`` that :func:`store_bits` left."""
+    byte = tl.load(bits + j // 8, mask=j < neurons, other=0)
+    return ((byte.to(tl.int32) >> (j % 8).to(tl.int32)) & 1).to(tl.float32)
+
+
+@triton.jit
 def numbers(values, j, neurons, FORM: tl.constexpr):
     """The numbers of neurons ``j``, or those of all."""
     p = tl.tuple(())

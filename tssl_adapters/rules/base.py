@@ -56,7 +56,8 @@ class Step(NamedTuple):
         spike: s[t], 0 or 1.
         charged: h[t], the membrane potential before the spike test.
         increment: d[t] = h[t] - u[t-1].
-        trace: a[t], the post-synaptic current (the spike itself at ``tau_s == 1``).
+        active: what :meth:`Rule.activity` makes of the post-synaptic current a[t], ``None`` where
+            it makes nothing of it, and at ``tau_s == 1``, where a[t] is the spike.
         removed: R[t], what a spike takes from the potential.
         threshold: theta.
         tau_s: synaptic time constant in steps, at least 1.
@@ -69,7 +70,7 @@ class Step(NamedTuple):
     spike: Tensor
     charged: Tensor
     increment: Tensor
-    trace: Tensor
+    active: Tensor | None
     removed: Value
     threshold: Value
     tau_s: float
@@ -164,6 +165,12 @@ class Rule(ABC):
     @abstractmethod
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         """What the reset adds to du/dh on the way of a loss on the membrane potential."""
+
+    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
+        """Whether a neuron is active around t, 0 or 1, from a[t] at ``tau_s > 1``: all that a rule
+        is told of a[t], so that a single step keeps no more of it than a bit a neuron.
+        """
+        return None
 
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         """What to emit instead of lambda[t], and where; ``grad_spike`` is G[t]."""

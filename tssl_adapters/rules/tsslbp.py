@@ -68,6 +68,9 @@ class TSSLBP(Rule):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
 
+    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
+        return at_least(trace, 1.0 / (4.0 * tau_s)) if self.fallback else None
+
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         if not self.fallback:
             return None
@@ -76,9 +79,7 @@ class TSSLBP(Rule):
         distance = (step.charged - step.threshold).to(step.charged.dtype)
         sigmoid = distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()
         smooth = torch.ops.aten.sigmoid_backward(grad_spike, sigmoid).mul_(scale)
-        if step.tau_s == 1.0:  # a[t] is the spike
-            return Fallback(smooth, step.spike)
-        return Fallback(smooth, at_least(step.trace, 1.0 / (4.0 * step.tau_s)))
+        return Fallback(smooth, step.spike if step.active is None else step.active)
 
     def resets_membrane(self, detached: bool) -> bool:
         return self.reset_path == "complete"

@@ -1,0 +1,30 @@
+"""Flags of 0 and 1, eight to a byte."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor
+
+
+def pack(flags: Tensor) -> Tensor:
+    """Flags of any shape and dtype to bytes ``[N / 8]``, rounded up."""
+    flat = flags.to(torch.uint8).reshape(-1)
+    if flat.shape[0] % 8:
+        flat = F.pad(flat, (0, -flat.shape[0] % 8))
+    shifted = flat.view(8, -1) << _shifts(flags.device)
+    return shifted.sum(0, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    """The flags of :func:`pack`, 0 or 1."""
+    flat = ((packed >> _shifts(packed.device)) & 1).view(-1)
+    return flat[: shape.numel()].view(shape).to(dtype)
+
+
+@lru_cache
+def _shifts(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.arange(8, dtype=torch.uint8, device=device).unsqueeze(1)
