@@ -125,6 +125,12 @@ def _add_method_options(parser: argparse.ArgumentParser, network: str | None) ->
     add("--lr", type=float, default=5e-4, help="AdamW's learning rate (default: %(default)s)")
     add("--seed", type=int, default=0, help="weights and order of images (default: %(default)s)")
     add("--limit", type=_positive, metavar="N", help="train and test on the first N images only")
+    add(
+        "--validation",
+        type=_positive,
+        metavar="N",
+        help="test on the last N training images, left out of training",
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -185,8 +191,8 @@ def chosen_rule(
 def load_data(args: argparse.Namespace) -> Data:
     """The chosen data set; ends the program where it is not to be found."""
     try:
-        return load(args.data, args.data_dir, args.time_steps, args.limit)
-    except FileNotFoundError as error:
+        return load(args.data, args.data_dir, args.time_steps, args.limit, args.validation)
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

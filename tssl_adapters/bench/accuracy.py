@@ -25,7 +25,7 @@ from tssl_adapters.bench.runs import Event, Job
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError
 
-FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit")
+FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit", "validation")
 """Options that the runs of one folder share."""
 
 

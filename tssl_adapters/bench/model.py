@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from tssl_adapters.bench import accuracy, options, rules, user
+from tssl_adapters.bench import accuracy, options, user
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.settings import Settings
 
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("model", metavar="FILE:FUNCTION", help="what builds the model")
     add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
-    add("--rules", type=options.listed(options.one_of(list(rules.RULES))), metavar="LIST",
+    add("--rules", type=options.listed(options.rule), metavar="LIST",
         default=["native", "tsslbp"], help="as for accuracy (default: native,tsslbp)"
     )  # fmt: skip
     add("--tau-s", type=options.listed(options.time_constant), default=[1.0], metavar="LIST",

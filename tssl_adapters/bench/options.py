@@ -56,6 +56,15 @@ def one_of(known: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def rule(text: str) -> str:
+    """A rule of the benchmark, or ``path/to/file.py:name`` of one of the user's own."""
+    try:
+        rules.contestant(text)
+    except rules.UnknownRuleError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def add_grid_options(parser: argparse.ArgumentParser) -> None:
     """What is compared; each list is gone through in full."""
     add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
@@ -66,8 +75,9 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
     add("--networks", "--network", type=listed(str), default=["400-400"], metavar="LIST",
         help="hidden layers, such as 400-400 or 15C5-P2-40C5-P2-300, or one of "
         f"{', '.join(networks.PRESETS)} (default: 400-400)")  # fmt: skip
-    add("--rules", type=listed(one_of(list(rules.RULES))), default=["native", "tsslbp"],
-        metavar="LIST", help=f"of {', '.join(rules.RULES)} (default: native,tsslbp)")  # fmt: skip
+    add("--rules", type=listed(rule), default=["native", "tsslbp"], metavar="LIST",
+        help=f"of {', '.join(rules.RULES)}, or path/to/file.py:name of rules of your own "
+        "(default: native,tsslbp)")  # fmt: skip
     add("--tau-s", type=listed(time_constant), default=[1.0], metavar="LIST",
         help="synaptic time constants in steps; above 1 every layer emits its PSC, under each "
         "rule (default: 1)")  # fmt: skip
@@ -94,6 +104,12 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
     """What is on which machine."""
     add = parser.add_argument_group("data and device").add_argument
     add("--limit", type=positive, metavar="N", help="train and test on the first N samples only")
+    add(
+        "--validation",
+        type=positive,
+        metavar="N",
+        help="test on the last N training samples, left out of training; the test set is not read",
+    )
     add("--data-dir", type=Path, metavar="DIR",
         help="folder of the data's files; without it, the usual ones are searched")  # fmt: skip
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
@@ -202,6 +218,7 @@ def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
             seed,
             args.limit,
             args.schedule,
+            args.validation,
         )
         for seed, dataset, network, choice in product(seeds, args.data, args.networks, choices)
     ]

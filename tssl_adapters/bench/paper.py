@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from tssl_adapters.bench import accuracy, networks, options, rules
+from tssl_adapters.bench import accuracy, networks, options
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.report import Published
 from tssl_adapters.bench.settings import Settings
 
 TAU_S, LOSS, TIME_STEPS, LR = 3.0, "kernel", 5, 5e-4
-FIXED = ("limit", "schedule")
+FIXED = ("limit", "validation", "schedule")
 
 
 class Trial(NamedTuple):
@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(TRIALS)} (default: all)")  # fmt: skip
     add("--libraries", type=listed(one_of(networks.LIBRARIES)), default=list(networks.LIBRARIES),
         metavar="LIST", help=f"of {', '.join(networks.LIBRARIES)} (default: all)")  # fmt: skip
-    add("--rules", type=listed(one_of(list(rules.RULES))), default=["tsslbp"], metavar="LIST",
+    add("--rules", type=listed(options.rule), default=["tsslbp"], metavar="LIST",
         help="as for accuracy (default: tsslbp)")  # fmt: skip
     add("--seeds", type=options.positive, default=3, metavar="N", help="default: %(default)s")
     add("--epochs", type=options.positive, default=100, metavar="N", help="default: %(default)s")
@@ -99,6 +99,7 @@ def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
             seed=seed,
             limit=args.limit,
             schedule=args.schedule,
+            validation=args.validation,
         )
         for seed, trial, choice in product(range(args.seeds), args.experiments, choices)
     ]

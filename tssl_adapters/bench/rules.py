@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -14,13 +14,14 @@ from tssl_adapters import inspect, wrap
 from tssl_adapters.bench import networks
 from tssl_adapters.bench.method import FIRED
 from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
+from tssl_adapters.bench.source import SourceError, attribute
 from tssl_adapters.rules import STDBP, STRSBP, TSSLBP, Lee, Rule, SurrogateGradient
 
 Derivative = Callable[[Tensor], Tensor]
 
 
 class UnknownRuleError(ValueError):
-    """A library does not have the surrogate that a rule is made of."""
+    """There is no such rule, or a library does not have the surrogate that it is made of."""
 
 
 class Contestant(NamedTuple):
@@ -98,6 +99,28 @@ RULES = {
 }
 
 
+@cache
+def contestant(name: str) -> Contestant:
+    """A rule by its name, or one of the user's own that ``path/to/file.py:name`` names.
+
+    Raises:
+        UnknownRuleError: there is none.
+    """
+    if name in RULES:
+        return RULES[name]
+    if ":" not in name:
+        raise UnknownRuleError(
+            f"{name!r} is none of {', '.join(RULES)}, nor path/to/file.py:name of a rule of yours"
+        )
+    try:
+        rule = attribute(name, "rule")
+    except SourceError as error:
+        raise UnknownRuleError(str(error)) from error
+    if not isinstance(rule, Rule):
+        raise UnknownRuleError(f"{name} is no tssl_adapters.rules.Rule but {type(rule).__name__}")
+    return _fixed(str(rule), rule)
+
+
 def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> str | None:
     """Why a library's neurons cannot have a rule, or ``None``; arguments as for :func:`build`.
 
@@ -109,7 +132,7 @@ def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> 
         return None  # so that the run is tried, and its error recorded
     except (UnknownRuleError, UnknownNeuronError) as error:
         return str(error)
-    if once and RULES[rule].reset:
+    if once and contestant(rule).reset:
         return (
             f"it reckons with what a reset takes from the potential, and a reset to {FIRED:g} is "
             "but a way to have a neuron fire once"
@@ -151,7 +174,7 @@ def build(
         UnknownNeuronError: the library lacks the neurons.
     """
     network, chosen = _prepare(library, rule, connections, once)
-    if not (RULES[rule].plain and tau_s == 1.0 and not once):
+    if not (contestant(rule).plain and tau_s == 1.0 and not once):
         wrap(network.model, tau_s=tau_s, rule=chosen)
     return network
 
@@ -160,9 +183,9 @@ def _prepare(
     library: str, rule: str, connections: list[nn.Module], once: bool
 ) -> tuple[Network, Rule]:
     """A network as the library made it, and the rule that it is to have."""
-    contestant = RULES[rule]
-    slope = networks.derivative(surrogate(library, contestant.surrogate))
-    chosen, name = contestant.make(slope), contestant.surrogate or "native"
+    entry = contestant(rule)
+    slope = networks.derivative(surrogate(library, entry.surrogate))
+    chosen, name = entry.make(slope), entry.surrogate or "native"
     if not once:
         return networks.library(library).network(connections, name), chosen
     if isinstance(chosen, SurrogateGradient):

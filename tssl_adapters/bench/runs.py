@@ -42,7 +42,13 @@ class Job:
         settings = self.settings
         if self.source is not None:
             return UserWorkload(settings, build(self.source, settings.seed))
-        samples = data.load(settings.data, self.data_dir, settings.time_steps, settings.limit)
+        samples = data.load(
+            settings.data,
+            self.data_dir,
+            settings.time_steps,
+            settings.limit,
+            settings.validation,
+        )
         return PaperWorkload(settings, network(settings, samples), samples, self.device)
 
 

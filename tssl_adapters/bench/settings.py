@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -29,6 +30,7 @@ class Settings:
         epochs: how many in all.
         seed: of weights and of the order of samples.
         limit: train and test on the first samples only.
+        validation: how many of the last training samples take the test set's place.
     """
 
     library: str
@@ -44,6 +46,7 @@ class Settings:
     seed: int
     limit: int | None = None
     schedule: Schedule = "constant"
+    validation: int | None = None
 
     def fixed(self) -> dict[str, Any]:
         """Those that a checkpoint goes on under: more epochs may follow where none depends on
@@ -78,5 +81,6 @@ class Settings:
     @property
     def name(self) -> str:
         """What sets the run apart from the others of an experiment."""
-        parts = (self.library, self.data, self.network, self.rule, f"{self.tau_s:g}", self.loss)
+        rule = re.sub(r"[/\\:]", "_", self.rule)  # it may name a file
+        parts = (self.library, self.data, self.network, rule, f"{self.tau_s:g}", self.loss)
         return "-".join((*parts, str(self.seed)))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from tssl_adapters import inspect, wrap
 from tssl_adapters.bench import networks, rules
 from tssl_adapters.bench.report.tables import REFERENCE
 from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.source import SourceError, attribute
 from tssl_adapters.bench.workload import Batch, Workload
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -72,12 +71,12 @@ def build(source: str, seed: int) -> Task:
     Raises:
         BuilderError: there is no such file or function, or it does not return a task.
     """
-    path, _, name = source.rpartition(":")
-    if not path or not Path(path).is_file():
-        raise BuilderError(f"{source}: name a file and a function, as in path/to/file.py:build")
-    function = getattr(_module(Path(path)), name, None)
+    try:
+        function = attribute(source, "build")
+    except SourceError as error:
+        raise BuilderError(str(error)) from error
     if not callable(function):
-        raise BuilderError(f"{path} has no function {name}")
+        raise BuilderError(f"{source} is no function")
     torch.manual_seed(seed)
     task = function()
     if isinstance(task, tuple) and len(task) == 3:
@@ -88,20 +87,6 @@ def build(source: str, seed: int) -> Task:
             f"tssl_adapters.bench.user.Task, not {type(task).__name__}"
         )
     return task
-
-
-def _module(path: Path) -> Any:
-    """The file as a module; beside it are the modules that it imports."""
-    spec = importlib.util.spec_from_file_location(f"_bench_{path.stem}", path.absolute())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.absolute().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    return module
 
 
 def spiking_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -128,7 +113,7 @@ def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
     Raises:
         UnknownRuleError: a library lacks the surrogate.
     """
-    contestant = rules.RULES[rule]
+    contestant = rules.contestant(rule)
     if rule == REFERENCE and tau_s == 1.0:
         return
     for name, layer in spiking_layers(model):

@@ -30,7 +30,13 @@ LOADERS: dict[str, Loader] = {
 """By name: from the folder that holds the files, if it is known, and the number of time steps."""
 
 
-def load(name: str, folder: Path | None, num_steps: int, limit: int | None = None) -> Data:
+def load(
+    name: str,
+    folder: Path | None,
+    num_steps: int,
+    limit: int | None = None,
+    validation: int | None = None,
+) -> Data:
     """Read a data set.
 
     Args:
@@ -38,12 +44,14 @@ def load(name: str, folder: Path | None, num_steps: int, limit: int | None = Non
         folder: where its files are; ``None`` searches the usual places.
         num_steps: time steps, into which events are counted; images do not depend on it.
         limit: keep the first samples only, of both parts.
+        validation: take so many of the last training samples for the test set, before that.
 
     Raises:
         FileNotFoundError: the files are not to be found; says where it looked.
+        ValueError: ``validation`` leaves nothing to train on.
         ModuleNotFoundError: what reads them is not installed.
     """
-    return LOADERS[name](folder, num_steps).first(limit)
+    return LOADERS[name](folder, num_steps).held_out(validation).first(limit)
 
 
 __all__ = ["LOADERS", "Data", "load"]

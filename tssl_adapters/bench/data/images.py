@@ -49,6 +49,21 @@ class Data(NamedTuple):
         """Classes, counted from 0."""
         return 1 + int(max(self.train_labels.max(), self.test_labels.max()))
 
+    def held_out(self, count: int | None) -> Data:
+        """The last samples for training in the place of those for testing.
+
+        Raises:
+            ValueError: none is left to train on.
+        """
+        if count is None:
+            return self
+        if count >= len(self.train_labels):
+            raise ValueError(
+                f"{count} samples for validation leave none of {len(self.train_labels)} to train on"
+            )
+        images, labels = self.train_images, self.train_labels
+        return Data(images[:-count], labels[:-count], images[-count:], labels[-count:])
+
     def first(self, limit: int | None) -> Data:
         """Keep only the first samples of both parts."""
         return Data(*(tensor[:limit] for tensor in self))

@@ -1,0 +1,84 @@
+"""Rules that were tried in search of one that trains better; see the results in the docs.
+
+python -m tssl_adapters.bench accuracy --rules benchmarks/experiments/candidates.py:wide,tsslbp ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.rules import TSSLBP, SurrogateGradient
+from tssl_adapters.rules.base import Fallback, Step
+
+
+def sigmoid(width: float) -> Callable[[Tensor], Tensor]:
+    """The derivative of a sigmoid of this width."""
+
+    def derivative(x: Tensor) -> Tensor:
+        found = torch.sigmoid(x / width)
+        return found * (1 - found) / width
+
+    return derivative
+
+
+def arctan(alpha: float) -> Callable[[Tensor], Tensor]:
+    """The derivative of the arctan surrogate."""
+    return lambda x: alpha / 2 / (1 + (torch.pi / 2 * alpha * x) ** 2)
+
+
+def triangle(width: float) -> Callable[[Tensor], Tensor]:
+    """A triangle of area 1."""
+    return lambda x: torch.relu(1 - x.abs() / width) / width
+
+
+@dataclass(frozen=True)
+class GatedTSSLBP(TSSLBP):
+    """TSSL-BP whose neurons count as silent below ``gate`` / tau_s rather than 1 / (4 tau_s)."""
+
+    gate: float = 0.25
+
+    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
+        return (trace >= self.gate / tau_s).to(trace.dtype)
+
+
+@dataclass(frozen=True)
+class SmoothTSSLBP(TSSLBP):
+    """phi[t] = f(h[t]) + share s[t] clip(1/d[t]): spike times on top of the fallback, which the
+    chain carries through silent steps too."""
+
+    share: float = 1.0
+
+    def slope(self, step: Step) -> Tensor:
+        smooth = sigmoid(self.fallback_width)((step.charged - step.threshold).clamp(-1.6, 1.6))
+        return smooth + self.share * super().slope(step)
+
+    def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
+        return None
+
+    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
+        return None
+
+
+width_01, width_03 = TSSLBP(fallback_width=0.1), TSSLBP(fallback_width=0.3)
+width_05, width_10 = TSSLBP(fallback_width=0.5), TSSLBP(fallback_width=1.0)
+slope_1, slope_2, slope_4 = TSSLBP(max_slope=1.0), TSSLBP(max_slope=2.0), TSSLBP(max_slope=4.0)
+slope_2_width_03 = TSSLBP(max_slope=2.0, fallback_width=0.3)
+slope_2_width_05 = TSSLBP(max_slope=2.0, fallback_width=0.5)
+complete = TSSLBP(reset_path="complete")
+gate_05, gate_10 = GatedTSSLBP(gate=0.5), GatedTSSLBP(gate=1.0)
+smooth_01, smooth_03 = SmoothTSSLBP(share=0.1), SmoothTSSLBP(share=0.3)
+smooth_10 = SmoothTSSLBP(share=1.0)
+smooth_03_none = SmoothTSSLBP(share=0.3, reset_path="none")
+smooth_03_complete = SmoothTSSLBP(share=0.3, reset_path="complete")
+smooth_03_width_05 = SmoothTSSLBP(share=0.3, fallback_width=0.5)
+sigmoid_02 = SurrogateGradient(sigmoid(0.2), reset_path="none")
+sigmoid_05 = SurrogateGradient(sigmoid(0.5), reset_path="none")
+sigmoid_02_complete = SurrogateGradient(sigmoid(0.2), reset_path="complete")
+arctan_4 = SurrogateGradient(arctan(4.0), reset_path="none")
+arctan_2_complete = SurrogateGradient(arctan(2.0), reset_path="complete")
+triangle_05 = SurrogateGradient(triangle(0.5), reset_path="none")
+triangle_10 = SurrogateGradient(triangle(1.0), reset_path="none")
