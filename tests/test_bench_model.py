@@ -135,8 +135,12 @@ def test_stdbp_is_wrapped_onto_layers_that_suit_it() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("missing.py:build", "missing.py:build: name a file and a function, as in path/to/"),
-        ("mine.py:nothing", "has no function nothing"),
+        (
+            "missing.py:build",
+            "missing.py:build: name a file and what it has, as in path/to/file.py:build",
+        ),
+        ("mine.py:nothing", "mine.py has no nothing"),
+        ("mine.py:__name__", "mine.py:__name__ is no function"),
         ("mine.py:loaders", "must return model, train batches and test batches"),
     ],
 )

@@ -48,7 +48,8 @@ class GatedTSSLBP(TSSLBP):
 @dataclass(frozen=True)
 class SmoothTSSLBP(TSSLBP):
     """phi[t] = f(h[t]) + share s[t] clip(1/d[t]): spike times on top of the fallback, which the
-    chain carries through silent steps too."""
+    chain carries through silent steps too.
+    """
 
     share: float = 1.0
 

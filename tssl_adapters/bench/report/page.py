@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tssl_adapters.bench.experiment import CONFIG, ENVIRONMENT, Experiment, write
 from tssl_adapters.bench.observer import Record
-from tssl_adapters.bench.report import gradient_plots, plots, tables
+from tssl_adapters.bench.report import gradient_plots, names, plots, tables
 from tssl_adapters.bench.report.gradient_plots import Group, title
 
 PLOTS = "plots"
@@ -56,6 +56,7 @@ def write_report(
         gradients: what ``bench.gradients.compare`` returned, for each setting.
         published: accuracies to put beside these, by data and network.
     """
+    records, gradients = names.of_records(records), names.of_gradients(gradients)
     rows = tables.rows(tables.frame(records)) if records else []
     drawn = [*(_accuracy_plots(records, rows) if rows else []),
              *(_gradient_plots(gradients) if gradients else [])]  # fmt: skip
