@@ -24,7 +24,6 @@ import nox.project
 import nox.registry
 import pytest
 import rule_costs
-import speed_multi_step
 import versions
 from test_examples import SMALL
 from torch.distributed.run import get_args_parser
@@ -206,15 +205,6 @@ def test_rule_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(out.read_text())
     assert set(found["sequence"]) == set(found["steps"]) == set(rule_costs.SEQUENCE)
     assert found["steps"]["TSSLBP()"]["ratio"] == 1.0
-
-
-def test_speed_multi_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_multi_step, "STEPS", 2)
-    out = tmp_path / "multi_step.json"
-    run_tool(speed_multi_step, ["--rounds", "1", "--out", str(out)], monkeypatch)
-    native, ours = json.loads(out.read_text())["results"]
-    assert native["times_faster"] == 1.0
-    assert ours["milliseconds"] > 0
 
 
 def test_mutants_are_listed(

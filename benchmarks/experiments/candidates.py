@@ -64,9 +64,32 @@ class SmoothTSSLBP(TSSLBP):
         return None
 
 
+@dataclass(frozen=True)
+class ChainedTSSLBP(TSSLBP):
+    """The fallback is a slope like that of a spike, so that the chain goes through silent steps."""
+
+    def slope(self, step: Step) -> Tensor:
+        active = step.spike if step.active is None else step.active
+        distance = (step.charged - step.threshold).clamp(-1.6, 1.6)
+        return torch.lerp(sigmoid(self.fallback_width)(distance), super().slope(step), active)
+
+    def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
+        return None
+
+
 width_01, width_03 = TSSLBP(fallback_width=0.1), TSSLBP(fallback_width=0.3)
 width_05, width_10 = TSSLBP(fallback_width=0.5), TSSLBP(fallback_width=1.0)
 slope_1, slope_2, slope_4 = TSSLBP(max_slope=1.0), TSSLBP(max_slope=2.0), TSSLBP(max_slope=4.0)
+slope_03, slope_05 = TSSLBP(max_slope=0.3), TSSLBP(max_slope=0.5)
+slope_05_width_03 = TSSLBP(max_slope=0.5, fallback_width=0.3)
+slope_05_width_05 = TSSLBP(max_slope=0.5, fallback_width=0.5)
+slope_1_width_03 = TSSLBP(max_slope=1.0, fallback_width=0.3)
+slope_1_width_05 = TSSLBP(max_slope=1.0, fallback_width=0.5)
+chained_1, chained_2 = ChainedTSSLBP(max_slope=1.0), ChainedTSSLBP(max_slope=2.0)
+chained_1_width_03 = ChainedTSSLBP(max_slope=1.0, fallback_width=0.3)
+chained_1_width_05 = ChainedTSSLBP(max_slope=1.0, fallback_width=0.5)
+chained_1_none = ChainedTSSLBP(max_slope=1.0, reset_path="none")
+chained_8 = ChainedTSSLBP()
 slope_2_width_03 = TSSLBP(max_slope=2.0, fallback_width=0.3)
 slope_2_width_05 = TSSLBP(max_slope=2.0, fallback_width=0.5)
 complete = TSSLBP(reset_path="complete")
