@@ -162,6 +162,19 @@ def test_more_epochs_and_seeds_go_on_where_it_was_left(tmp_path: Path) -> None:
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
 
+def test_results_keep_what_another_grid_trained(tmp_path: Path) -> None:
+    options = "--libraries spikingjelly --seeds 1 --rules"
+    assert accuracy(tmp_path, f"{options} tsslbp --epochs 2") == 0
+    first = lines(tmp_path / "results.jsonl")
+    assert accuracy(tmp_path, f"{options} native --epochs 1") == 0
+    native, *others = lines(tmp_path / "results.jsonl")
+    assert native["rule"] == "native"
+    assert others == first
+    assert "| tsslbp |" not in (tmp_path / "report.md").read_text()
+    assert accuracy(tmp_path, f"{options} tsslbp --epochs 1") == 0
+    assert lines(tmp_path / "results.jsonl") == [*first, native]
+
+
 def test_another_setting_needs_another_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

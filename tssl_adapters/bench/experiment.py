@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import distributions
 from pathlib import Path
@@ -84,17 +85,17 @@ class Experiment:
 
     def records(self, settings: Settings) -> list[Record]:
         """A run's epochs so far, up to its last; from the results where its own file is gone."""
+        return self._epochs(settings)[: settings.epochs]
+
+    def _epochs(self, settings: Settings) -> list[Record]:
+        """All that were ever trained."""
         path = self.runs / f"{settings.name}.jsonl"
         found = (
             _lines(path)
             if path.is_file()
-            else (
-                record
-                for record in self._results()
-                if all(record[name] == getattr(settings, name) for name in TOLD_APART_BY)
-            )
+            else (record for record in self._results() if _key(record) == _key(asdict(settings)))
         )
-        return list(found)[: settings.epochs]
+        return list(found)
 
     def _results(self) -> list[Record]:
         """All runs' epochs. A line that says too little is refused: ``collect`` would drop it."""
@@ -125,13 +126,24 @@ class Experiment:
         return self.runs / f"{settings.name}.error.json"
 
     def collect(self, grid: Iterable[Settings]) -> tuple[list[Record], list[Record]]:
-        """Write the epochs and the failures of the grid's runs into one file each."""
+        """Write the epochs and the failures of the grid's runs into one file each, and return them.
+
+        The epochs of runs that the grid does not have stay there, after them.
+        """
         grid = list(grid)
         records = [record for settings in grid for record in self.records(settings)]
+        written = [record for settings in grid for record in self._epochs(settings)]
+        ours = {_key(asdict(settings)) for settings in grid}
+        written += [record for record in self._results() if _key(record) not in ours]
         failures = [line for settings in grid for line in _lines(self._failure(settings))]
-        _write_lines(self.folder / RESULTS, records)
+        _write_lines(self.folder / RESULTS, written)
         _write_lines(self.folder / FAILURES, failures)
         return records, failures
+
+
+def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Whose run a line of the results, or its settings, are."""
+    return tuple(record[name] for name in TOLD_APART_BY)
 
 
 def environment() -> dict[str, Any]:
