@@ -218,7 +218,7 @@ def compute(
 
 
 @cache
-def _back(rule: TSSLBP, output: bool, learns: bool) -> BackForm:
+def _back(rule: TSSLBP, output: bool, learns: bool, membrane: bool) -> BackForm:
     return BackForm(
         output,
         learns,
@@ -226,6 +226,7 @@ def _back(rule: TSSLBP, output: bool, learns: bool) -> BackForm:
         rule.reset_path != "none",
         rule.reset_path == "reference",
         rule.reset_path == "complete",
+        membrane,
     )
 
 
@@ -285,7 +286,9 @@ class FusedFunction(EngineFunction):
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
         spec = call.spec._replace(form=call.spec.form._replace(told=ctx.told))
         needs = ctx.needs_input_grad[6:][:LEARNED]
-        back = _back(rule, grad_out is not None, any(needs))
+        delayed = plan.neuron.timing == "delayed"  # then the link has F_v mu too
+        membrane = grad_after is not None or (delayed and link is not None)
+        back = _back(rule, grad_out is not None, any(needs), membrane)
         traced = ctx.trace is not None
         adjoints = _adjoints(call, given, back, traced, grad_out, grad_after, link)
         slope = Slope(rule.max_slope, rule.fallback_width)
@@ -329,7 +332,7 @@ def _adjoints(
         link,
         torch.empty_like(drive),
         chain,
-        _through(chain, step, grad_after is not None or link is not None),
+        _through(chain, step, back.membrane),
         drive.new_empty(step, dtype=dtype) if traced else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
     )
@@ -342,11 +345,11 @@ def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | 
     return None if grad is None else grad.contiguous(), neurons
 
 
-def _through(chain: Tensor, step: torch.Size, any_state: bool) -> Tensor | None:
+def _through(chain: Tensor, step: torch.Size, membrane: bool) -> Tensor | None:
     """Where the adjoint of a loss on the membrane potential goes to, if there is any."""
     if chain.shape[0] == 3:
         return chain[2]
-    return chain.new_empty(step) if any_state else None
+    return chain.new_empty(step) if membrane else None
 
 
 def _entering(call: Call, link: Tensor, through: Tensor | None, state: Tensor) -> Tensor | None:

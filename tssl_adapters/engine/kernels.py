@@ -66,6 +66,7 @@ class BackForm(NamedTuple):
         undone: whether the chain goes through the reset.
         plain: whether it does so in the paper's form, with lambda beside F_v lambda.
         complete: whether the membrane's adjoint goes through the reset's spike.
+        membrane: whether there is such an adjoint; without it c[t] and mu[t] are 0.
     """
 
     output: bool
@@ -74,6 +75,7 @@ class BackForm(NamedTuple):
     undone: bool
     plain: bool
     complete: bool
+    membrane: bool
 
 
 class Slope(NamedTuple):

@@ -32,7 +32,7 @@ def backward_row(spec: Spec, back: BackForm) -> str:
     subtracts = form.kind in ("subtract", "early")
     late = delayed and form.kind == "subtract"
     output, learns, fallback = back.output, back.learns, back.fallback
-    undone, plain, complete = back.undone, back.plain, back.complete
+    undone, plain, complete, membrane = back.undone, back.plain, back.complete, back.membrane
     charge, fires, _, removed, read, _ = parts(spec)
     exp = exponential(form.dtype)
 
@@ -87,14 +87,16 @@ def backward_row(spec: Spec, back: BackForm) -> str:
                     active = one if a_t[j] >= least else zero
                 total = active * lam + (one - active) * smooth
                 firing = active * firing + (one - active) * smooth
-            outside = c_t[j]
-            through = mu_v[j] if delayed else mu_v[j] + outside
-            by_spike = -(phi * R) if complete else zero
-            mu = through * kept + by_spike * through
-            if delayed:
-                mu = mu + outside
-            firing = firing + by_spike * through
-            total = total + mu
+            outside, mu = zero, zero
+            if membrane:
+                outside = c_t[j]
+                through = mu_v[j] if delayed else mu_v[j] + outside
+                by_spike = -(phi * R) if complete else zero
+                mu = through * kept + by_spike * through
+                if delayed:
+                    mu = mu + outside
+                firing = firing + by_spike * through
+                total = total + mu
             if learns:
                 held = v
                 if to_value and not immediate:
@@ -118,7 +120,8 @@ def backward_row(spec: Spec, back: BackForm) -> str:
             decay = p[DECAY] * (one - r) if both and to_value else p[DECAY]
             chain[j] = lam
             chain_v[j] = lam * decay
-            mu_v[j] = mu * decay
+            if membrane:
+                mu_v[j] = mu * decay
             grad_x[j] = total * p[GAIN]
 
     return known(f"{label(spec)}.{back}.row", row)
