@@ -122,6 +122,37 @@ def test_a_loop_keeps_a_drive_and_a_row_of_states(case: str, engine: str, tau_s:
     assert kept <= (STEPS + 1) * row + few + (0 if tau_s == 1.0 else STEPS * packed)
 
 
+@pytest.mark.parametrize("engine", ["torch", "numba"])
+def test_bits_lie_where_the_drive_does(engine: str) -> None:
+    """Whatever the default device is."""
+    make, loop = ONE["Leaky"]
+    expected, _ = gradients(make, loop, engine, 3.0, rules.TSSLBP())
+    layer = tssl_adapters.wrap(make(), engine=engine, tau_s=3.0)
+    torch.manual_seed(0)
+    x = (2.0 * torch.randn(STEPS, BATCH, FEATURES)).requires_grad_()
+    state, weight = layer.init_leaky(), torch.randn_like(x)
+    outs = []
+    torch.set_default_device("meta")
+    try:
+        for step in x:
+            out, state = layer(step, state)
+            outs.append(out)
+        found = torch.autograd.grad((torch.stack(outs) * weight).sum(), x)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found[0], expected[0])
+
+
+def test_evaluation_keeps_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, loop = ONE["LIFNode"]
+    layer = tssl_adapters.wrap(make(), engine="torch", tau_s=3.0)
+    monkeypatch.setattr(tssl_adapters.engine.step, "pack", None)
+    with torch.no_grad():
+        loop(layer, torch.randn(STEPS, BATCH, FEATURES))
+    with pytest.raises(TypeError, match="not callable"):
+        loop(layer, torch.randn(STEPS, BATCH, FEATURES))
+
+
 @pytest.mark.parametrize("case", COMPILED)
 def test_a_trace_gates_a_step_by_its_bits_alike_on_every_engine(case: str) -> None:
     make, loop = ONE[case]
@@ -133,7 +164,7 @@ def test_a_trace_gates_a_step_by_its_bits_alike_on_every_engine(case: str) -> No
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (3, 5, 11), (64,)])
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_flags_come_back_from_their_bits(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     flags = (torch.rand(shape) < 0.5).to(dtype)
     packed = bits.pack(flags)

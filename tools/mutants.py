@@ -378,22 +378,22 @@ RULES = (
     mutant(
         "the gate is 1/4 whatever tau_s",
         TSSLBP,
-        "at_least(trace, 1.0 / (4.0 * tau_s))",
-        "at_least(trace, 1.0 / 4.0)",
+        "return 1.0 / (4.0 * tau_s) if",
+        "return 1.0 / 4.0 if",
         GOLDEN,
     ),
     mutant(
         "the gate is tau_s/4",
         TSSLBP,
-        "at_least(trace, 1.0 / (4.0 * tau_s))",
-        "at_least(trace, tau_s / 4.0)",
+        "return 1.0 / (4.0 * tau_s) if",
+        "return tau_s / 4.0 if",
         GOLDEN,
     ),
     mutant(
         "the gate is <=",
-        TSSLBP,
-        "at_least(trace, 1.0 / (4.0 * tau_s))",
-        "(trace > 1.0 / (4.0 * tau_s)).to(trace.dtype)",
+        SEQUENCE,
+        "at_least(trace, gate)",
+        "(trace > gate).to(trace.dtype)",
         GAPS,
     ),
     mutant(
@@ -2334,8 +2334,8 @@ BENCHMARK = (
     ),
     mutant(
         "bench: native above tau_s = 1 is the library without PSC", "bench/rules.py",
-        "if not (RULES[rule].plain and tau_s == 1.0 and not once):",
-        "if not (RULES[rule].plain and not once):",
+        "if not (contestant(rule).plain and tau_s == 1.0 and not once):",
+        "if not (contestant(rule).plain and not once):",
         f"{BENCH_RUNS}::test_rules_have_one_forward_and_one_start",
     ),
     mutant(

@@ -1,6 +1,6 @@
 """Rules that were tried in search of one that trains better; see the results in the docs.
 
-python -m tssl_adapters.bench accuracy --rules benchmarks/experiments/candidates.py:wide,tsslbp ...
+--rules tsslbp,benchmarks/experiments/candidates.py:slope_1 has the benchmark compare them.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def triangle(width: float) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class GatedTSSLBP(TSSLBP):
-    """TSSL-BP whose neurons count as silent below ``gate`` / tau_s rather than 1 / (4 tau_s)."""
+    """TSSL-BP whose neurons count as silent below ``share`` / tau_s rather than 1 / (4 tau_s)."""
 
-    gate: float = 0.25
+    share: float = 0.25
 
-    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
-        return (trace >= self.gate / tau_s).to(trace.dtype)
+    def active_from(self, tau_s: float) -> float | None:
+        return self.share / tau_s
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SmoothTSSLBP(TSSLBP):
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         return None
 
-    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
+    def active_from(self, tau_s: float) -> float | None:
         return None
 
 
@@ -93,7 +93,7 @@ chained_8 = ChainedTSSLBP()
 slope_2_width_03 = TSSLBP(max_slope=2.0, fallback_width=0.3)
 slope_2_width_05 = TSSLBP(max_slope=2.0, fallback_width=0.5)
 complete = TSSLBP(reset_path="complete")
-gate_05, gate_10 = GatedTSSLBP(gate=0.5), GatedTSSLBP(gate=1.0)
+gate_05, gate_10 = GatedTSSLBP(share=0.5), GatedTSSLBP(share=1.0)
 smooth_01, smooth_03 = SmoothTSSLBP(share=0.1), SmoothTSSLBP(share=0.3)
 smooth_10 = SmoothTSSLBP(share=1.0)
 smooth_03_none = SmoothTSSLBP(share=0.3, reset_path="none")

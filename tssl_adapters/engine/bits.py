@@ -10,18 +10,24 @@ from torch import Size, Tensor
 
 
 def pack(flags: Tensor) -> Tensor:
-    """Flags of any shape and dtype to bytes ``[N / 8]``, rounded up."""
-    flat = flags.to(torch.uint8).reshape(-1)
+    """Floats of 0 and 1, of any shape, to bytes ``[N / 8]``, rounded up."""
+    flat = flags.reshape(-1)
     if flat.shape[0] % 8:
         flat = F.pad(flat, (0, -flat.shape[0] % 8))
-    shifted = flat.view(8, -1) << _shifts(flags.device)
-    return shifted.sum(0, dtype=torch.uint8)
+    # A product of small whole numbers is exact, in whatever precision, and torch's fastest way.
+    return (_weights(flags.dtype, flags.device) @ flat.view(8, -1)).to(torch.uint8)
 
 
 def unpack(packed: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
     """The flags of :func:`pack`, 0 or 1."""
     flat = ((packed >> _shifts(packed.device)) & 1).view(-1)
     return flat[: shape.numel()].view(shape).to(dtype)
+
+
+@lru_cache
+def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return 2.0 ** torch.arange(8, dtype=dtype, device=device)
 
 
 @lru_cache

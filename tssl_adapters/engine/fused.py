@@ -286,8 +286,9 @@ class FusedFunction(EngineFunction):
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
         spec = call.spec._replace(form=call.spec.form._replace(told=ctx.told))
         needs = ctx.needs_input_grad[6:][:LEARNED]
-        delayed = plan.neuron.timing == "delayed"  # then the link has F_v mu too
-        membrane = grad_after is not None or (delayed and link is not None)
+        # A delayed step's link has F_v mu too; its last call may share the others' kernel.
+        by_link = plan.neuron.timing == "delayed" and not (call.sequence and link is None)
+        membrane = grad_after is not None or by_link
         back = _back(rule, grad_out is not None, any(needs), membrane)
         traced = ctx.trace is not None
         adjoints = _adjoints(call, given, back, traced, grad_out, grad_after, link)

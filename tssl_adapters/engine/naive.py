@@ -119,7 +119,8 @@ def backward(
             lam = mu = zero
         last = t == len(drive) - 1
         detached = neuron.detached
-        active = rule.activity(a, tau_s) if tau_s > 1 else None
+        gate = rule.active_from(tau_s) if tau_s > 1 else None
+        active = None if gate is None else (a >= gate).to(a.dtype)
         step = Step(s, h, h - u_before, active, removed, theta, tau_s, detached, drop, window, last)
         phi = rule.slope(step)
         amount, plain, decayed = rule.chain_reset(step) or (zero, 0.0, 0.0)

@@ -60,7 +60,8 @@ class NumbaBackend:
         again: bool,
     ) -> Tensor | None:
         told = charged is not None and spec.form.psc
-        bits = torch.empty(-(-given.neurons // 8), dtype=torch.uint8) if told else None
+        size = -(-given.neurons // 8)
+        bits = given.drive.new_empty(size, dtype=torch.uint8) if told else None
         over(
             forward(spec, keep, charged is not None), given.steps, given.neurons, BLOCK,
             given.tau_s,

@@ -36,6 +36,7 @@ class Plan(NamedTuple):
         exposed: whether h[t] and s[t] are outputs that take a gradient.
         position: where in its window the call starts, for rules that ask for it.
         feedback: of a recurrent layer whose whole sequence this is.
+        recorded: whether a backward pass may follow.
     """
 
     neuron: Neuron
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
     exposed: bool = False
     position: Position | None = None
     feedback: Feedback | None = None
+    recorded: bool = True
 
     def window(self, neuron: Neuron, dtype: torch.dtype) -> Window | None:
         """The window, for rules that ask for it; known once the backward pass begins."""

@@ -214,7 +214,7 @@ class Backward:
 
         Args:
             moment: the time step.
-            active: what the rule makes of a[t] at ``tau_s > 1``.
+            active: where the rule counts the neuron as active by a[t], at ``tau_s > 1``.
             grad_spike: G[t], or what the rule makes of it.
             grad_state: c[t], the gradient with respect to the state that the step handed on.
             grad_charged: that with respect to h[t] itself; it joins mu[t] whole.

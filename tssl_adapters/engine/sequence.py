@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import operand
+from tssl_adapters.elementwise import at_least, operand
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
@@ -45,8 +45,9 @@ def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
 
 
 def activity(rule: Rule, trace: Tensor, tau_s: float) -> Tensor | None:
-    """What a rule makes of a[t], where that is not the spike itself."""
-    return None if tau_s == 1.0 else rule.activity(trace, tau_s)
+    """Where the rule counts a neuron as active by its a[t], 0 or 1; ``None`` if it does not."""
+    gate = None if tau_s == 1.0 else rule.active_from(tau_s)
+    return None if gate is None else at_least(trace, gate)
 
 
 def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:

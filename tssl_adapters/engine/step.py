@@ -46,10 +46,10 @@ from tssl_adapters.neuron import Neuron
 class StepFunction(EngineFunction):
     """``(plan, values, drive, state, trace, earlier, *links, *neuron values)``
     ``-> out, state, charged, spike, known, before, active, *links``. ``known`` are the spikes where
-    the library computed them, ``active`` the bits of what the rule makes of the trace; they and
-    ``before`` take no gradient, and neither does ``charged`` unless the plan exposes it. ``spike``
-    is then an output beside the PSC, else ``None``. ``earlier`` is ``charged`` of the call that
-    made ``state``, where it may stand for that.
+    the library computed them, ``active`` the bits of where a neuron counts as active by its trace;
+    they and ``before`` take no gradient, and neither does ``charged`` unless the plan exposes it.
+    ``spike`` is then an output beside the PSC, else ``None``. ``earlier`` is ``charged`` of the
+    call that made ``state``, where it may stand for that.
     """
 
     @staticmethod
@@ -72,7 +72,9 @@ class StepFunction(EngineFunction):
             spike, after = values()
             known = spike != 0
         out = next_trace(trace, spike, plan.tau_s)
-        active = activity(plan.rule, out.to(working_dtype(out)), plan.tau_s)
+        active = None
+        if plan.recorded:
+            active = activity(plan.rule, out.to(working_dtype(out)), plan.tau_s)
         return (
             out,
             charged.clone() if after is charged else after,

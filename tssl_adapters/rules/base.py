@@ -56,8 +56,8 @@ class Step(NamedTuple):
         spike: s[t], 0 or 1.
         charged: h[t], the membrane potential before the spike test.
         increment: d[t] = h[t] - u[t-1].
-        active: what :meth:`Rule.activity` makes of the post-synaptic current a[t], ``None`` where
-            it makes nothing of it, and at ``tau_s == 1``, where a[t] is the spike.
+        active: 1 where the post-synaptic current a[t] is at least :meth:`Rule.active_from`, else
+            0; ``None`` where the rule has none, and at ``tau_s == 1``, where a[t] is the spike.
         removed: R[t], what a spike takes from the potential.
         threshold: theta.
         tau_s: synaptic time constant in steps, at least 1.
@@ -166,9 +166,11 @@ class Rule(ABC):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         """What the reset adds to du/dh on the way of a loss on the membrane potential."""
 
-    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
-        """Whether a neuron is active around t, 0 or 1, from a[t] at ``tau_s > 1``: all that a rule
-        is told of a[t], so that a single step keeps no more of it than a bit a neuron.
+    def active_from(self, tau_s: float) -> float | None:
+        """The post-synaptic current from which on a neuron counts as active, at ``tau_s > 1``.
+
+        That is all a rule is told of a[t], as ``Step.active``, so that a single step has to keep
+        no more of it than a bit a neuron. ``None``: the rule does not ask.
         """
         return None
 

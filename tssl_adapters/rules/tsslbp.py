@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import at_least, operand
+from tssl_adapters.elementwise import operand
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 from tssl_adapters.rules.checks import flag, one_of, positive
 
@@ -68,8 +68,8 @@ class TSSLBP(Rule):
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
 
-    def activity(self, trace: Tensor, tau_s: float) -> Tensor | None:
-        return at_least(trace, 1.0 / (4.0 * tau_s)) if self.fallback else None
+    def active_from(self, tau_s: float) -> float | None:
+        return 1.0 / (4.0 * tau_s) if self.fallback else None
 
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         if not self.fallback:
