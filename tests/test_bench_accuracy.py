@@ -173,6 +173,16 @@ def test_results_keep_what_another_grid_trained(tmp_path: Path) -> None:
     assert "| tsslbp |" not in (tmp_path / "report.md").read_text()
     assert accuracy(tmp_path, f"{options} tsslbp --epochs 1") == 0
     assert lines(tmp_path / "results.jsonl") == [*first, native]
+    found = json.loads((tmp_path / "gradients.json").read_text())
+    assert [group["rules"] for group in found] == [["tsslbp"]]
+
+
+def test_failures_keep_what_another_grid_met(tmp_path: Path) -> None:
+    experiment, failed = Experiment(tmp_path), settings(seed=1)
+    experiment.open({}, ())
+    experiment.fail(failed, "an error", "")
+    assert experiment.collect([settings(seed=2)]) == ([], [])
+    assert [line["seed"] for line in lines(tmp_path / "failures.jsonl")] == [1]
 
 
 def test_another_setting_needs_another_folder(

@@ -12,6 +12,7 @@ from tssl_adapters.bench import data, rules, runs
 from tssl_adapters.bench.__main__ import main
 from tssl_adapters.bench.report import names
 from tssl_adapters.bench.runs import Job
+from tssl_adapters.bench.trainer import CheckpointError, Trainer
 from tssl_adapters.rules import TSSLBP
 
 RULE = """
@@ -27,6 +28,7 @@ class Halved(TSSLBP):
         return self.share * super().slope(step)
 
 same, halved, number = TSSLBP(), Halved(), 3
+slow = TSSLBP(max_slope=2.0)
 """
 
 
@@ -80,7 +82,8 @@ def test_a_model_of_ones_own_under_a_rule_of_ones_own(source: Path, tmp_path: Pa
         ("nowhere.py:rule", r"nowhere.py:rule: name a file and what it has, as in path/to/file.py"),
         ("{}:missing", r"own.py has no missing"),
         ("{}:number", r"own.py:number is no tssl_adapters.rules.Rule but int"),
-        ("{}:Halved", r"own.py:Halved is no tssl_adapters.rules.Rule but ABCMeta"),
+        ("{}:Halved", r"own.py:Halved is a class; name an instance of it, as in mine = Mine"),
+        ("{}:", r"own.py:: name a file and what it has"),
     ],
 )
 def test_what_is_no_rule(
@@ -92,6 +95,95 @@ def test_what_is_no_rule(
     with pytest.raises(rules.UnknownRuleError, match=message):
         rules.contestant(name.format(source))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "bad.py",
+            "from tssl_adapters.rules import *\nx = TSSLBP(max_slope=-2.0)",
+            "ValueError: TSS",
+        ),
+        ("bad.py", "from tssl_adapters.rules import *\nx = TSSLBP(slope=2)", "TypeError: TSSLBP."),
+        ("bad.py", "import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_al"),
+        ("bad.py", "x = (", "SyntaxError: '(' was never closed"),
+        ("bad.txt", "x = 1", "ImportError: it is no Python file"),
+    ],
+)
+def test_errors_of_the_file_are_told(
+    name: str, text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit):
+        accuracy(tmp_path / "out", f"--rules {tmp_path / name}:x")
+    assert f"{name}: {said}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_rule_that_changed_is_not_taken_for_what_it_was(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--libraries norse --seeds 1 --epochs 1 --rules {source}:slow,{source}:halved"
+    assert accuracy(tmp_path / "out", options) == 0
+    (first, second) = lines(tmp_path / "out" / "results.jsonl")
+    assert first["definition"] == "TSSLBP(max_slope=2.0)"
+    assert second["definition"].startswith("Halved() ")
+    for old, new, name in (("slope=2.0", "slope=4.0", "slow"), ("self.share *", "2 *", "halved")):
+        before = source.read_text()
+        source.write_text(before.replace(old, new))
+        with pytest.raises(SystemExit):
+            accuracy(tmp_path / "out", options)
+        assert f"own.py:{name} is " in capsys.readouterr().err
+        source.write_text(before)
+    assert accuracy(tmp_path / "out", options) == 0
+    assert lines(tmp_path / "out" / "results.jsonl") == [first, second]
+
+
+def test_a_rule_through_the_reset_is_left_out_where_neurons_fire_once(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from tssl_adapters.rules import SurrogateGradient\n"
+        "whole = SurrogateGradient(lambda x: 1 / (1 + x**2), reset_path='complete')\n"
+        "cut = SurrogateGradient(lambda x: 1 / (1 + x**2), reset_path='none')\n"
+    )
+    why = rules.why_not("spikingjelly", f"{tmp_path}/own.py:whole", once=True)
+    assert why is not None
+    assert "reckons with what a reset takes" in why
+    assert rules.why_not("spikingjelly", f"{tmp_path}/own.py:cut", once=True) is None
+    named = rules.definition(f"{tmp_path}/own.py:cut")
+    assert named == "SurrogateGradient(derivative=<function <lambda>>, reset_path='none')"
+
+
+def test_runs_of_files_named_alike_are_told_apart() -> None:
+    one, other = (
+        settings(rule=name, definition="TSSLBP()").name for name in ("a/b.py:x", "a_b.py:x")
+    )
+    assert one != other
+    assert len(settings(rule=f"{'long/' * 60}b.py:x", definition="TSSLBP()").name) < 100
+
+
+def test_too_much_for_validation_is_refused_before_a_folder_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        accuracy(tmp_path / "out", "--validation 9999")
+    assert "--validation, digits: 9999 samples for validation leave none" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_from_before_there_was_a_validation_split(tmp_path: Path) -> None:
+    options = "--libraries norse --rules tsslbp --seeds 1 --epochs"
+    assert accuracy(tmp_path, f"{options} 1") == 0
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["settings"]["validation"], checkpoint["settings"]["definition"]
+    torch.save(checkpoint, path)
+    assert accuracy(tmp_path, f"{options} 2") == 0
+    split = settings(library="norse", validation=100)
+    trainer = Trainer(split, Job(split, tmp_path).workload(), path)
+    with pytest.raises(CheckpointError, match="made with --validation None, not 100"):
+        trainer.load()
 
 
 def test_validation_samples_are_not_trained_on_and_the_test_set_is_not_read() -> None:

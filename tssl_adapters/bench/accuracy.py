@@ -47,8 +47,10 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     experiment = Experiment(args.out)
     fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
     try:
+        options.check_validation(args, args.data, args.time_steps)
+        experiment.check(grid)
         experiment.open(options.recorded(args), fixed)
-    except ExperimentError as error:
+    except (ValueError, ExperimentError) as error:
         parser.error(str(error))
     return train(args, experiment, grid, left_out)
 

@@ -125,19 +125,37 @@ class Experiment:
     def _failure(self, settings: Settings) -> Path:
         return self.runs / f"{settings.name}.error.json"
 
+    def check(self, grid: Iterable[Settings]) -> None:
+        """Refuse to go on under another rule of the same name.
+
+        Raises:
+            ExperimentError: a rule of the user's own was something else before.
+        """
+        for settings in grid:
+            for record in self._epochs(settings)[:1]:
+                before = record.get("definition", "")
+                if before != settings.definition:
+                    raise ExperimentError(
+                        f"{settings.rule} is {settings.definition}, and {self.folder} has results "
+                        f"of it as {before}; give it another name, or take another folder"
+                    )
+
     def collect(self, grid: Iterable[Settings]) -> tuple[list[Record], list[Record]]:
         """Write the epochs and the failures of the grid's runs into one file each, and return them.
 
-        The epochs of runs that the grid does not have stay there, after them.
+        Those of runs that the grid does not have stay there, after them.
         """
         grid = list(grid)
         records = [record for settings in grid for record in self.records(settings)]
         written = [record for settings in grid for record in self._epochs(settings)]
         ours = {_key(asdict(settings)) for settings in grid}
         written += [record for record in self._results() if _key(record) not in ours]
-        failures = [line for settings in grid for line in _lines(self._failure(settings))]
+        paths = [self._failure(settings) for settings in grid]
+        failures = [line for path in paths for line in _lines(path)]
+        others = sorted({*self.runs.glob("*.error.json")} - {*paths})
         _write_lines(self.folder / RESULTS, written)
-        _write_lines(self.folder / FAILURES, failures)
+        written = failures + [line for path in others for line in _lines(path)]
+        _write_lines(self.folder / FAILURES, written)
         return records, failures
 
 

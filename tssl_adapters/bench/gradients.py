@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from tssl_adapters.bench.spread import Spread, cosines, spread
 from tssl_adapters.errors import TSSLAdaptersError
 
 GRADIENTS = "gradients.json"
+OF = ("library", "data", "network", "tau_s", "loss", "seed")
+"""What tells groups of rules apart."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +75,9 @@ def of_experiment(
         settings for settings in grid if settings.seed == seed and experiment.records(settings)
     ]
     found = json.loads(path.read_text()) if path.is_file() else []
-    if sum(len(group["rules"]) for group in found) != len(chosen):
+    there = [(*(group[name] for name in OF), rule) for group in found for rule in group["rules"]]
+    wanted = [(*(asdict(settings)[name] for name in OF), settings.rule) for settings in chosen]
+    if sorted(there) != sorted(wanted):
         found = figures(chosen, data_dir)
         write(path, json.dumps(found, indent=1) + "\n")
     return found
@@ -93,12 +98,16 @@ def compare(
 ) -> dict[str, Any]:
     """The gradients of runs that differ in their rule alone, on the first batch of the data."""
     first = group[0]
-    samples = data.load(first.data, data_dir, first.time_steps, first.batch_size)
+    samples = data.load(first.data, data_dir, first.time_steps, first.batch_size, first.validation)
     spreads = {settings.rule: _spread(settings, samples, checkpoint) for settings in group}
     names = list(spreads)
     layers = len(next(iter(spreads.values())).weights)
     return {
-        **{name: value for name, value in first.recorded().items() if name != "rule"},
+        **{
+            name: value
+            for name, value in first.recorded().items()
+            if name not in ("rule", "definition")
+        },
         "loss": first.loss,
         "time_steps": first.time_steps,
         "rules": names,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from tssl_adapters.bench import accuracy, options, user
+from tssl_adapters.bench import accuracy, options, rules, user
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.settings import Settings
 
@@ -48,6 +48,7 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     try:
         task = user.build(args.model, 0)
         grid = settings_of(args, task)
+        experiment.check(grid)
         experiment.open(options.recorded(args), fixed)
     except (user.BuilderError, ExperimentError) as error:
         parser.error(str(error))
@@ -71,6 +72,7 @@ def settings_of(args: argparse.Namespace, task: user.Task) -> list[Settings]:
             epochs=args.epochs,
             seed=seed,
             schedule=args.schedule,
+            definition=rules.definition(rule),
         )
         for seed, tau_s, rule in product(range(args.seeds), args.tau_s, args.rules)
     ]

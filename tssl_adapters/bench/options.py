@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -108,7 +109,7 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=positive,
         metavar="N",
-        help="test on the last N training samples, left out of training; the test set is not read",
+        help="test on the last N training samples, left out of training; the test set is not used",
     )
     add("--data-dir", type=Path, metavar="DIR",
         help="folder of the data's files; without it, the usual ones are searched")  # fmt: skip
@@ -219,6 +220,7 @@ def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
             args.limit,
             args.schedule,
             args.validation,
+            rules.definition(choice.rule),
         )
         for seed, dataset, network, choice in product(seeds, args.data, args.networks, choices)
     ]
@@ -240,6 +242,20 @@ def _losses_of(args: argparse.Namespace, tau_s: float) -> list[str]:
     if LATENCY in losses and (events := sorted({*args.data} & {*data.EVENTS})):
         raise ValueError(f"--loss {LATENCY} needs images, not the events of {', '.join(events)}")
     return losses
+
+
+def check_validation(args: argparse.Namespace, names: Iterable[str], num_steps: int) -> None:
+    """See that ``--validation`` leaves something to train on, of data that is there.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for name in names if args.validation is not None else ():
+        with suppress(FileNotFoundError, ModuleNotFoundError):  # then each run says so
+            try:
+                data.load(name, args.data_dir, num_steps, validation=args.validation)
+            except ValueError as error:
+                raise ValueError(f"--validation, {name}: {error}") from error
 
 
 def recorded(args: argparse.Namespace) -> dict[str, Any]:

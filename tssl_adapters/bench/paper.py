@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from tssl_adapters.bench import accuracy, networks, options
+from tssl_adapters.bench import accuracy, networks, options, rules
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.report import Published
 from tssl_adapters.bench.settings import Settings
@@ -62,11 +62,14 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     args = parser.parse_args(options.with_config(parser, argv))
     try:
         grid, left_out = settings_of(args)
+        names = {TRIALS[trial].data for trial in args.experiments}
+        options.check_validation(args, names, TIME_STEPS)
     except ValueError as error:
         parser.error(str(error))
     experiment = Experiment(args.out)
     fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
     try:
+        experiment.check(grid)
         experiment.open(options.recorded(args), fixed)
     except ExperimentError as error:
         parser.error(str(error))
@@ -100,6 +103,7 @@ def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
             limit=args.limit,
             schedule=args.schedule,
             validation=args.validation,
+            definition=rules.definition(choice.rule),
         )
         for seed, trial, choice in product(range(args.seeds), args.experiments, choices)
     ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters import inspect, wrap
+import tssl_adapters
+from tssl_adapters import wrap
 from tssl_adapters.bench import networks
 from tssl_adapters.bench.method import FIRED
 from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
@@ -99,7 +104,6 @@ RULES = {
 }
 
 
-@cache
 def contestant(name: str) -> Contestant:
     """A rule by its name, or one of the user's own that ``path/to/file.py:name`` names.
 
@@ -108,6 +112,13 @@ def contestant(name: str) -> Contestant:
     """
     if name in RULES:
         return RULES[name]
+    file = Path(name.rpartition(":")[0])
+    return _own(name, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@cache
+def _own(name: str, written: int) -> Contestant:
+    """A rule of a file as it was ``written`` at some time, so that a change is noticed."""
     if ":" not in name:
         raise UnknownRuleError(
             f"{name!r} is none of {', '.join(RULES)}, nor path/to/file.py:name of a rule of yours"
@@ -116,9 +127,25 @@ def contestant(name: str) -> Contestant:
         rule = attribute(name, "rule")
     except SourceError as error:
         raise UnknownRuleError(str(error)) from error
+    if isinstance(rule, type):
+        raise UnknownRuleError(f"{name} is a class; name an instance of it, as in mine = Mine()")
     if not isinstance(rule, Rule):
         raise UnknownRuleError(f"{name} is no tssl_adapters.rules.Rule but {type(rule).__name__}")
-    return _fixed(str(rule), rule)
+    complete = isinstance(rule, SurrogateGradient) and rule.reset_path == "complete"
+    return _fixed(_definition(rule), rule)._replace(reset=complete)
+
+
+def definition(name: str) -> str:
+    """What a rule of the user's own is, the same in every process; empty for the others."""
+    return "" if name in RULES else contestant(name).about
+
+
+def _definition(rule: Rule) -> str:
+    """The rule with its options, and a stamp of its class where that is not this package's."""
+    said = re.sub(r" at 0x[0-9a-f]+", "", str(rule))
+    if type(rule).__module__.startswith(tssl_adapters.__name__):
+        return said
+    return f"{said} {crc32(inspect.getsource(type(rule)).encode()):08x}"
 
 
 def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> str | None:
@@ -137,7 +164,7 @@ def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> 
             f"it reckons with what a reset takes from the potential, and a reset to {FIRED:g} is "
             "but a way to have a neuron fire once"
         )
-    rows = inspect(network.model, tau_s=tau_s, rule=chosen)
+    rows = tssl_adapters.inspect(network.model, tau_s=tau_s, rule=chosen)
     return next((row.detail for row in rows if row.status == "refused"), None)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 from tssl_adapters.bench.method import LATENCY
 
@@ -31,6 +32,7 @@ class Settings:
         seed: of weights and of the order of samples.
         limit: train and test on the first samples only.
         validation: how many of the last training samples take the test set's place.
+        definition: what the rule is, where it is the user's own: ``bench.rules.definition``.
     """
 
     library: str
@@ -47,6 +49,7 @@ class Settings:
     limit: int | None = None
     schedule: Schedule = "constant"
     validation: int | None = None
+    definition: str = ""
 
     def fixed(self) -> dict[str, Any]:
         """Those that a checkpoint goes on under: more epochs may follow where none depends on
@@ -57,8 +60,14 @@ class Settings:
             del settings["epochs"]
         return settings
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """What holds for a checkpoint that was written before there was a setting."""
+        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+
     def recorded(self) -> dict[str, Any]:
         """Those that every line of the results begins with."""
+        own = {"definition": self.definition} if self.definition else {}
         return {
             "library": self.library,
             "library_version": version(self.library),
@@ -67,11 +76,14 @@ class Settings:
             "data": self.data,
             "network": self.network,
             "seed": self.seed,
+            **own,
         }
 
     def shared(self) -> tuple[Any, ...]:
         """What runs that differ in their rule alone have in common."""
-        return tuple(value for name, value in asdict(self).items() if name != "rule")
+        return tuple(
+            value for name, value in asdict(self).items() if name not in ("rule", "definition")
+        )
 
     @property
     def once(self) -> bool:
@@ -81,6 +93,9 @@ class Settings:
     @property
     def name(self) -> str:
         """What sets the run apart from the others of an experiment."""
-        rule = re.sub(r"[/\\:]", "_", self.rule)  # it may name a file
+        rule = self.rule
+        if self.definition:  # then it names a file
+            path, _, name = rule.rpartition(":")
+            rule = f"{Path(path).stem}.{name}-{crc32(rule.encode()):08x}"
         parts = (self.library, self.data, self.network, rule, f"{self.tau_s:g}", self.loss)
         return "-".join((*parts, str(self.seed)))

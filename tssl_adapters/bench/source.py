@@ -9,7 +9,7 @@ from typing import Any
 
 
 class SourceError(ValueError):
-    """There is no such file, or it has nothing of this name."""
+    """There is no such file, it cannot be run, or it has nothing of this name."""
 
 
 def attribute(source: str, example: str) -> Any:
@@ -20,12 +20,15 @@ def attribute(source: str, example: str) -> Any:
         example: what the name may be, for the message.
 
     Raises:
-        SourceError: there is no such file or name.
+        SourceError: there is no such file or name, or running the file raised an error.
     """
     path, _, name = source.rpartition(":")
-    if not path or not Path(path).is_file():
+    if not path or not name or not Path(path).is_file():
         raise SourceError(f"{source}: name a file and what it has, as in path/to/file.py:{example}")
-    module = _module(Path(path))
+    try:
+        module = _module(Path(path))
+    except Exception as error:
+        raise SourceError(f"{path}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise SourceError(f"{path} has no {name}")
     return getattr(module, name)
@@ -34,8 +37,8 @@ def attribute(source: str, example: str) -> Any:
 def _module(path: Path) -> Any:
     """The file as a module; beside it are the modules that it imports."""
     spec = spec_from_file_location(f"_bench_{path.stem}", path.absolute())
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError("it is no Python file")
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for their annotations
     sys.path.insert(0, str(path.absolute().parent))

@@ -184,8 +184,8 @@ class Trainer:
             raise CheckpointError(f"no checkpoint at {path} to resume")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         mine = self.settings.fixed()
-        for name, value in checkpoint["settings"].items():
-            if value != mine.get(name):
+        for name, value in (self.settings.defaults() | checkpoint["settings"]).items():
+            if name in (mine | checkpoint["settings"]) and value != mine.get(name):
                 option = f"--{name.replace('_', '-')}"
                 raise CheckpointError(
                     f"{path} was made with {option} {value}, not {mine.get(name)}"

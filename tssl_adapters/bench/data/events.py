@@ -35,7 +35,7 @@ def load(name: str, folder: Path | None, num_steps: int) -> Data:
         ModuleNotFoundError: tonic is not installed.
         FileNotFoundError: the recordings are not there; nothing is downloaded.
     """
-    cache = _cache() / f"{name}-{num_steps}.pt"
+    cache = _cache() / f"{name}-{num_steps}-mixed.pt"
     if not cache.is_file():
         parts = [part for train in (True, False) for part in _read(name, folder, num_steps, train)]
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def _cache() -> Path:
 
 
 def _read(name: str, folder: Path | None, num_steps: int, train: bool) -> tuple[Tensor, Tensor]:
-    """Frames and labels of one part."""
+    """Frames and labels of one part, in an order of chance: some sets come class by class."""
     recordings, sensor_size = _recordings(name, folder, train)
     from tonic.transforms import ToFrame
 
@@ -66,8 +66,9 @@ def _read(name: str, folder: Path | None, num_steps: int, train: bool) -> tuple[
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
+    order = torch.randperm(len(recordings), generator=torch.Generator().manual_seed(0)).tolist()
     for i in indices:
-        events, labels[i] = recordings[i]
+        events, labels[i] = recordings[order[i]]
         counts = np.minimum(to_frame(events), 255).astype(np.uint8)
         frames[i] = torch.from_numpy(counts).reshape(frames.shape[1:])
     return frames, labels
