@@ -269,7 +269,8 @@ def make_trainer(
     observer: Observer | None = None,
 ) -> Trainer:
     """The benchmark's trainer, under the options of the command line."""
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    names = [field.name for field in fields(Settings) if hasattr(args, field.name)]
+    settings = Settings(**{name: getattr(args, name) for name in names})
     work = PaperWorkload(settings, Network(model, forward, neuron), data, args.device)
     return Trainer(settings, work, args.checkpoint, observer)
 
