@@ -153,6 +153,30 @@ def test_evaluation_keeps_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         loop(layer, torch.randn(STEPS, BATCH, FEATURES))
 
 
+def last_potential(layer: Any, x: Tensor) -> Tensor:
+    """What a loop over a layer leaves in it."""
+    state = layer.init_leaky() if isinstance(layer, snntorch.Leaky) else None
+    for step in x:
+        if state is None:
+            layer(step)
+        else:
+            _, state = layer(step, state)
+    return layer.v if state is None else state
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_a_loss_on_the_last_potential_reaches_the_first_step(case: str) -> None:
+    """With a delayed reset through the link alone."""
+    make, _ = ONE[case]
+    (found, _), (expected, _) = (
+        gradients(make, last_potential, engine, 1.0, rules.TSSLBP())
+        for engine in ("numba", "torch")
+    )
+    assert expected[0][0].abs().sum() > 0
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("case", COMPILED)
 def test_a_trace_gates_a_step_by_its_bits_alike_on_every_engine(case: str) -> None:
     make, loop = ONE[case]

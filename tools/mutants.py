@@ -2129,6 +2129,24 @@ COMPILED = (
         "            if earlier:\n", "            if earlier and n == 0:\n", KEPT,
     ),
     mutant(
+        "loops: a loss on the membrane is left out", "engine/fused.py",
+        "membrane = grad_after is not None or by_link", "membrane = by_link", FUSED,
+    ),
+    mutant(
+        "loops: a loss on the membrane does not go through a delayed link", "engine/fused.py",
+        "membrane = grad_after is not None or by_link", "membrane = grad_after is not None", KEPT,
+    ),
+    mutant(
+        "bench: a rule of one's own may change under its name", "bench/experiment.py",
+        "if before != settings.definition:", "if False:", "tests/test_bench_own.py",
+    ),
+    mutant(
+        "bench: validation samples are trained on too", "bench/data/images.py",
+        "Data(images[:-count], labels[:-count], images[-count:]",
+        "Data(images, labels, images[-count:]",
+        "tests/test_bench_own.py",
+    ),
+    mutant(
         "loops: the trace is kept beside its bits", "engine/fused.py",
         "trace = None if told else trace", "trace = trace", KEPT,
     ),
