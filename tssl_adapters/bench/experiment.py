@@ -93,7 +93,7 @@ class Experiment:
         found = (
             _lines(path)
             if path.is_file()
-            else (record for record in self._results() if _key(record) == _key(asdict(settings)))
+            else (record for record in self._results() if key(record) == key(asdict(settings)))
         )
         return list(found)
 
@@ -131,7 +131,7 @@ class Experiment:
         Raises:
             ExperimentError: a rule of the user's own was something else before.
         """
-        for settings in grid:
+        for settings in (one for one in grid if one.definition):
             for record in self._epochs(settings)[:1]:
                 before = record.get("definition", "")
                 if before != settings.definition:
@@ -146,10 +146,11 @@ class Experiment:
         Those of runs that the grid does not have stay there, after them.
         """
         grid = list(grid)
-        records = [record for settings in grid for record in self.records(settings)]
-        written = [record for settings in grid for record in self._epochs(settings)]
-        ours = {_key(asdict(settings)) for settings in grid}
-        written += [record for record in self._results() if _key(record) not in ours]
+        trained = [(settings, self._epochs(settings)) for settings in grid]
+        records = [record for settings, run in trained for record in run[: settings.epochs]]
+        written = [record for _, run in trained for record in run]
+        ours = {key(asdict(settings)) for settings in grid}
+        written += [record for record in self._results() if key(record) not in ours]
         paths = [self._failure(settings) for settings in grid]
         failures = [line for path in paths for line in _lines(path)]
         others = sorted({*self.runs.glob("*.error.json")} - {*paths})
@@ -159,7 +160,7 @@ class Experiment:
         return records, failures
 
 
-def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Whose run a line of the results, or its settings, are."""
     return tuple(record[name] for name in TOLD_APART_BY)
 

@@ -21,16 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from tssl_adapters.bench import data, options, runs
-from tssl_adapters.bench.experiment import Experiment, write
+from tssl_adapters.bench.experiment import Experiment, key, write
 from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.report import write_report
-from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench.settings import OF_THE_RULE, Settings
 from tssl_adapters.bench.spread import Spread, cosines, spread
 from tssl_adapters.errors import TSSLAdaptersError
 
 GRADIENTS = "gradients.json"
-OF = ("library", "data", "network", "tau_s", "loss", "seed")
-"""What tells groups of rules apart."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +73,8 @@ def of_experiment(
         settings for settings in grid if settings.seed == seed and experiment.records(settings)
     ]
     found = json.loads(path.read_text()) if path.is_file() else []
-    there = [(*(group[name] for name in OF), rule) for group in found for rule in group["rules"]]
-    wanted = [(*(asdict(settings)[name] for name in OF), settings.rule) for settings in chosen]
+    there = [key({**group, "rule": rule}) for group in found for rule in group["rules"]]
+    wanted = [key(asdict(settings)) for settings in chosen]
     if sorted(there) != sorted(wanted):
         found = figures(chosen, data_dir)
         write(path, json.dumps(found, indent=1) + "\n")
@@ -103,11 +101,7 @@ def compare(
     names = list(spreads)
     layers = len(next(iter(spreads.values())).weights)
     return {
-        **{
-            name: value
-            for name, value in first.recorded().items()
-            if name not in ("rule", "definition")
-        },
+        **{name: value for name, value in first.recorded().items() if name not in OF_THE_RULE},
         "loss": first.loss,
         "time_steps": first.time_steps,
         "rules": names,

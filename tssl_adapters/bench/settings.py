@@ -11,6 +11,8 @@ from zlib import crc32
 from tssl_adapters.bench.method import LATENCY
 
 Schedule = Literal["constant", "cosine"]
+OF_THE_RULE = ("rule", "definition")
+"""Settings in which runs that are compared may differ."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,7 @@ class Settings:
 
     def shared(self) -> tuple[Any, ...]:
         """What runs that differ in their rule alone have in common."""
-        return tuple(
-            value for name, value in asdict(self).items() if name not in ("rule", "definition")
-        )
+        return tuple(value for name, value in asdict(self).items() if name not in OF_THE_RULE)
 
     @property
     def once(self) -> bool:

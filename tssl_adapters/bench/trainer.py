@@ -185,7 +185,7 @@ class Trainer:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         mine = self.settings.fixed()
         for name, value in (self.settings.defaults() | checkpoint["settings"]).items():
-            if name in (mine | checkpoint["settings"]) and value != mine.get(name):
+            if value != mine.get(name):
                 option = f"--{name.replace('_', '-')}"
                 raise CheckpointError(
                     f"{path} was made with {option} {value}, not {mine.get(name)}"
