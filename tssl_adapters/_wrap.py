@@ -9,10 +9,12 @@ from fnmatch import fnmatchcase
 from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
+import torch
 from torch import nn
 
 from tssl_adapters import _engines, adapters, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
+from tssl_adapters.engine.running import Running
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
@@ -23,7 +25,8 @@ from tssl_adapters.errors import (
 )
 from tssl_adapters.registry import library_class
 from tssl_adapters.report import LayerReport, Report, Status, Supported
-from tssl_adapters.rules import BY_NAME, TSSLBP, Rule
+from tssl_adapters.rules import BY_NAME, Rule, SmoothTSSLBP
+from tssl_adapters.rules.base import RUNNING
 
 M = TypeVar("M", bound=nn.Module)
 Skip: TypeAlias = "str | type[nn.Module] | Iterable[str | type[nn.Module]]"
@@ -56,7 +59,8 @@ def wrap(
         tau_s: synaptic time constant in time steps. At 1 a layer emits its spikes, as it does
             natively. Above 1 it is the neuron of the TSSL-BP paper and emits its post-synaptic
             current, a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, in the shape of the spikes.
-        rule: a rule object or a rule's name; :class:`tssl_adapters.rules.TSSLBP` by default.
+        rule: a rule object or a rule's name; :class:`tssl_adapters.rules.SmoothTSSLBP`
+            by default.
         skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
             match, and all below it, stays as it is. A pattern that matches nothing gets a
             warning.
@@ -90,6 +94,7 @@ def wrap(
     found = _decide(model, _checked_skip(skip), rule, tau_s)
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
+    device = _device(model)
     done: list[nn.Module] = []
     try:
         for report, module, kind in found:
@@ -97,7 +102,10 @@ def wrap(
                 assert kind is not None
                 done.append(module)
                 module.__class__ = kind.wrapped  # type: ignore[assignment]
-                module._tssl_settings = Settings(report.path, rule, tau_s, engine)  # type: ignore[assignment]
+                settings = Settings(report.path, rule, tau_s, engine)
+                module._tssl_settings = settings  # type: ignore[assignment]
+                if rule.running_start is not None:
+                    settings.running = Running(module, rule, rule.running_start, device)
                 kind.attach(module)
     except BaseException:
         for module in done:
@@ -106,6 +114,12 @@ def wrap(
     for remark in _remarks(model, rule, [f.report for f in found]):
         warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
     return model
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where a model's numbers are to lie; values do not on the meta device."""
+    found = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return torch.device("cpu") if found.type == "meta" else found
 
 
 def _remarks(model: nn.Module, rule: Rule, reports: list[LayerReport]) -> list[str]:
@@ -137,6 +151,8 @@ def unwrap(model: M) -> M:
             kind = kinds[native]
             kind.detach(module)
             del module._tssl_settings
+            if RUNNING in module._buffers:
+                delattr(module, RUNNING)
             _give_back(module, kind.wrapped, native)
     return model
 
@@ -380,7 +396,7 @@ def _checked_tau_s(tau_s: object) -> float:
 
 def _checked_rule(rule: object) -> Rule:
     if rule is None:
-        return TSSLBP()
+        return SmoothTSSLBP()
     if isinstance(rule, Rule):
         return rule
     known = ", ".join(map(repr, BY_NAME))

@@ -133,7 +133,7 @@ def attach(
     earlier = charged_of(state, reset) if keeps and not fresh else None
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
-        position, feedback, torch.is_grad_enabled(),
+        position, feedback, torch.is_grad_enabled(), settings.running,
     )  # fmt: skip
     call = _Call(settings, neuron, state, sequence, keep_states, exposed)
     kernels = None

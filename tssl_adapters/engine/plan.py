@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.recursion import Backward, Carried, Moment
+from tssl_adapters.engine.running import Running
 from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback, Rule, Window
@@ -37,6 +38,7 @@ class Plan(NamedTuple):
         position: where in its window the call starts, for rules that ask for it.
         feedback: of a recurrent layer whose whole sequence this is.
         recorded: whether a backward pass may follow.
+        running: the layer's running number, where the rule keeps one.
     """
 
     neuron: Neuron
@@ -50,6 +52,7 @@ class Plan(NamedTuple):
     position: Position | None = None
     feedback: Feedback | None = None
     recorded: bool = True
+    running: Running | None = None
 
     def window(self, neuron: Neuron, dtype: torch.dtype) -> Window | None:
         """The window, for rules that ask for it; known once the backward pass begins."""

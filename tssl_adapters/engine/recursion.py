@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
+from tssl_adapters.engine.running import Running
 from tssl_adapters.neuron import ByFormula, Neuron, Subtract, SubtractEarly, ToValue, Value
 from tssl_adapters.rules import Rule, Step, Window
 
@@ -182,6 +183,7 @@ class Backward:
         needs: which of decay, gain, offset, threshold and reset value want a gradient.
         carried: what the call after this one handed back through its link.
         window: what the steps belong to, for rules that ask for it.
+        running: the layer's running number, for rules that keep one.
     """
 
     def __init__(
@@ -192,9 +194,10 @@ class Backward:
         needs: Sequence[bool],
         carried: Carried,
         window: Window | None = None,
+        running: Running | None = None,
     ) -> None:
         self.neuron, self.rule, self.tau_s = neuron, rule, tau_s
-        self.window = window
+        self.window, self.running = window, running
         self.needs = needs
         self.carried = carried if rule.chain else Carried()
         self.sums: list[Tensor | None] = [None] * len(needs)
@@ -237,7 +240,10 @@ class Backward:
             dropped(neuron),
             self.window,
             last,
+            None if self.running is None else self.running.number(moment.charged.device),
         )
+        if self.running is not None:
+            self.running.measure(step)
         slope = rule.slope(step)
         taken = _taken(neuron, moment)
         arriving = self._arriving(step, grad_spike)

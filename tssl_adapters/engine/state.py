@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from tssl_adapters.engine.running import Running
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
@@ -46,7 +47,8 @@ class Settings:
 
     The rest is remembered between calls: whether a lost link was warned of, whether the loss was
     found to suit the rule or warned of, where the record reproduces the library, what compiled
-    loops there are for it, and the record itself where an adapter keeps it.
+    loops there are for it, the record itself where an adapter keeps it, and the layer's running
+    number where the rule keeps one.
     """
 
     path: str
@@ -58,6 +60,7 @@ class Settings:
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
+    running: Running | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None}

@@ -2,12 +2,19 @@
 
 from tssl_adapters.rules.base import Feedback, Rule, Step, Window
 from tssl_adapters.rules.lee import Lee
+from tssl_adapters.rules.smooth import SmoothTSSLBP
 from tssl_adapters.rules.stdbp import STDBP
 from tssl_adapters.rules.strsbp import STRSBP
 from tssl_adapters.rules.surrogate import SurrogateGradient
 from tssl_adapters.rules.tsslbp import TSSLBP
 
-BY_NAME: dict[str, type[Rule]] = {"tsslbp": TSSLBP, "lee": Lee, "stdbp": STDBP, "strsbp": STRSBP}
+BY_NAME: dict[str, type[Rule]] = {
+    "smooth-tsslbp": SmoothTSSLBP,
+    "tsslbp": TSSLBP,
+    "lee": Lee,
+    "stdbp": STDBP,
+    "strsbp": STRSBP,
+}
 """Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "Feedback",
     "Lee",
     "Rule",
+    "SmoothTSSLBP",
     "Step",
     "SurrogateGradient",
     "Window",

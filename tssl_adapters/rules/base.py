@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from tssl_adapters.neuron import Traits, Value
 
+RUNNING = "_tssl_running"
+"""The buffer of a layer that holds the number which a rule keeps of it."""
+
 
 class Feedback(NamedTuple):
     """How a recurrent layer's spikes come back to it.
@@ -65,6 +68,7 @@ class Step(NamedTuple):
         drop: what a spike takes from a potential that is at the threshold.
         window: what it belongs to, for rules that ask for it (``windowed``).
         last: whether it is the window's last step.
+        running: the layer's running number, for rules that keep one (``running_start``).
     """
 
     spike: Tensor
@@ -78,6 +82,7 @@ class Step(NamedTuple):
     drop: Value = 1.0
     window: Window | None = None
     last: bool = False
+    running: Tensor | None = None
 
 
 class ChainReset(NamedTuple):
@@ -130,6 +135,11 @@ class Rule(ABC):
 
     counts_reset: bool = False
     """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
+
+    running_start: float | None = None
+    """Where the number starts that the rule keeps of each layer, ``Step.running``, and moves by
+    :meth:`measure` and :meth:`follow`; ``None`` where it keeps none.
+    """
 
     def _check_checkpoint(self) -> None:
         """Raise for a ``checkpoint`` that is no number of steps."""
@@ -201,6 +211,14 @@ class Rule(ABC):
             As many tensors.
         """
         return grads
+
+    def measure(self, step: Step) -> Tensor:
+        """What of a time step moves the layer's running number; sums over a backward pass."""
+        raise NotImplementedError
+
+    def follow(self, running: Tensor, sums: Tensor) -> Tensor:
+        """The running number after a backward pass, from that before it and :meth:`measure`."""
+        raise NotImplementedError
 
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         """The part of ``firing``, which reached the potential through the spike, that reaches the

@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tssl_adapters.rules.base import ChainReset, Rule, Step
+from tssl_adapters.rules.base import Step
+from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
 
 @dataclass(frozen=True)
-class SurrogateGradient(Rule):
+class SurrogateGradient(OrdinaryAdjoint):
     """Backpropagation through time with a surrogate derivative of the spike.
 
     With the library's own formula as ``derivative`` this is the library's native gradient: STBP
@@ -72,17 +73,3 @@ class SurrogateGradient(Rule):
                 f"{tuple(step.charged.shape)}; it has to keep the shape."
             )
         return slope
-
-    def chain_reset(self, step: Step) -> ChainReset | None:
-        if not self.resets_membrane(step.detached):
-            return None
-        return ChainReset(step.removed, 0.0, -1.0)
-
-    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
-        return -(slope * step.removed) if self.resets_membrane(step.detached) else None
-
-    def resets_membrane(self, detached: bool) -> bool:
-        return self.reset_path == "complete" or (self.reset_path is None and not detached)
-
-    def splits_adjoint(self, detached: bool) -> bool:
-        return False
