@@ -23,6 +23,7 @@ from tssl_adapters.errors import (
     UnsupportedConfigError,
     UnsupportedLayerError,
 )
+from tssl_adapters.neuron import Traits
 from tssl_adapters.registry import library_class
 from tssl_adapters.report import LayerReport, Report, Status, Supported
 from tssl_adapters.rules import BY_NAME, Rule, SmoothTSSLBP
@@ -91,10 +92,10 @@ def wrap(
     tau_s = _checked_tau_s(tau_s)
     rule = _checked_rule(rule)
     engine = _engines.checked(engine)
-    found = _decide(model, _checked_skip(skip), rule, tau_s)
+    found = _decide(model, _checked_skip(skip), Settings("", rule, tau_s, engine))
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
-    device = _device(model)
+    device, traits = _device(model), _traits(found)
     done: list[nn.Module] = []
     try:
         for report, module, kind in found:
@@ -111,7 +112,7 @@ def wrap(
         for module in done:
             unwrap(module)
         raise
-    for remark in _remarks(model, rule, [f.report for f in found]):
+    for remark in _remarks(model, rule, traits):
         warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
     return model
 
@@ -122,9 +123,17 @@ def _device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if found.type == "meta" else found
 
 
-def _remarks(model: nn.Module, rule: Rule, reports: list[LayerReport]) -> list[str]:
-    taken = {r.path for r in reports if r.status == "wrap"}
-    return rule.remarks(dict(model.named_modules()), taken)
+def _traits(found: list[_Found]) -> dict[str, Traits]:
+    """What the layers are, by dotted name, that are given a rule."""
+    return {
+        report.path: kind.wrapped._tssl_traits(module)
+        for report, module, kind in found
+        if report.status == "wrap" and kind is not None
+    }
+
+
+def _remarks(model: nn.Module, rule: Rule, traits: dict[str, Traits]) -> list[str]:
+    return rule.remarks(dict(model.named_modules()), traits)
 
 
 def unwrap(model: M) -> M:
@@ -177,7 +186,12 @@ def is_wrapped(model: nn.Module) -> bool:
 
 
 def inspect(
-    model: nn.Module, *, tau_s: float = 1.0, rule: Rule | str | None = None, skip: Skip = ()
+    model: nn.Module,
+    *,
+    tau_s: float = 1.0,
+    rule: Rule | str | None = None,
+    skip: Skip = (),
+    engine: str | None = None,
 ) -> Report[LayerReport]:
     """What :func:`wrap` would do, layer by layer. Changes nothing.
 
@@ -186,21 +200,24 @@ def inspect(
         tau_s: as for :func:`wrap`.
         rule: as for :func:`wrap`; some rules do not take every neuron.
         skip: as for :func:`wrap`.
+        engine: as for :func:`wrap`.
 
     Returns:
         A table to print; its rows are :class:`tssl_adapters.report.LayerReport`.
 
     Raises:
         TypeError: ``model`` is not a module, or another argument has the wrong type.
-        ValueError: ``tau_s`` below 1 or not finite, or an unknown rule.
+        ValueError: ``tau_s`` below 1 or not finite, or an unknown rule or engine.
+        EngineNotAvailableError: what the engine needs is not installed.
     """
     _check_module(model, "inspect")
     rule = _checked_rule(rule)
-    decided = _decide(model, _checked_skip(skip), rule, _checked_tau_s(tau_s))
+    asked = Settings("", rule, _checked_tau_s(tau_s), _engines.checked(engine))
+    decided = _decide(model, _checked_skip(skip), asked)
     reports = [found.report for found in decided]
     headings = ("layer", "class", "library", "status", "how, or why not")
     empty = "No layer of snnTorch, SpikingJelly or Norse in this model."
-    last = [_verdict(reports), *_remarks(model, rule, reports)]
+    last = [_verdict(reports), *_remarks(model, rule, _traits(decided))]
     return Report(headings, reports, empty, "\n".join(last))
 
 
@@ -236,7 +253,7 @@ def supported() -> Report[Supported]:
 
 
 def _decide(
-    model: nn.Module, skip: tuple[str | type[nn.Module], ...], rule: Rule, tau_s: float
+    model: nn.Module, skip: tuple[str | type[nn.Module], ...], asked: Settings
 ) -> list[_Found]:
     loaded = list(adapters.loaded())
     found = []
@@ -252,16 +269,16 @@ def _decide(
     for path, module in model.named_modules():
         for adapter in loaded:
             skipped = id(module) in left_alone
-            decision = _decide_one(adapter, path, module, skipped, rule, tau_s)
+            decision = _decide_one(adapter, path, module, skipped, asked)
             if decision is not None:
                 found.append(decision)
     return found
 
 
 def _decide_one(
-    adapter: Adapter, path: str, module: nn.Module, skipped: bool, rule: Rule, tau_s: float
+    adapter: Adapter, path: str, module: nn.Module, skipped: bool, asked: Settings
 ) -> _Found | None:
-    kind = adapter.kind(type(module), rule)
+    kind = adapter.kind(type(module), asked.rule)
     status: Status
     config = False
     if isinstance(module, Wrapped):
@@ -270,7 +287,7 @@ def _decide_one(
         settings = module._tssl_settings
         status = "skipped" if skipped else "wrapped"
         detail = (
-            f"{adapter.mode(module)}, wrapped already: {settings.rule}, tau_s={settings.tau_s:g}"
+            f"{adapter.mode(module)}, wrapped already: {settings.said(module._tssl_traits(module))}"
         )
     elif kind is None and not adapter.spiking(module):
         if not adapter.native(module):
@@ -282,10 +299,10 @@ def _decide_one(
         if kind is None:
             problem: str | None = adapter.why_not(module)
         else:
-            problem = _problem(adapter, kind, module, rule, tau_s)
+            problem = _problem(adapter, kind, module, asked)
         config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
-        detail = f"{adapter.mode(module)}" if problem is None else problem
+        detail = problem or f"{adapter.mode(module)}: {_would_have(asked, kind, module)}"
     version = version_of(adapter.library) or "?"
     name = (
         type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__
@@ -294,16 +311,20 @@ def _decide_one(
     return _Found(report, module, kind)
 
 
-def _problem(
-    adapter: Adapter, kind: Kind, module: nn.Module, rule: Rule, tau_s: float
-) -> str | None:
+def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -> str | None:
     """What of a layer cannot be wrapped; a registered class may be of another kind altogether."""
     try:
         why = kind.problem(module)
-        return rule.problem(kind.wrapped._tssl_traits(module), tau_s) if why is None else why
+        traits = kind.wrapped._tssl_traits(module)
+        return asked.rule.problem(traits, asked.tau_s) if why is None else why
     except AttributeError as error:
         like = library_class(adapter, type(module)).__name__
         return f"it was registered like {like}, but lacks what that has ({error})"
+
+
+def _would_have(asked: Settings, kind: Kind | None, module: nn.Module) -> str:
+    assert kind is not None
+    return asked.said(kind.wrapped._tssl_traits(module))
 
 
 def _skipped(

@@ -162,6 +162,7 @@ class Traits:
         graded: whether the output is a spike times a factor.
         sequence: whether the engine gets whole sequences of it in one call; of a recurrent layer,
             where the rule leaves out what comes back to it.
+        delayed: whether the reset comes one step after the spike.
     """
 
     nonlinear: str | None
@@ -173,6 +174,7 @@ class Traits:
     recurrent: bool = False
     graded: bool = False
     sequence: bool = False
+    delayed: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ class Wrapped:
         name: str = self._tssl_native.__name__
         return name
 
+    def extra_repr(self) -> str:
+        """The library's own text, then the rule and the engine."""
+        own: str = super().extra_repr()  # type: ignore[misc]
+        ours = f"tssl_adapters: {self._tssl_settings.said(self._tssl_traits(self))}"
+        return f"{own.rstrip(', ')}, {ours}" if own else ours
+
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
         """What a rule may ask of a layer, wrapped or not."""

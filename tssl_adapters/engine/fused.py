@@ -112,7 +112,7 @@ class Call(NamedTuple):
 def why_not(plan: Plan) -> str | None:
     """Why the kernels do not know a layer, or ``None``."""
     neuron = plan.neuron
-    if type(plan.rule) is not TSSLBP:
+    if not plan.rule.compiled:
         return f"{type(plan.rule).__name__} has no compiled kernels"
     if plan.exposed or neuron.quantiser is not None:
         return "the neuron has states of other kinds"

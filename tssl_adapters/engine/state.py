@@ -30,7 +30,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from tssl_adapters.engine.running import Running
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
-from tssl_adapters.neuron import Neuron, Value
+from tssl_adapters.neuron import Neuron, Traits, Value
 from tssl_adapters.rules import Rule
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ class Settings:
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
     running: Running | None = field(default=None, compare=False, repr=False)
+
+    def said(self, traits: Traits) -> str:
+        """What a layer has: rule, time constant and engine."""
+        engine = self.engine if self.rule.compiled and traits.nonlinear is None else "torch"
+        current = "" if self.tau_s == 1.0 else f"tau_s={self.tau_s:g}, "
+        return f"{self.rule}, {current}engine={engine!r}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None}

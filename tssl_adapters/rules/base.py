@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -108,6 +108,9 @@ class Rule(ABC):
 
     chain: bool = True
     """Whether anything flows from a time step to the one before it."""
+
+    compiled: bool = False
+    """Whether the compiled engines know the rule; torch computes what they do not."""
 
     checkpoint: int | None = None
     """How many steps of a sequence the backward pass computes anew at a time; ``None`` for all."""
@@ -230,12 +233,12 @@ class Rule(ABC):
         """Why a layer cannot have this rule and what to do, or ``None``."""
         return None
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Collection[str]) -> list[str]:
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
         """What of a model breaks this rule without an error.
 
         Args:
             modules: the model's modules by their dotted names.
-            taken: those that are given this rule.
+            taken: the layers that are given this rule, by theirs.
         """
         return []
 

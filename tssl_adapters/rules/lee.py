@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -103,7 +103,7 @@ class Lee(Rule):
     def splits_adjoint(self, detached: bool) -> bool:
         return False
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Collection[str]) -> list[str]:
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
         inside = tuple(f"{path}." for path in taken)
         last = [path for path in modules if not path.startswith(inside)][-1]
         if self.gate == "none" or last not in taken:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -125,7 +125,7 @@ class STDBP(Rule):
     def splits_adjoint(self, detached: bool) -> bool:
         return True
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Collection[str]) -> list[str]:
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
         return [
             f"'{path}' ({type(module).__name__}) {why}, and STDBP needs the gradient one step "
             f"after a spike, which is lost there; {instead}."

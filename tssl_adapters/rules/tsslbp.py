@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tssl_adapters.elementwise import operand
+from tssl_adapters.neuron import Subtract, SubtractEarly, Traits
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 from tssl_adapters.rules.checks import flag, one_of, positive
 
@@ -49,6 +51,8 @@ class TSSLBP(Rule):
     reset_path: ResetPath = "reference"
     checkpoint: int | None = None
 
+    compiled = True
+
     def __post_init__(self) -> None:
         self._check_checkpoint()
         for name in ("max_slope", "fallback_width"):
@@ -80,6 +84,32 @@ class TSSLBP(Rule):
         sigmoid = distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()
         smooth = torch.ops.aten.sigmoid_backward(grad_spike, sigmoid).mul_(scale)
         return Fallback(smooth, step.spike if step.active is None else step.active)
+
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
+        exploding = [
+            f"'{path}' ({carry:.2g})"
+            for path, traits in taken.items()
+            if (carry := self._carry(traits)) > 1.0
+        ]
+        if not exploding:
+            return []
+        return [
+            f"TSSLBP lets the gradient grow over time in {', '.join(exploding)}: with a reset by "
+            "subtraction a spike may multiply what comes back from the next step by decay + "
+            "(1 - decay) R max_slope, the number in brackets. Ordinary networks hardly train so: "
+            "take the default rule, rules.SmoothTSSLBP(), or TSSLBP(reset_path='none') for the "
+            "paper's slope without this term."
+        ]
+
+    def _carry(self, traits: Traits) -> float:
+        """The most that a spike multiplies lambda by, from one step to the one before."""
+        if self.reset_path != "reference" or not isinstance(traits.reset, Subtract):
+            return 0.0
+        decay, removed = map(torch.as_tensor, (traits.decay, traits.threshold))
+        if traits.delayed and not isinstance(traits.reset, SubtractEarly):
+            removed = removed / decay
+        carry = (decay + (1.0 - decay) * removed * self.max_slope).detach()
+        return float(carry.max())
 
     def resets_membrane(self, detached: bool) -> bool:
         return self.reset_path == "complete"

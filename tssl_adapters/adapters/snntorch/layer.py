@@ -90,6 +90,7 @@ class Layer(Wrapped):
             synapse=cls._tssl_synapse(layer),
             recurrent=cls._tssl_recurs,
             graded=cls._tssl_graded(layer),
+            delayed=cls._tssl_delayed(layer),
         )
 
     @classmethod
