@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
-import torch
 from torch import nn
 
 from tssl_adapters import _engines, adapters, versions
@@ -27,7 +26,6 @@ from tssl_adapters.neuron import Traits
 from tssl_adapters.registry import library_class
 from tssl_adapters.report import LayerReport, Report, Status, Supported
 from tssl_adapters.rules import BY_NAME, Rule, SmoothTSSLBP
-from tssl_adapters.rules.base import RUNNING
 
 M = TypeVar("M", bound=nn.Module)
 Skip: TypeAlias = "str | type[nn.Module] | Iterable[str | type[nn.Module]]"
@@ -95,7 +93,7 @@ def wrap(
     found = _decide(model, _checked_skip(skip), Settings("", rule, tau_s, engine))
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
-    device, traits = _device(model), _traits(found)
+    traits = _traits(found)
     done: list[nn.Module] = []
     try:
         for report, module, kind in found:
@@ -106,7 +104,7 @@ def wrap(
                 settings = Settings(report.path, rule, tau_s, engine)
                 module._tssl_settings = settings  # type: ignore[assignment]
                 if rule.running_start is not None:
-                    settings.running = Running(module, rule, rule.running_start, device)
+                    settings.running = Running(rule, rule.running_start)
                 kind.attach(module)
     except BaseException:
         for module in done:
@@ -115,12 +113,6 @@ def wrap(
     for remark in _remarks(model, rule, traits):
         warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
     return model
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Where a model's numbers are to lie; values do not on the meta device."""
-    found = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return torch.device("cpu") if found.type == "meta" else found
 
 
 def _traits(found: list[_Found]) -> dict[str, Traits]:
@@ -160,8 +152,6 @@ def unwrap(model: M) -> M:
             kind = kinds[native]
             kind.detach(module)
             del module._tssl_settings
-            if RUNNING in module._buffers:
-                delattr(module, RUNNING)
             _give_back(module, kind.wrapped, native)
     return model
 

@@ -118,6 +118,8 @@ def attach(
     Returns:
         The library's values with the rule's gradient.
     """
+    if settings.running is not None and torch.is_grad_enabled():
+        settings.running.share(drive.device)
     links = link_size(neuron, settings.rule)
     carrier = state if carrier is None else carrier
     asks = (links or settings.rule.windowed) and not fresh

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from tssl_adapters.neuron import Traits, Value
 
-RUNNING = "_tssl_running"
-"""The buffer of a layer that holds the number which a rule keeps of it."""
-
 
 class Feedback(NamedTuple):
     """How a recurrent layer's spikes come back to it.

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tssl_adapters.neuron import Value
-from tssl_adapters.rules.base import RUNNING, Step
+from tssl_adapters.rules.base import Step
 from tssl_adapters.rules.checks import one_of, positive
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
@@ -86,7 +86,8 @@ class SmoothTSSLBP(OrdinaryAdjoint):
 
     def slope(self, step: Step) -> Tensor:
         drop = _scale(step.drop)
-        width = self.width if self.width is not None else _in_range(step.running)
+        width = step.running if self.width is None else self.width
+        assert width is not None
         distance = step.charged - step.threshold
         never = distance.isinf() if _unbounded(drop) else None
         slope = (distance * (math.pi / (width * drop))).square_().add_(1.0).reciprocal_().div_(drop)
@@ -100,14 +101,13 @@ class SmoothTSSLBP(OrdinaryAdjoint):
         rise, rate, steps = sums.unbind()
         width = ((rise / steps).sqrt() / COARSE).pow(STEEPNESS).clamp(NARROWEST, 1.0)
         width = torch.where(rate / steps < SILENT, torch.ones_like(width), width)
-        running = _in_range(running)
         moved = running.pow(1.0 - PACE) * width.pow(PACE)
         return torch.where(moved.isfinite(), moved, running)
 
     @staticmethod
     def widths(model: nn.Module) -> dict[str, float]:
         """The widths of a model's layers, in units of their drops, by dotted name."""
-        return {path: float(_in_range(kept)) for path, kept in _running(model)}
+        return {path: float(running.kept) for path, running in _running(model)}
 
     @staticmethod
     def set_widths(model: nn.Module, widths: Mapping[str, float]) -> None:
@@ -129,30 +129,21 @@ class SmoothTSSLBP(OrdinaryAdjoint):
                     f"SmoothTSSLBP: the width of {path!r} must be between {NARROWEST} and 1, "
                     f"not {width!r}."
                 )
-        with torch.no_grad():
-            for path, width in widths.items():
-                known[path].fill_(float(width))
+        for path, width in widths.items():
+            known[path].set(float(width))
 
     @staticmethod
     def clear_widths(model: nn.Module) -> None:
         """Have every layer's width start anew, at 1."""
-        with torch.no_grad():
-            for _, kept in _running(model):
-                kept.fill_(1.0)
+        for _, running in _running(model):
+            running.set(1.0)
 
 
-def _running(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _running(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for path, module in model.named_modules():
-        kept = module._buffers.get(RUNNING)
-        if kept is not None:
-            yield path, kept
-
-
-def _in_range(width: Tensor | None) -> Tensor:
-    """A width, or 1 where memory was never given one (``to_empty`` leaves what it finds)."""
-    assert width is not None
-    known = (width >= 0.9 * NARROWEST) & (width <= 1.0)
-    return torch.where(known, width, torch.ones_like(width))
+        settings: Any = getattr(module, "_tssl_settings", None)
+        if settings is not None and isinstance(settings.rule, SmoothTSSLBP) and settings.running:
+            yield path, settings.running
 
 
 def _scale(drop: Value) -> Value:
