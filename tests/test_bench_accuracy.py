@@ -24,15 +24,15 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import _engines
-from tssl_adapters.bench import data, networks, rules, runs
+from tssl_adapters.bench import architectures, data, rules, runs
+from tssl_adapters.bench.architectures import connections
 from tssl_adapters.bench.experiment import Experiment, environment
 from tssl_adapters.bench.method import batch_loss, encode
-from tssl_adapters.bench.networks import connections
 from tssl_adapters.bench.observer import Progress
 from tssl_adapters.bench.runs import Job
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
 
-every_library = pytest.mark.parametrize("library", networks.LIBRARIES)
+every_library = pytest.mark.parametrize("library", architectures.LIBRARIES)
 both_tau_s = pytest.mark.parametrize("tau_s", [1.0, 3.0])
 
 
@@ -78,7 +78,7 @@ def test_rules_have_one_forward_and_one_start(library: str, tau_s: float) -> Non
 )
 def test_derivative_is_taken_from_the_library(library: str, by_hand) -> None:  # type: ignore[no-untyped-def]
     x = torch.linspace(-2, 2, 41)
-    slope = networks.derivative(networks.library(library).SURROGATES["native"])
+    slope = architectures.derivative(architectures.library(library).SURROGATES["native"])
     torch.testing.assert_close(slope(x), by_hand(x))
 
 
@@ -265,15 +265,15 @@ def test_failed_run_is_recorded_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = "--libraries norse,spikingjelly --rules tsslbp --seeds 1 --epochs 1"
-    library = networks.library
+    library = architectures.library
 
-    def broken(name: str) -> networks.Library:
+    def broken(name: str) -> architectures.Library:
         if name == "norse":
             raise ModuleNotFoundError("No module named 'norse'")
         return library(name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(networks, "library", broken)
+        patched.setattr(architectures, "library", broken)
         assert accuracy(tmp_path, options) == 1
     assert [line["library"] for line in results(tmp_path)] == ["spikingjelly"]
     (failure,) = lines(tmp_path / "failures.jsonl")

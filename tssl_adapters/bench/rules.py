@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters import wrap
-from tssl_adapters.bench import networks
+from tssl_adapters.bench import architectures
+from tssl_adapters.bench.architectures import Network, Surrogate, UnknownNeuronError
 from tssl_adapters.bench.method import FIRED
-from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
 from tssl_adapters.bench.source import SourceError, attribute
 from tssl_adapters.rules import STDBP, STRSBP, TSSLBP, Lee, Rule, SurrogateGradient
 
@@ -174,7 +174,7 @@ def surrogate(library: str, name: str) -> Surrogate:
     Raises:
         UnknownRuleError: the library lacks it.
     """
-    known = networks.library(library).SURROGATES
+    known = architectures.library(library).SURROGATES
     if (name or "native") not in known:
         raise UnknownRuleError(f"{library} has no {name} surrogate; it has {', '.join(known)}")
     return known[name or "native"]
@@ -211,10 +211,10 @@ def _prepare(
 ) -> tuple[Network, Rule]:
     """A network as the library made it, and the rule that it is to have."""
     entry = contestant(rule)
-    slope = networks.derivative(surrogate(library, entry.surrogate))
+    slope = architectures.derivative(surrogate(library, entry.surrogate))
     chosen, name = entry.make(slope), entry.surrogate or "native"
     if not once:
-        return networks.library(library).network(connections, name), chosen
+        return architectures.library(library).network(connections, name), chosen
     if isinstance(chosen, SurrogateGradient):
         chosen = replace(chosen, reset_path="none")
-    return networks.library(library).network_once(connections, name), chosen
+    return architectures.library(library).network_once(connections, name), chosen

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tssl_adapters import inspect, wrap
-from tssl_adapters.bench import networks, rules
+from tssl_adapters.bench import architectures, rules
 from tssl_adapters.bench.report.tables import REFERENCE
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.source import SourceError, attribute
@@ -118,10 +118,10 @@ def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
         return
     for name, layer in spiking_layers(model):
         if contestant.surrogate in ("", REFERENCE):
-            surrogate = networks.library(name).surrogate_of(layer)
+            surrogate = architectures.library(name).surrogate_of(layer)
         else:
             surrogate = rules.surrogate(name, contestant.surrogate)
-        chosen = contestant.make(networks.derivative(surrogate))
+        chosen = contestant.make(architectures.derivative(surrogate))
         wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen)
         if not contestant.surrogate:
             return  # the whole model, so that messages have its layers' names

@@ -5,8 +5,8 @@ from __future__ import annotations
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
+from tssl_adapters.bench.architectures import Network, Surrogate
 from tssl_adapters.bench.method import FIRED, TAU_M
-from tssl_adapters.bench.networks import Network, Surrogate
 
 SURROGATES: dict[str, Surrogate] = {
     "native": neuron.LIFNode().surrogate_function,

@@ -10,8 +10,8 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
+from tssl_adapters.bench.architectures import Network, Surrogate, UnknownNeuronError
 from tssl_adapters.bench.method import TAU_M
-from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
 
 BETA = 1.0 - 1.0 / TAU_M
 

@@ -11,8 +11,8 @@ from norse.torch.functional.iaf import IAFFeedForwardState
 from norse.torch.functional.threshold import threshold
 from torch import Tensor, nn
 
+from tssl_adapters.bench.architectures import Network, Surrogate
 from tssl_adapters.bench.method import FIRED, TAU_M
-from tssl_adapters.bench.networks import Network, Surrogate
 
 DT = 0.001
 TAU_MEM_INV = torch.tensor(1 / (DT * TAU_M))
