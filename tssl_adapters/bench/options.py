@@ -16,7 +16,7 @@ from tssl_adapters.bench import architectures, data, rules
 from tssl_adapters.bench.method import FEWEST_STEPS, LATENCY
 from tssl_adapters.bench.settings import Settings
 
-LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json")
+LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json", "report")
 """Options that no result depends on."""
 
 T = TypeVar("T")

@@ -107,8 +107,10 @@ def library_of(model: nn.Module) -> str:
     return spiking_layers(model)[0][0]
 
 
-def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
+def apply_rule(model: nn.Module, rule: str, tau_s: float, engine: str | None = None) -> None:
     """Give a model a rule of the benchmark; ``native`` is each layer's own surrogate.
+
+    At ``tau_s = 1`` that is the library itself, not wrapped.
 
     Raises:
         UnknownRuleError: a library lacks the surrogate.
@@ -122,7 +124,7 @@ def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
         else:
             surrogate = rules.surrogate(name, contestant.surrogate)
         chosen = contestant.make(architectures.derivative(surrogate))
-        wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen)
+        wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen, engine=engine)
         if not contestant.surrogate:
             return  # the whole model, so that messages have its layers' names
 
