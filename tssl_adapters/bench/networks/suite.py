@@ -13,7 +13,7 @@ import yaml
 from tssl_adapters.bench.architectures import LIBRARIES
 from tssl_adapters.bench.networks.spec import Kind, Network
 
-FILES = LIBRARIES
+FILES = (*LIBRARIES, "fashion")
 """Modules beside this one, each with its ``NETWORKS``."""
 SETS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("split.yaml").read_text())
 """Names of networks: those that a rule is chosen on, and those that it is reported on."""

@@ -45,10 +45,10 @@ def failure(job: Job, error: str, traceback: str = "") -> Record:
 
 
 def refusal(network: Network, rule: str) -> str | None:
-    """Why a network cannot be trained under a rule, or ``None``."""
+    """Why a network cannot be built, or not be trained under a rule; ``None`` if it can."""
     try:
         apply_rule(network.build(), rule, tau_s=1.0)
-    except (UnsupportedLayerError, rules.UnknownRuleError) as error:
+    except (UnsupportedLayerError, rules.UnknownRuleError, ImportError) as error:
         return str(error)
     return None
 
