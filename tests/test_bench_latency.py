@@ -12,7 +12,7 @@ from bench_cases import settings
 from torch import Tensor, nn
 
 from tssl_adapters import losses
-from tssl_adapters.bench import data, gradients, networks, options, rules, runs
+from tssl_adapters.bench import architectures, data, gradients, options, rules, runs
 from tssl_adapters.bench.__main__ import main
 from tssl_adapters.bench.experiment import Experiment
 from tssl_adapters.bench.method import batch_loss, encode, init_weights, scores
@@ -26,7 +26,9 @@ every_library = pytest.mark.parametrize("library", SURROGATES_LACKING)
 every_network = pytest.mark.parametrize("network", ["30", "4C3p1-P2-20"])
 
 
-def built(library: str, rule: str, network: str = "30") -> tuple[networks.Network, Tensor, Tensor]:
+def built(
+    library: str, rule: str, network: str = "30"
+) -> tuple[architectures.Network, Tensor, Tensor]:
     """A network of the benchmark under a rule, an input for it, and the labels."""
     chosen = settings(library=library, rule=rule, network=network, loss="latency", time_steps=STEPS)
     samples = data.load("digits", None, STEPS, limit=60)

@@ -24,6 +24,7 @@ from tssl_adapters.neuron import (
     Never,
     Reset,
     Subtract,
+    SubtractAmount,
     SubtractEarly,
     Timing,
     ToValue,
@@ -79,6 +80,7 @@ class Problem:
             "value": ToValue(leaves["reset_value"] if self.timing == "immediate" else 0.0),
             "subtract": Subtract(),
             "subtract early": SubtractEarly(),
+            "subtract amount": SubtractAmount(amount=leaves["reset_value"]),
             "never": Never(),
         }
         raw = (decay.detach(), gain.detach(), offset.detach())
@@ -110,7 +112,9 @@ def problems(draw: st.DrawFn, max_steps: int = 12) -> Problem:
 
     rule = draw(st.sampled_from(RULES))
     full = (3, 4)
-    resets = ["value", "subtract", "never"] + ["subtract early"] * (timing == "delayed")
+    resets = ["value", "subtract", "subtract amount", "never"] + ["subtract early"] * (
+        timing == "delayed"
+    )
     grad_out = rand((steps, *full), -1.0, 1.0)
     if rule.looks_ahead:  # step by step a rule has to guess how it would go on from the end
         grad_out[-2:] = 0.0
@@ -144,7 +148,8 @@ def by_naive(p: Problem) -> tuple[list[Tensor], list[Tensor]]:
     found = [grads.drive, grads.state]
     found += [grads.trace] if p.tau_s > 1 else []
     for name, value in p.values.items():
-        learned = name != "reset_value" or (p.timing == "immediate" and p.reset == "value")
+        to_value = p.timing == "immediate" and p.reset == "value"
+        learned = name != "reset_value" or to_value or p.reset == "subtract amount"
         found.append(getattr(grads, name).sum_to_size(value.shape) * learned)
     return [run.psc, run.state], found
 

@@ -113,6 +113,13 @@ class SubtractEarly(Subtract):
 
 
 @dataclass(frozen=True)
+class SubtractAmount(Subtract):
+    """A spike takes an ``amount`` that is not quite the threshold, as where a library rounds it."""
+
+    amount: Value = 0.0
+
+
+@dataclass(frozen=True)
 class Never:
     """A spike leaves the membrane potential alone."""
 
@@ -201,8 +208,17 @@ class Neuron:
 
     @property
     def reset_value(self) -> Value:
-        """Where a reset to a value, or by a formula, goes; 0 for other resets."""
+        """Where a reset to a value, or by a formula, goes, or the amount that one by subtraction
+        takes where that is not the threshold; 0 for other resets.
+        """
+        if isinstance(self.reset, SubtractAmount):
+            return self.reset.amount
         return self.reset.value if isinstance(self.reset, ToValue | ByFormula) else 0.0
+
+    @property
+    def amount(self) -> Value:
+        """What a spike takes from the potential by subtraction."""
+        return self.reset.amount if isinstance(self.reset, SubtractAmount) else self.threshold
 
     def with_values(self, values: Sequence[Value]) -> Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""
@@ -211,4 +227,6 @@ class Neuron:
         reset = self.reset
         if isinstance(reset, ToValue | ByFormula):
             reset = replace(reset, value=value)
+        elif isinstance(reset, SubtractAmount):
+            reset = replace(reset, amount=value)
         return replace(self, charge=charge, reset=reset, threshold=threshold)

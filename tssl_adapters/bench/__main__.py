@@ -12,6 +12,7 @@ PROGRAM = "python -m tssl_adapters.bench"
 COMMANDS = {
     "accuracy": "train networks under several rules, and compare how well they do",
     "paper": "train the paper's networks in its set-up, beside what was published",
+    "networks": "train the suite: networks of tutorials, examples and zoos, each by its recipe",
     "model": "train a model of your own under several rules",
     "gradients": "compare the rules' gradients on one batch, layer by layer",
     "speed": "time layers and networks, wrapped and native, and what they keep",

@@ -59,7 +59,7 @@ def run_with_dask(
         workers: how many processes to start on this machine.
         scheduler: the address of a Dask scheduler, whose workers are taken instead.
     """
-    with _client(workers, scheduler) as client:
+    with cluster_client(workers, scheduler) as client:
         client.subscribe_topic(TOPIC, lambda event: tell(event[1]))
         futures = {client.submit(_run_on_worker, job, pure=False): job for job in jobs}
         for future in as_completed(futures):
@@ -68,7 +68,8 @@ def run_with_dask(
 
 
 @contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
+def cluster_client(workers: int, scheduler: str | None) -> Iterator[Client]:
+    """Of worker processes of one thread each on this machine, or of a scheduler that runs."""
     if scheduler is not None:
         with Client(scheduler) as client:
             yield client

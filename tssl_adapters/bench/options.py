@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from tssl_adapters.bench import data, networks, rules
+from tssl_adapters.bench import architectures, data, rules
 from tssl_adapters.bench.method import FEWEST_STEPS, LATENCY
 from tssl_adapters.bench.settings import Settings
 
-LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json")
+LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json", "report")
 """Options that no result depends on."""
 
 T = TypeVar("T")
@@ -71,11 +71,12 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
     add("--data", type=listed(one_of(list(data.LOADERS))), default=["mnist5k"], metavar="LIST",
         help=f"of {', '.join(data.LOADERS)} (default: mnist5k)")  # fmt: skip
-    add("--libraries", type=listed(one_of(networks.LIBRARIES)), default=list(networks.LIBRARIES),
-        metavar="LIST", help=f"of {', '.join(networks.LIBRARIES)} (default: all)")  # fmt: skip
+    add("--libraries", type=listed(one_of(architectures.LIBRARIES)),
+        default=list(architectures.LIBRARIES), metavar="LIST",
+        help=f"of {', '.join(architectures.LIBRARIES)} (default: all)")  # fmt: skip
     add("--networks", "--network", type=listed(str), default=["400-400"], metavar="LIST",
         help="hidden layers, such as 400-400 or 15C5-P2-40C5-P2-300, or one of "
-        f"{', '.join(networks.PRESETS)} (default: 400-400)")  # fmt: skip
+        f"{', '.join(architectures.PRESETS)} (default: 400-400)")  # fmt: skip
     add("--rules", type=listed(rule), default=["native", "tsslbp"], metavar="LIST",
         help=f"of {', '.join(rules.RULES)}, or path/to/file.py:name of rules of your own "
         "(default: native,tsslbp)")  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from tssl_adapters.bench import accuracy, networks, options, rules
+from tssl_adapters.bench import accuracy, architectures, options, rules
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.report import Published
 from tssl_adapters.bench.settings import Settings
@@ -44,8 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     one_of, listed = options.one_of, options.listed
     add("--experiments", type=listed(one_of(list(TRIALS))), default=list(TRIALS), metavar="LIST",
         help=f"of {', '.join(TRIALS)} (default: all)")  # fmt: skip
-    add("--libraries", type=listed(one_of(networks.LIBRARIES)), default=list(networks.LIBRARIES),
-        metavar="LIST", help=f"of {', '.join(networks.LIBRARIES)} (default: all)")  # fmt: skip
+    add("--libraries", type=listed(one_of(architectures.LIBRARIES)),
+        default=list(architectures.LIBRARIES), metavar="LIST",
+        help=f"of {', '.join(architectures.LIBRARIES)} (default: all)")  # fmt: skip
     add("--rules", type=listed(options.rule), default=["tsslbp"], metavar="LIST",
         help="as for accuracy (default: tsslbp)")  # fmt: skip
     add("--seeds", type=options.positive, default=3, metavar="N", help="default: %(default)s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters import wrap
-from tssl_adapters.bench import networks
+from tssl_adapters.bench import architectures
+from tssl_adapters.bench.architectures import Network, Surrogate, UnknownNeuronError
 from tssl_adapters.bench.method import FIRED
-from tssl_adapters.bench.networks import Network, Surrogate, UnknownNeuronError
 from tssl_adapters.bench.source import SourceError, attribute
-from tssl_adapters.rules import STDBP, STRSBP, TSSLBP, Lee, Rule, SurrogateGradient
+from tssl_adapters.rules import (
+    BY_NAME,
+    STDBP,
+    STRSBP,
+    TSSLBP,
+    Lee,
+    Rule,
+    Step,
+    SurrogateGradient,
+)
 
 Derivative = Callable[[Tensor], Tensor]
 
@@ -53,6 +63,30 @@ class ChainlessTSSLBP(TSSLBP):
     """TSSL-BP with nothing flowing from a time step to the one before."""
 
     chain = False
+
+
+@dataclass(frozen=True)
+class InThresholds(SurrogateGradient):
+    """A surrogate gradient whose width and peak go with the threshold.
+
+    ``derivative`` maps (h - theta) / theta to theta times d spike / d h.
+    """
+
+    def slope(self, step: Step) -> Tensor:
+        threshold = step.threshold
+        theta = threshold.abs() if isinstance(threshold, Tensor) else abs(threshold)
+        scaled = step._replace(charged=step.charged / theta, threshold=threshold / theta)
+        return super().slope(scaled) / theta
+
+
+def _superspike(steepness: float, x: Tensor) -> Tensor:
+    """Zenke and Ganguli 2018: (1 + steepness |h - theta|)^-2."""
+    return 1 / (1 + steepness * x.abs()) ** 2
+
+
+def _arctan(narrowness: float, x: Tensor) -> Tensor:
+    """The derivative of an arctan, of width 1 / narrowness and peak 1."""
+    return 1 / (1 + (math.pi * narrowness * x) ** 2)
 
 
 def _fallback(x: Tensor) -> Tensor:
@@ -101,7 +135,25 @@ RULES = {
     "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee()),
     "strsbp": _fixed("ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike")),
     "stdbp": _fixed("STDBP; neurons that fire once alone", STDBP()),
+    **{
+        f"superspike-{steepness}": _fixed(
+            f"SuperSpike, (1 + {steepness} |h - theta|)^-2",
+            SurrogateGradient(partial(_superspike, steepness)),
+        )
+        for steepness in (10, 25, 100)
+    },
+    **{
+        f"arctan-{narrowness}": _fixed(
+            f"arctan of width theta / {narrowness} and peak 1 / theta",
+            InThresholds(partial(_arctan, narrowness)),
+        )
+        for narrowness in (1, 10, 20)
+    },
 }
+RULES |= {
+    name: _fixed(rule.__name__, rule()) for name, rule in BY_NAME.items() if name not in RULES
+}
+"""By name; those that ``wrap`` knows by name and that need no word of their own come last."""
 
 
 def contestant(name: str) -> Contestant:
@@ -140,12 +192,28 @@ def definition(name: str) -> str:
     return "" if name in RULES else contestant(name).about
 
 
+def describe(name: str) -> str:
+    """What a rule is, with all of its options; the same in every process."""
+    if name in RULES:
+        return _without_addresses(repr(RULES[name].make(_of_the_layer)))
+    return contestant(name).about
+
+
+def _of_the_layer(x: Tensor) -> Tensor:
+    """Stands for the derivative of the surrogate that a layer has."""
+    return x
+
+
 def _definition(rule: Rule) -> str:
     """The rule with its options, and a stamp of its class where that is not this package's."""
-    said = re.sub(r" at 0x[0-9a-f]+", "", str(rule))
+    said = _without_addresses(str(rule))
     if type(rule).__module__.startswith(tssl_adapters.__name__):
         return said
     return f"{said} {crc32(inspect.getsource(type(rule)).encode()):08x}"
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> str | None:
@@ -174,7 +242,7 @@ def surrogate(library: str, name: str) -> Surrogate:
     Raises:
         UnknownRuleError: the library lacks it.
     """
-    known = networks.library(library).SURROGATES
+    known = architectures.library(library).SURROGATES
     if (name or "native") not in known:
         raise UnknownRuleError(f"{library} has no {name} surrogate; it has {', '.join(known)}")
     return known[name or "native"]
@@ -211,10 +279,10 @@ def _prepare(
 ) -> tuple[Network, Rule]:
     """A network as the library made it, and the rule that it is to have."""
     entry = contestant(rule)
-    slope = networks.derivative(surrogate(library, entry.surrogate))
+    slope = architectures.derivative(surrogate(library, entry.surrogate))
     chosen, name = entry.make(slope), entry.surrogate or "native"
     if not once:
-        return networks.library(library).network(connections, name), chosen
+        return architectures.library(library).network(connections, name), chosen
     if isinstance(chosen, SurrogateGradient):
         chosen = replace(chosen, reset_path="none")
-    return networks.library(library).network_once(connections, name), chosen
+    return architectures.library(library).network_once(connections, name), chosen

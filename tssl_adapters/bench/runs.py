@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from tssl_adapters.bench import data, networks, rules
+from tssl_adapters.bench import architectures, data, rules
+from tssl_adapters.bench.architectures import Network
 from tssl_adapters.bench.experiment import Experiment
 from tssl_adapters.bench.method import init_weights
-from tssl_adapters.bench.networks import Network
 from tssl_adapters.bench.observer import Observer, Progress, Record
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
@@ -78,7 +78,7 @@ class Messenger(Observer):
 
 def network(settings: Settings, samples: data.Data) -> Network:
     """A run's network, as it starts."""
-    between = networks.connections(settings.network, samples.sample_shape, samples.num_classes)
+    between = architectures.connections(settings.network, samples.sample_shape, samples.num_classes)
     once = settings.once
     built = rules.build(settings.library, settings.rule, settings.tau_s, between, once)
     init_weights(built.model, settings.seed, once)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.bench.networks import Forward
+from tssl_adapters.bench.architectures import Forward
 
 
 class LayerActivity(NamedTuple):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tssl_adapters import inspect, wrap
-from tssl_adapters.bench import networks, rules
+from tssl_adapters.bench import architectures, rules
 from tssl_adapters.bench.report.tables import REFERENCE
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.source import SourceError, attribute
@@ -107,8 +107,10 @@ def library_of(model: nn.Module) -> str:
     return spiking_layers(model)[0][0]
 
 
-def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
+def apply_rule(model: nn.Module, rule: str, tau_s: float, engine: str | None = None) -> None:
     """Give a model a rule of the benchmark; ``native`` is each layer's own surrogate.
+
+    At ``tau_s = 1`` that is the library itself, not wrapped.
 
     Raises:
         UnknownRuleError: a library lacks the surrogate.
@@ -118,11 +120,11 @@ def apply_rule(model: nn.Module, rule: str, tau_s: float) -> None:
         return
     for name, layer in spiking_layers(model):
         if contestant.surrogate in ("", REFERENCE):
-            surrogate = networks.library(name).surrogate_of(layer)
+            surrogate = architectures.library(name).surrogate_of(layer)
         else:
             surrogate = rules.surrogate(name, contestant.surrogate)
-        chosen = contestant.make(networks.derivative(surrogate))
-        wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen)
+        chosen = contestant.make(architectures.derivative(surrogate))
+        wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen, engine=engine)
         if not contestant.surrogate:
             return  # the whole model, so that messages have its layers' names
 

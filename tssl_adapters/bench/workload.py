@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Generator, Tensor, nn
 
+from tssl_adapters.bench.architectures import Network
 from tssl_adapters.bench.data import Data
 from tssl_adapters.bench.measures import SpikeRate
 from tssl_adapters.bench.method import (
@@ -19,7 +20,6 @@ from tssl_adapters.bench.method import (
     encode,
     scores,
 )
-from tssl_adapters.bench.networks import Network
 from tssl_adapters.bench.settings import Settings
 
 TEST_BATCH = 500

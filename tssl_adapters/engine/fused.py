@@ -37,7 +37,15 @@ from tssl_adapters.engine.plan import (
     working_dtype,
 )
 from tssl_adapters.engine.sequence import compute as sequence_values
-from tssl_adapters.neuron import Neuron, Never, Subtract, SubtractEarly, ToValue, Value
+from tssl_adapters.neuron import (
+    Neuron,
+    Never,
+    Subtract,
+    SubtractAmount,
+    SubtractEarly,
+    ToValue,
+    Value,
+)
 from tssl_adapters.rules import TSSLBP
 
 ENOUGH = 4096
@@ -116,6 +124,8 @@ def why_not(plan: Plan) -> str | None:
         return f"{type(plan.rule).__name__} has no compiled kernels"
     if plan.exposed or neuron.quantiser is not None:
         return "the neuron has states of other kinds"
+    if isinstance(neuron.reset, SubtractAmount):
+        return "a spike takes another amount than the threshold"
     if len(neuron.charge.raw) > ROWS - LEARNED or _plain(neuron.charge.formula) is None:
         return "the neuron's charge has no plain formula"
     if not isinstance(neuron.reset, Never) and _plain(_formula_of(neuron)) is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Neuron, Subtract, SubtractEarly, ToValue
+from tssl_adapters.neuron import Neuron, Subtract, SubtractAmount, SubtractEarly, ToValue
 from tssl_adapters.rules import Rule, Step, Window
 
 
@@ -48,7 +48,7 @@ class Gradients:
 
 def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: Tensor) -> Forward:
     """Run the neuron from the state v[-1] and the trace a[-1]."""
-    charge, theta = neuron.charge, neuron.threshold
+    charge, theta, amount = neuron.charge, neuron.threshold, neuron.amount
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
     early = isinstance(neuron.reset, SubtractEarly)
 
@@ -65,14 +65,14 @@ def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: T
             v = (1 - r) * v
         h = charge.decay * v + charge.gain * x + charge.offset
         if subtract:
-            h = h - (charge.decay if early else 1.0) * theta * r
+            h = h - (charge.decay if early else 1.0) * amount * r
         h = h if neuron.quantiser is None else neuron.quantiser(h)
         s = fires(h)
         taken = torch.zeros_like(s) if neuron.timing == "delayed" else s - r
         if isinstance(neuron.reset, ToValue):
             v = (1 - taken) * h + taken * neuron.reset.value
         else:
-            v = h - taken * theta if subtract else h
+            v = h - taken * amount if subtract else h
         a = a + (s - a) / tau_s
         rows.append((entering, r, h, s, v, a))
     return Forward(*(torch.stack(column) for column in zip(*rows, strict=True)))
@@ -88,12 +88,12 @@ def backward(
     grad_state: Tensor,
 ) -> Gradients:
     """Go back from ``grad_psc`` and ``grad_state``, the gradients of a[t] and v[t]."""
-    decay, theta = neuron.charge.decay, neuron.threshold
+    decay, theta, size = neuron.charge.decay, neuron.threshold, neuron.amount
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
     early = isinstance(neuron.reset, SubtractEarly)
     delayed, both = neuron.timing == "delayed", neuron.timing == "both"
     zero = torch.zeros_like(drive[0])
-    drop = theta - neuron.reset.value if isinstance(neuron.reset, ToValue) else theta
+    drop = theta - neuron.reset.value if isinstance(neuron.reset, ToValue) else size
     counts = run.spike.sum(0)
     window = Window(counts, (counts > 0).to(zero.dtype), len(drive), decay, drop)
     window = window._replace(factor=rule.factor(window))
@@ -101,16 +101,17 @@ def backward(
     told = rule.cotangent([*G], [*run.spike], window, None)
     lam = mu = zero  # of step t+1
     f_v = zero  # F_v of step t+1
+    of_size = "reset_value" if isinstance(neuron.reset, SubtractAmount) else "threshold"
     sums = dict.fromkeys(("decay", "gain", "offset", "threshold", "reset_value"), zero)
     grad_drive = []
     for t in reversed(range(len(drive))):
         v, r, h, s, a = run.entering[t], run.due[t], run.charged[t], run.spike[t], run.psc[t]
-        held = (1 - r) * v if to_value else v - r * theta if early else v
+        held = (1 - r) * v if to_value else v - r * size if early else v
         removed = zero
         if isinstance(neuron.reset, ToValue):
             removed = h - neuron.reset.value
         elif subtract:
-            removed = theta / decay + zero if delayed and not early else theta + zero
+            removed = size / decay + zero if delayed and not early else size + zero
         u_before = (held - removed * r if subtract and not early else held) if delayed else v
         kept = 1 - (s - r if both else s) if to_value else torch.ones_like(s)
 
@@ -151,7 +152,7 @@ def backward(
         if subtract:
             taken = zero if delayed else s - r
             scale = decay if early else 1.0
-            sums["threshold"] = sums["threshold"] - taken * grad_u - scale * r * held_adjoint
+            sums[of_size] = sums[of_size] - taken * grad_u - scale * r * held_adjoint
         if to_value and not delayed:
             sums["reset_value"] = sums["reset_value"] + (s - r) * grad_u
         grad_drive.append(neuron.charge.gain * e)

@@ -23,7 +23,15 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
 from tssl_adapters.engine.running import Running
-from tssl_adapters.neuron import ByFormula, Neuron, Subtract, SubtractEarly, ToValue, Value
+from tssl_adapters.neuron import (
+    ByFormula,
+    Neuron,
+    Subtract,
+    SubtractAmount,
+    SubtractEarly,
+    ToValue,
+    Value,
+)
 from tssl_adapters.rules import Rule, Step, Window
 
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
@@ -75,9 +83,9 @@ def _unrounded(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | N
         return before, formula(neuron.reset.formula(state, before, neuron.threshold), drive, *raw)
     charged = formula(state, drive, *raw)
     if isinstance(neuron.reset, Subtract):
-        if isinstance(neuron.threshold, Tensor):  # the product is exact, so one rounding as well
-            return before, torch.addcmul(charged, before, neuron.threshold, value=-1)
-        charged = charged - before * neuron.threshold
+        if isinstance(neuron.amount, Tensor):  # the product is exact, so one rounding as well
+            return before, torch.addcmul(charged, before, neuron.amount, value=-1)
+        charged = charged - before * neuron.amount
     return before, charged
 
 
@@ -89,7 +97,7 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
     if isinstance(neuron.reset, ToValue):
         return neuron.reset.formula(charged, due, neuron.reset.value)
     if isinstance(neuron.reset, Subtract):
-        return neuron.reset.formula(charged, due, neuron.threshold)
+        return neuron.reset.formula(charged, due, neuron.amount)
     if isinstance(neuron.reset, ByFormula):
         return neuron.reset.apply(charged, due)
     return charged.clone()
@@ -131,7 +139,7 @@ def _removed(neuron: Neuron, moment: Moment) -> Value:
         return charged if _is(value, 0.0) else charged - value
     if isinstance(neuron.reset, Subtract):
         late = neuron.timing == "delayed" and not isinstance(neuron.reset, SubtractEarly)
-        return neuron.threshold / neuron.charge.decay if late else neuron.threshold
+        return neuron.amount / neuron.charge.decay if late else neuron.amount
     return 0.0
 
 
@@ -139,7 +147,7 @@ def dropped(neuron: Neuron) -> Value:
     """What a spike takes from a potential that is at the threshold."""
     if isinstance(neuron.reset, ToValue) and not _is(neuron.reset.value, 0.0):
         return neuron.threshold - neuron.reset.value
-    return neuron.threshold
+    return neuron.amount
 
 
 def _partial(reset: ByFormula, moment: Moment, index: int) -> Tensor:
@@ -355,16 +363,22 @@ class Backward:
         if neuron.timing != "delayed":
             after = _add(grad_state, after)
         due = moment.spike if moment.before is None else moment.spike - moment.before
+        if isinstance(neuron.reset, Subtract):
+            own = isinstance(neuron.reset, SubtractAmount)  # then the amount is another number
+            total = torch.zeros_like(firing) if own else -firing
+            if neuron.timing != "delayed" and after is not None:
+                total = torch.addcmul(total, due, after, value=-1)
+            if moment.before is not None and adjoint is not None:
+                early = isinstance(neuron.reset, SubtractEarly)
+                before = moment.before * neuron.charge.decay if early else moment.before
+                total = torch.addcmul(total, before, adjoint, value=-1)
+            if own and self.needs[RESET_VALUE]:
+                self._sum(RESET_VALUE, total)
+            if self.needs[THRESHOLD]:
+                self._sum(THRESHOLD, -firing if own else total)
+            return
         if self.needs[THRESHOLD]:
-            total = -firing
-            if isinstance(neuron.reset, Subtract):
-                if neuron.timing != "delayed" and after is not None:
-                    total = torch.addcmul(total, due, after, value=-1)
-                if moment.before is not None and adjoint is not None:
-                    early = isinstance(neuron.reset, SubtractEarly)
-                    before = moment.before * neuron.charge.decay if early else moment.before
-                    total = torch.addcmul(total, before, adjoint, value=-1)
-            self._sum(THRESHOLD, total)
+            self._sum(THRESHOLD, -firing)
         if self.needs[RESET_VALUE] and after is not None:
             by_formula = isinstance(neuron.reset, ByFormula)
             self._sum(RESET_VALUE, after if by_formula else due * after)

@@ -16,16 +16,19 @@ from tssl_adapters.rules.base import Step
 from tssl_adapters.rules.checks import one_of, positive
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
-COARSE = 1.0 / 6.0
+COARSE = 0.3
 """The rise in a step, as a share of the drop, from which on the kernel is as wide as the drop."""
-STEEPNESS = 3.0
+STEEPNESS = 2.0
 """Below it the width falls with this power of the rise."""
-NARROWEST = 0.05
+NARROWEST = 0.03
 """The least width, as a share of the drop."""
 SILENT = 0.002
 """A layer that fires less often, in spikes a neuron and step, has the widest kernel."""
 PACE = 0.05
 """How far a backward pass moves the width, on a logarithmic scale, to what it measured."""
+
+FARTHEST = 1e15
+"""From a threshold, in drops: an infinite potential times zero would not be a number."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class SmoothTSSLBP(OrdinaryAdjoint):
         assert width is not None
         distance = step.charged - step.threshold
         never = distance.isinf() if _unbounded(drop) else None
-        slope = (distance * (math.pi / (width * drop))).square_().add_(1.0).reciprocal_().div_(drop)
+        z = (distance * (math.pi / drop)).abs_().clamp_(max=FARTHEST)
+        slope = torch.addcmul(z * (1.0 / width - 1.0), z, z).add_(1.0).mul_(drop).reciprocal_()
         return slope if never is None else slope.masked_fill(never, 0.0)
 
     def measure(self, step: Step) -> Tensor:

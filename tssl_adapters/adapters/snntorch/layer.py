@@ -24,6 +24,7 @@ from tssl_adapters.neuron import (
     Never,
     Reset,
     Subtract,
+    SubtractAmount,
     SubtractEarly,
     ToValue,
     Traits,
@@ -258,15 +259,31 @@ class Layer(Wrapped):
             if why is not None:
                 raise self._tssl_refusal(why)
         delayed = self._tssl_delayed(self)
+        reset = self._tssl_reset(self)
+        if type(reset) is Subtract and self.threshold.dtype is torch.float64:
+            reset = self._tssl_rounded(reset, states["mem"])
         return Neuron(
             charge=charge,
-            reset=self._tssl_reset(self),
+            reset=reset,
             threshold=self.threshold,
             timing="delayed" if delayed else "both",
             strict=True,
             detached=delayed,
             quantiser=quantiser,
         )
+
+    def _tssl_rounded(self: Any, reset: Subtract, mem: Tensor) -> Reset:
+        """The reset by a float64 threshold without dimensions: the library multiplies it by spikes
+        that are float32, and so takes what float32 makes of it.
+        """
+        if self.threshold.ndim or mem.dtype is not torch.float64:
+            return reset
+        with torch.no_grad():
+            due = self.mem_reset(mem)
+        amount = torch.ones_like(due) * self.threshold
+        if amount.dtype == mem.dtype:
+            return reset
+        return SubtractAmount(reset.formula, amount.to(mem.dtype))
 
     def _tssl_refusal(self, why: str) -> UnsupportedConfigError:
         return UnsupportedConfigError(f"Layer '{self._tssl_settings.path}': {why}.")

@@ -1,99 +1,171 @@
-"""Norse's ``LIFBoxCell``, stepped through time, or ``IAF`` over whole sequences."""
+"""Norse: its examples' networks, an LSNN, the yin-yang figure and recurrent neurons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import norse.torch as norse
 import torch
-from norse.torch.functional.iaf import IAFFeedForwardState
-from norse.torch.functional.threshold import threshold
 from torch import Tensor, nn
 
-from tssl_adapters.bench.method import FIRED, TAU_M
-from tssl_adapters.bench.networks import Network, Surrogate
+from tssl_adapters.bench.networks import samples
+from tssl_adapters.bench.networks.recipes import (
+    adam,
+    clipped,
+    in_time,
+    mean_cross_entropy,
+    mean_over_time,
+    most_cross_entropy,
+    most_over_time,
+    repeated,
+    rows,
+)
+from tssl_adapters.bench.networks.spec import Network
 
-DT = 0.001
-TAU_MEM_INV = torch.tensor(1 / (DT * TAU_M))
-METHODS = {
-    "native": norse.LIFBoxParameters().method,
-    "fast-sigmoid": "super",
-}
-"""Norse has no arctan, and at its default alpha its other methods do not train this network."""
-
-
-def _parameters(surrogate: str) -> norse.LIFBoxParameters:
-    return norse.LIFBoxParameters(tau_mem_inv=TAU_MEM_INV, method=METHODS[surrogate])
-
-
-def _spikes(surrogate: str) -> Surrogate:
-    parameters = _parameters(surrogate)
-    return lambda x: threshold(x, parameters.method, parameters.alpha)
+SLOW = torch.tensor(1 / 20e-3)
+"""Of potentials that decay in 20 of Norse's steps of 1 ms."""
 
 
-SURROGATES: dict[str, Surrogate] = {name: _spikes(name) for name in METHODS}
+class Stepped(nn.Module):
+    """Two layers of ``LIFCell`` and a read-out that does not spike, step by step."""
 
-
-class Gain(nn.Module):
-    """Multiply by a constant."""
-
-    def __init__(self, gain: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.gain = gain
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.gain * x
-
-
-def surrogate_of(layer: nn.Module) -> Surrogate:
-    """The surrogate that a layer was made with."""
-    parameters: Any = layer.p
-    return lambda x: threshold(x, parameters.method, parameters.alpha)
-
-
-def network(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons h = (1 - 1/tau_m) v + x, reset to zero: Norse scales x by 1/tau_m."""
-    layers: list[nn.Module] = []
-    for connection in connections:
-        layers += [connection, Gain(TAU_M), norse.LIFBoxCell(_parameters(surrogate), dt=DT)]
-    return Network(norse.SequentialState(*layers), run, norse.LIFBoxCell)
-
-
-def run(model: nn.Module, x: Tensor) -> Tensor:
-    """Step through time, from rest."""
-    outputs, state = [], None
-    for step in x:
-        output, state = model(step, state)
-        outputs.append(output)
-    return torch.stack(outputs)
-
-
-class NetOnce(nn.Module):
-    """Connections, each followed by neurons h = v + i, with i the sum of their input so far.
-
-    ``IAF`` rather than a ``LIF`` without leak: that one's potential is scaled down to some 1e-8,
-    where each surrogate is at its peak and each bound on a slope is met.
-    """
-
-    def __init__(self, connections: Sequence[nn.Module], p: norse.IAFParameters) -> None:
-        super().__init__()
-        self.connections = nn.ModuleList(connections)
-        self.neurons = nn.ModuleList(norse.IAF(p) for _ in connections)
+        self.layers = norse.SequentialState(
+            nn.Flatten(), Gain(64, 100, 5.0), norse.LIFCell(),
+            Gain(100, 100, 5.0), norse.LIFCell(), norse.LILinearCell(100, 10),
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """``[T, batch, ...]`` to ``[T, batch, classes]``, from rest."""
-        for connection, neuron in zip(self.connections, self.neurons, strict=True):
-            drive = connection(x.flatten(0, 1)).unflatten(0, x.shape[:2]).cumsum(0)
-            x, _ = neuron(drive, IAFFeedForwardState(torch.zeros_like(drive[0])))
-        return x
+        outputs, state = [], None
+        for step in x:
+            output, state = self.layers(step, state)
+            outputs.append(output)
+        return torch.stack(outputs)
 
 
-def network_once(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons that integrate without leak, reset out of the threshold's reach."""
-    p = norse.IAFParameters(
-        v_reset=torch.tensor(FIRED),
-        method=METHODS[surrogate],
-        alpha=_parameters(surrogate).alpha,
-    )
-    return Network(NetOnce(connections, p), NetOnce.__call__, norse.IAF)
+class Gain(nn.Linear):
+    """A dense layer, times a constant: Norse scales what arrives by dt."""
+
+    def __init__(self, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__(inputs, outputs)
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., inputs]`` to ``[..., outputs]``."""
+        return self.gain * super().forward(x)
+
+
+class Sequence(nn.Module):
+    """A dense layer, neurons, a dense layer and a read-out that does not spike."""
+
+    def __init__(
+        self, entry: nn.Module, neurons: nn.Module, exit: nn.Module, p: Any = None
+    ) -> None:
+        super().__init__()
+        self.entry, self.neurons, self.exit = entry, neurons, exit
+        self.readout = norse.LI(p or norse.LIParameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, batch, inputs]`` to ``[T, batch, classes]``, from rest."""
+        spikes, _ = self.neurons(self.entry(x))
+        output, _ = self.readout(self.exit(spikes))
+        potentials: Tensor = output
+        return potentials
+
+
+def lsnn() -> Sequence:
+    """Recurrent neurons with thresholds that adapt, for rows of 14 pixels."""
+    return Sequence(Gain(14, 64, 8.0), norse.LSNNRecurrent(64, 64), nn.Linear(64, 10))
+
+
+def recurrent() -> Sequence:
+    """Recurrent neurons on a fine time grid."""
+    units = samples.PATTERN_UNITS
+    neurons = norse.LIFRecurrent(units, 64, p=norse.LIFParameters(tau_mem_inv=SLOW))
+    return Sequence(Gain(units, units, 8.0), neurons, nn.Linear(64, samples.PATTERN_CLASSES))
+
+
+def yin_yang() -> Sequence:
+    """Five inputs, hidden neurons most of which fire, three outputs."""
+    entry, exit = nn.Linear(5, 100, bias=False), nn.Linear(100, 3, bias=False)
+    nn.init.normal_(entry.weight, 2.0, 1.0)
+    nn.init.normal_(exit.weight, 0.2, 0.4)
+    neurons = norse.LIF(norse.LIFParameters(tau_mem_inv=SLOW))
+    return Sequence(entry, neurons, exit, norse.LIParameters(tau_mem_inv=SLOW))
+
+
+def run(num_steps: int, model: nn.Module, x: Tensor) -> Tensor:
+    """A constant drive for so many steps."""
+    output: Tensor = model(repeated(x, num_steps))
+    return output
+
+
+def run_rows(model: nn.Module, x: Tensor) -> Tensor:
+    """Images row by row, each for two steps."""
+    output: Tensor = model(rows(x).repeat_interleave(2, 0))
+    return output
+
+
+def run_spikes(model: nn.Module, x: Tensor) -> Tensor:
+    """Spikes ``[batch, T, inputs]``."""
+    output: Tensor = model(in_time(x))
+    return output
+
+
+NETWORKS = (
+    Network(  # the example on MNIST
+        name="norse-dense",
+        library="norse",
+        kind="ordinary",
+        data=lambda folder: samples.digits(),
+        build=Stepped,
+        forward=partial(run, 16),
+        loss=most_cross_entropy,
+        score=most_over_time,
+        optimizer=adam(2e-3),
+        epochs=6,
+        batch_size=64,
+    ),
+    Network(
+        name="norse-lsnn",
+        library="norse",
+        kind="ordinary",
+        data=lambda folder: samples.mnist(),
+        build=lsnn,
+        forward=run_rows,
+        loss=mean_cross_entropy,
+        score=mean_over_time,
+        optimizer=adam(2e-3),
+        epochs=6,
+        batch_size=64,
+    ),
+    Network(
+        name="norse-yin-yang",
+        library="norse",
+        kind="timing",
+        data=lambda folder: samples.yin_yang(),
+        build=yin_yang,
+        forward=run_spikes,
+        loss=mean_cross_entropy,
+        score=mean_over_time,
+        optimizer=clipped(adam(5e-3)),
+        epochs=15,
+        batch_size=100,
+    ),
+    Network(
+        name="norse-patterns",
+        library="norse",
+        kind="timing",
+        data=lambda folder: samples.patterns(),
+        build=recurrent,
+        forward=run_spikes,
+        loss=most_cross_entropy,
+        score=most_over_time,
+        optimizer=adam(3e-3),
+        epochs=8,
+        batch_size=64,
+    ),
+)

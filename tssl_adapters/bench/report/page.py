@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -70,15 +71,29 @@ def write_report(
             for row in rows
             if (key := (row.setting["data"], row.setting["network"])) in published
         ],
-        "failures": failures,
+        "failures": [{"run": _run(failure), "error": failure["error"]} for failure in failures],
         "left_out": left_out,
         "gradients": [(title(group), group["activity"]) for group in gradients],
+    }
+    render(folder, "report", context)
+
+
+def render(folder: Path, template: str, context: Mapping[str, Any]) -> None:
+    """Write ``report.html`` and ``report.md`` from the templates of a name, and the plots.
+
+    Args:
+        folder: the experiment's, with its options and its environment.
+        template: the name, without its ending.
+        context: what the templates show, ``plots`` among it.
+    """
+    context = {
+        **context,
         "config": yaml.safe_load((folder / CONFIG).read_text()),
         "environment": json.loads((folder / ENVIRONMENT).read_text()),
     }
     (folder / PLOTS).mkdir(exist_ok=True)
-    for plot in drawn:
-        write(folder / PLOTS / f"{plot.name}.svg", plot.svg)
+    for drawn in context["plots"]:
+        write(folder / PLOTS / f"{drawn.name}.svg", drawn.svg)
     templates = Environment(
         loader=PackageLoader("tssl_adapters.bench.report", "."),
         autoescape=select_autoescape(["html.j2"]),
@@ -87,41 +102,49 @@ def write_report(
         lstrip_blocks=True,
     )
     for kind in ("html", "md"):
-        text = templates.get_template(f"report.{kind}.j2").render(context)
+        text = templates.get_template(f"{template}.{kind}.j2").render(context)
         write(folder / f"report.{kind}", text)
+
+
+def _run(failure: Record) -> str:
+    names = ("library", "rule", "tau_s", "data", "network", "seed")
+    return ", ".join(
+        f"{name} {failure[name]}" if name in ("tau_s", "seed") else failure[name] for name in names
+    )
 
 
 def _accuracy_plots(records: Sequence[Record], rows: Sequence[tables.Row]) -> list[Plot]:
     table = tables.frame(records)
     spread = "Lines are means over seeds, shaded from the lowest to the highest seed."
     found = [
-        _plot("Test accuracy", spread,
-              plots.over_epochs(table, "test_accuracy", "test accuracy (%)", 100.0)),
-        _plot("Training loss", spread,
-              plots.over_epochs(table, "train_loss", "training loss (per sample)")),
-        _plot("Firing rate", f"{spread} On the test set, over all spiking layers.",
-              plots.over_epochs(table, "spike_rate", "spikes per neuron and step")),
-        _plot("Time and memory", "Medians over epochs: seconds of training, and what autograd "
-              "keeps of one batch between forward and backward.", plots.costs(rows)),
+        plot("Test accuracy", spread,
+             plots.over_epochs(table, "test_accuracy", "test accuracy (%)", 100.0)),
+        plot("Training loss", spread,
+             plots.over_epochs(table, "train_loss", "training loss (per sample)")),
+        plot("Firing rate", f"{spread} On the test set, over all spiking layers.",
+             plots.over_epochs(table, "spike_rate", "spikes per neuron and step")),
+        plot("Time and memory", "Medians over epochs: seconds of training, and what autograd "
+             "keeps of one batch between forward and backward.", plots.costs(rows)),
     ]  # fmt: skip
     differences = plots.differences(rows)
     if differences is not None:
         caption = "Means over the seeds that both have, and 95 % intervals (none from one seed)."
-        found.insert(1, _plot("Differences to native", caption, differences))
+        found.insert(1, plot("Differences to native", caption, differences))
     return found
 
 
 def _gradient_plots(gradients: Sequence[Group]) -> list[Plot]:
     same = "On one batch, from the same weights."
     return [
-        _plot("Gradients through depth", f"{same} Layer 1 is the input's.",
-              gradient_plots.through_depth(gradients)),
-        _plot("Gradients through time", f"{same} Norm over the batch's neurons.",
-              gradient_plots.through_time(gradients)),
-        _plot("Agreement of the gradients", f"{same} Cosines between the rules' weight gradients.",
-              gradient_plots.agreement(gradients)),
+        plot("Gradients through depth", f"{same} Layer 1 is the input's.",
+             gradient_plots.through_depth(gradients)),
+        plot("Gradients through time", f"{same} Norm over the batch's neurons.",
+             gradient_plots.through_time(gradients)),
+        plot("Agreement of the gradients", f"{same} Cosines between the rules' weight gradients.",
+             gradient_plots.agreement(gradients)),
     ]  # fmt: skip
 
 
-def _plot(heading: str, caption: str, figure: Figure) -> Plot:
+def plot(heading: str, caption: str, figure: Figure) -> Plot:
+    """A plot whose file is named for its heading."""
     return Plot(heading.lower().replace(" ", "_"), heading, caption, plots.svg(figure))

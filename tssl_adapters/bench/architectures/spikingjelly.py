@@ -1,0 +1,70 @@
+"""SpikingJelly's ``LIFNode``, or ``IFNode``, in multi-step mode."""
+
+from __future__ import annotations
+
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import Tensor, nn
+
+from tssl_adapters.bench.architectures import Network, Surrogate
+from tssl_adapters.bench.method import FIRED, TAU_M
+
+SURROGATES: dict[str, Surrogate] = {
+    "native": neuron.LIFNode().surrogate_function,
+    "arctan": surrogate.ATan(),
+    "fast-sigmoid": surrogate.SuperSpike(),
+}
+
+
+def surrogate_of(layer: nn.Module) -> Surrogate:
+    """The surrogate that a layer was made with."""
+    found: Surrogate = layer.surrogate_function  # type: ignore[assignment]
+    return found
+
+
+def network(connections: list[nn.Module], surrogate: str) -> Network:
+    """Neurons h = (1 - 1/tau) v + x, reset to zero, after each connection."""
+    layers: list[nn.Module] = []
+    for connection in connections:
+        lif = neuron.LIFNode(
+            tau=TAU_M,
+            decay_input=False,
+            v_reset=0.0,
+            surrogate_function=SURROGATES[surrogate],
+            step_mode="m",
+        )
+        layers += [layer.SeqToANNContainer(connection), lif]
+    return Network(nn.Sequential(*layers), run, neuron.LIFNode)
+
+
+def run(model: nn.Module, x: Tensor) -> Tensor:
+    """All T steps in one call, from rest."""
+    functional.reset_net(model)
+    output: Tensor = model(x)
+    return output
+
+
+class Integrate(nn.Module):
+    """A synaptic current that does not leak, ``[T, ...]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum up to each step."""
+        return x.cumsum(0)
+
+
+def network_once(connections: list[nn.Module], surrogate: str) -> Network:
+    """Neurons h = v + i with i the sum of their input so far, reset out of reach."""
+    layers: list[nn.Module] = []
+    for connection in connections:
+        node = neuron.IFNode(v_reset=FIRED, surrogate_function=SURROGATES[surrogate], step_mode="m")
+        layers += [layer.SeqToANNContainer(connection), Integrate(), node]
+    return Network(nn.Sequential(*layers), run_once, neuron.IFNode)
+
+
+def run_once(model: nn.Module, x: Tensor) -> Tensor:
+    """All T steps in one call, from rest, which is not the potential after a spike."""
+    functional.reset_net(model)
+    for module in model.modules():
+        if isinstance(module, neuron.IFNode):
+            module.v = 0.0
+    output: Tensor = model(x)
+    return output
