@@ -1,6 +1,7 @@
 """Larger networks of the three libraries on Fashion-MNIST: a residual net, a transformer, two CNNs.
 
-The files of the data set have to be there, and a run takes minutes: these are run by name alone.
+The files of the data set have to be there: these are run by name alone.
+Few time steps, and images halved where a network allows it, keep a run to minutes of one core.
 Each library is imported when one of its networks is built.
 """
 
@@ -109,15 +110,15 @@ def snntorch_conv() -> nn.Module:
 
 
 def norse_conv() -> nn.Module:
-    """The network of Norse's README, spikes pooled, with the gain that its ``ConvNet`` has."""
+    """The network of Norse's README, for images of 14 x 14, with the gain of its ``ConvNet``."""
     import norse.torch as norse
 
     from tssl_adapters.bench.architectures.norse import Gain
 
     model: nn.Module = norse.SequentialState(
-        nn.Conv2d(1, 20, 5), norse.LIFCell(), nn.MaxPool2d(2),
-        nn.Conv2d(20, 50, 5), Gain(10.0), norse.LIFCell(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(50 * 4 * 4, 10), norse.LICell(),
+        nn.Conv2d(1, 20, 5, padding=2), norse.LIFCell(), nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5, padding=2), Gain(10.0), norse.LIFCell(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(50 * 3 * 3, 10), norse.LICell(),
     )  # fmt: skip
     return model
 
@@ -130,10 +131,10 @@ def run_sew_resnet(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def run_spikformer(model: nn.Module, x: Tensor) -> Tensor:
-    """Images for four steps."""
+    """Images for two steps."""
     from tssl_adapters.bench.architectures.spikingjelly import run
 
-    return run(model, repeated(x, 4))
+    return run(model, repeated(x, 2))
 
 
 def run_snntorch_conv(model: nn.Module, x: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ NETWORKS = (
     fashion(  # the recipe of the library's ImageNet example
         name="spikingjelly-fashion-sew-resnet18",
         library="spikingjelly",
-        data=clothes,
+        data=small_clothes,
         build=sew_resnet18,
         forward=run_sew_resnet,
         loss=mean_cross_entropy,
@@ -201,7 +202,7 @@ NETWORKS = (
     fashion(  # the example on MNIST
         name="norse-fashion-conv",
         library="norse",
-        data=clothes,
+        data=small_clothes,
         build=norse_conv,
         forward=run_norse_conv,
         loss=most_cross_entropy,

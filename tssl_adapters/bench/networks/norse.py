@@ -126,7 +126,7 @@ NETWORKS = (
         loss=most_cross_entropy,
         score=most_over_time,
         optimizer=adam(2e-3),
-        epochs=6,
+        epochs=4,
         batch_size=64,
     ),
     Network(

@@ -177,12 +177,15 @@ class DelayedLinear(nn.Module):
         outputs: how many.
         longest: the longest delay, in steps.
         width: standard deviation of the Gaussian, in steps.
+        gain: the largest first weight, times the root of the number of inputs.
     """
 
-    def __init__(self, inputs: int, outputs: int, longest: int, width: float = 2.0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, longest: int, width: float = 2.0, gain: float = 7.0
+    ) -> None:
         super().__init__()
         self.longest, self.width = longest, width
-        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(outputs, inputs)))
+        self.weight = nn.Parameter((2 * torch.rand(outputs, inputs) - 1) * gain / inputs**0.5)
         self.delay = nn.Parameter(torch.rand(outputs, inputs) * longest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,12 +199,15 @@ class DelayedLinear(nn.Module):
 
 
 def delays() -> nn.Sequential:
-    """Coincidence detectors behind learned delays, read by neurons that only integrate."""
+    """Two layers behind learned delays, read by neurons that only integrate."""
+    detectors = partial(lif, tau=5.0, decay_input=False, detach_reset=True)
     return nn.Sequential(
-        DelayedLinear(samples.PATTERN_UNITS, 64, samples.LATEST),
-        lif(tau=5.0, decay_input=False, detach_reset=True),
-        layer.Linear(64, samples.PATTERN_CLASSES, **SEQUENCE),
-        neuron.NonSpikingLIFNode(tau=20.0, decode="mean-mem"),
+        DelayedLinear(samples.PATTERN_UNITS, 48, samples.LATEST),
+        detectors(),
+        DelayedLinear(48, 48, samples.LATEST // 2),
+        detectors(),
+        scaled(layer.Linear(48, samples.PATTERN_CLASSES, **SEQUENCE), 5.0),
+        neuron.NonSpikingLIFNode(tau=20.0, decode="max-mem"),
     )
 
 
@@ -351,7 +357,7 @@ NETWORKS = (
         loss=F.cross_entropy,
         score=itself,
         optimizer=delays_optimizer,
-        epochs=8,
+        epochs=6,
         batch_size=64,
     ),
 )
