@@ -13,7 +13,6 @@ from torch import nn
 
 from tssl_adapters import _engines, adapters, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
-from tssl_adapters.engine.running import Running
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
@@ -103,8 +102,6 @@ def wrap(
                 module.__class__ = kind.wrapped  # type: ignore[assignment]
                 settings = Settings(report.path, rule, tau_s, engine)
                 module._tssl_settings = settings  # type: ignore[assignment]
-                if rule.running_start is not None:
-                    settings.running = Running(rule, rule.running_start)
                 kind.attach(module)
     except BaseException:
         for module in done:

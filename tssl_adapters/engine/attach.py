@@ -21,6 +21,7 @@ from tssl_adapters.engine.state import (
     let_go,
     linked_tag,
     packed,
+    position_of,
     reset_of,
     tag,
     unpacked,
@@ -118,14 +119,14 @@ def attach(
     Returns:
         The library's values with the rule's gradient.
     """
-    if settings.running is not None and torch.is_grad_enabled():
-        settings.running.share(drive.device)
     links = link_size(neuron, settings.rule)
     carrier = state if carrier is None else carrier
     asks = (links or settings.rule.windowed) and not fresh
     found = linked_tag(settings, carrier, links) if asks else None
     link = () if found is None else found.link
     position = _position(settings, found)
+    if settings.rule.timed and found is None:
+        position = _time(settings, carrier)
     let_go(carrier)
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
@@ -135,7 +136,7 @@ def attach(
     earlier = charged_of(state, reset) if keeps and not fresh else None
     plan = Plan(
         neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
-        position, feedback, torch.is_grad_enabled(), settings.running,
+        position, feedback, torch.is_grad_enabled(),
     )  # fmt: skip
     call = _Call(settings, neuron, state, sequence, keep_states, exposed)
     kernels = None
@@ -166,7 +167,10 @@ def attach(
     if settings.tau_s != 1.0:
         new_trace = (out[-1] if sequence else out).clone()
     if position is not None:
-        position = position.after(spikes_of(out if sequence else out[None], trace, settings.tau_s))
+        spikes = None
+        if settings.rule.windowed:
+            spikes = spikes_of(out if sequence else out[None], trace, settings.tau_s)
+        position = position.after(len(drive) if sequence else 1, spikes)
     recorded = last.requires_grad
     kept = Charged(told, reset, last) if told is not None and recorded else None
     tag(last, tuple(new_link) if recorded else (), new_trace, position, kept)
@@ -179,7 +183,7 @@ def attach(
 def _position(settings: Settings, found: Tag | None) -> Position | None:
     """Where in its window a call starts, for a rule that asks for it."""
     if not settings.rule.windowed:
-        return None
+        return None if found is None else found.position
     if found is None or found.position is None:
         return Position(Stretch(settings))
     if settings.rule.whole:
@@ -189,6 +193,13 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
             "credit='spike'."
         )
     return found.position
+
+
+def _time(settings: Settings, state: Tensor) -> Position | None:
+    """Where in time a call starts that has no link, ``None`` where nobody knows."""
+    if state.grad_fn is None:
+        return Position(Stretch(settings))
+    return position_of(state)
 
 
 def _compiled(

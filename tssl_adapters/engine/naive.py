@@ -122,7 +122,10 @@ def backward(
         detached = neuron.detached
         gate = rule.active_from(tau_s) if tau_s > 1 else None
         active = None if gate is None else (a >= gate).to(a.dtype)
-        step = Step(s, h, h - u_before, active, removed, theta, tau_s, detached, drop, window, last)
+        step = Step(
+            s, h, h - u_before, active, removed, theta, tau_s, detached, drop, window, last,
+            decay, len(drive),
+        )  # fmt: skip
         phi = rule.slope(step)
         amount, plain, decayed = rule.chain_reset(step) or (zero, 0.0, 0.0)
         from_membrane = rule.membrane_reset(step, phi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.recursion import Backward, Carried, Moment
-from tssl_adapters.engine.running import Running
 from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback, Rule, Window
@@ -38,7 +38,6 @@ class Plan(NamedTuple):
         position: where in its window the call starts, for rules that ask for it.
         feedback: of a recurrent layer whose whole sequence this is.
         recorded: whether a backward pass may follow.
-        running: the layer's running number, where the rule keeps one.
     """
 
     neuron: Neuron
@@ -52,11 +51,14 @@ class Plan(NamedTuple):
     position: Position | None = None
     feedback: Feedback | None = None
     recorded: bool = True
-    running: Running | None = None
+
+    def steps(self) -> float:
+        """How many time steps the call's window has, known once the backward pass begins."""
+        return math.inf if self.position is None else self.position.stretch.steps
 
     def window(self, neuron: Neuron, dtype: torch.dtype) -> Window | None:
         """The window, for rules that ask for it; known once the backward pass begins."""
-        if self.position is None:
+        if self.position is None or not self.rule.windowed:
             return None
         window = self.position.window(self.rule, neuron, dtype)
         return window if self.feedback is None else window._replace(feedback=self.feedback)

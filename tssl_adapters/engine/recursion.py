@@ -15,6 +15,7 @@ e goes to the drive and to the charge's parameters. Where the layer hands on h r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
-from tssl_adapters.engine.running import Running
 from tssl_adapters.neuron import (
     ByFormula,
     Neuron,
@@ -191,7 +191,7 @@ class Backward:
         needs: which of decay, gain, offset, threshold and reset value want a gradient.
         carried: what the call after this one handed back through its link.
         window: what the steps belong to, for rules that ask for it.
-        running: the layer's running number, for rules that keep one.
+        steps: how many time steps the window has, for rules that ask for it.
     """
 
     def __init__(
@@ -202,10 +202,10 @@ class Backward:
         needs: Sequence[bool],
         carried: Carried,
         window: Window | None = None,
-        running: Running | None = None,
+        steps: float = math.inf,
     ) -> None:
         self.neuron, self.rule, self.tau_s = neuron, rule, tau_s
-        self.window, self.running = window, running
+        self.window, self.steps = window, steps
         self.needs = needs
         self.carried = carried if rule.chain else Carried()
         self.sums: list[Tensor | None] = [None] * len(needs)
@@ -248,10 +248,9 @@ class Backward:
             dropped(neuron),
             self.window,
             last,
-            None if self.running is None else self.running.number(moment.charged.device),
+            neuron.charge.decay,
+            self.steps,
         )
-        if self.running is not None:
-            self.running.measure(step)
         slope = rule.slope(step)
         taken = _taken(neuron, moment)
         arriving = self._arriving(step, grad_spike)

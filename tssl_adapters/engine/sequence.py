@@ -169,7 +169,7 @@ class SequenceFunction(EngineFunction):
         dtype = working_dtype(last_step.charged)
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.running)
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.steps())
         arriving = _arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
         ahead = None
         if plan.position is not None and window is not None:

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from tssl_adapters.engine.running import Running
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
 from tssl_adapters.neuron import Neuron, Traits, Value
 from tssl_adapters.rules import Rule
@@ -47,8 +46,7 @@ class Settings:
 
     The rest is remembered between calls: whether a lost link was warned of, whether the loss was
     found to suit the rule or warned of, where the record reproduces the library, what compiled
-    loops there are for it, the record itself where an adapter keeps it, and the layer's running
-    number where the rule keeps one.
+    loops there are for it, and the record itself where an adapter keeps it.
     """
 
     path: str
@@ -60,7 +58,6 @@ class Settings:
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
-    running: Running | None = field(default=None, compare=False, repr=False)
 
     def said(self, traits: Traits) -> str:
         """What a layer has: rule, time constant and engine."""
@@ -250,6 +247,12 @@ def charged_of(state: Tensor, reset: tuple[Any, ...]) -> Tensor | None:
     found = _tag_of(state)
     charged = None if found is None else found.charged
     return charged.potential if charged is not None and charged.stands_for(state, reset) else None
+
+
+def position_of(state: Tensor) -> Position | None:
+    """The position in its window of a state that comes in with a graph, if it still is its own."""
+    found = _tag_of(state)
+    return None if found is None or found.grad_fn is not state.grad_fn else found.position
 
 
 def position_at(state: Tensor) -> Position | None:

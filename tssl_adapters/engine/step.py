@@ -123,7 +123,7 @@ class StepFunction(EngineFunction):
         needs = ctx.needs_input_grad[6 + plan.links :][:LEARNED]
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.running)
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.steps())
 
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)

@@ -46,19 +46,24 @@ class Position(NamedTuple):
     steps: int = 0
     counts: Tensor | None = None
 
-    def after(self, spikes: Tensor) -> Position:
-        """The position after a call that fired ``spikes``, ``[T, batch, ...]``."""
-        spikes = spikes.detach()
-        found = spikes.sum(0, dtype=torch.promote_types(spikes.dtype, torch.float32))
-        counts = found if self.counts is None else self.counts + found
-        steps = self.steps + len(spikes)
+    def after(self, more: int, spikes: Tensor | None) -> Position:
+        """The position after a call of so many steps that fired ``spikes``, ``[T, batch, ...]``;
+        they are counted for rules that ask for windows.
+        """
+        counts = self.counts
+        if spikes is not None:
+            spikes = spikes.detach()
+            found = spikes.sum(0, dtype=torch.promote_types(spikes.dtype, torch.float32))
+            counts = found if counts is None else counts + found
+        steps = self.steps + more
         if steps >= self.stretch.steps:
             self.stretch.steps, self.stretch.counts = steps, counts
         return Position(self.stretch, steps, counts)
 
     def sending(self, fired: Tensor, sent: Tensor) -> Position:
         """The position after a call of one step whose layer ``sent`` other spikes on."""
-        assert self.counts is not None
+        if self.counts is None:
+            return self
         counts = self.counts + (sent.detach() - fired.detach())
         if self.steps >= self.stretch.steps:
             self.stretch.counts = counts

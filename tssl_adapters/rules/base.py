@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
@@ -65,7 +66,9 @@ class Step(NamedTuple):
         drop: what a spike takes from a potential that is at the threshold.
         window: what it belongs to, for rules that ask for it (``windowed``).
         last: whether it is the window's last step.
-        running: the layer's running number, for rules that keep one (``running_start``).
+        decay: F_v, what multiplies the potential in a step.
+        steps: how many steps the window has, for rules that ask for it (``timed``); infinite where
+            the layer was given a state that a model had computed, so that nobody knows.
     """
 
     spike: Tensor
@@ -79,7 +82,8 @@ class Step(NamedTuple):
     drop: Value = 1.0
     window: Window | None = None
     last: bool = False
-    running: Tensor | None = None
+    decay: Value = 1.0
+    steps: float = math.inf
 
 
 class ChainReset(NamedTuple):
@@ -136,10 +140,8 @@ class Rule(ABC):
     counts_reset: bool = False
     """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
 
-    running_start: float | None = None
-    """Where the number starts that the rule keeps of each layer, ``Step.running``, and moves by
-    :meth:`measure` and :meth:`follow`; ``None`` where it keeps none.
-    """
+    timed: bool = False
+    """Whether the rule asks for ``Step.steps``."""
 
     def _check_checkpoint(self) -> None:
         """Raise for a ``checkpoint`` that is no number of steps."""
@@ -211,14 +213,6 @@ class Rule(ABC):
             As many tensors.
         """
         return grads
-
-    def measure(self, step: Step) -> Tensor:
-        """What of a time step moves the layer's running number; sums over a backward pass."""
-        raise NotImplementedError
-
-    def follow(self, running: Tensor, sums: Tensor) -> Tensor:
-        """The running number after a backward pass, from that before it and :meth:`measure`."""
-        raise NotImplementedError
 
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         """The part of ``firing``, which reached the potential through the spike, that reaches the

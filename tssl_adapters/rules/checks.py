@@ -27,6 +27,18 @@ def positive(rule: str, name: str, value: object) -> None:
         raise ValueError(f"{rule}: {name} must be positive and finite, not {value!r}.")
 
 
+def at_least_one(rule: str, name: str, value: object) -> None:
+    """Refuse an option that is not a finite number of 1 or more.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is below 1 or not finite.
+    """
+    positive(rule, name, value)
+    if float(value) < 1.0:  # type: ignore[arg-type]
+        raise ValueError(f"{rule}: {name} must be 1 or more, not {value!r}.")
+
+
 def one_of(rule: str, name: str, value: object, choices: Sequence[object]) -> None:
     """Refuse an option that is none of its choices.
 
