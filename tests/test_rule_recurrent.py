@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import norse.torch as norse
@@ -197,7 +198,9 @@ def test_spikingjelly_leaves_out_what_comes_back(kind: str, mode: str) -> None:
     (torch.stack(outs) * weight).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert float(theirs.grad.abs().sum()) > 0.0  # type: ignore[union-attr]
-    assert repr(model) == repr(container(kind, mode))
+    assert re.sub(r"(, )?tssl_adapters: [^\n]*?engine='\w+'", "", repr(model)) == repr(
+        container(kind, mode)
+    )
     functional.reset_net(model)
     assert [type(m) for m in tssl_adapters.unwrap(model).modules()] == types
 

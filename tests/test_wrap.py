@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 import pickle
+import re
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -45,6 +46,11 @@ every_tau_s = pytest.mark.parametrize("tau_s", [1.0, 3.0])
 def made(name: str) -> nn.Module:
     torch.manual_seed(0)
     return MODELS[name]()
+
+
+def without_ours(text: str) -> str:
+    """What is printed of a model, without what a wrapped layer adds to its library's."""
+    return re.sub(r"(, )?tssl_adapters: [^\n]*?engine='\w+'", "", text)
 
 
 def wrapped_paths(model: nn.Module) -> list[str]:
@@ -116,7 +122,8 @@ def test_wrap_changes_the_class_and_nothing_else(name: str, tau_s: float) -> Non
         native = before[f"{path} class"]
         assert isinstance(model.get_submodule(path), native)
         assert issubclass(after[f"{path} class"], native)
-    assert repr(model) == text
+    assert repr(model).count("tssl_adapters: SmoothTSSLBP()") == len(spiking)
+    assert without_ours(repr(model)) == text
     assert [m.training for m in model.modules()] == flags
     assert list(model.state_dict()) == list(state)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
@@ -133,13 +140,17 @@ def test_single_layers_too(case: Case, tau_s: float) -> None:
     assert tssl_adapters.is_wrapped(wrapped)
     assert isinstance(wrapped, type(native))
     assert type(wrapped) is not type(native)
-    assert str(wrapped) == str(native)
+    current = "" if tau_s == 1.0 else "tau_s=3, "
+    ours = f"tssl_adapters: SmoothTSSLBP(), {current}engine='torch'"
+    own = native.extra_repr()
+    assert wrapped.extra_repr() == (f"{own}, {ours}" if own else ours)
+    assert without_ours(str(wrapped)) == str(native)
     assert wrapped._get_name() == type(native).__name__
-    assert wrapped.extra_repr() == native.extra_repr()
     assert list(wrapped.state_dict()) == list(native.state_dict())
     assert [n for n, _ in wrapped.named_buffers()] == [n for n, _ in native.named_buffers()]
     assert tssl_adapters.unwrap(wrapped) is wrapped
     assert not tssl_adapters.is_wrapped(wrapped)
+    assert str(wrapped) == str(native)
     assert type(wrapped) is type(native)
 
 
@@ -215,10 +226,17 @@ def test_a_shared_container_is_wrapped_once() -> None:
     assert tssl_adapters.is_wrapped(block[1])
 
 
-@pytest.mark.parametrize("rule", [None, "tsslbp", rules.TSSLBP(), rules.TSSLBP(8.0, 0.2)])
+@pytest.mark.parametrize("rule", [None, "smooth-tsslbp", rules.SmoothTSSLBP()])
 def test_default_rule(rule: Any) -> None:
     given = numbers(tssl_adapters.wrap(made("mixed"), rule=rule))
     assert equal(given, numbers(tssl_adapters.wrap(made("mixed"))))
+
+
+@pytest.mark.parametrize("rule", [rules.TSSLBP(), rules.TSSLBP(8.0, 0.2)])
+def test_the_papers_rule_by_name(rule: Any) -> None:
+    given = numbers(tssl_adapters.wrap(made("mixed"), rule=rule))
+    assert equal(given, numbers(tssl_adapters.wrap(made("mixed"), rule="tsslbp")))
+    assert not equal(given, numbers(tssl_adapters.wrap(made("mixed"))))
 
 
 @pytest.mark.parametrize("tau_s", [3, np.float32(3.0), np.float64(3.0)])
@@ -614,13 +632,13 @@ def test_inspect_of_every_status() -> None:
     assert all(row.version == versions[row.library] for row in report)
     how = {row.path: row.detail for row in report}
     assert [how[path] for path in ("block.0", "block.2", "single", "multi")] == [
-        "sequence",
-        "step",
-        "step",
-        "sequence",
+        "sequence: SmoothTSSLBP(), engine='torch'",
+        "step: SmoothTSSLBP(), engine='torch'",
+        "step: SmoothTSSLBP(), engine='torch'",
+        "sequence: SmoothTSSLBP(), engine='torch'",
     ]
     assert "does not spike" in how["block.1"]
-    assert how["done"] == "step, wrapped already: TSSLBP(), tau_s=2.5"
+    assert how["done"] == "step, wrapped already: SmoothTSSLBP(), tau_s=2.5, engine='torch'"
     assert "state_quant" in how["quantised"]
     assert "skip" in how["head"]
     assert how["other"]
@@ -668,8 +686,8 @@ def test_inspect_says_what_to_do() -> None:
 def test_a_wrapped_layer_names_the_options_of_its_rule() -> None:
     rule = tssl_adapters.rules.TSSLBP(max_slope=4.0, reset_path="none")
     (row,) = tssl_adapters.inspect(tssl_adapters.wrap(neuron.IFNode(step_mode="m"), rule=rule))
-    text = "sequence, wrapped already: TSSLBP(max_slope=4.0, reset_path='none'), tau_s=1"
-    assert row.detail == text
+    rule_text = "TSSLBP(max_slope=4.0, reset_path='none')"
+    assert row.detail.startswith(f"sequence, wrapped already: {rule_text}, engine=")
 
 
 def test_inspect_foretells_wrap() -> None:

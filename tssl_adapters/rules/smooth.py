@@ -20,8 +20,6 @@ FINER = 4.0
 """In steps: the cusp grows with the square of what memory is beyond, in this unit."""
 SHARPEST = 20.0
 """The most that the cusp gets."""
-FARTHEST = 1e15
-"""From a threshold, in drops: an infinite potential times zero would not be a number."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,8 @@ class SmoothTSSLBP(OrdinaryAdjoint):
         cusp = self._cusp(step)
         distance = step.charged - step.threshold
         never = distance.isinf() if _unbounded(drop) else None
-        z = (distance * (math.pi / drop)).abs_().clamp_(max=FARTHEST)
-        tail = z.square() if isinstance(cusp, float) and cusp == 0.0 else z * (z + cusp)
-        slope = tail.add_(1.0).mul_(drop).reciprocal_()
+        z = (distance * (math.pi / drop)).abs_()
+        slope = z.mul_(z + cusp).add_(1.0).mul_(drop).reciprocal_()
         return slope if never is None else slope.masked_fill(never, 0.0)
 
     def _cusp(self, step: Step) -> Value:
