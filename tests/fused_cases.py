@@ -186,7 +186,7 @@ def check_layer(
     gradients = []
     for name in ("torch", engine):
         layer, run = make()
-        tssl_adapters.wrap(layer, engine=name)
+        tssl_adapters.wrap(layer, engine=name, rule="tsslbp")
         given = x.clone().requires_grad_()
         out = run(given)
         assert torch.equal(out, expected)
@@ -247,7 +247,7 @@ def check_steps(engine: str, make: Callable[[], Any], tau_s: float, device: str 
     # Engines that take turns hand each other's links on.
     for engines in (("torch",), (engine,), (engine, "torch"), ("torch", "torch", engine)):
         layer, run = make()
-        tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s)
+        tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule="tsslbp")
         given, state, outputs, states = x.clone().requires_grad_(), None, [], []
         for t, step in enumerate(given):
             layer._tssl_settings.engine = engines[t % len(engines)]

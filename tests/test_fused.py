@@ -66,7 +66,7 @@ def test_a_compiled_step_has_the_loops_within() -> None:
         torch.manual_seed(0)
         layer = neuron.LIFNode()
         model = torch.nn.Sequential(torch.nn.Linear(6, 5), layer)
-        tssl_adapters.wrap(model, engine="numba")
+        tssl_adapters.wrap(model, engine="numba", rule="tsslbp")
         step = torch.compile(model, backend="aot_eager") if compiled else model
         out = torch.stack([step(x) for x in 3.0 * torch.randn(4, 3, 6)])
         (out * torch.randn_like(out)).sum().backward()
@@ -98,7 +98,9 @@ def test_threads_share_the_neurons(two_threads: None) -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        layer = tssl_adapters.wrap(neuron.ParametricLIFNode(step_mode="m"), engine="numba")
+        layer = tssl_adapters.wrap(
+            neuron.ParametricLIFNode(step_mode="m"), engine="numba", rule="tsslbp"
+        )
         given = x.clone().requires_grad_()
         out = layer(given)
         (out * weight).sum().backward()
@@ -147,21 +149,21 @@ def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert [e.available for e in tssl_adapters.engines()][:2] == [True, True]
     layer = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="engine='gpu'; known engines: 'torch', 'numba', 'triton'"):
-        tssl_adapters.wrap(layer, engine="gpu")
+        tssl_adapters.wrap(layer, engine="gpu", rule="tsslbp")
     monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "nonsense")
     with pytest.raises(ValueError, match="Unknown TSSL_ADAPTERS_ENGINE='nonsense'"):
-        tssl_adapters.wrap(layer)
+        tssl_adapters.wrap(layer, rule="tsslbp")
     monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "numba")
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
     with pytest.raises(EngineNotAvailableError, match="numba is not installed; pip install"):
-        tssl_adapters.wrap(layer)
+        tssl_adapters.wrap(layer, rule="tsslbp")
     assert [e.available for e in tssl_adapters.engines()] == [True, False, False]
 
 
 def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TSSL_ADAPTERS_ENGINE")
     layer, run = spikingjelly_model()
-    tssl_adapters.wrap(layer)
+    tssl_adapters.wrap(layer, rule="tsslbp")
     assert layer._tssl_settings.engine == "numba"
     x = torch.randn(3, 2, 5, requires_grad=True)
     expected = run(x)
@@ -175,5 +177,5 @@ def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyP
     assert copied(x).grad_fn.name() == "SequenceFunctionBackward"
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
     layer, _ = spikingjelly_model()
-    assert tssl_adapters.wrap(layer)._tssl_settings.engine == "torch"
+    assert tssl_adapters.wrap(layer, rule="tsslbp")._tssl_settings.engine == "torch"
     kernels.backend.cache_clear()

@@ -138,7 +138,7 @@ def test_library_on_one_layer(case: str, library: str) -> None:
     # snnTorch's spikes are float32 whatever the input.
     float64 = 5e-7 if library == "snntorch" else 1e-12
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, float64)):
-        layer = tssl_adapters.wrap(make(tau_m, theta, dtype), tau_s=tau_s)
+        layer = tssl_adapters.wrap(make(tau_m, theta, dtype), tau_s=tau_s, rule="tsslbp")
         x = torch.tensor(LAYERS[f"{case}/drive"], dtype=dtype, requires_grad=True)
         out = run(layer, x)
         out.backward(torch.tensor(LAYERS[f"{case}/grad_psc"]).to(out.dtype))
@@ -191,7 +191,7 @@ def test_first_step_gradients_of_a_network(name: str, library: str) -> None:
     tau_m, theta, tau_s, depth = parameters_of(data)
     make, run = LIBRARIES[library]
     layers = [make(tau_m, theta, torch.float32) for _ in range(depth)]
-    network = tssl_adapters.wrap(Network(data, layers, run), tau_s=tau_s)
+    network = tssl_adapters.wrap(Network(data, layers, run), tau_s=tau_s, rule="tsslbp")
     out = network(torch.tensor(data["input_psc"], dtype=torch.float32))
     np.testing.assert_allclose(out.detach(), data["output_psc"], atol=1e-6)
     (0.5 * (out - torch.tensor(data["loss_target"])).square().sum()).backward()
@@ -211,7 +211,9 @@ def test_training_trajectory(name: str, library: str) -> None:
     else:
         make, run = LIBRARIES[library]
         layers = [make(tau_m, theta, torch.float64) for _ in range(depth)]
-        network = tssl_adapters.wrap(Network(data, layers, run), tau_s=tau_s).double()
+        network = tssl_adapters.wrap(
+            Network(data, layers, run), tau_s=tau_s, rule="tsslbp"
+        ).double()
     for k, linear in enumerate(network.linear):
         linear.weight.data = torch.tensor(data[f"weight{k}_initial"])
     x, target = torch.tensor(data["input_psc"]), torch.tensor(data["loss_target"])
@@ -246,7 +248,10 @@ def test_convolutional_network(library: str) -> None:
         run: Callable[[Any, Tensor], Tensor] = lambda layer, x: layer(x)  # noqa: E731
     else:
         make, run = LIBRARIES[library]
-        layers = [tssl_adapters.wrap(make(tau_m, theta, dtype), tau_s=tau_s) for _ in range(3)]
+        layers = [
+            tssl_adapters.wrap(make(tau_m, theta, dtype), tau_s=tau_s, rule="tsslbp")
+            for _ in range(3)
+        ]
     names = ("conv1_weight", "conv2_weight", "fc_weight")
     conv1, conv2, fc = (torch.tensor(data[n], dtype=dtype, requires_grad=True) for n in names)
     x = torch.tensor(data["input_psc"], dtype=dtype)

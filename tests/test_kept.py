@@ -127,7 +127,7 @@ def test_bits_lie_where_the_drive_does(engine: str) -> None:
     """Whatever the default device is."""
     make, loop = ONE["Leaky"]
     expected, _ = gradients(make, loop, engine, 3.0, rules.TSSLBP())
-    layer = tssl_adapters.wrap(make(), engine=engine, tau_s=3.0)
+    layer = tssl_adapters.wrap(make(), engine=engine, tau_s=3.0, rule="tsslbp")
     torch.manual_seed(0)
     x = (2.0 * torch.randn(STEPS, BATCH, FEATURES)).requires_grad_()
     state, weight = layer.init_leaky(), torch.randn_like(x)
@@ -145,7 +145,7 @@ def test_bits_lie_where_the_drive_does(engine: str) -> None:
 
 def test_evaluation_keeps_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     make, loop = ONE["LIFNode"]
-    layer = tssl_adapters.wrap(make(), engine="torch", tau_s=3.0)
+    layer = tssl_adapters.wrap(make(), engine="torch", tau_s=3.0, rule="tsslbp")
     monkeypatch.setattr(tssl_adapters.engine.step, "pack", None)
     with torch.no_grad():
         loop(layer, torch.randn(STEPS, BATCH, FEATURES))
@@ -311,7 +311,7 @@ def test_detaching_in_place_or_not_is_the_same() -> None:
 
 
 def test_a_state_holds_no_graph_of_the_neurons() -> None:
-    layer = tssl_adapters.wrap(norse.LIFBoxCell(), engine="torch")
+    layer = tssl_adapters.wrap(norse.LIFBoxCell(), engine="torch", rule="tsslbp")
     threshold = nn.Parameter(torch.tensor(0.7))
     layer.p = layer.p._replace(v_th=2.0 * threshold)
     _, state = layer(torch.randn(3, 5, requires_grad=True), None)

@@ -47,7 +47,7 @@ def test_every_class_is_known_and_has_its_mode() -> None:
     for name, form in LAYERS:
         mode = "sequence" if form in ("", "Recurrent") else "step"
         assert KNOWN["norse"][f"norse.torch.{name}{form}"] == mode
-        assert tssl_adapters.inspect(layer(name, form))[0].detail == mode
+        assert tssl_adapters.inspect(layer(name, form))[0].detail.startswith(f"{mode}: ")
 
 
 REFUSED = {
@@ -199,13 +199,13 @@ def test_a_refractory_neuron_s_chain_skips_the_steps_it_sits_out(method: str) ->
     assert same == (method == "heaviside")
 
 
-def test_the_default_rule_s_chain_goes_with_the_charge_s_own_slope() -> None:
+def test_tsslbp_s_chain_goes_with_the_charge_s_own_slope() -> None:
     """LIFEx by the recursion written out: F_v of the step after, and the fallback."""
     rate, width, reset = 0.3, torch.tensor(0.3), torch.tensor(-0.2)
     p = lif_ex.LIFExParameters(
         width, torch.tensor(1000.0), torch.tensor(300.0), v_th=torch.tensor(0.4), v_reset=reset
     )
-    cell = tssl_adapters.wrap(norse.LIFExCell(p))
+    cell = tssl_adapters.wrap(norse.LIFExCell(p), rule="tsslbp")
     x, weights = (1.5 * data(seed) for seed in (0, 1))
     x.requires_grad_()
     state, outs, potentials = cell.state_fallback(x[0]), [], [torch.zeros_like(x[0])]

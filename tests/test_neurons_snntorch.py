@@ -126,7 +126,7 @@ def test_tsslbp_of_alpha(reset: str) -> None:
     """F_v = 0: no chain over the potential, so TSSL-BP is a slope, and the currents' autograd."""
     layer = layer_of("Alpha", reset_mechanism=reset)
     x = drive()
-    _, ours = input_gradient(tssl_adapters.wrap(layer), run_explicit, x)
+    _, ours = input_gradient(tssl_adapters.wrap(layer, rule="tsslbp"), run_explicit, x)
 
     alpha, beta, theta = layer.alpha, layer.beta, layer.threshold
     scale = torch.log(alpha) / (torch.log(beta) - torch.log(alpha)) + 1

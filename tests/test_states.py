@@ -493,7 +493,7 @@ NAME = "block.spikes"
 """Where the layer sits in the model that is wrapped."""
 
 
-def wrapped(loop: Loop, tau_s: float, rule: rules.Rule | None = None) -> Any:
+def wrapped(loop: Loop, tau_s: float, rule: rules.Rule | str = "tsslbp") -> Any:
     layer = loop.make()
     model = nn.ModuleDict({"block": nn.ModuleDict({"spikes": layer})})
     tssl_adapters.wrap(model, tau_s=tau_s, rule=rule)
@@ -930,7 +930,7 @@ def test_surrogate_gradients_of_edited_states(loop: Loop, edit: Edit) -> None:
 
 def test_each_layer_warns_once() -> None:
     model = nn.Sequential(snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.8))
-    tssl_adapters.wrap(model)
+    tssl_adapters.wrap(model, rule="tsslbp")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -1152,7 +1152,7 @@ def test_a_state_handed_to_another_kind_of_layer(delays: tuple[bool, bool]) -> N
     whole = snntorch.Leaky(
         beta=0.8, threshold=0.6, reset_delay=delays[1], learn_beta=True, learn_threshold=True
     ).double()
-    tssl_adapters.wrap(whole)
+    tssl_adapters.wrap(whole, rule="tsslbp")
     prefix = snntorch.Leaky(beta=0.8, threshold=0.6, reset_delay=delays[0]).double()
     with torch.no_grad():
         mem = prefix.init_leaky()
@@ -1452,7 +1452,7 @@ def jelly_model(loop: Loop, tau_s: float, norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = [sj_layer.Linear(NEURONS, NEURONS, step_mode=mode)]
     if norm:
         layers.append(sj_layer.BatchNorm1d(NEURONS, step_mode=mode))
-    return tssl_adapters.wrap(nn.Sequential(*layers, node).double(), tau_s=tau_s)
+    return tssl_adapters.wrap(nn.Sequential(*layers, node).double(), tau_s=tau_s, rule="tsslbp")
 
 
 def jelly_run(model: nn.Module, loop: Loop, params: Iterator[Tensor]) -> list[Tensor]:
@@ -1517,7 +1517,7 @@ def test_torch_func_grad(loop: Loop, tau_s: float) -> None:
     torch.manual_seed(0)
     linear, layer = nn.Linear(NEURONS, NEURONS).double(), loop.make()
     model = nn.ModuleDict({"linear": linear, "spikes": layer})
-    tssl_adapters.wrap(model, tau_s=tau_s)
+    tssl_adapters.wrap(model, tau_s=tau_s, rule="tsslbp")
     weights = dict(linear.named_parameters())
 
     def loss(weights: dict[str, Tensor], x: Tensor, neuron_params: list[Tensor]) -> Tensor:

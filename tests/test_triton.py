@@ -196,7 +196,7 @@ def test_why_it_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EngineNotAvailableError, match="'triton': torch finds no CUDA device"):
-        tssl_adapters.wrap(torch.nn.Linear(1, 1), engine="triton")
+        tssl_adapters.wrap(torch.nn.Linear(1, 1), engine="triton", rule="tsslbp")
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
     with pytest.raises(EngineNotAvailableError, match="triton is not installed; it comes with"):
-        tssl_adapters.wrap(torch.nn.Linear(1, 1), engine="triton")
+        tssl_adapters.wrap(torch.nn.Linear(1, 1), engine="triton", rule="tsslbp")

@@ -839,7 +839,7 @@ def test_same_network_in_three_libraries(tau_s: float) -> None:
     """Same weights, same neuron: the same output and the same TSSL-BP gradients."""
     results = {}
     for library in ("snntorch", "spikingjelly", "norse"):
-        model = tssl_adapters.wrap(paper_net(library), tau_s=tau_s)
+        model = tssl_adapters.wrap(paper_net(library), tau_s=tau_s, rule="tsslbp")
         x = data(seed=8).double().requires_grad_()
         out = paper_run(library, model, x)
         target = torch.eye(CLASSES, dtype=torch.float64)[TARGETS]

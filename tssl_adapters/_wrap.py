@@ -302,8 +302,9 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
     """What of a layer cannot be wrapped; a registered class may be of another kind altogether."""
     try:
         why = kind.problem(module)
-        traits = kind.wrapped._tssl_traits(module)
-        return asked.rule.problem(traits, asked.tau_s) if why is None else why
+        if why is not None:
+            return why
+        return asked.rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
     except AttributeError as error:
         like = library_class(adapter, type(module)).__name__
         return f"it was registered like {like}, but lacks what that has ({error})"
