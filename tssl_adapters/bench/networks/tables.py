@@ -106,10 +106,10 @@ def epochs(records: Sequence[Record]) -> pd.DataFrame:
 def paired(table: pd.DataFrame, to: str = REFERENCE) -> pd.DataFrame:
     """Runs of the other rules less those of one, of the networks and seeds that both have."""
     run = ["network", "seed"]
-    reference = table[table["rule"] == to].set_index(run)[list(MEASURES)].add_prefix("other_")
-    found = table[table["rule"] != to].join(reference, on=run, how="inner")
+    reference = table.loc[table["rule"] == to, [*run, *MEASURES]]
+    found = table[table["rule"] != to].merge(reference, on=run, suffixes=("", "_reference"))
     for measure in MEASURES:
-        found[measure] -= found[f"other_{measure}"]
+        found[measure] -= found[f"{measure}_reference"]
     return found
 
 
