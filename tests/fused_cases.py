@@ -101,6 +101,11 @@ VARIANTS = [
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v[:4])))
 
 
+OVERFLOWS = pytest.mark.parametrize(
+    "variant", VARIANTS[::4], ids=lambda v: "-".join(map(str, v[:4]))
+)
+
+
 def call_of(
     backend: Backend, plan: Plan, drive: Tensor, state: Tensor, trace: Tensor | None = None
 ) -> fused.Call:
@@ -112,9 +117,13 @@ def call_of(
 
 
 def check_against_torch(
-    backend: Backend, variant: Variant, device: str = "cpu", steps: int = T
-) -> None:
-    """The kernels give what the recursion in torch gives: values, and every gradient."""
+    backend: Backend, variant: Variant, device: str = "cpu", steps: int = T, scale: float = 1.0
+) -> Tensor:
+    """The kernels give what the recursion in torch gives: values, and every gradient.
+
+    Returns:
+        The drive's gradient for gradients of this scale.
+    """
     torch.manual_seed(0)
     neuron = a_neuron(variant.timing, variant.reset, variant.dense, device)
     rule = TSSLBP(reset_path=variant.path, fallback=variant.fallback)
@@ -141,8 +150,10 @@ def check_against_torch(
     else:  # on a GPU torch multiplies by 1/tau_s
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-14, atol=1e-14)
     assert torch.equal(ours[1], theirs[1])
-    weights = [torch.randn(out.shape, dtype=torch.float64).to(device) for out in theirs]
-    leaves = [t for t in (drive, state, trace, link, *neuron.values()[:5]) if torch.is_tensor(t)]
+    weights = [scale * torch.randn(out.shape, dtype=torch.float64).to(device) for out in theirs]
+    # What overflows adds up to one thing or another, by the order of the neurons.
+    learned = neuron.values()[:5] if scale == 1.0 else ()
+    leaves = [t for t in (drive, state, trace, link, *learned) if torch.is_tensor(t)]
     found, expected = (
         torch.autograd.grad(
             sum((out * w).sum() for out, w in zip(outs, weights, strict=True)),
@@ -155,7 +166,14 @@ def check_against_torch(
         zero = torch.zeros((), device=device)
         left = zero if ours_grad is None else ours_grad
         right = zero if theirs_grad is None else theirs_grad
-        torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-11, equal_nan=True)
+    return found[0]
+
+
+def check_overflow(backend: Backend, variant: Variant, device: str = "cpu") -> None:
+    """Where lambda overflows, the kernels' gradients are infinite, or none, where torch's are."""
+    gradient = check_against_torch(backend, variant, device, steps=40, scale=4e307)
+    assert 0.1 < gradient.isfinite().double().mean() < 1.0
 
 
 def norse_model() -> Any:

@@ -217,6 +217,33 @@ def test_engines_agree_on_long_sequences(p: Problem) -> None:
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("path", ["reference", "complete"])
+@pytest.mark.parametrize("reset", ["value", "subtract"])
+@pytest.mark.parametrize("timing", ["immediate", "delayed", "both"])
+def test_where_lambda_overflows_silent_steps_have_their_fallback(
+    timing: Timing, reset: str, path: Any, tau_s: float
+) -> None:
+    torch.manual_seed(0)
+    rule = rules.TSSLBP(max_slope=1e4, reset_path=path)
+    numbers = {"decay": 0.9, "gain": 1.0, "offset": 0.0, "threshold": 0.3, "reset_value": 0.0}
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+    drive = 0.4 * torch.randn(80, 8, dtype=torch.float64)
+    start = torch.zeros(8, dtype=torch.float64)
+    grads = 1e308 / tau_s * torch.rand(80, 8, dtype=torch.float64)
+    around = (drive, start, start, grads, torch.zeros_like(grads))
+    p = Problem(timing, reset, True, False, values, *around, tau_s, rule)
+    run = naive.forward(p.neuron(values), tau_s, drive, start, start)
+    _, (expected, *_) = by_naive(p)
+    for cuts in ([], [30], None):
+        _, (found, *_) = by_engine(p, cuts)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0.0, equal_nan=True)
+    assert not expected.isfinite().all()
+    silent = run.psc < 0.25 / tau_s
+    assert 0.05 < silent.double().mean() < 0.95
+    assert not expected[silent].isnan().any()
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
 def test_sequence_keeps_one_tensor(tau_s: float) -> None:
     """At most one T x N tensor is kept for backward."""
     drive = torch.rand(50, 8, 16, requires_grad=True)

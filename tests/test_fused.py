@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from fused_cases import (
+    OVERFLOWS,
     Variant,
     a_neuron,
     check_against_naive,
     check_against_torch,
     check_layer,
     check_nothing_unwritten_is_read,
+    check_overflow,
     check_steps,
     leaky_both,
     leaky_steps,
@@ -39,6 +41,11 @@ from tssl_adapters.rules import TSSLBP
 @variants
 def test_the_loops_are_the_torch_recursion(variant: Variant) -> None:
     check_against_torch(NumbaBackend(), variant)
+
+
+@OVERFLOWS
+def test_an_overflow_is_what_it_is_in_torch(variant: Variant) -> None:
+    check_overflow(NumbaBackend(), variant)
 
 
 @pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (40, 3), (9, 1031)])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fused_cases import (
+    OVERFLOWS,
     VARIANTS,
     Variant,
     a_dividing_neuron,
@@ -23,6 +24,7 @@ from fused_cases import (
     check_against_torch,
     check_layer,
     check_nothing_unwritten_is_read,
+    check_overflow,
     check_steps,
     leaky_both,
     leaky_steps,
@@ -79,6 +81,11 @@ def on_device(make: Any) -> Any:
 @variants
 def test_the_kernels_are_the_torch_recursion(variant: Variant) -> None:
     check_against_torch(TRITON, variant, DEVICE)
+
+
+@OVERFLOWS
+def test_an_overflow_is_what_it_is_in_torch(variant: Variant) -> None:
+    check_overflow(TRITON, variant, DEVICE)
 
 
 @pytest.mark.parametrize("steps", [1, 2, LONG])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tssl_adapters.engine.recursion import product
 from tssl_adapters.neuron import Neuron, Subtract, SubtractAmount, SubtractEarly, ToValue
 from tssl_adapters.rules import Rule, Step, Window
 
@@ -131,21 +132,23 @@ def backward(
         from_membrane = rule.membrane_reset(step, phi)
         from_membrane = zero if from_membrane is None else from_membrane
 
-        through_reset = phi * amount * (plain * lam + decayed * f_v * lam)
-        into_reset = f_v * mu if delayed else c + f_v * mu
-        through = mu if rule.counts_reset else lam + mu
-        grad_u = f_v * through if delayed else c + f_v * through
-        p = phi * g + through_reset
+        lam_v, mu_v = product(f_v, lam), product(f_v, mu)
+        arriving = g + product(amount, product(plain, lam) + decayed * lam_v)
+        into_reset = mu_v if delayed else c + mu_v
+        through = mu_v if rule.counts_reset else lam_v + mu_v
+        grad_u = through if delayed else c + through
+        p = product(phi, arriving)
         kept_chain = 1 - s if rule.ends_at_spikes else kept
-        lam_now = phi * g + kept_chain * f_v * lam + through_reset
-        mu_now = into_reset * (kept + from_membrane) + (c if delayed else zero)
+        lam_now = product(kept_chain, lam_v) + p
+        by_spike = product(from_membrane, into_reset)
+        mu_now = product(kept, into_reset) + by_spike + (c if delayed else zero)
         e = lam_now
         fallback = rule.emit(step, g)
         if fallback is not None:
             e = torch.where(fallback.active > 0, e, fallback.gradient)
             p = torch.where(fallback.active > 0, p, fallback.gradient)
         e = e + mu_now
-        p = rule.crossing(step, p) + from_membrane * into_reset
+        p = rule.crossing(step, p) + by_spike
 
         sums["decay"] = sums["decay"] + e * held
         sums["gain"] = sums["gain"] + e * drive[t]

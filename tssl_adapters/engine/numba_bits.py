@@ -14,7 +14,7 @@ from tssl_adapters.engine.numba_parts import known
 def pack(dtype: str) -> str:
     """Name of ``(n, values, least, bits)``: whether each of ``n`` values is at least so much."""
 
-    def function(n: int, values: Any, least: Any, bits: Any) -> None:
+    def packed(n: int, values: Any, least: Any, bits: Any) -> None:
         for byte in range(n // 8):
             found = numpy.uint8(0)
             for k in range(8):
@@ -26,7 +26,7 @@ def pack(dtype: str) -> str:
                 found |= numpy.uint8(numpy.uint8(values[n // 8 * 8 + k] >= least) << k)
             bits[n // 8] = found
 
-    return known(f"pack:{dtype}", function)
+    return known(packed)
 
 
 @cache
@@ -34,8 +34,8 @@ def unpack(dtype: str) -> str:
     """Name of ``(n, bits, flags)``: the flags of :func:`pack`, 0 or 1."""
     number = getattr(numpy, dtype)
 
-    def function(n: int, bits: Any, flags: Any) -> None:
+    def unpacked(n: int, bits: Any, flags: Any) -> None:
         for j in range(n):
             flags[j] = number((bits[j >> 3] >> (j & 7)) & 1)
 
-    return known(f"unpack:{dtype}", function)
+    return known(unpacked)

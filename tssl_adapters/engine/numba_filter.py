@@ -23,7 +23,7 @@ def forward(dtype: str) -> Callable[..., None]:
     """
     number = getattr(numpy, dtype)
 
-    @compiled("forward", dtype)
+    @compiled
     def loop(
         first: int, last: int, steps: int, neurons: int, minus_leak: float,
         drive_at: int, current_at: int, out_at: int,
@@ -52,7 +52,7 @@ def backward(dtype: str) -> Callable[..., None]:
     """Compile the adjoint of :func:`forward`: ``grad_out [T, N]`` gives ``grad_drive [T, N]``."""
     number = getattr(numpy, dtype)
 
-    @compiled("backward", dtype)
+    @compiled
     def loop(
         first: int, last: int, steps: int, neurons: int, minus_leak: float,
         grad_out_at: int, grad_drive_at: int,

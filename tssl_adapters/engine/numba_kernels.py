@@ -20,7 +20,7 @@ from numba import carray
 from tssl_adapters.engine.kernels import ROWS, BackForm, Spec
 from tssl_adapters.engine.numba_bits import pack, unpack
 from tssl_adapters.engine.numba_compile import compiled
-from tssl_adapters.engine.numba_parts import call, label, parts, pointer
+from tssl_adapters.engine.numba_parts import call, parts, pointer
 from tssl_adapters.engine.numba_rows import backward_row
 
 # A loop over ten arrays is vectorised behind a check that none overlaps another; LLVM's own limit
@@ -42,7 +42,7 @@ def forward(spec: Spec, keep: bool, tells: bool) -> Callable[..., None]:
     charge, fires, reset, _, read, rows = parts(spec)
     to_bits = pack(spec.form.dtype)
 
-    @compiled("forward", label(spec), keep, tells)
+    @compiled
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         drive_at: int, state_at: int, trace_at: int, values_at: int, out_at: int, after_at: int,
@@ -116,7 +116,7 @@ def backward(spec: Spec, back: BackForm) -> Callable[..., None]:
     from_bits = unpack(spec.form.dtype)
     step_back = backward_row(spec, back)
 
-    @compiled("backward", label(spec), back)
+    @compiled
     def loop(
         first: int, last: int, steps: int, neurons: int, block: int, tau_s: float,
         max_slope: float, width: float, earlier: int,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy
 from numba import njit, types
@@ -14,6 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from tssl_adapters.engine.kernels import DECAY, RESET_VALUE, THRESHOLD, Spec
+from tssl_adapters.engine.numba_compile import named
 
 _FUNCTIONS: dict[str, Any] = {}
 
@@ -56,12 +56,16 @@ def _call(name: Any, *arguments: Any) -> Any:
     def implementation(name: Any, *arguments: Any) -> Any:
         return function(*arguments)
 
-    return implementation
+    return named(implementation)
 
 
-def known(name: str, function: Callable[..., Any]) -> str:
-    """Makes a piece of a function, under this name."""
-    _FUNCTIONS[name] = njit(error_model="numpy")(function)
+def known(function: Callable[..., Any]) -> str:
+    """Makes a piece of a function, and gives its name: a hash of all that goes into it.
+
+    Pieces that it calls are closed over by their names, or compiled, and so are part of that.
+    """
+    name = named(function).__name__
+    _FUNCTIONS.setdefault(name, njit(error_model="numpy")(function))
     return name
 
 
@@ -77,23 +81,12 @@ def pointer(context: Any, address: Any) -> Any:
 
 @cache
 def name_of(formula: Callable[..., Any], dtype: str) -> str:
-    """Name of a formula with its constants in this dtype, which compiled code would not adapt.
-
-    It changes with the formula's code, as loops are kept on disk under the names in them.
-    """
+    """Name of a formula with its constants in this dtype, which compiled code would not adapt."""
     code = formula.__code__
-    stamp = crc32(code.co_code + repr((code.co_consts, code.co_names)).encode())
     number = numpy.dtype(dtype).type
     constants = tuple(number(c) if isinstance(c, float) else c for c in code.co_consts)
     copy = FunctionType(code.replace(co_consts=constants), formula.__globals__, formula.__name__)
-    return known(f"{formula.__module__}.{formula.__qualname__}:{stamp:08x}:{dtype}", copy)
-
-
-def label(spec: Spec) -> str:
-    """A neuron's name, the same in every process."""
-    dtype = spec.form.dtype
-    reset = "" if spec.reset is None else name_of(spec.reset, dtype)
-    return f"{name_of(spec.charge, dtype)}.{reset}.{spec.form}"
+    return known(copy)
 
 
 def _raw(count: int) -> Callable[[Any], Any]:
@@ -104,13 +97,13 @@ def _raw(count: int) -> Callable[[Any], Any]:
         lambda p: (p[5], p[6]),
         lambda p: (p[5], p[6], p[7]),
     )
-    return njit(picks[count])
+    return njit(named(picks[count]))
 
 
 @cache
 def parts(spec: Spec) -> Parts:
     """The pieces of a neuron's time step."""
-    form, named = spec.form, label(spec)
+    form = spec.form
     number = getattr(numpy, form.dtype)
     one, zero = number(1.0), number(0.0)
     formula: Any = _FUNCTIONS[name_of(spec.charge, form.dtype)]
@@ -126,7 +119,7 @@ def parts(spec: Spec) -> Parts:
             return one if h > p[THRESHOLD] else zero
         return one if h >= p[THRESHOLD] else zero
 
-    name = known(f"{named}.fires", fires)
+    name = known(fires)
     test = _FUNCTIONS[name]
 
     def charge(v: Any, x: Any, p: Any) -> Any:
@@ -175,12 +168,12 @@ def parts(spec: Spec) -> Parts:
         )  # fmt: skip
 
     return Parts(
-        known(f"{named}.charge", charge),
+        known(charge),
         name,
-        known(f"{named}.after", after),
-        known(f"{named}.removed", removed),
-        known(f"{named}.read", read),
-        known(f"{named}.rows", rows),
+        known(after),
+        known(removed),
+        known(read),
+        known(rows),
     )
 
 
@@ -196,7 +189,7 @@ def exponential(dtype: str) -> str:
     one, scale = number(1.0), number(-1.0 / 2**squarings)
     c2, c3, c4, c5, c6, c7 = (number(1.0 / k) for k in range(2, 8))
 
-    def function(y: Any) -> Any:
+    def exponential_of(y: Any) -> Any:
         u = y * scale
         found = one + u * c4 * (one + u * c5 * (one + u * c6 * (one + u * c7)))
         found = one + u * (one + u * c2 * (one + u * c3 * found))
@@ -204,4 +197,4 @@ def exponential(dtype: str) -> str:
             found = found * found
         return found
 
-    return known(f"exponential:{dtype}", function)
+    return known(exponential_of)

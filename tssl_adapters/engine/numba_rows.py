@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 
 from tssl_adapters.engine.kernels import DECAY, GAIN, THRESHOLD, BackForm, Spec
-from tssl_adapters.engine.numba_parts import call, exponential, known, label, parts
+from tssl_adapters.engine.numba_parts import call, exponential, known, parts
 
 
 @cache
@@ -67,35 +67,38 @@ def backward_row(spec: Spec, back: BackForm) -> str:
             phi = zero if phi < zero else phi
             phi = steepest if phi > steepest else phi
             phi = phi * s
+            # Choices, as in `recursion.product`: zero times what overflowed is zero.
+            back = chain[j] - chain_v[j] if plain else -chain_v[j]
             arriving = G
-            if undone and plain:
-                arriving = G + R * (chain[j] - chain_v[j])
-            elif undone:
-                arriving = G - R * chain_v[j]
+            if undone:
+                arriving = G if zero == R else G + R * back
             kept = one - (s - r) if to_value and not delayed else (one - s if to_value else one)
-            lam = chain_v[j] * kept + phi * arriving
-            firing, total = phi * arriving, lam
+            firing = zero if phi == zero else phi * arriving
+            lam = firing if kept == zero else chain_v[j] * kept + firing
+            total = lam
             if fallback:
                 y = abs(h - p[THRESHOLD]) * scale
                 y = bound if y > bound else y
                 e = call(exp, y)
-                smooth = G * e / ((one + e) * (one + e)) * scale
-                # By arithmetic: a choice would let LLVM branch around the exponential, and no
-                # longer vectorise.
-                active = s
+                # Chosen before and after the exponential: a choice of its result would let LLVM
+                # branch around it, and no longer vectorise.
+                active = s > zero
                 if psc:
-                    active = one if a_t[j] >= least else zero
-                total = active * lam + (one - active) * smooth
-                firing = active * firing + (one - active) * smooth
+                    active = a_t[j] >= least
+                told = zero if active else G
+                smooth = told * e / ((one + e) * (one + e)) * scale
+                total = (lam if active else zero) + smooth
+                firing = (firing if active else zero) + smooth
             outside, mu = zero, zero
             if membrane:
                 outside = c_t[j]
                 through = mu_v[j] if delayed else mu_v[j] + outside
-                by_spike = -(phi * R) if complete else zero
-                mu = through * kept + by_spike * through
+                reset = -(phi * R) if complete else zero
+                by_spike = zero if reset == zero else reset * through
+                mu = by_spike if kept == zero else through * kept + by_spike
                 if delayed:
                     mu = mu + outside
-                firing = firing + by_spike * through
+                firing = firing + by_spike
                 total = total + mu
             if learns:
                 held = v
@@ -119,9 +122,9 @@ def backward_row(spec: Spec, back: BackForm) -> str:
                 by_value[j] += (s - r) * after
             decay = p[DECAY] * (one - r) if both and to_value else p[DECAY]
             chain[j] = lam
-            chain_v[j] = lam * decay
+            chain_v[j] = zero if decay == zero else lam * decay
             if membrane:
-                mu_v[j] = mu * decay
+                mu_v[j] = zero if decay == zero else mu * decay
             grad_x[j] = total * p[GAIN]
 
-    return known(f"{label(spec)}.{back}.row", row)
+    return known(row)

@@ -11,6 +11,10 @@ to the potential, and D[t] = du/dh at a fixed spike::
 
 e goes to the drive and to the charge's parameters. Where the layer hands on h rather than u
 (``delayed``), c[t] enters mu[t] whole. The layout of a step is ``[batch, ...]``.
+
+lambda may overflow. A factor of zero then still makes zero of it, and a silent step emits its
+fallback: :func:`product`. Choosing takes torch many times as long as multiplying, on a CPU, so that
+a step is first computed without, and anew where its result is not finite.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least, greater, operand
+from tssl_adapters.engine.kernels import plain
 from tssl_adapters.neuron import (
     ByFormula,
     Neuron,
@@ -33,6 +38,7 @@ from tssl_adapters.neuron import (
     Value,
 )
 from tssl_adapters.rules import Rule, Step, Window
+from tssl_adapters.rules.base import Fallback
 
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
 
@@ -59,6 +65,21 @@ class Carried(NamedTuple):
     """F_v mu[t+1]"""
     grad_spike: Tensor | None = None
     """G[t+1], for rules that look ahead: from one call to the one before"""
+
+
+class _Adjoints(NamedTuple):
+    """What one step back computes, ``[batch, ...]`` each: phi[t], what it multiplies, lambda[t],
+    mu[t], what the rule adds to it through the reset of what arrives there, and e[t].
+    """
+
+    slope: Tensor
+    arriving: Tensor
+    chain: Tensor
+    membrane: Tensor | None
+    membrane_reset: Tensor | None
+    reset_adjoint: Tensor | None
+    fallback: Fallback | None
+    total: Tensor
 
 
 def fires(neuron: Neuron, potential: Tensor) -> Tensor:
@@ -175,6 +196,17 @@ def _taken(neuron: Neuron, moment: Moment) -> Tensor | None:
     return moment.spike
 
 
+def _looks_cheap(tensor: Tensor) -> bool:
+    """Whether looking at a tensor's values waits for nothing."""
+    return tensor.is_cpu and plain(tensor)
+
+
+def product(factor: Value, adjoint: Tensor) -> Tensor:
+    """``factor * adjoint``, and zero where the factor is, whatever the adjoint."""
+    found = factor * adjoint
+    return torch.where(torch.as_tensor(factor != 0.0, device=found.device), found, 0.0)
+
+
 def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     if left is None or right is None:
         return right if left is None else left
@@ -211,6 +243,8 @@ class Backward:
         self.sums: list[Tensor | None] = [None] * len(needs)
         self.needs_any = any(needs)
         self.needs_reset = needs[THRESHOLD] or needs[RESET_VALUE]
+        self.careful = False
+        """Whether to choose where a factor is zero rather than to multiply by it."""
 
     def step(
         self,
@@ -234,7 +268,7 @@ class Backward:
         Returns:
             The gradient with respect to the drive.
         """
-        neuron, rule, carried = self.neuron, self.rule, self.carried
+        neuron, rule = self.neuron, self.rule
         removed = _removed(neuron, moment)
         step = Step(
             moment.spike,
@@ -251,6 +285,38 @@ class Backward:
             neuron.charge.decay,
             self.steps,
         )
+        self.careful = self.careful or not _looks_cheap(moment.charged)
+        found = self._adjoints(step, moment, grad_spike, grad_state, grad_charged)
+        if not (self.careful or math.isfinite(found.total.sum().item())):
+            self.careful = True
+            found = self._adjoints(step, moment, grad_spike, grad_state, grad_charged)
+        total, chain, membrane = found.total, found.chain, found.membrane
+
+        if self.needs_any:
+            self._charge_sums(moment, total)
+        if self.needs_reset:
+            held = membrane if rule.counts_reset else _add(chain, membrane)
+            self._reset_sums(moment, self._firing(step, found), grad_state, held)
+        if rule.chain:
+            self._carry(moment, chain if rule.spike_chain else None, membrane)
+        gain = neuron.charge.gain
+        if isinstance(gain, Tensor):
+            return total * gain
+        if gain == 1.0:
+            return total
+        shared = total is chain or self.needs_any  # the sums may hold it
+        return total * gain if shared else total.mul_(operand(gain, total))
+
+    def _adjoints(
+        self,
+        step: Step,
+        moment: Moment,
+        grad_spike: Tensor,
+        grad_state: Tensor | None,
+        grad_charged: Tensor | None,
+    ) -> _Adjoints:
+        """lambda[t], mu[t] and e[t]."""
+        neuron, rule, carried = self.neuron, self.rule, self.carried
         slope = rule.slope(step)
         taken = _taken(neuron, moment)
         arriving = self._arriving(step, grad_spike)
@@ -265,29 +331,43 @@ class Backward:
         membrane = _add(membrane, grad_charged)
 
         fallback = rule.emit(step, grad_spike)
-        emitted = chain if fallback is None else torch.lerp(fallback[0], chain, fallback[1])
+        emitted = chain if fallback is None else self._chosen(fallback, chain)
         total = emitted if membrane is None else emitted + membrane
+        return _Adjoints(
+            slope, arriving, chain, membrane, membrane_reset, reset_adjoint, fallback, total
+        )
 
-        if self.needs_any:
-            self._charge_sums(moment, total)
-        if self.needs_reset:
-            firing = slope * arriving
-            if fallback is not None:
-                firing = torch.lerp(fallback.gradient, firing, fallback.active)
-            firing = rule.crossing(step, firing)
-            if membrane_reset is not None and reset_adjoint is not None:
-                firing = torch.addcmul(firing, membrane_reset, reset_adjoint)
-            held = membrane if rule.counts_reset else _add(chain, membrane)
-            self._reset_sums(moment, firing, grad_state, held)
-        if rule.chain:
-            self._carry(moment, chain if rule.spike_chain else None, membrane)
-        gain = neuron.charge.gain
-        if isinstance(gain, Tensor):
-            return total * gain
-        if gain == 1.0:
-            return total
-        shared = total is chain or self.needs_any  # the sums may hold it
-        return total * gain if shared else total.mul_(operand(gain, total))
+    def _times(self, factor: Tensor, adjoint: Tensor) -> Tensor:
+        return product(factor, adjoint) if self.careful else factor * adjoint
+
+    def _plus(self, base: Tensor, factor: Tensor, adjoint: Tensor) -> Tensor:
+        if self.careful:
+            return base + product(factor, adjoint)
+        return torch.addcmul(base, factor, adjoint)
+
+    def _kept(self, taken: Tensor | None, adjoint: Tensor) -> Tensor:
+        """D[t] times an adjoint."""
+        if taken is None:
+            return adjoint
+        if self.careful:
+            return product(1.0 - taken, adjoint)
+        return torch.addcmul(adjoint, taken, adjoint, value=-1)
+
+    def _chosen(self, fallback: Fallback, active: Tensor) -> Tensor:
+        """The fallback where a neuron is silent, else what an active one emits."""
+        if self.careful:
+            return torch.where(fallback.active != 0.0, active, fallback.gradient)
+        return torch.lerp(fallback.gradient, active, fallback.active)
+
+    def _firing(self, step: Step, found: _Adjoints) -> Tensor:
+        """What reaches the potential through the spike."""
+        firing = self._times(found.slope, found.arriving)
+        if found.fallback is not None:
+            firing = self._chosen(found.fallback, firing)
+        firing = self.rule.crossing(step, firing)
+        if found.membrane_reset is None or found.reset_adjoint is None:
+            return firing
+        return self._plus(firing, found.membrane_reset, found.reset_adjoint)
 
     def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
         """What the spike is told, before its slope: G[t], and what came back through the reset."""
@@ -301,16 +381,18 @@ class Backward:
         else:
             back = decayed * reset.decayed
         if isinstance(reset.amount, Tensor):
-            return torch.addcmul(grad_spike, reset.amount, back)
+            return self._plus(grad_spike, reset.amount, back)
+        if reset.amount == 0.0:
+            return grad_spike
         return torch.add(grad_spike, back, alpha=reset.amount)
 
     def _chain(self, slope: Tensor, arriving: Tensor, taken: Tensor | None) -> Tensor:
         """lambda[t]."""
         decayed = self.carried.decayed_chain
         if decayed is None:
-            return slope * arriving
-        if taken is None:
-            return torch.addcmul(decayed, slope, arriving)
+            return self._times(slope, arriving)
+        if self.careful or taken is None:
+            return self._plus(self._kept(taken, decayed), slope, arriving)
         return torch.addcmul(decayed, taken, decayed, value=-1).addcmul_(slope, arriving)
 
     def _membrane(
@@ -324,11 +406,9 @@ class Backward:
         delayed = self.neuron.timing == "delayed"
         if reset_adjoint is None:
             return grad_state if delayed else None
-        through = reset_adjoint
-        if taken is not None:
-            through = torch.addcmul(through, taken, through, value=-1)
+        through = self._kept(taken, reset_adjoint)
         if membrane_reset is not None:
-            through = torch.addcmul(through, membrane_reset, reset_adjoint)
+            through = self._plus(through, membrane_reset, reset_adjoint)
         return _add(grad_state, through) if delayed else through
 
     def _carry(self, moment: Moment, chain: Tensor | None, membrane: Tensor | None) -> None:
@@ -336,7 +416,8 @@ class Backward:
         if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
             assert moment.before is not None
             decay = decay * (1 - moment.before)
-        decayed = (None if part is None else part * decay for part in (chain, membrane))
+        times = product if self.careful else torch.mul
+        decayed = (None if part is None else times(decay, part) for part in (chain, membrane))
         self.carried = Carried(chain, *decayed)
 
     def hand_back(self, grad_spike: Tensor | None) -> None:

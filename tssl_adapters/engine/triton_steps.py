@@ -67,6 +67,12 @@ def threshold_term(firing, s, r, later, adjoint, p, FORM: tl.constexpr):
 
 
 @triton.jit
+def product(factor, adjoint):
+    """Zero where the factor is, whatever the adjoint."""
+    return tl.where(factor == 0.0, 0.0, factor * adjoint)
+
+
+@triton.jit
 def step_back(
     v, x, a, g, c, p,
     chain, chain_v, mu_v, grad_a,
@@ -93,10 +99,10 @@ def step_back(
     phi = slope(h, s, v, r, R, p, FORM, STEEPEST)
     arriving = G
     if BACK.undone:
-        arriving = G + R * (chain - chain_v) if BACK.plain else G - R * chain_v
+        arriving = G + product(R, chain - chain_v if BACK.plain else -chain_v)
     kept = kept_share(s, r, FORM)
-    firing = phi * arriving
-    lam = chain_v * kept + firing
+    firing = product(phi, arriving)
+    lam = product(kept, chain_v) + firing
     total = lam
     if BACK.fallback:
         fallback = smooth(h, G, p, SCALE)
@@ -108,10 +114,11 @@ def step_back(
     through, later = mu_v, chain_v + mu_v
     if FORM.timing != "delayed":
         through, later = through + c, later + c
-    mu = through * kept
+    mu = product(kept, through)
     if BACK.complete:
-        mu = mu - phi * R * through
-        firing = firing - phi * R * through
+        by_spike = product(-(phi * R), through)
+        mu = mu + by_spike
+        firing = firing + by_spike
     if FORM.timing == "delayed":
         mu = mu + c
     total = total + mu
@@ -125,4 +132,4 @@ def step_back(
         threshold_term(firing, s, r, later, lam + mu, p, FORM),
         (s - r) * later,
     )
-    return total * p[1], lam, lam * decay, mu * decay, grad_a, terms
+    return total * p[1], lam, product(decay, lam), product(decay, mu), grad_a, terms

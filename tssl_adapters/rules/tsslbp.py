@@ -82,7 +82,7 @@ class TSSLBP(Rule):
         scale = operand(1.0 / self.fallback_width, step.charged)
         distance = (step.charged - step.threshold).to(step.charged.dtype)
         sigmoid = distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()
-        smooth = torch.ops.aten.sigmoid_backward(grad_spike, sigmoid).mul_(scale)
+        smooth = torch.ops.aten.sigmoid_backward.default(grad_spike, sigmoid).mul_(scale)
         return Fallback(smooth, step.spike if step.active is None else step.active)
 
     def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:

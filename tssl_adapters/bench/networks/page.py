@@ -32,7 +32,7 @@ def write_page(
     rows = tables.of_networks(table)
     context: dict[str, Any] = {
         "rows": rows,
-        "pooled": tables.pooled(rows),
+        "pooled": tables.pooled(table),
         "timing": tables.of_timing(table),
         "starts": tables.other_starts(records),
         "plots": _plots(records, rows),

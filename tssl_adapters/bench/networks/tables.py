@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -40,7 +40,9 @@ class NetworkRow(NamedTuple):
 class PooledRow(NamedTuple):
     """A rule's differences over a group of networks, each counted once by its mean over seeds.
 
-    The interval is Student's t over the networks: what another network of the kind may show.
+    The intervals of ``final`` and ``mean`` are Student's t over the networks: what another network
+    of the kind may show. That of ``over_seeds``, of the final accuracy, is over the seeds that all
+    networks of the group have: what other seeds of these networks may show.
     """
 
     group: str
@@ -48,6 +50,7 @@ class PooledRow(NamedTuple):
     networks: int
     runs: int
     final: Estimate
+    over_seeds: Estimate | None
     mean: Estimate
     worst: float
     worst_network: str
@@ -100,13 +103,22 @@ def epochs(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
+def paired(table: pd.DataFrame, to: str = REFERENCE) -> pd.DataFrame:
+    """Runs of the other rules less those of one, of the networks and seeds that both have."""
+    run = ["network", "seed"]
+    reference = table.loc[table["rule"] == to, [*run, *MEASURES]]
+    found = table[table["rule"] != to].merge(reference, on=run, suffixes=("", "_reference"))
+    for measure in MEASURES:
+        found[measure] -= found[f"{measure}_reference"]
+    return found
+
+
 def of_networks(table: pd.DataFrame) -> list[NetworkRow]:
     """A row for each network and rule, in the order of the records."""
+    differences = dict(list(paired(table).groupby(["network", "rule"])))
     found = []
     for (network, rule), runs in table.groupby(["network", "rule"], sort=False):
-        first = runs.iloc[0]
-        differences = [_paired(table, network, rule, measure) for measure in MEASURES]
-        estimates = [estimate(d) if d is not None and len(d) else None for d in differences]
+        first, mine = runs.iloc[0], differences.get((network, rule))
         found.append(
             NetworkRow(
                 network,
@@ -116,8 +128,8 @@ def of_networks(table: pd.DataFrame) -> list[NetworkRow]:
                 len(runs),
                 estimate(runs["final"]),
                 estimate(runs["mean"]),
-                estimates[0],
-                estimates[1],
+                None if mine is None else estimate(mine["final"]),
+                None if mine is None else estimate(mine["mean"]),
                 (runs["ratio_first"].mean(), runs["ratio_all"].mean()),
                 (runs["cosine_first"].mean(), runs["cosine_all"].mean()),
                 runs["seconds"].median(),
@@ -126,78 +138,53 @@ def of_networks(table: pd.DataFrame) -> list[NetworkRow]:
     return found
 
 
-def _by_seed(table: pd.DataFrame, network: str, rule: str, measure: str) -> pd.Series:
-    runs = table[(table["network"] == network) & (table["rule"] == rule)]
-    return runs.set_index("seed")[measure]
-
-
-def _paired(
-    table: pd.DataFrame, network: str, rule: str, measure: str, to: str = REFERENCE
-) -> pd.Series | None:
-    """Differences of the seeds that both have; ``None`` for the reference itself."""
-    if rule == to:
-        return None
-    mine = _by_seed(table, network, rule, measure)
-    return (mine - _by_seed(table, network, to, measure)).dropna()
-
-
-Chooses = Callable[[NetworkRow], bool]
-
-
-def groups() -> dict[str, Chooses]:
-    """What is pooled, by its name: all, kinds, sets, and each kind of each set."""
-    found: dict[str, Chooses] = {suite.ALL: lambda row: bool(row.group)}
+def groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The runs of all networks in a set, of each kind, of each set, and of each kind in each."""
+    yield suite.ALL, table[table["group"] != ""]
     for kind in suite.KINDS:
-        found[kind] = lambda row, kind=kind: row.kind == kind  # type: ignore[misc]
+        yield kind, table[table["kind"] == kind]
     for name in suite.SETS:
-        found[name] = lambda row, name=name: row.group == name  # type: ignore[misc]
+        of_set = table[table["group"] == name]
+        yield name, of_set
         for kind in suite.KINDS:
-            found[f"{name}, {kind}"] = lambda row, name=name, kind=kind: (  # type: ignore[misc]
-                row.group == name and row.kind == kind
-            )
-    return found
+            yield f"{name}, {kind}", of_set[of_set["kind"] == kind]
 
 
-def pooled(rows: Sequence[NetworkRow]) -> list[PooledRow]:
+def pooled(table: pd.DataFrame) -> list[PooledRow]:
     """A row for each group that has networks, and each rule but the reference."""
-    found = []
-    for group, chooses in groups().items():
-        of_group = [row for row in rows if chooses(row) and row.final_difference is not None]
-        for rule in dict.fromkeys(row.rule for row in of_group):
-            mine = [row for row in of_group if row.rule == rule]
-            finals, means = (
-                pd.Series([getattr(row, f"{measure}_difference").mean for row in mine])
-                for measure in MEASURES
-            )
-            worst = int(finals.idxmin())
-            found.append(
-                PooledRow(
-                    group,
-                    rule,
-                    len(mine),
-                    sum(row.seeds for row in mine),
-                    estimate(finals),
-                    estimate(means),
-                    float(finals[worst]),
-                    mine[worst].network,
-                )
-            )
-    return found
+    return [
+        _pooled(group, str(rule), mine)
+        for group, runs in groups(paired(table))
+        for rule, mine in runs.groupby("rule", sort=False)
+    ]
+
+
+def _pooled(group: str, rule: str, differences: pd.DataFrame) -> PooledRow:
+    by_network = differences.groupby("network", sort=False)[list(MEASURES)].mean()
+    by_seed = differences.pivot(index="seed", columns="network", values="final").dropna()
+    return PooledRow(
+        group,
+        rule,
+        len(by_network),
+        len(differences),
+        estimate(by_network["final"]),
+        estimate(by_seed.mean(axis=1)) if len(by_seed) else None,
+        estimate(by_network["mean"]),
+        float(by_network["final"].min()),
+        str(by_network["final"].idxmin()),
+    )
 
 
 def of_timing(table: pd.DataFrame) -> list[TimingRow]:
     """Rules on the timing tasks beside the best of :data:`NARROW` by the mean final accuracy."""
     found = []
     for network, runs in table[table["kind"] == "timing"].groupby("network", sort=False):
-        finals = runs.groupby("rule", sort=False)["final"].mean()
-        known = finals[[rule for rule in finals.index if rule in NARROW]]
-        if known.empty:
+        narrow = runs[runs["rule"].isin(NARROW)].groupby("rule", sort=False)["final"].mean()
+        if narrow.empty:
             continue
-        best = str(known.idxmax())
-        for rule in finals.index:
-            difference = _paired(table, network, rule, "final", best)
-            if difference is not None and len(difference):
-                found.append(TimingRow(network, rule, best, estimate(difference)))
+        best = str(narrow.idxmax())
+        for rule, mine in paired(runs, best).groupby("rule", sort=False):
+            found.append(TimingRow(str(network), str(rule), best, estimate(mine["final"])))
     return found
 
 
