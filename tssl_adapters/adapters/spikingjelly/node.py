@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.engine.state import trace_beside, untag
-from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits
+from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits, Value
 
 TRACE = "tssl_psc"
 """The memory that holds the trace at ``tau_s > 1``, after the library's own."""
@@ -124,11 +124,9 @@ def rest_of(node: Any) -> float:
     return 0.0 if v_reset is None else float(v_reset)
 
 
-def rests(node: Any) -> tuple[float, ...]:
-    """Potentials at which a layer starts anew."""
-    start = node._memories_rv["v"]
-    own = (float(start),) if isinstance(start, float | int) else ()
-    return (rest_of(node), 0.0, *own)
+def rests(node: Any) -> tuple[Value, ...]:
+    """Potentials at which a layer starts anew: a number, or a tensor with one for each neuron."""
+    return (rest_of(node), 0.0, node._memories_rv["v"])
 
 
 def problem(node: Any) -> str | None:

@@ -41,6 +41,13 @@ class SimpleNode(SmoothNode):
         finally:
             self.__dict__["_memories"] = kept
 
+    def _tssl_charged(self: Any, x: Tensor, v: Tensor, others: list[Any]) -> Tensor:
+        twin = shadow(self, Recorder())
+        twin.__dict__["_memories"].update(zip(self._memories, (v, *others), strict=False))
+        twin.neuronal_charge(x)
+        charged: Tensor = twin.v
+        return charged
+
     def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
         v, *others = states
         if isinstance(v, Tensor):
