@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -275,7 +274,7 @@ class _Call(NamedTuple):
         # As fine as the layer's own numbers: sums of coarser ones would hardly ever round.
         dtype = torch.promote_types(torch.promote_types(given.dtype, self.state.dtype), torch.float)
 
-        def noise(size: torch.Size, width: Value) -> Tensor:
+        def noise(size: torch.Size, width: Tensor | float) -> Tensor:
             flat = torch.rand(size, generator=generator, device=given.device, dtype=dtype)
             return (2.0 * flat - 1.0) * width
 
@@ -284,7 +283,7 @@ class _Call(NamedTuple):
             _probed(self.neuron.threshold), range(min(ROUNDS, -(-ENOUGH // given.numel())))
         ):
             state = (centre + noise(shape, width)).to(self.state.dtype)
-            largest = 2.0 * (float(width.max()) if isinstance(width, Tensor) else width)
+            largest = 2.0 * float(width.max())
             drive, *theirs = native.probe(noise(given.shape, largest).to(given.dtype), state)
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
@@ -313,22 +312,18 @@ class _Call(NamedTuple):
         return spike, state_after(self.neuron, charged, spike, before)
 
 
-def _probed(threshold: Value) -> list[tuple[Value, Value]]:
+def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:
     """Where potentials are tried, and how far around that.
 
     Around the threshold, as widely as it is large, for a number's neighbours lie as far apart; and
     around zero, where the potentials in use are, if few of those lie there too.
     """
-    if isinstance(threshold, Tensor):
-        finite = threshold.isfinite()
-        centre = torch.where(finite, threshold, 0.0)
-        near = bool((finite & (threshold.abs() < FAR)).all())
-        around: tuple[Value, Value] = (centre, centre.abs().clamp(min=1.0))
-    else:
-        centre = float(threshold) if math.isfinite(threshold) else 0.0
-        near = abs(threshold) < FAR
-        around = (centre, max(1.0, abs(centre)))
-    return [around] if near else [around, (0.0, 1.0)]
+    centre = torch.as_tensor(threshold).detach()
+    finite = centre.isfinite()
+    near = bool((finite & (centre.abs() < FAR)).all())
+    centre = torch.where(finite, centre, torch.zeros_like(centre))
+    around = (centre, centre.abs().clamp(min=1.0))
+    return [around] if near else [around, (torch.zeros_like(centre), torch.ones_like(centre))]
 
 
 def apart(ours: Tensor, theirs: Tensor, rounding: float, largest: float = 1.0) -> float:

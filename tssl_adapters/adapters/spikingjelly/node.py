@@ -41,6 +41,8 @@ class Node(Wrapped):
     """Whether the library rounds in the same way at every call."""
     _tssl_nonlinear: ClassVar[str | None] = None
     """Why it is not an integrate-and-fire neuron."""
+    _tssl_single: ClassVar[bool] = False
+    """Whether the potential is the only state that it carries."""
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
@@ -129,8 +131,16 @@ def rests(node: Any) -> tuple[Value, ...]:
     return (rest_of(node), 0.0, node._memories_rv["v"])
 
 
-def problem(node: Any) -> str | None:
+def problem(wrapped: Any, node: Any) -> str | None:
     """What of a node's settings cannot be wrapped."""
+    others = wrapped._tssl_names(node)[1:]
+    if wrapped._tssl_single and others:
+        return (
+            f"beside its potential it has the memory {', '.join(map(repr, others))}, which the "
+            "node that it is like has not, and a wrapped one would not carry on; keep it in a "
+            "module around the node, or derive the class from SimpleBaseNode and register it like "
+            "SimpleIFNode"
+        )
     if not getattr(node.surrogate_function, "spiking", True):
         return (
             "its surrogate_function has spiking=False, so the output is not a spike; call "
