@@ -133,14 +133,6 @@ def rests(node: Any) -> tuple[Value, ...]:
 
 def problem(wrapped: Any, node: Any) -> str | None:
     """What of a node's settings cannot be wrapped."""
-    others = wrapped._tssl_names(node)[1:]
-    if wrapped._tssl_single and others:
-        return (
-            f"beside its potential it has the memory {', '.join(map(repr, others))}, which the "
-            "node that it is like has not, and a wrapped one would not carry on; keep it in a "
-            "module around the node, or derive the class from SimpleBaseNode and register it like "
-            "SimpleIFNode"
-        )
     if not getattr(node.surrogate_function, "spiking", True):
         return (
             "its surrogate_function has spiking=False, so the output is not a spike; call "
@@ -152,6 +144,14 @@ def problem(wrapped: Any, node: Any) -> str | None:
         return (
             f"it has an attribute '{TRACE}', the name of the memory that wrap adds at tau_s > 1; "
             "rename yours"
+        )
+    others = wrapped._tssl_names(node)[1:]
+    if wrapped._tssl_single and others:
+        return (
+            f"beside its potential it has the memory {', '.join(map(repr, others))}, which the "
+            "node that it is like has not, and a wrapped one would not carry on; keep it in a "
+            "module around the node, or derive the class from SimpleBaseNode and register it like "
+            "SimpleIFNode"
         )
     return None
 
