@@ -143,15 +143,17 @@ def test_partly_wrapped() -> None:
 
 
 class OwnLeaky(snntorch.Leaky):
-    """A user's subclass: it may be another neuron."""
+    """A user's subclass with something of its own: it may be another neuron."""
+
+    def own(self) -> None: ...
 
 
 class OwnNode(neuron.LIFNode):
-    pass
+    def own(self) -> None: ...
 
 
 class OwnCell(norse.LIFBoxCell):
-    pass
+    def own(self) -> None: ...
 
 
 def leaky(**settings: Any) -> snntorch.Leaky:

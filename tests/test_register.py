@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import norse.torch as norse
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters import adapters, rules
-from tssl_adapters.errors import LibraryVersionError, UnsupportedLayerError
+from tssl_adapters.errors import UnsupportedLayerError
 
 
 class MyLIF(neuron.LIFNode):
@@ -56,10 +57,10 @@ class MyLeaky(snntorch.Leaky):
 
 
 class DoublingLeaky(snntorch.Leaky):
-    """Another forward pass."""
+    """Another charge."""
 
-    def forward(self, input_: Tensor, mem: Any = None) -> Any:
-        return super().forward(2.0 * input_, mem)
+    def _base_state_function(self, input_: Tensor) -> Any:
+        return super()._base_state_function(2.0 * input_)
 
 
 class MyCell(norse.LIFCell):
@@ -86,7 +87,11 @@ def run(layer: Any) -> tuple[Tensor, Tensor]:
     if hasattr(layer, "reset"):
         layer.reset()
     for step in x:
-        out = layer(step) if isinstance(layer, neuron.BaseNode) else layer(step, state)
+        out = (
+            layer(step)
+            if isinstance(layer, neuron.BaseNode | neuron.SimpleBaseNode)
+            else layer(step, state)
+        )
         out, state = out if isinstance(out, tuple) else (out, None)
         outs.append(out)
     out = torch.stack(outs)
@@ -149,10 +154,12 @@ def test_a_pickle_registers_where_nobody_has_yet() -> None:
     ("cls", "like"), [(Doubling, neuron.LIFNode), (DoublingLeaky, snntorch.Leaky)]
 )
 def test_another_neuron_is_found_out(cls: Any, like: Any) -> None:
+    """Before anything runs."""
     tssl_adapters.register(cls, like=like)
-    layer = tssl_adapters.wrap(nn.Sequential(nn.Identity(), made(cls)))
-    with pytest.raises(LibraryVersionError, match=r"Layer '1' does not compute the neuron"):
-        run(layer[1])
+    model = nn.Sequential(nn.Identity(), made(cls), neuron.LIFNode())
+    text = rf"1 \(.*does not compute the neuron of {like.__name__}: on a probe .* of its membrane"
+    assert re.search(text, refusal(model))
+    assert not tssl_adapters.is_wrapped(model)
 
 
 class Louder(neuron.LIFNode):
@@ -179,27 +186,201 @@ class Deeper(Louder):
 )
 def test_what_a_wrapped_node_would_not_call_is_refused(cls: Any, like: Any, name: str) -> None:
     """Such a layer would silently compute something else."""
+    with pytest.raises(UnsupportedLayerError, match=rf"{cls.__name__} cannot .*overrides {name}, "):
+        tssl_adapters.register(cls, like=like)
+    assert tssl_adapters.inspect(cls())[0].status == "refused"
+
+
+class LouderLeaky(snntorch.Leaky):
+    def forward(self, input_: Tensor, mem: Any = None) -> Any:
+        return super().forward(2.0 * input_, mem)
+
+
+class LouderCell(norse.LIFRecurrentCell):
+    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        return super().forward(2.0 * input_tensor, state)
+
+
+class Older(neuron.LIFNode):
+    """Written for versions whose nodes call it."""
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.v = self.v.detach() + x
+
+
+class Flat(nn.Flatten):
+    """No neuron at all."""
+
+
+class Bare(neuron.SimpleBaseNode):
+    """Has less than ``IFNode``."""
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.v = self.v + x
+
+
+@pytest.mark.parametrize(
+    ("cls", "like", "why"),
+    [
+        (LouderLeaky, snntorch.Leaky, "overrides forward, and a wrapped Leaky goes by its own"),
+        (LouderCell, norse.LIFRecurrentCell, "overrides forward, and a wrapped LIFRecurrentCell"),
+        (Older, neuron.LIFNode, r"overrides neuronal_charge, .*derived from SimpleBaseNode"),
+        (Bare, neuron.IFNode, r"lacks .*store_v_seq, which that has; derive it from IFNode"),
+        (Flat, snntorch.Leaky, r"lacks .*fire.*, which that has"),
+    ],
+)
+def test_what_the_class_itself_shows(cls: Any, like: Any, why: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match=rf"{cls.__name__} cannot be registered.*{why}"):
+        tssl_adapters.register(cls, like=like)
+    assert not any(cls in adapter.kinds for adapter in adapters.loaded())
+
+
+class Remembering(neuron.LIFNode):
+    """A second memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_memory("help", 0.0)
+
+
+class Online(neuron.LIFNode):
+    """Lets go of its state at every step."""
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        states = tuple(s.detach() for s in states)
+        return super().single_step_functional_forward(inputs, states, **kwargs)
+
+
+class OnlineLeaky(snntorch.Leaky):
+    """The same."""
+
+    def _base_state_function(self, input_: Tensor) -> Any:
+        self.mem = self.mem.detach()
+        return super()._base_state_function(input_)
+
+
+class Watched(neuron.LIFNode):
+    """Keeps its rate for a penalty in the loss."""
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        out, states = super().single_step_functional_forward(inputs, states, **kwargs)
+        self.rate = out[0].mean()
+        return out, states
+
+
+class Weighted(neuron.LIFNode):
+    """Weighs its input; at first by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        inputs = (self.gain * inputs[0],)
+        return super().single_step_functional_forward(inputs, states, **kwargs)
+
+
+class Softer(neuron.LIFNode):
+    """Its reset has another gradient."""
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        (spike,), (v,) = super().single_step_functional_forward(inputs, states, **kwargs)
+        return (spike,), (v + 0.0 * v.detach() - 0.5 * (v - v.detach()),)
+
+
+@pytest.mark.parametrize(
+    ("cls", "like", "why"),
+    [
+        (Remembering, neuron.LIFNode, "it has the memory 'help', which"),
+        (Online, neuron.LIFNode, "it lets go of its state from one step to the next"),
+        (OnlineLeaky, snntorch.Leaky, "it lets go of its state from one step to the next"),
+        (Watched, neuron.LIFNode, "as it runs it keeps 'rate', which LIFNode does not"),
+        (Weighted, neuron.LIFNode, "the gradient of its parameter 'gain' is not"),
+        (Softer, neuron.LIFNode, "the gradient of its input is not"),
+    ],
+)
+def test_what_only_a_layer_shows(cls: Any, like: Any, why: str) -> None:
     tssl_adapters.register(cls, like=like)
-    model = nn.Sequential(cls(), neuron.LIFNode())
-    with pytest.raises(UnsupportedLayerError, match=rf"0 .*overrides {name}, which"):
-        tssl_adapters.wrap(model)
-    assert type(model[1]) is neuron.LIFNode
-    tssl_adapters.wrap(model, skip=["0"])
-
-
-def test_a_class_of_another_kind_altogether() -> None:
-    """It is refused where it stands, and inspect goes on."""
-
-    class Flat(nn.Flatten):
-        pass
-
-    tssl_adapters.register(Flat, like=snntorch.Leaky)
-    model = nn.Sequential(Flat(), snntorch.Leaky(0.9))
+    model = nn.Sequential(made(cls), neuron.LIFNode())
     row = tssl_adapters.inspect(model)[0]
-    assert (row.path, row.status) == ("0", "refused")
-    assert "registered like Leaky, but lacks" in row.detail
-    with pytest.raises(UnsupportedLayerError, match="registered like Leaky"):
+    assert row.status == "refused"
+    assert why in row.detail
+    assert why in refusal(model)
+    assert type(model[1]) is neuron.LIFNode
+    assert type(tssl_adapters.wrap(model, skip=["0"])[0]) is cls
+
+
+def refusal(model: nn.Module) -> str:
+    with pytest.raises(UnsupportedLayerError) as caught:
         tssl_adapters.wrap(model)
+    return str(caught.value)
+
+
+class Fading(neuron.SimpleBaseNode):
+    """Two memories, the second one of the spikes' trace."""
+
+    def __init__(self) -> None:
+        super().__init__(v_threshold=0.4)
+        self.register_memory("help", 0.0)
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.help = 0.5 * self.help + 0.3 * self.v
+        self.v = 0.8 * self.v - 0.2 * self.help + x
+
+
+class OwnCUBA(neuron.CUBALIFNode):
+    """A step of its own: the library's."""
+
+    def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        return super().single_step_functional_forward(inputs, states, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "like"), [(Fading, neuron.SimpleIFNode), (OwnCUBA, neuron.CUBALIFNode)]
+)
+def test_a_second_memory_wrapped_right(cls: Any, like: Any) -> None:
+    """The library's surrogate as the rule gives the native gradient."""
+    tssl_adapters.register(cls, like=like)
+    surrogate = cls().surrogate_function
+
+    def derivative(distance: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = distance.detach().requires_grad_()
+            return torch.autograd.grad(surrogate(leaf).sum(), leaf)[0]
+
+    layer = tssl_adapters.wrap(cls(), rule=rules.SurrogateGradient(derivative))
+    (out, grad), (native_out, native_grad) = run(layer), run(cls())
+    assert torch.equal(out, native_out)
+    assert out.any()
+    torch.testing.assert_close(grad, native_grad)
+
+
+def test_trying_a_layer_out_leaves_no_trace() -> None:
+    """Not in the layer, its hooks or its surrogate, and not in the random numbers."""
+    tssl_adapters.register(OwnNode, like=neuron.LIFNode)
+    layer = OwnNode()
+    layer(torch.rand(2, 3, requires_grad=True))  # its state has a graph, which copy refuses
+    calls: list[int] = []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    before, v = dict(vars(layer)), layer.v
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    assert tssl_adapters.inspect(layer)[0].status == "wrap"
+    assert torch.equal(torch.rand(2), expected)
+    assert vars(layer) == before
+    assert layer.v is v
+    assert v.grad_fn is not None
+    assert calls == []
+
+
+@pytest.mark.parametrize("make", [neuron.LIFNode, lambda: snntorch.Leaky(0.9), norse.LIFCell])
+def test_a_method_replaced_on_the_layer_itself(make: Any) -> None:
+    """A wrapped class would change nothing."""
+    layer = make()
+    forward = layer.forward
+    layer.forward = lambda *given: forward(*given)
+    assert "its forward was replaced on the layer itself" in refusal(nn.Sequential(layer))
 
 
 def test_the_refusal_explains_register() -> None:
@@ -271,6 +452,5 @@ def test_a_charge_of_the_user_s_own() -> None:
 
 
 def test_a_spike_of_the_user_s_own_is_refused() -> None:
-    tssl_adapters.register(OwnFire, like=neuron.SimpleLIFNode)
-    with pytest.raises(UnsupportedLayerError, match=r"its class overrides neuronal_fire"):
-        tssl_adapters.wrap(OwnFire())
+    with pytest.raises(UnsupportedLayerError, match=r"it overrides neuronal_fire"):
+        tssl_adapters.register(OwnFire, like=neuron.SimpleLIFNode)

@@ -1632,8 +1632,8 @@ WRAPPING = (
     mutant(
         "unwrap leaves the tag on snnTorch's mem",
         SNNTORCH_TABLE,
-        "partial(_problem, wrapped), detach=_detach)",
-        "partial(_problem, wrapped))",
+        "Kind(wrapped, _problem, detach=_detach)",
+        "Kind(wrapped, _problem)",
         WRAPS,
     ),
     mutant(

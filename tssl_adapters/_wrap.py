@@ -6,12 +6,13 @@ import math
 import warnings
 from collections.abc import Container, Iterable, Iterator
 from fnmatch import fnmatchcase
+from inspect import isfunction
 from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import nn
 
-from tssl_adapters import _engines, adapters, versions
+from tssl_adapters import _engines, adapters, trial, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
@@ -22,7 +23,7 @@ from tssl_adapters.errors import (
     UnsupportedLayerError,
 )
 from tssl_adapters.neuron import Traits
-from tssl_adapters.registry import library_class
+from tssl_adapters.registry import kind_of, library_class, tried_as
 from tssl_adapters.report import LayerReport, Report, Status, Supported
 from tssl_adapters.rules import BY_NAME, Rule, SmoothTSSLBP
 
@@ -138,11 +139,7 @@ def unwrap(model: M) -> M:
         TypeError: ``model`` is not a module.
     """
     _check_module(model, "unwrap")
-    kinds = {
-        cls: kind
-        for adapter in adapters.loaded()
-        for cls, kind in (adapter.kinds | adapter.loops).items()
-    }
+    kinds = {cls: kind for adapter in adapters.loaded() for cls, kind in adapter.made().items()}
     for module in model.modules():
         if isinstance(module, Wrapped):
             native = module._tssl_native
@@ -265,11 +262,11 @@ def _decide(
 def _decide_one(
     adapter: Adapter, path: str, module: nn.Module, skipped: bool, asked: Settings
 ) -> _Found | None:
-    kind = adapter.kind(type(module), asked.rule)
+    kind = None if isinstance(module, Wrapped) else kind_of(adapter, module, asked.rule)
     status: Status
     config = False
     if isinstance(module, Wrapped):
-        if module._tssl_native not in adapter.kinds | adapter.loops:
+        if module._tssl_native not in adapter.made():
             return None
         settings = module._tssl_settings
         status = "skipped" if skipped else "wrapped"
@@ -299,15 +296,26 @@ def _decide_one(
 
 
 def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -> str | None:
-    """What of a layer cannot be wrapped; a registered class may be of another kind altogether."""
+    """What of a layer cannot be wrapped."""
+    replaced = [name for name in vars(module) if isfunction(getattr(type(module), name, None))]
+    if replaced:
+        return (
+            f"its {', '.join(replaced)} was replaced on the layer itself, so that a wrapped one "
+            "would not be called; wrap the model before, or make it a class of its own"
+        )
+    like = tried_as(kind)
     try:
-        why = kind.problem(module)
-        if why is not None:
-            return why
-        return asked.rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
+        why = kind.problem(kind.wrapped, module)
+        if why is None:
+            why = asked.rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
     except AttributeError as error:
-        like = library_class(adapter, type(module)).__name__
-        return f"it was registered like {like}, but lacks what that has ({error})"
+        if like is None:
+            return f"it lacks what a {type(module).__name__} has ({error}); make it anew"
+        return f"it was registered like {like.__name__}, but lacks what that has ({error})"
+    if why is not None or like is None:
+        return why
+    base = library_class(adapter, like)
+    return trial.why_not(adapter, kind, module, base, asked.rule, asked.tau_s)
 
 
 def _would_have(asked: Settings, kind: Kind | None, module: nn.Module) -> str:
@@ -368,7 +376,8 @@ def _check_versions(found: list[_Found]) -> None:
     """Try the classes of a model out where their library's version was not tested."""
     kinds = {id(f.kind) for f in found if f.report.status == "wrap"}
     for adapter in adapters.loaded():
-        classes = [cls for cls, kind in adapter.kinds.items() if id(kind) in kinds]
+        known = adapter.derived | adapter.kinds
+        classes = [cls for cls, kind in known.items() if id(kind) in kinds]
         if classes:
             versions.check(adapter, {library_class(adapter, cls): None for cls in classes})
 

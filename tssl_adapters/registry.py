@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from tssl_adapters import adapters
-from tssl_adapters.adapters.base import Adapter, Wrapped
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, additions, from_library
+from tssl_adapters.errors import UnsupportedLayerError
+from tssl_adapters.rules import Rule
 
 C = TypeVar("C", bound=type[nn.Module])
 
@@ -18,12 +20,13 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
     """Say that a class of your own computes the neuron of a class that is known.
 
     :func:`tssl_adapters.wrap` matches exact classes, because a subclass may have another neuron or
-    another output. A registered class is wrapped as the one that it is like, and has to have that
-    one's attributes, as a subclass has. The step that it computes stays its own; at its first call
-    a probe sees whether it is that neuron indeed, and the layer raises
-    :class:`tssl_adapters.errors.LibraryVersionError` if not. What a wrapped layer would not call,
-    as a SpikingJelly node's own ``forward``, makes ``wrap`` refuse the layer. Register a class
-    where it is defined, so that wrapped layers can be unpickled wherever it can be imported.
+    another output; only one that has nothing of its own but ``__init__`` and constants needs no
+    registration. A registered class is wrapped as the one that it is like, and has to have that
+    one's attributes, as a subclass has. The step that it computes stays its own. What a wrapped
+    layer would not call, as a ``forward`` of its own, is refused here; ``wrap`` tries each layer
+    out, and refuses one that computes another neuron, that detaches its state, or that keeps
+    something which a wrapped layer would lose. Register a class where it is defined, so that
+    wrapped layers can be unpickled wherever it can be imported.
 
     Args:
         cls: your layer class.
@@ -33,6 +36,8 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
         ``cls``.
 
     Raises:
+        UnsupportedLayerError: the class lacks methods of ``like``, or has some of its own in their
+            place that a wrapped layer would not call.
         TypeError: ``cls`` or ``like`` is not a module class.
         ValueError: ``like`` is not known, or ``cls`` is torch's own, or known already as something
             else.
@@ -61,8 +66,75 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
             return cls
         raise ValueError(f"tssl_adapters.register: {cls.__name__} is known already.")
     kind = adapter.kinds[like]
-    adapter.kinds[cls] = replace(kind, wrapped=_wrapped_class(cls, like, kind.wrapped))
+    why = _another_path(adapter.library, cls, like, kind)
+    if why is not None:
+        raise UnsupportedLayerError(
+            f"tssl_adapters.register: {cls.__name__} cannot be registered like {like.__name__}: "
+            f"{why}."
+        )
+    adapter.kinds[cls] = _kind_of(cls, like, kind, registered=True)
     return cls
+
+
+def _another_path(
+    library: str, cls: type[nn.Module], like: type[nn.Module], kind: Kind
+) -> str | None:
+    """What a class itself shows that a wrapped layer would fail at, or pass by."""
+    missing = sorted(name for name in _methods(like) if not hasattr(cls, name))
+    if missing:
+        return (
+            f"it lacks {', '.join(missing)}, which that has; derive it from {like.__name__}, or "
+            "register it like a class whose methods it has"
+        )
+    theirs = [base for base in cls.__mro__ if base in like.__mro__ or from_library(library, base)]
+    own = [
+        name
+        for name in kind.passed_by
+        if any(name in vars(base) for base in cls.__mro__ if base not in theirs)
+    ]
+    if own:
+        return (
+            f"it overrides {', '.join(own)}, and a wrapped {like.__name__} goes by its own, so "
+            "that what the class does there would be lost; put what it adds into a module around "
+            "the layer"
+            f"{kind.instead}"
+        )
+    return None
+
+
+def _methods(cls: type[nn.Module]) -> set[str]:
+    """The public methods and properties that a class has beside torch's."""
+    own = (base for base in cls.__mro__ if base not in nn.Module.__mro__)
+    return {
+        name
+        for base in own
+        for name, value in vars(base).items()
+        if not name.startswith("_") and (callable(value) or hasattr(type(value), "__get__"))
+    }
+
+
+def kind_of(adapter: Adapter, layer: nn.Module, rule: Rule) -> Kind | None:
+    """How a layer is wrapped for a rule: its class may be a known one with other defaults."""
+    cls = type(layer)
+    kind = adapter.kind(cls, rule)
+    if kind is not None:
+        return kind
+    base = adapter.base(cls)
+    if base is None or additions(adapter, layer, base):
+        return None
+    if cls not in adapter.derived:
+        adapter.derived[cls] = _kind_of(cls, base, adapter.kinds[base])
+    return adapter.derived[cls]
+
+
+def tried_as(kind: Kind) -> type[nn.Module] | None:
+    """What a layer of such a kind has to show that it computes; ``None`` for a library's class."""
+    return getattr(kind.wrapped, "_tssl_like", None)
+
+
+def _kind_of(cls: Any, like: type[nn.Module], kind: Kind, registered: bool = False) -> Kind:
+    """The kind of a class that is like another."""
+    return replace(kind, wrapped=_wrapped_class(cls, like, kind.wrapped, registered))
 
 
 def _adapter_of(cls: type[nn.Module]) -> Adapter | None:
@@ -70,7 +142,7 @@ def _adapter_of(cls: type[nn.Module]) -> Adapter | None:
 
 
 def _like(adapter: Adapter, cls: type[nn.Module]) -> Any:
-    return getattr(adapter.kinds[cls].wrapped, "_tssl_like", None)
+    return getattr(adapter.made()[cls].wrapped, "_tssl_like", None)
 
 
 def library_class(adapter: Adapter, cls: type[nn.Module]) -> type[nn.Module]:
@@ -79,33 +151,39 @@ def library_class(adapter: Adapter, cls: type[nn.Module]) -> type[nn.Module]:
     return cls if like is None else library_class(adapter, like)
 
 
-class _Registered(Wrapped):
+class _Made(Wrapped):
     """A wrapped class that was made while the program runs, and so cannot be found by its name."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced  # the user's class has a way of its own
-        return (_new, (self._tssl_native, self._tssl_like, *reduced[1][1:]), *reduced[2:])
+        made = (self._tssl_native, self._tssl_like, self._tssl_registered)
+        return (_new, (*made, *reduced[1][1:]), *reduced[2:])
 
     _tssl_like: type[nn.Module]
+    _tssl_registered: bool
 
 
-def _new(cls: Any, like: Any, *arguments: Any) -> Any:
+def _new(cls: Any, like: Any, registered: bool, *arguments: Any) -> Any:
     """Unpickle: an empty object of the wrapped class."""
-    register(cls, like=like)
-    adapter = _adapter_of(cls)
+    adapter = _adapter_of(like)
     assert adapter is not None
-    wrapped = adapter.kinds[cls].wrapped
+    if registered:
+        register(cls, like=like)
+    elif cls not in adapter.derived:
+        adapter.derived[cls] = _kind_of(cls, like, adapter.kinds[like])
+    wrapped = adapter.made()[cls].wrapped
     return wrapped.__new__(wrapped, *arguments)
 
 
-def _wrapped_class(cls: type[nn.Module], like: type[nn.Module], wrapped: type) -> type[Wrapped]:
+def _wrapped_class(
+    cls: type[nn.Module], like: type[nn.Module], wrapped: type, registered: bool
+) -> type[Wrapped]:
     """The wrapped class of ``like``, mixed into ``cls`` instead."""
-    left_out = {"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__"}
-    body = {name: value for name, value in vars(wrapped).items() if name not in left_out}
-    known = (*like.__mro__, _Registered)
-    mixins = [base for base in wrapped.__bases__ if base not in known]
-    body |= {"_tssl_native": cls, "_tssl_like": like, "__module__": cls.__module__}
-    made: type[Wrapped] = type(f"Wrapped{cls.__name__}", (_Registered, *mixins, cls), body)
+    mixins = [base for base in wrapped.__bases__ if base not in (*like.__mro__, _Made)]
+    body = {name: value for name, value in vars(wrapped).items() if name.startswith("_tssl_")}
+    body |= {"_tssl_native": cls, "_tssl_like": like, "_tssl_registered": registered}
+    body["__module__"] = cls.__module__
+    made: type[Wrapped] = type(f"Wrapped{cls.__name__}", (_Made, *mixins, cls), body)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
@@ -53,7 +54,7 @@ class Wrapped:
         return self._tssl_settings.tau_s == 1.0 and not torch.is_grad_enabled()
 
 
-def always_fits(layer: nn.Module) -> str | None:
+def always_fits(wrapped: Any, layer: nn.Module) -> str | None:
     """The ``problem`` of a class that has none."""
     return None
 
@@ -64,14 +65,19 @@ class Kind:
 
     Attributes:
         wrapped: the subclass that a layer's class is swapped to.
-        problem: says what of a layer's settings cannot be wrapped, or ``None``.
+        problem: says what of a layer's settings cannot be wrapped, or ``None``; takes ``wrapped``
+            and the layer.
         attach: called on a layer after it was wrapped, ``detach`` before it is unwrapped.
+        passed_by: methods that a wrapped layer does not call, or not in every call, so that what
+            another class has in their place would be lost; ``instead``: what else one can do.
     """
 
     wrapped: type[Wrapped]
-    problem: Callable[[Any], str | None] = always_fits
+    problem: Callable[[Any, Any], str | None] = always_fits
     attach: Callable[[Any], None] = field(default=lambda layer: None)
     detach: Callable[[Any], None] = field(default=lambda layer: None)
+    passed_by: tuple[str, ...] = ("forward",)
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,9 @@ class Adapter:
             which that makes no difference.
         part: what a module of the library is over a whole sequence, ``None`` for another's.
         example: makes a layer of a supported class, of so many neurons, with default settings.
-        run: an example's outputs over ``[T, batch, neurons]``, from rest.
+        record: a layer's outputs over ``[T, batch, ...]``, from rest, and its states after them.
+        surrogate: what a layer computes its spikes with, from h - theta.
+        derived: classes of the user's that were found to be a supported one, or a copy of it.
     """
 
     library: str
@@ -100,7 +108,9 @@ class Adapter:
     mode: Callable[[nn.Module], Mode | None]
     part: Callable[[Walk, str, nn.Module], Part | None]
     example: Callable[[type[nn.Module], int], nn.Module]
-    run: Callable[[Any, Tensor], Tensor]
+    record: Callable[[Any, Tensor], list[Tensor]]
+    surrogate: Callable[[Any], Callable[[Tensor], Tensor]]
+    derived: dict[type[nn.Module], Kind] = field(default_factory=dict)
     loops: dict[type[nn.Module], Kind] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,19 +118,81 @@ class Adapter:
         """How a class is wrapped for a rule, if it is."""
         return self.kinds.get(cls) or (self.loops.get(cls) if rule.cuts_feedback else None)
 
+    def made(self) -> dict[type[nn.Module], Kind]:
+        """Every class of which a layer may be wrapped already."""
+        return self.derived | self.kinds | self.loops
+
+    def run(self, layer: Any, x: Tensor) -> Tensor:
+        """A layer's outputs over ``[T, batch, ...]``, from rest."""
+        return self.record(layer, x)[0]
+
     def why_not(self, layer: nn.Module) -> str:
         """Why a spiking layer without a :class:`Kind` is refused."""
         for base in type(layer).__mro__:
             if base.__name__ in self.reasons and from_library(self.library, base):
                 return self.reasons[base.__name__]
-        for base in self.kinds:
-            if isinstance(layer, base):
-                mine, known = type(layer).__name__, base.__name__
-                return (
-                    f"it is a subclass of {known} and may have another neuron or another output; "
-                    f"if it has not, say tssl_adapters.register({mine}, like={known})"
-                )
+        known = self.base(type(layer))
+        if known is not None:
+            mine, name = type(layer).__name__, known.__name__
+            adds = additions(self, layer, known)
+            return (
+                f"it is a subclass of {name} and may have another neuron or another output, for it "
+                f"{adds}; if it has not, say tssl_adapters.register({mine}, like={name})"
+            )
         return "its neuron is not known to this version of tssl_adapters"
+
+    def base(self, cls: type[nn.Module]) -> type[nn.Module] | None:
+        """The nearest supported class that a class is derived from."""
+        return next((base for base in cls.__mro__ if base in self.kinds), None)
+
+
+_UNTOUCHED = {
+    *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__init__"),
+    *("__annotations__", "__annotate_func__", "__annotations_cache__", "__parameters__"),
+    *("__firstlineno__", "__static_attributes__", "__orig_bases__", "__abstractmethods__"),
+    "_abc_impl",
+}
+"""What a class may have of its own without being another neuron."""
+HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+"""Where a module keeps its hooks."""
+_REGISTERED = {
+    "_parameters": "parameter",
+    "_buffers": "buffer",
+    "_modules": "module",
+    "_memories": "memory",
+}
+
+
+def additions(adapter: Adapter, layer: nn.Module, base: type[nn.Module]) -> str:
+    """What a layer's class has beside what it has from ``base``; empty where it is that one's.
+
+    ``__init__`` and constants that the base does not have count for nothing.
+    """
+    own = [cls for cls in type(layer).__mro__ if cls not in base.__mro__]
+    defines = sorted(
+        {name for cls in own for name, value in vars(cls).items() if _matters(name, value, base)}
+    )
+    if defines:
+        return f"defines {', '.join(defines)}"
+    example = vars(adapter.example(base, 1))
+    known = {name for kept in _REGISTERED for name in example.get(kept) or ()}
+    known.update(signature(base).parameters)  # what a setting of its own makes
+    for kept, called in _REGISTERED.items():
+        more = [name for name in vars(layer).get(kept) or () if name not in known]
+        if more:
+            return f"registers the {called} {', '.join(map(repr, more))}"
+    hooked = [name for name in HOOKS if len(vars(layer).get(name, ())) > len(example.get(name, ()))]
+    return "has hooks" if hooked else ""
+
+
+def _matters(name: str, value: Any, base: type) -> bool:
+    if name in _UNTOUCHED:
+        return False
+    return callable(value) or hasattr(type(value), "__get__") or hasattr(base, name)
 
 
 def defined_by(library: str, module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from tssl_adapters.engine.state import (
 from tssl_adapters.engine.step import StepFunction
 from tssl_adapters.engine.window import Position, Stretch
 from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
-from tssl_adapters.neuron import Neuron
+from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback
 
 ENOUGH = 4096
@@ -37,6 +38,8 @@ ENOUGH = 4096
 ROUNDS = 32
 SAME_NEURON = 0.02
 """Share of a probe's values that rounding may move over the threshold."""
+FAR = 16.0
+"""A threshold from here on is tried apart from the potentials in use."""
 
 
 class Native(NamedTuple):
@@ -252,8 +255,9 @@ class _Call(NamedTuple):
         """Whether the record's forward pass is the library's, bit for bit.
 
         Tried once for each configuration, dtype and device, on random potentials around the
-        threshold. Where it differs in rounding, because a library's kernel fuses operations, say,
-        the library goes on computing.
+        threshold, and around zero where the threshold is far from those in use. Where it differs
+        in rounding, because a library's kernel fuses operations, say, the library goes on
+        computing.
 
         Raises:
             LibraryVersionError: it is another neuron.
@@ -283,20 +287,23 @@ class _Call(NamedTuple):
         # As fine as the layer's own numbers: sums of coarser ones would hardly ever round.
         dtype = torch.promote_types(torch.promote_types(given.dtype, self.state.dtype), torch.float)
 
-        def noise(size: torch.Size, width: float) -> Tensor:
+        def noise(size: torch.Size, width: Tensor | float) -> Tensor:
             flat = torch.rand(size, generator=generator, device=given.device, dtype=dtype)
             return (2.0 * flat - 1.0) * width
 
         same = True
-        for _ in range(min(ROUNDS, -(-ENOUGH // given.numel()))):
-            state = (self.neuron.threshold + noise(shape, 1.0)).to(self.state.dtype)
-            drive, *theirs = native.probe(noise(given.shape, 2.0).to(given.dtype), state)
+        for (centre, width), _ in itertools.product(
+            _probed(self.neuron.threshold), range(min(ROUNDS, -(-ENOUGH // given.numel())))
+        ):
+            state = (centre + noise(shape, width)).to(self.state.dtype)
+            largest = 2.0 * float(width.max())
+            drive, *theirs = native.probe(noise(given.shape, largest).to(given.dtype), state)
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
             # The library's spikes may be less precise than its states, and what they take too.
             involved = (given, self.state, *ours, *theirs)
             rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in involved)
-            spikes, potentials = (apart(a, b, rounding) for a, b in pairs)
+            spikes, potentials = (apart(a, b, rounding, largest) for a, b in pairs)
             if max(spikes, potentials) > SAME_NEURON:
                 raise LibraryVersionError(
                     f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
@@ -318,9 +325,25 @@ class _Call(NamedTuple):
         return spike, state_after(self.neuron, charged, spike, before)
 
 
-def apart(ours: Tensor, theirs: Tensor, rounding: float) -> float:
-    """The share of values that differ by more than rounding."""
-    near = torch.isclose(ours.double(), theirs.double(), rounding, rounding, equal_nan=True)
+def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:
+    """Where potentials are tried, and how far around that.
+
+    Around the threshold, as widely as it is large, for a number's neighbours lie as far apart; and
+    around zero, where the potentials in use are, if few of those lie there too.
+    """
+    centre = torch.as_tensor(threshold).detach()
+    finite = centre.isfinite()
+    near = bool((finite & (centre.abs() < FAR)).all())
+    centre = torch.where(finite, centre, torch.zeros_like(centre))
+    around = (centre, centre.abs().clamp(min=1.0))
+    return [around] if near else [around, (torch.zeros_like(centre), torch.ones_like(centre))]
+
+
+def apart(ours: Tensor, theirs: Tensor, rounding: float, largest: float = 1.0) -> float:
+    """The share of values that differ by more than rounding, the largest having been so large."""
+    near = torch.isclose(
+        ours.double(), theirs.double(), rounding, rounding * largest, equal_nan=True
+    )
     return 1.0 - float(near.double().mean())
 
 

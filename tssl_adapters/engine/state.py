@@ -379,7 +379,15 @@ def _known_trace(state: Tensor) -> Tensor | None:
 def at_rest(state: Tensor, rest: Sequence[Value]) -> bool:
     """Whether the potential is at one of its rest values everywhere."""
     with torch.no_grad():
-        return any(bool((state == value).all()) for value in rest)
+        return any(_everywhere(state, value) for value in rest)
+
+
+def _everywhere(state: Tensor, value: Value) -> bool:
+    """Whether a state is at a value, which may be a tensor that is not even of its shape."""
+    try:
+        return bool((state == value).all())
+    except RuntimeError:
+        return False
 
 
 def _lost(settings: Settings, why: str) -> str:

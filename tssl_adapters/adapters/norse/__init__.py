@@ -15,6 +15,7 @@ import norse.torch as norse
 import torch
 from norse.torch.functional import izhikevich
 from norse.torch.functional.lif import lif_feed_forward_step
+from norse.torch.functional.threshold import threshold
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
@@ -98,7 +99,7 @@ _REASONS["LIFMCRefracRecurrentCell"] = _REASONS["LIFMCRecurrentCell"]
 _RESETS = [getattr(norse, name, None) for name in ("reset_value", "reset_subtract")]
 
 
-def _problem(expected: tuple[Any, ...], layer: Any) -> str | None:
+def _problem(expected: tuple[Any, ...], _: Any, layer: Any) -> str | None:
     p = layer.p
     for nested in ("lif", "lif_adex"):
         p = getattr(p, nested, p)
@@ -157,15 +158,29 @@ def _example(cls: Any, neurons: int) -> nn.Module:
     return layer
 
 
-def _run(layer: Any, x: Tensor) -> Tensor:
+def _record(layer: Any, x: Tensor) -> list[Tensor]:
     if isinstance(layer, SNN | SNNRecurrent):
-        out: Tensor = layer(x)[0]
-        return out
+        out, state = layer(x)
+        return [out, *_tensors(state)]
     outs, state = [], None
     for step in x:
         out, state = layer(step, state)
         outs.append(out)
-    return torch.stack(outs)
+    return [torch.stack(outs), *_tensors(state)]
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    """The tensors of a state, some of which are states themselves."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state for tensor in _tensors(part)]
+
+
+def _surrogate(layer: Any) -> Any:
+    p = layer.p
+    for nested in ("lif", "lif_adex"):
+        p = getattr(p, nested, p)
+    return lambda distance: threshold(distance, p.method, p.alpha)
 
 
 ADAPTER = Adapter(
@@ -179,6 +194,7 @@ ADAPTER = Adapter(
     mode=mode,
     part=part,
     example=_example,
-    run=_run,
+    record=_record,
+    surrogate=_surrogate,
     reasons=_REASONS,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -12,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by
-from tssl_adapters.adapters.snntorch.classic import (
-    CLASSIC,
-    MixedSynaptic,
-    mixes_states,
-    two_forwards,
-    unlisted,
-)
+from tssl_adapters.adapters.snntorch.classic import two_forwards, unlisted
 from tssl_adapters.adapters.snntorch.layer import RESET_CODES, Layer, bound_reset, setting_problem
-from tssl_adapters.adapters.snntorch.neurons import (
+from tssl_adapters.adapters.snntorch.layers import (
     WRAPPED,
     WrappedAlpha,
     WrappedLapicque,
@@ -29,6 +21,7 @@ from tssl_adapters.adapters.snntorch.neurons import (
     WrappedRSynaptic,
     WrappedSynaptic,
 )
+from tssl_adapters.adapters.snntorch.neurons import RSynaptic
 from tssl_adapters.adapters.snntorch.sequence import mode, part
 from tssl_adapters.engine.state import untag
 
@@ -53,31 +46,20 @@ def _problem(wrapped: Any, layer: Any) -> str | None:
 
 def _fails_without_delay(wrapped: Any, layer: Any) -> bool:
     """Whether the library looks for a state among the arguments of a layer that holds it."""
-    if two_forwards() or getattr(layer, "reset_delay", True) or not layer.init_hidden:
+    if two_forwards(layer) or getattr(layer, "reset_delay", True) or not layer.init_hidden:
         return False
     forgets: bool = wrapped._tssl_delayed(layer)
-    recurrent = isinstance(layer, snntorch.RSynaptic)
-    return recurrent or (forgets and bound_reset(layer) != "_base_int")
+    return issubclass(wrapped, RSynaptic) or (forgets and bound_reset(layer) != "_base_int")
 
 
 def _kind(wrapped: type[Layer]) -> Kind:
-    return Kind(wrapped, partial(_problem, wrapped), detach=_detach)
+    return Kind(wrapped, _problem, detach=_detach)
 
 
 def _detach(layer: Any) -> None:
     untag(getattr(layer, "mem", None))
-    if two_forwards() and not layer.init_hidden:
+    if two_forwards(layer) and not layer.init_hidden:
         vars(layer).pop("spk", None)
-
-
-def _wrapped() -> Iterator[type[Layer]]:
-    """What each class of the installed version is swapped to."""
-    if two_forwards():
-        yield from CLASSIC
-        return
-    mixes = mixes_states()
-    for wrapped in WRAPPED:
-        yield MixedSynaptic if mixes and wrapped is WrappedSynaptic else wrapped
 
 
 def _spiking(module: nn.Module) -> bool:
@@ -94,24 +76,44 @@ _OTHER_SPIKING = tuple(
 def _example(cls: Any, neurons: int) -> nn.Module:
     wanted = {"alpha": 0.9, "beta": 0.8, "linear_features": neurons, "init_hidden": True}
     accepted = signature(cls).parameters
-    with unlisted():
+    with unlisted(cls):
         layer: nn.Module = cls(**{name: wanted[name] for name in wanted if name in accepted})
     return layer
 
 
-def _run(layer: Any, x: Tensor) -> Tensor:
-    return torch.stack([*map(layer, x)])
+def _record(layer: Any, x: Tensor) -> list[Tensor]:
+    hidden, recurrent = layer.init_hidden, hasattr(layer, "recurrent")
+    given = () if hidden or not two_forwards(layer) else _first(layer)
+    outs = []
+    for step in x:
+        result = layer(step, *given)
+        out, *after = result if isinstance(result, tuple) else (result,)
+        given = () if hidden else (out, *after) if recurrent else tuple(after)
+        outs.append(out)
+    return [torch.stack(outs), *([layer.mem] if hidden else after)]
+
+
+def _first(layer: Any) -> tuple[Any, ...]:
+    """The states that a layer starts from, which versions up to 0.7 have to be passed."""
+    names = (f"init_{cls.__name__.lower()}" for cls in type(layer).__mro__)
+    state = next(getattr(layer, name) for name in names if hasattr(layer, name))()
+    return state if isinstance(state, tuple) else (state,)
+
+
+def _surrogate(layer: Any) -> Any:
+    return layer.spike_grad
 
 
 ADAPTER = Adapter(
     library="snntorch",
-    kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in _wrapped()},
+    kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in WRAPPED},
     spiking=_spiking,
     native=lambda module: defined_by("snntorch", module),
     mode=mode,
     part=part,
     example=_example,
-    run=_run,
+    record=_record,
+    surrogate=_surrogate,
     reasons={
         "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
         "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",

@@ -14,18 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import snntorch
 import torch
 from torch import Tensor
 
 from tssl_adapters.adapters.snntorch.layer import Layer, States, bound_reset
 from tssl_adapters.adapters.snntorch.neurons import (
-    WrappedAlpha,
-    WrappedLapicque,
-    WrappedLeaky,
-    WrappedRLeaky,
-    WrappedRSynaptic,
-    WrappedSynaptic,
+    NEURONS,
+    Alpha,
+    Lapicque,
+    Leaky,
+    RLeaky,
+    RSynaptic,
+    Synaptic,
 )
 from tssl_adapters.neuron import LinearCharge, Reset, SubtractEarly, Value
 
@@ -98,7 +98,7 @@ class _Early(_Classic):
         return SubtractEarly() if early else super()._tssl_reset(layer)
 
 
-class ClassicLeaky(_Early, WrappedLeaky):
+class ClassicLeaky(_Early, Leaky):
     """By argument a reset to zero takes the input too."""
 
     def _tssl_rounds_alike(self: Any) -> bool:
@@ -108,11 +108,11 @@ class ClassicLeaky(_Early, WrappedLeaky):
         return (x if self.init_hidden else self._tssl_kept(x, states["mem"])), {}
 
 
-class ClassicLapicque(_Classic, WrappedLapicque):
+class ClassicLapicque(_Classic, Lapicque):
     """The same neuron."""
 
 
-class ClassicSynaptic(_Classic, WrappedSynaptic):
+class ClassicSynaptic(_Classic, Synaptic):
     """Where it holds its states the input reaches the potential past ``syn``, which only matters
     to a reset to zero: that takes ``syn`` from the potential.
     """
@@ -129,7 +129,7 @@ class ClassicSynaptic(_Classic, WrappedSynaptic):
         return drive, {"syn": self._tssl_quantised(syn)}
 
 
-class ClassicAlpha(_Classic, WrappedAlpha):
+class ClassicAlpha(_Classic, Alpha):
     """By argument the potential stays, where by subtraction a spike takes from the currents."""
 
     def _tssl_subtracted(self: Any, states: States, inh: Tensor) -> tuple[Value, ...]:
@@ -140,11 +140,11 @@ class ClassicAlpha(_Classic, WrappedAlpha):
         return state - taken
 
 
-class ClassicRLeaky(_Early, WrappedRLeaky):
+class ClassicRLeaky(_Early, RLeaky):
     """As ``Leaky`` in its reset by subtraction."""
 
 
-class ClassicRSynaptic(_Classic, WrappedRSynaptic):
+class ClassicRSynaptic(_Classic, RSynaptic):
     """Where it holds its states a reset to zero takes ``syn`` as well."""
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
@@ -159,7 +159,7 @@ def _mixed_charge(mem: Tensor, drive: Tensor, alpha: Tensor, beta: Tensor) -> Te
     return beta * mem + (alpha * mem + drive)
 
 
-class MixedSynaptic(WrappedSynaptic):
+class MixedSynaptic(Synaptic):
     """Where ``syn`` is passed, ``mem`` stands in for it: the potential decays by alpha + beta.
 
     The states of such a call have no ``syn``.
@@ -208,38 +208,44 @@ class MixedSynaptic(WrappedSynaptic):
         return spikes, {"syn": self.syn, "mem": self.mem}
 
 
-def two_forwards() -> bool:
-    """Whether the library is of the versions whose layers have two forward passes."""
-    return hasattr(snntorch.Leaky, "_build_state_function_hidden")
+def two_forwards(cls: Any) -> bool:
+    """Whether a class is of the versions whose layers have two forward passes."""
+    return hasattr(cls, "_build_state_function_hidden")
 
 
 @torch.no_grad()
-def mixes_states() -> bool:
+def mixes_states(synaptic: Any) -> bool:
     """Whether ``Synaptic`` takes ``mem`` for ``syn``."""
-    if two_forwards():
-        return False
-    with unlisted():
-        layer = snntorch.Synaptic(alpha=0.5, beta=0.5)
+    with unlisted(synaptic):
+        layer = synaptic(alpha=0.5, beta=0.5)
     one = torch.ones(1)
     _, syn, _ = layer(0 * one, one, 0 * one)
     return bool(syn == 0.0)
 
 
 @contextmanager
-def unlisted() -> Iterator[None]:
+def unlisted(cls: Any) -> Iterator[None]:
     """Make layers that the library does not keep: it lists every one that is made."""
-    known = list(snntorch.SpikingNeuron.instances)
+    known = list(cls.instances)
     try:
         yield
     finally:
-        snntorch.SpikingNeuron.instances[:] = known
+        cls.instances[:] = known
 
 
-CLASSIC: tuple[type[Layer], ...] = (
-    ClassicLeaky,
-    ClassicLapicque,
-    ClassicSynaptic,
-    ClassicAlpha,
-    ClassicRLeaky,
-    ClassicRSynaptic,
-)
+CLASSIC: dict[str, type[Layer]] = {
+    "Leaky": ClassicLeaky,
+    "Lapicque": ClassicLapicque,
+    "Synaptic": ClassicSynaptic,
+    "Alpha": ClassicAlpha,
+    "RLeaky": ClassicRLeaky,
+    "RSynaptic": ClassicRSynaptic,
+}
+
+
+def neuron_of(cls: Any) -> type[Layer]:
+    """What is mixed in before a class, which is the library's of that name in some version."""
+    name = cls.__name__
+    if two_forwards(cls):
+        return CLASSIC[name]
+    return MixedSynaptic if name == "Synaptic" and mixes_states(cls) else NEURONS[name]

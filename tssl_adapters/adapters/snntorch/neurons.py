@@ -1,4 +1,4 @@
-"""The wrapped layers: what each one's states and charge are.
+"""What is mixed into the wrapped layers: what each one's states and charge are.
 
 Synaptic currents and recurrent input lie in front of the potential and do not depend on it but for
 the reset, whose spike the library detaches. So they stay with autograd, and the engine sees what
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import snntorch
 import torch
 from torch import Tensor
 
@@ -74,10 +73,8 @@ class _Synapse(_Leaking):
         return alpha
 
 
-class WrappedLeaky(_Leaking, snntorch.Leaky):  # type: ignore[misc]
-    """``snntorch.Leaky`` with the gradient of a rule."""
-
-    _tssl_native = snntorch.Leaky
+class Leaky(_Leaking):
+    """``snntorch.Leaky``."""
 
     def _tssl_foreseen(self) -> bool:
         return True
@@ -87,10 +84,9 @@ class WrappedLeaky(_Leaking, snntorch.Leaky):  # type: ignore[misc]
         return self._tssl_call(input_, mem)
 
 
-class WrappedLapicque(Layer, snntorch.Lapicque):  # type: ignore[misc]
-    """``snntorch.Lapicque`` with the gradient of a rule."""
+class Lapicque(Layer):
+    """``snntorch.Lapicque``."""
 
-    _tssl_native = snntorch.Lapicque
     _tssl_zero_decay = (
         "R*C is the time_step, so that the potential decays by 1 - time_step/(R*C) = 0, and with "
         "reset_mechanism='subtract' what a spike removes is the threshold over that; use another "
@@ -115,10 +111,9 @@ class WrappedLapicque(Layer, snntorch.Lapicque):  # type: ignore[misc]
         return self._tssl_kept(x, states["mem"]), {}
 
 
-class WrappedSynaptic(_Synapse, snntorch.Synaptic):  # type: ignore[misc]
-    """``snntorch.Synaptic`` with the gradient of a rule. No reset touches ``syn``."""
+class Synaptic(_Synapse):
+    """``snntorch.Synaptic``. No reset touches ``syn``."""
 
-    _tssl_native = snntorch.Synaptic
     _tssl_states = ("syn", "mem")
 
     @eager
@@ -133,15 +128,14 @@ class WrappedSynaptic(_Synapse, snntorch.Synaptic):  # type: ignore[misc]
         return self._tssl_kept(syn, states["mem"]), {"syn": self._tssl_quantised(syn)}
 
 
-class WrappedAlpha(Layer, snntorch.Alpha):  # type: ignore[misc]
-    """``snntorch.Alpha`` with the gradient of a rule.
+class Alpha(Layer):
+    """``snntorch.Alpha``.
 
     The potential is made of the currents alone, so that F_v = 0. By subtraction the spike takes
     the threshold from ``syn_exc``, all of ``syn_inh``, and -syn_inh[t-1] from the potential, which
     is no amount that the potential had: the engine sees no reset there, only the drive.
     """
 
-    _tssl_native = snntorch.Alpha
     _tssl_states = ("syn_exc", "syn_inh", "mem")
     _tssl_resets: ClassVar[Any] = {**RESETS, "_base_sub": Never()}
     _tssl_nonlinear = "its potential is the sum of two currents, and a spike resets these"
@@ -188,10 +182,9 @@ class WrappedAlpha(Layer, snntorch.Alpha):  # type: ignore[misc]
         return (state - taken).to(state.dtype)
 
 
-class WrappedRLeaky(_Recurrent, _Leaking, snntorch.RLeaky):  # type: ignore[misc]
-    """``snntorch.RLeaky`` with the gradient of a rule."""
+class RLeaky(_Recurrent, _Leaking):
+    """``snntorch.RLeaky``."""
 
-    _tssl_native = snntorch.RLeaky
     _tssl_states = ("spk", "mem")
 
     @eager
@@ -205,10 +198,9 @@ class WrappedRLeaky(_Recurrent, _Leaking, snntorch.RLeaky):  # type: ignore[misc
         return self._tssl_kept(x + self.recurrent(states["spk"]), states["mem"]), {}
 
 
-class WrappedRSynaptic(_Recurrent, _Synapse, snntorch.RSynaptic):  # type: ignore[misc]
-    """``snntorch.RSynaptic`` with the gradient of a rule. No reset touches ``syn``."""
+class RSynaptic(_Recurrent, _Synapse):
+    """``snntorch.RSynaptic``. No reset touches ``syn``."""
 
-    _tssl_native = snntorch.RSynaptic
     _tssl_states = ("spk", "syn", "mem")
 
     @eager
@@ -231,11 +223,7 @@ class WrappedRSynaptic(_Recurrent, _Synapse, snntorch.RSynaptic):  # type: ignor
         return self._tssl_kept(syn, states["mem"]), {"syn": self._tssl_quantised(syn)}
 
 
-WRAPPED: tuple[type[Layer], ...] = (
-    WrappedLeaky,
-    WrappedLapicque,
-    WrappedSynaptic,
-    WrappedAlpha,
-    WrappedRLeaky,
-    WrappedRSynaptic,
-)
+NEURONS: dict[str, type[Layer]] = {
+    cls.__name__: cls for cls in (Leaky, Lapicque, Synaptic, Alpha, RLeaky, RSynaptic)
+}
+"""What is mixed in before the library's class of that name."""

@@ -38,7 +38,7 @@ def part(walk: Walk, path: str, module: Any) -> Part | None:
         return as_it_is(module)
     if brings == "sequence":
         return walk.refuse(path, module, "it takes whole sequences, and is given single steps")
-    if two_forwards() and not module.init_hidden:
+    if two_forwards(module) and not module.init_hidden:
         why = "this version of snnTorch passes it its states; use init_hidden=True"
         return walk.refuse(path, module, why)
     walk.hold(path, module)

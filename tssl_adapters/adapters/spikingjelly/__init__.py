@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Adapter, Kind, defined_by, from_library
-from tssl_adapters.adapters.spikingjelly.node import sequences
+from tssl_adapters.adapters.spikingjelly.node import TRACE, sequences
 from tssl_adapters.adapters.spikingjelly.reasons import REASONS
 from tssl_adapters.adapters.spikingjelly.sequential import mode, part
 
@@ -66,9 +66,15 @@ def _example(cls: type[nn.Module], neurons: int) -> nn.Module:
     return cls(**_ARGUMENTS.get(cls.__name__, {}))
 
 
-def _run(node: Any, x: Tensor) -> Tensor:
+def _record(node: Any, x: Tensor) -> list[Tensor]:
+    node.reset()
     out: Tensor = node(x) if sequences(node) else torch.stack([*map(node, x)])
-    return out
+    states = (node._memories[name] for name in node._memories if name != TRACE)
+    return [out, *filter(torch.is_tensor, states)]
+
+
+def _surrogate(node: Any) -> Any:
+    return node.surrogate_function
 
 
 def _loops() -> dict[type[nn.Module], Kind]:
@@ -87,6 +93,7 @@ ADAPTER = Adapter(
     mode=mode,
     part=part,
     example=_example,
-    run=_run,
+    record=_record,
+    surrogate=_surrogate,
     reasons=REASONS,
 )

@@ -62,7 +62,42 @@ class Classic(Node):
             self.v_seq = ran.kept[0]
 
 
-def classic_problem(node: Any) -> str | None:
+class ClockDriven(Classic):
+    """Mixed in before a node's record."""
+
+    def __init_subclass__(cls) -> None:
+        """The library's monitor takes classes called ``MultiStep...`` for such; pickle goes by
+        the qualified name, which stays.
+        """
+        if "_tssl_native" in vars(cls):
+            cls.__name__ = cls._tssl_native.__name__
+
+    def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
+        (v,) = states
+        return (v if isinstance(v, Tensor) else self._tssl_start(v, x),)
+
+    def _tssl_start(self, v: float, x: Tensor) -> Tensor:
+        """Without dimensions, and so with a number's part in type promotion and rounding."""
+        dtype = torch.float64 if x.is_floating_point() else None
+        return torch.as_tensor(v, dtype=dtype, device=x.device)
+
+    def _tssl_one(self: Any, x: Tensor) -> Tensor:
+        if sequences(self):
+            return self._tssl_native.forward(self, x.unsqueeze(0))[0]  # type: ignore[no-any-return]
+        return self._tssl_native.forward(self, x)  # type: ignore[no-any-return]
+
+    def _tssl_keeps(self) -> bool:
+        return sequences(self)
+
+
+class InSingle:
+    """Mixed in before :class:`ClockDriven`: the library makes a tensor of the number."""
+
+    def _tssl_start(self, v: float, x: Tensor) -> Tensor:
+        return torch.as_tensor(v, device=x.device)
+
+
+def classic_problem(wrapped: Any, node: Any) -> str | None:
     """What of a node's settings cannot be wrapped."""
     backend = getattr(node, "backend", "torch")
     if backend != "torch":
@@ -75,4 +110,4 @@ def classic_problem(node: Any) -> str | None:
             "it has cupy_fp32_inference=True, with which it writes to the potential in place; "
             "set it to False"
         )
-    return problem(node)
+    return problem(wrapped, node)

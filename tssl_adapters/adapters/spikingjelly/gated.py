@@ -50,10 +50,9 @@ def _after(h: Tensor, s: Tensor, gamma: Tensor, subreset: Tensor, decay: Tensor)
     return h - s * (gamma * h + (1.0 - gamma) * subreset / decay)
 
 
-class WrappedGatedLIFNode(Node, neuron.GatedLIFNode):  # type: ignore[misc]
-    """``GatedLIFNode`` with the gradient of a rule, for all its parameters."""
+class GatedLIF(Node):
+    """``GatedLIFNode``, with the gradient for all its parameters."""
 
-    _tssl_native = neuron.GatedLIFNode
     _tssl_nonlinear = "its gates change the charge from step to step"
 
     @classmethod
@@ -120,3 +119,9 @@ class WrappedGatedLIFNode(Node, neuron.GatedLIFNode):  # type: ignore[misc]
 
     def _tssl_store(self, ran: Ran) -> None:
         """These nodes keep no sequence of states."""
+
+
+class WrappedGatedLIFNode(GatedLIF, neuron.GatedLIFNode):  # type: ignore[misc]
+    """``GatedLIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.GatedLIFNode

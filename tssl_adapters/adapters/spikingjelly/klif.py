@@ -21,6 +21,7 @@ class KLIF(SmoothNode):
     """
 
     _tssl_nonlinear = "its charge is rectified"
+    _tssl_single = True
 
     def _tssl_attach(
         self: Any, x: Tensor, states: States, trace: Tensor | None

@@ -16,6 +16,8 @@ from tssl_adapters.neuron import LinearCharge, Neuron, Traits, computes
 class LinearNode(Node):
     """A node whose charge is linear in the potential, with a known decay."""
 
+    _tssl_single = True
+
     def _tssl_charge(self) -> LinearCharge:
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.engine.state import trace_beside, untag
-from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits
+from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits, Value
 
 TRACE = "tssl_psc"
 """The memory that holds the trace at ``tau_s > 1``, after the library's own."""
@@ -41,6 +41,8 @@ class Node(Wrapped):
     """Whether the library rounds in the same way at every call."""
     _tssl_nonlinear: ClassVar[str | None] = None
     """Why it is not an integrate-and-fire neuron."""
+    _tssl_single: ClassVar[bool] = False
+    """Whether the potential is the only state that it carries."""
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
@@ -124,14 +126,12 @@ def rest_of(node: Any) -> float:
     return 0.0 if v_reset is None else float(v_reset)
 
 
-def rests(node: Any) -> tuple[float, ...]:
-    """Potentials at which a layer starts anew."""
-    start = node._memories_rv["v"]
-    own = (float(start),) if isinstance(start, float | int) else ()
-    return (rest_of(node), 0.0, *own)
+def rests(node: Any) -> tuple[Value, ...]:
+    """Potentials at which a layer starts anew: a number, or a tensor with one for each neuron."""
+    return (rest_of(node), 0.0, node._memories_rv["v"])
 
 
-def problem(node: Any) -> str | None:
+def problem(wrapped: Any, node: Any) -> str | None:
     """What of a node's settings cannot be wrapped."""
     if not getattr(node.surrogate_function, "spiking", True):
         return (
@@ -144,6 +144,14 @@ def problem(node: Any) -> str | None:
         return (
             f"it has an attribute '{TRACE}', the name of the memory that wrap adds at tau_s > 1; "
             "rename yours"
+        )
+    others = wrapped._tssl_names(node)[1:]
+    if wrapped._tssl_single and others:
+        return (
+            f"beside its potential it has the memory {', '.join(map(repr, others))}, which the "
+            "node that it is like has not, and a wrapped one would not carry on; keep it in a "
+            "module around the node, or derive the class from SimpleBaseNode and register it like "
+            "SimpleIFNode"
         )
     return None
 

@@ -10,11 +10,12 @@ import torch
 from spikingjelly.activation_based import base, neuron
 from torch import Tensor
 
-from tssl_adapters.adapters.spikingjelly.node import Ran, problem
+from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import Recorder, SmoothNode, States, shadow
 from tssl_adapters.neuron import Traits, Value
 
-_STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
+STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
+"""What a class has to leave as it is: only ``neuronal_charge`` may differ."""
 
 
 class SimpleNode(SmoothNode):
@@ -40,6 +41,13 @@ class SimpleNode(SmoothNode):
             return spike, tuple(self._memories.values())
         finally:
             self.__dict__["_memories"] = kept
+
+    def _tssl_charged(self: Any, x: Tensor, v: Tensor, others: list[Any]) -> Tensor:
+        twin = shadow(self, Recorder())
+        twin.__dict__["_memories"].update(zip(self._memories, (v, *others), strict=False))
+        twin.neuronal_charge(x)
+        charged: Tensor = twin.v
+        return charged
 
     def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
         v, *others = states
@@ -70,20 +78,15 @@ class WrappedSimpleIFNode(SimpleNode, neuron.SimpleIFNode):  # type: ignore[misc
     _tssl_native = neuron.SimpleIFNode
 
 
-class WrappedSimpleLIFNode(SimpleNode, neuron.SimpleLIFNode):  # type: ignore[misc]
-    """``SimpleLIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.SimpleLIFNode
+class SimpleLIF(SimpleNode):
+    """Whose charge, where it is the library's, is that of ``SimpleLIFNode``."""
 
     @classmethod
     def _tssl_decay(cls, node: Any) -> Value:
         return 1.0 - 1.0 / float(node.tau)
 
 
-def simple_problem(node: Any) -> str | None:
-    """What of a simple node, or of a class derived from one, cannot be wrapped."""
-    cls, library = type(node), neuron.SimpleBaseNode
-    changed = [name for name in _STEP if getattr(cls, name) is not getattr(library, name)]
-    if changed:
-        return f"its class overrides {', '.join(changed)}; only neuronal_charge may differ"
-    return problem(node)
+class WrappedSimpleLIFNode(SimpleLIF, neuron.SimpleLIFNode):  # type: ignore[misc]
+    """``SimpleLIFNode`` with the gradient of a rule."""
+
+    _tssl_native = neuron.SimpleLIFNode

@@ -2,8 +2,8 @@
 
 The library's own step is run with a recorder in the place of its surrogate function. The recorder
 sees h - theta with its graph, and returns the spike that the rest of the step is to use. So one
-run with the potential held fixed gives the charge, and a second one, with the spike that has the
-rule's gradient, gives the graph of all states beside the potential.
+run with the potential held fixed, and theta at zero, gives the charge, and a second one, with the
+spike that has the rule's gradient, gives the graph of all states beside the potential.
 """
 
 from __future__ import annotations
@@ -120,9 +120,10 @@ class SmoothNode(Node):
     def _tssl_charged(self: Any, x: Tensor, v: Tensor, others: list[Any]) -> Tensor:
         """h, with a graph to the input, the other states, and the parameters."""
         recorder = Recorder()
-        shadow(self, recorder)._tssl_step(x, (v, *others))
-        charged: Tensor = recorder.distance + self.v_threshold
-        return charged
+        twin = shadow(self, recorder)
+        twin.__dict__["v_threshold"] = 0.0  # a large one would take h's last digits with it
+        twin._tssl_step(x, (v, *others))
+        return recorder.distance
 
     def _tssl_detached(self: Any) -> bool:
         """Whether the library cuts the gradient through the reset."""

@@ -1,0 +1,101 @@
+"""The nodes of other than linear charges, or of more states than the potential."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.adapters.spikingjelly.node import Ran
+from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
+from tssl_adapters.neuron import ByFormula, Reset, Traits
+
+
+class QIF(SmoothNode):
+    """``QIFNode``."""
+
+    _tssl_nonlinear = "its charge is quadratic in the potential"
+
+
+class EIF(SmoothNode):
+    """``EIFNode``."""
+
+    _tssl_nonlinear = "its charge is exponential in the potential"
+
+
+class Izhikevich(SmoothNode):
+    """``IzhikevichNode``, with the gradient through its recovery ``w`` too."""
+
+    _tssl_nonlinear = "its charge is quadratic in the potential, and it adapts"
+
+
+class SteppedIzhikevich(Izhikevich):
+    """The same where a detached reset to a value still has the gradient of ``spike * v_reset``."""
+
+    def _tssl_detached(self: Any) -> bool:
+        return bool(self.detach_reset) and not self._tssl_half_detached()
+
+    def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
+        if self._tssl_half_detached():
+            v_reset: float = self.v_reset
+            return ByFormula(lambda h, due: h - due.detach() * h + due * v_reset)
+        reset: Reset = self._tssl_reset()
+        return reset
+
+    def _tssl_half_detached(self: Any) -> bool:
+        own = next(cls for cls in type(self).__mro__ if cls.__name__ == "IzhikevichNode")
+        return bool(self.detach_reset and self.v_reset and _half_detached(own))
+
+
+@cache
+def _half_detached(cls: Any) -> bool:
+    """Whether a class resets so."""
+    node = cls(v_reset=-1.0, detach_reset=True)
+    node.v = node.w = torch.zeros(1)
+    with torch.enable_grad():
+        node.neuronal_reset(torch.ones(1, requires_grad=True))
+    return bool(node.v.requires_grad)
+
+
+class CUBALIF(SmoothNode):
+    """``CUBALIFNode``, with the gradient through its current ``c`` too."""
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        traits = super()._tssl_traits(layer)
+        return replace(traits, decay=layer.v_decay, synapse=layer.c_decay)
+
+
+class RAF(SmoothNode):
+    """``RAFNode``; the input arrives through ``u`` a step later."""
+
+    _tssl_nonlinear = "its potential resonates with a second state"
+
+
+class ComplementaryLIF(SmoothNode):
+    """``ComplementaryLIFNode``, with the gradient through ``m`` too.
+
+    In evaluation the library cuts the gradient through the spike; the rule's stays.
+    """
+
+    _tssl_nonlinear = "what its spikes take depends on those before"
+
+    def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
+        tau: float = self.tau
+        threshold: float = self.v_threshold
+
+        def formula(charged: Tensor, due: Tensor, m: Tensor) -> Tensor:
+            m = m * torch.sigmoid(charged / tau) + due
+            return charged - due * (threshold + torch.sigmoid(m))
+
+        return ByFormula(formula, tuple(others))
+
+    def _tssl_keeps(self: Any) -> bool:
+        return bool(self.store_state_seqs) and self.step_mode == "m"
+
+    def _tssl_store(self: Any, ran: Ran) -> None:
+        if ran.kept is not None:
+            self.state_seqs = list(ran.kept)

@@ -1,0 +1,274 @@
+"""Try out a layer whose class is not the library's own, on copies, before it is wrapped.
+
+What does not depend on the input shows here: another neuron than the one the class is taken for, a
+state that it cuts from its graph, something that it keeps as it runs. A layer that does not run
+natively on the shapes tried here is left to its first call.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tssl_adapters.adapters import Adapter, Kind
+from tssl_adapters.adapters.base import HOOKS
+from tssl_adapters.elementwise import ordinary
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.errors import LibraryVersionError
+from tssl_adapters.rules import Rule, SurrogateGradient
+
+_STEPS, _BATCH = 4, 8
+_STRONGEST = 30.0
+"""Enough for every library's defaults to spike, Norse's among them."""
+_ROUNDING = 1e-3
+"""What a gradient may be off by, of its largest element."""
+
+
+class _Ran(NamedTuple):
+    """What a layer gave.
+
+    Attributes:
+        values: outputs and states.
+        grads: of the input and of every parameter that learns, by name; ``None`` where it has none.
+        kept: what the layer is left with, but for what every layer of the library has.
+    """
+
+    values: list[Tensor]
+    grads: dict[str, Tensor | None]
+    kept: dict[str, Any]
+
+
+def why_not(
+    adapter: Adapter,
+    kind: Kind,
+    layer: nn.Module,
+    like: type[nn.Module],
+    rule: Rule,
+    tau_s: float,
+) -> str | None:
+    """Why a layer cannot be wrapped as one of the class ``like``, or ``None``."""
+    with _aside():
+        try:
+            trial = _Trial(adapter, kind, layer, like)
+        except Exception:
+            return None  # it cannot be copied, or does not run natively on what is tried here
+        try:
+            difference = trial.difference()
+            if difference is None:
+                trial.run(rule, tau_s)
+            return difference
+        except LibraryVersionError as error:
+            return f"it does not compute the neuron of {like.__name__}: {_found(error)}"
+        except Exception as error:
+            return (
+                f"it runs natively, but not as a {like.__name__} would wrapped "
+                f"({type(error).__name__}: {error})"
+            )
+
+
+class _Trial:
+    """A layer's native run, and what copies of it do wrapped.
+
+    Raises:
+        Exception: it cannot be copied, or it ran on none of the shapes that were tried.
+    """
+
+    def __init__(
+        self, adapter: Adapter, kind: Kind, layer: nn.Module, like: type[nn.Module]
+    ) -> None:
+        self.adapter, self.kind, self.layer, self.like = adapter, kind, layer, like
+        self.own = like is not type(layer) and type(layer) in adapter.kinds
+        self.known = self._known()
+        self.input, self.native = self._first_that_runs()
+
+    def difference(self) -> str | None:
+        """What natively is another, with the library's surrogate as the rule."""
+        name, surrogate = self.like.__name__, self.adapter.surrogate(self.layer)
+        ran = self._ran(self._wrapped(SurrogateGradient(_derivative(surrogate)), 1.0))
+        native = self.native
+        if not all(map(_same, ran.values, native.values)):
+            return f"wrapped as {name} its forward pass is not the one that it has natively"
+        lost = [key for key, value in native.kept.items() if not _alike(value, ran.kept.get(key))]
+        if lost:
+            return (
+                f"as it runs it keeps {', '.join(map(repr, lost))}, which {name} does not, and "
+                "which would be lost; keep it in a module around it, or in a forward hook"
+            )
+        for key, theirs in native.grads.items():
+            if key == "" and theirs is not None and _cuts(theirs):
+                ours = ran.grads[key]
+                if ours is not None and not _cuts(ours):
+                    return (
+                        "it lets go of its state from one step to the next, so that natively no "
+                        f"gradient goes back in time, as it does in {name}; wrap {name} with "
+                        "rules.SurrogateGradient(..., chain=False), or skip this layer"
+                    )
+            if not _near(ran.grads[key], theirs):
+                of = f"its parameter '{key}'" if key else "its input"
+                return (
+                    f"with the library's own surrogate the gradient of {of} is not the one that it "
+                    f"has natively: it computes something that {name} does not"
+                )
+        return None
+
+    def run(self, rule: Rule, tau_s: float) -> None:
+        """Forward and backward with the rule that is asked for."""
+        self._ran(self._wrapped(rule, tau_s))
+
+    def _first_that_runs(self) -> tuple[Tensor, _Ran]:
+        problem = None
+        like = next((t for t in _tensors(self.layer) if t.is_floating_point()), torch.empty(0))
+        steps = getattr(self.layer, "T", _STEPS)
+        for shape in _shapes(self.layer):
+            x = torch.rand((steps, *shape), dtype=torch.float64) ** 3 * _STRONGEST - 0.5
+            x = x.to(like)
+            try:
+                return x, self._ran(_copied(self.layer), x)
+            except Exception as error:
+                problem = error
+        assert problem is not None
+        raise problem
+
+    def _wrapped(self, rule: Rule, tau_s: float) -> Any:
+        layer: Any = _copied(self.layer)
+        layer.__class__ = self.kind.wrapped
+        layer._tssl_settings = Settings(type(self.layer).__name__, rule, tau_s)
+        self.kind.attach(layer)
+        return layer
+
+    def _ran(self, layer: Any, x: Tensor | None = None) -> _Ran:
+        x = (self.input if x is None else x).clone().requires_grad_()
+        learned = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+        values = self.adapter.record(layer, x)
+        ends = (values[0][-1], *values[1:])  # of the last step: the rest comes back in time
+        differentiable = [value for value in ends if value.requires_grad]
+        grads: dict[str, Tensor | None] = dict.fromkeys(["", *learned])
+        if differentiable:
+            found = torch.autograd.grad(
+                [_weighted(value) for value in differentiable],
+                [x, *learned.values()],
+                allow_unused=True,
+            )
+            grads = dict(zip(grads, found, strict=True))
+        kept = {**vars(layer), **layer._buffers}
+        return _Ran(values, grads, {k: v for k, v in kept.items() if k not in self.known})
+
+    def _known(self) -> set[str]:
+        """What every layer of the library's class is left with."""
+        if not self.own:
+            return {*vars(self.layer), *self.layer._buffers}
+        example = self.adapter.example(self.like, 1)
+        self.adapter.record(example, torch.zeros(getattr(example, "T", _STEPS), 1, 1))
+        return {*vars(example), *example._buffers}
+
+
+def _shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Shapes ``[batch, ...]`` of a step that a layer may take, as far as its tensors tell."""
+    sizes = [tuple(n if n > 1 else 3 for n in t.shape) for t in _tensors(layer) if t.ndim]
+    for size in dict.fromkeys(sizes):
+        yield (_BATCH, size[-1])
+        yield (_BATCH, *size)
+        yield (_BATCH, size[0], 6, 6)
+        yield size
+    yield (_BATCH, 3)
+    yield (_BATCH, 3, 6, 6)
+
+
+def _tensors(layer: nn.Module) -> list[Tensor]:
+    """What may tell a layer's shapes: all that it registers, and holds by name."""
+    held = [*layer.parameters(), *layer.buffers(), *vars(layer).values()]
+    held += vars(layer).get("_memories", {}).values()
+    held += [part for value in held if isinstance(value, tuple) for part in value]
+    return [value for value in held if isinstance(value, Tensor)]
+
+
+class _Cut(TorchFunctionMode):
+    """Copies of tensors with a graph are copies of their values; torch itself refuses them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
+
+
+def _copied(layer: nn.Module) -> nn.Module:
+    """A layer of its own, in training, without the hooks, which may reach anywhere."""
+    held = (vars(module).get(hooks) for module in layer.modules() for hooks in HOOKS)
+    memo: dict[int, Any] = {id(hooks): OrderedDict() for hooks in held if hooks}
+    with _Cut():
+        return copy.deepcopy(layer, memo).train()
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Nothing of what happens here shows: no warning, no random number drawn, no mode."""
+    with (
+        torch.random.fork_rng(devices=[]),
+        ordinary(),
+        torch.autocast("cpu", enabled=False),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def _derivative(surrogate: Any) -> Any:
+    def derivative(distance: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = distance.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(surrogate(leaf).sum(), leaf)
+        return slope
+
+    return derivative
+
+
+def _weighted(value: Tensor) -> Tensor:
+    weights = torch.linspace(-1.0, 2.0, value.numel(), dtype=value.dtype, device=value.device)
+    return (value * weights.view_as(value)).sum()
+
+
+def _cuts(grad: Tensor) -> bool:
+    """Whether the state has no gradient before the last step."""
+    return not grad[:-1].any() and bool(grad[-1].any())
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    same = ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    return same and torch.allclose(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def _near(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether gradients are alike; where natively there is none a rule may well have one."""
+    if theirs is None or ours is None:
+        return theirs is None or not theirs.any()
+    largest = float(theirs.nan_to_num().abs().max())
+    off = (ours - theirs).nan_to_num().abs().max()
+    return float(off) <= _ROUNDING * largest
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    """Whether two things that layers keep are the same, as far as that can be told."""
+    if isinstance(theirs, Tensor):
+        graph = isinstance(ours, Tensor) and ours.requires_grad == theirs.requires_grad
+        return graph and _same(ours, theirs)
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(_alike(ours[k], theirs[k]) for k in ours)
+    if isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+    return not isinstance(theirs, int | float | str) or bool(ours == theirs)
+
+
+def _found(error: Exception) -> str:
+    """What a probe found, without where and what to do."""
+    return str(error).partition(": ")[2].partition(". ")[0]
