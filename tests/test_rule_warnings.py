@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
+import snntorch
 import torch
 import torch.nn.functional as F
 from compat_spikingjelly import dropout, node
@@ -84,3 +85,41 @@ def test_strsbp_doubts_cross_entropy_on_counts(kind: str, mode: Any) -> None:
         for warning in caught:
             assert "looks like that of a cross-entropy" in str(warning.message)
             assert warning.category is RuleWarning
+
+
+# --- a chain that grows over time ---------------------------------------------------------------
+
+
+def chained(**layers: nn.Module) -> nn.ModuleDict:
+    return nn.ModuleDict(layers)
+
+
+@pytest.mark.parametrize(
+    ("layer", "carry"),
+    [
+        # decay + (1 - decay) R max_slope; with delay R = theta / decay
+        (lambda: snntorch.Leaky(beta=0.9), 0.9 + 0.1 / 0.9 * 8.0),
+        (lambda: snntorch.Leaky(beta=0.9, reset_delay=False), 0.9 + 0.1 * 8.0),
+        (lambda: node("LIFNode", tau=4.0, v_threshold=0.5, v_reset=None), 0.75 + 0.25 * 0.5 * 8.0),
+    ],
+)
+def test_a_chain_that_grows_by_subtraction(layer: Any, carry: float) -> None:
+    model = chained(grows=layer(), hard=node("LIFNode"), kept=node("IFNode", v_reset=None))
+    (remark,) = remarks(model, rules.TSSLBP())
+    assert f"'grows' ({carry:.2g})" in remark
+    assert "'hard'" not in remark
+    assert "'kept'" not in remark
+    assert "rules.SmoothTSSLBP()" in remark
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.TSSLBP(reset_path="none"),
+        rules.TSSLBP(reset_path="complete"),
+        rules.TSSLBP(max_slope=0.8),
+        rules.SmoothTSSLBP(),
+    ],
+)
+def test_chains_that_do_not_grow(rule: rules.Rule) -> None:
+    assert remarks(chained(a=snntorch.Leaky(beta=0.9), b=node("LIFNode", v_reset=None)), rule) == []
