@@ -155,9 +155,10 @@ def test_on_a_coarse_grid_it_is_spikingjellys_atan(mode: str, v_reset: Any, deta
 # --- what it is told ---------------------------------------------------------------------------
 
 
-def test_a_state_the_model_computed_leaves_the_decay_alone() -> None:
+@pytest.mark.parametrize("beta", [0.95, 1.0])
+def test_a_state_the_model_computed_leaves_the_decay_alone(beta: float) -> None:
     """Where a mask takes the count of steps away, n is 1 / (1 - decay)."""
-    masked, known = snntorch.Leaky(beta=0.95), snntorch.Leaky(beta=0.95)
+    masked, known = snntorch.Leaky(beta=beta), snntorch.Leaky(beta=beta)
     tssl_adapters.wrap(masked)
     tssl_adapters.wrap(known)
     found = []

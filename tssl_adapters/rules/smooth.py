@@ -20,6 +20,8 @@ FINER = 4.0
 """In steps: the cusp grows with the square of what memory is beyond, in this unit."""
 SHARPEST = 20.0
 """The most that the cusp gets."""
+LONGEST = 1e6
+"""In steps: the memory of a neuron that does not leak, where T is not known."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ class SmoothTSSLBP(OrdinaryAdjoint):
 
     def _cusp(self, step: Step) -> Value:
         """c, a number or one for each neuron."""
+        least = max(1.0 / step.steps, 1.0 / LONGEST)
         if self.memory is not None:
             memory: Value = self.memory
         elif isinstance(step.decay, Tensor):
-            lost = (1.0 - step.decay.detach()).clamp(min=1.0 / step.steps)
-            memory = lost.reciprocal()
+            memory = (1.0 - step.decay.detach()).clamp(min=least).reciprocal()
         else:
-            memory = 1.0 / max(1.0 - step.decay, 1.0 / step.steps)
+            memory = 1.0 / max(1.0 - step.decay, least)
         if isinstance(memory, Tensor):
             return memory.sub(COARSE).clamp(min=0.0).div(FINER).square().clamp(max=SHARPEST)
         return min((max(memory - COARSE, 0.0) / FINER) ** 2, SHARPEST)
