@@ -97,8 +97,8 @@ class TSSLBP(Rule):
             f"TSSLBP lets the gradient grow over time in {', '.join(exploding)}: with a reset by "
             "subtraction a spike may multiply what comes back from the next step by decay + "
             "(1 - decay) R max_slope, the number in brackets. Ordinary networks hardly train so: "
-            "take the default rule, rules.SmoothTSSLBP(), or TSSLBP(reset_path='none') for the "
-            "paper's slope without this term."
+            "take the default rule, rules.SmoothTSSLBP(), or neurons that reset to zero, as the "
+            "paper's do."
         ]
 
     def _carry(self, traits: Traits) -> float:
