@@ -2,8 +2,8 @@
 
 python tools/learning.py --out benchmarks/learning.json
 
-Every network is compared at its start (tssl_adapters.compare) and trained on scikit-learn's digits
-under each rule. One process, minutes; what is in the file already is
+Every network is compared at its start (tssl_adapters.compare) and trained on scikit-learn's digits,
+or on yin-yang in spike times, under each rule. One process, minutes; what is in the file already is
 not measured again.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import norse.torch as norse
 import snntorch
 import torch
 from rich.console import Console
@@ -59,6 +60,7 @@ RULES: dict[str, rules.Rule | None] = {
     "native": None,
     "default": rules.SmoothTSSLBP(),
     "tsslbp": rules.TSSLBP(),
+    "coarse": rules.SmoothTSSLBP(memory=1.0),
 }
 
 
@@ -69,6 +71,18 @@ def digits() -> Data:
     y, order = torch.tensor(found.target), torch.randperm(len(x), generator=seeded(11))
     x, y = x[order], y[order]
     return Data((x[:TRAIN], y[:TRAIN]), (x[TRAIN:], y[TRAIN:]))
+
+
+def yin_yang() -> Data:
+    """Points of three areas of a disc; each coordinate, and its mirror image, is a spike's time."""
+    points = torch.rand(9000, 2, generator=seeded(5))
+    points = points[(points - 0.5).norm(dim=1) < 0.5]
+    left, right = (points - torch.tensor([x, 0.5]) for x in (0.25, 0.75))
+    left, right = left.norm(dim=1), right.norm(dim=1)
+    yang = torch.where(points[:, 1] > 0.5, right > 0.25, left <= 0.25)
+    labels = torch.where((left <= 0.1) | (right <= 0.1), 2, yang.long())
+    x = torch.cat([points, 1.0 - points], 1)
+    return Data((x[:3000], labels[:3000]), (x[3000:5000], labels[3000:5000]))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -178,6 +192,24 @@ def counts(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return nn.functional.cross_entropy(scores, y), scores
 
 
+class Timed(nn.Module):
+    """A Norse layer of 100 neurons on a fine time grid, and a potential that is read out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        times = {"tau_syn_inv": torch.tensor(1 / 5.0), "tau_mem_inv": torch.tensor(1 / 20.0)}
+        self.hidden, self.out = nn.Linear(5, 100, bias=False), nn.Linear(100, 3, bias=False)
+        self.lif = norse.LIF(norse.LIFParameters(**times), dt=1.0)
+        self.readout = norse.LI(norse.LIParameters(**times), dt=1.0)
+        nn.init.normal_(self.hidden.weight, 4.0, 4.0)
+        nn.init.normal_(self.out.weight, 0.2, 0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        times = torch.cat([(5.0 + 30.0 * x).round(), torch.full((len(x), 1), 5.0)], 1)
+        spikes = (torch.arange(60.0)[:, None, None] == times).to(x)
+        return self.readout(self.out(self.lif(self.hidden(spikes))[0]))[0].amax(0)
+
+
 SILENT = 2.5
 CASES: dict[str, Case] = {
     "silent": Case(digits, deep(SILENT), repeated(6, 1.5)),
@@ -209,6 +241,7 @@ CASES: dict[str, Case] = {
     "always firing": Case(digits, dense(1.0, bias=3.0), counts),
     "always firing, smaller": Case(digits, dense(1.0, bias=0.3), counts),
     "learning rate 2e-1": Case(digits, conv(), counts, 2e-1),
+    "timing": Case(yin_yang, Timed, counts, 5e-3, 4, 1.0, ("native", "coarse", "default")),
 }
 
 

@@ -234,7 +234,8 @@ def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
             "too narrow",
             _named(layers, lambda one: _narrow(one.wrapped_width, one)),
             f"the rule's slope {narrower}",
-            "Take the default rule, or a wider derivative or fallback.",
+            "Take the default rule, or a wider derivative; if it is the default, smaller inputs or "
+            "weights, and a lower learning rate if training made these large.",
         ),
         (
             "too wide",
