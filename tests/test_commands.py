@@ -13,12 +13,14 @@ import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import demo
+import learning
 import mutate
 import nox.project
 import nox.registry
@@ -205,6 +207,32 @@ def test_rule_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(out.read_text())
     assert set(found["sequence"]) == set(found["steps"]) == set(rule_costs.SEQUENCE)
     assert found["steps"]["TSSLBP()"]["ratio"] == 1.0
+
+
+def test_what_keeps_networks_from_learning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says which layers are silent, and measures nothing twice."""
+    case = replace(learning.CASES["silent"], epochs=1)
+    monkeypatch.setattr(learning, "CASES", {"silent": case})
+    out = tmp_path / "learning.json"
+    run_tool(learning, ["--seeds", "1", "--out", str(out)], monkeypatch)
+    found = json.loads(out.read_text())
+    assert list(found) == ["silent | native", "silent | default"]
+    assert found["silent | default"]["start"]["flags"][0] == ["dead", ["5", "7", "9", "11", "13"]]
+    monkeypatch.setattr(learning, "trained", None)
+    said = capsys.readouterr().out
+    run_tool(learning, ["--seeds", "1", "--out", str(out)], monkeypatch)
+    assert capsys.readouterr().out == said
+
+
+def test_figures_on_learning_are_those_recorded() -> None:
+    page = (ROOT / "docs/learning.md").read_text()
+    record = json.loads((ROOT / "benchmarks/learning.json").read_text())
+    assert list(record) == [f"{n} | {rule}" for n, c in learning.CASES.items() for rule in c.rules]
+    for name, found in record.items():
+        finals = [sum(curve[-2:]) / 2 for curve in found["accuracy"]]
+        assert f"{100 * sum(finals) / len(finals):.1f}" in page, name
 
 
 def test_mutants_are_listed(

@@ -5,6 +5,7 @@
 """
 
 from tssl_adapters import errors, losses, rules
+from tssl_adapters._compare import compare
 from tssl_adapters._engines import engines
 from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
 from tssl_adapters.multi_step import multi_step_forward
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "compare",
     "engines",
     "errors",
     "inspect",

@@ -94,6 +94,14 @@ def wrap(
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
     traits = _traits(found)
+    _swap(found, rule, tau_s, engine)
+    for remark in _remarks(model, rule, traits):
+        warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
+    return model
+
+
+def _swap(found: list[_Found], rule: Rule, tau_s: float, engine: str) -> None:
+    """Swap the classes of the layers that are to be wrapped."""
     done: list[nn.Module] = []
     try:
         for report, module, kind in found:
@@ -108,9 +116,6 @@ def wrap(
         for module in done:
             unwrap(module)
         raise
-    for remark in _remarks(model, rule, traits):
-        warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
-    return model
 
 
 def _traits(found: list[_Found]) -> dict[str, Traits]:

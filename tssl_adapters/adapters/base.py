@@ -49,6 +49,11 @@ class Wrapped:
         """What a rule may ask of a layer, wrapped or not."""
         raise NotImplementedError
 
+    @classmethod
+    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
+        """The library's spike of h - theta, with the layer's own surrogate gradient."""
+        raise NotImplementedError
+
     def _tssl_runs_native(self) -> bool:
         """Without a graph and without a PSC there is nothing to attach: native speed."""
         return self._tssl_settings.tau_s == 1.0 and not torch.is_grad_enabled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import norse.torch as norse
@@ -13,7 +14,7 @@ from torch import Tensor
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse import neurons
 from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
-from tssl_adapters.adapters.norse.values import number
+from tssl_adapters.adapters.norse.values import number, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 from tssl_adapters.neuron import ToValue, Traits
 
@@ -40,6 +41,10 @@ class _Layer(Wrapped):
             recurrent=isinstance(layer, SNNRecurrent | SNNRecurrentCell),
             sequence=_whole(layer),
         )
+
+    @classmethod
+    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
+        return spikes(layer)
 
     # SequentialState looks for "state" in this signature.
     @eager

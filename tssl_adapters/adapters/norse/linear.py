@@ -19,7 +19,7 @@ from norse.torch.module.snn import SNN
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
-from tssl_adapters.adapters.norse.values import number, resting
+from tssl_adapters.adapters.norse.values import number, resting, spikes
 from tssl_adapters.adapters.parts import stepped_with_state
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, attach
@@ -116,6 +116,10 @@ def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
 
 class Layer(Wrapped):
     """What all wrapped layers share. Mixed in before the library's class."""
+
+    @classmethod
+    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
+        return spikes(layer)
 
     # SequentialState looks for "state" in this signature.
     @eager

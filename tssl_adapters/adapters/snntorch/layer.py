@@ -7,7 +7,7 @@ layer resets before it returns as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -93,6 +93,10 @@ class Layer(Wrapped):
             graded=cls._tssl_graded(layer),
             delayed=cls._tssl_delayed(layer),
         )
+
+    @classmethod
+    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
+        return layer.spike_grad  # type: ignore[no-any-return]
 
     @classmethod
     def _tssl_synapse(cls, layer: Any) -> Value | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -48,6 +49,10 @@ class Node(Wrapped):
     def _tssl_traits(cls, layer: Any) -> Traits:
         nonlinear, reset = cls._tssl_nonlinear, cls._tssl_reset(layer)
         return Traits(nonlinear=nonlinear, reset=reset, threshold=layer.v_threshold)
+
+    @classmethod
+    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
+        return layer.surrogate_function  # type: ignore[no-any-return]
 
     @eager
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:

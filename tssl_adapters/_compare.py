@@ -1,0 +1,163 @@
+"""Natively and wrapped, side by side, on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from tssl_adapters import _wrap, adapters
+from tssl_adapters.adapters import Wrapped
+from tssl_adapters.comparing.comparison import Comparison, LayerComparison
+from tssl_adapters.comparing.flags import flags
+from tssl_adapters.comparing.passes import differences, recorded, run, watched
+from tssl_adapters.comparing.records import Potentials, Spikes
+from tssl_adapters.comparing.snapshot import Snapshot
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.errors import NoSpikingLayersError
+from tssl_adapters.neuron import Traits
+from tssl_adapters.rules import Rule
+
+
+def compare(
+    model: nn.Module,
+    step: Callable[[Any], Tensor],
+    *,
+    rule: Rule | str | None = None,
+    tau_s: float = 1.0,
+    skip: _wrap.Skip = (),
+) -> Comparison:
+    """Why does it not learn? One batch natively and wrapped, side by side, with what is wrong.
+
+    Per layer: how much it fires, a step's rise against the threshold, the width of the spike's
+    derivative, what a spike multiplies the chain over time by. Per parameter: both gradients. What
+    is dead, explodes, is too narrow, too wide or not finite is named, each with what to do.
+
+    The model is afterwards as it was, also where ``step`` raises: weights, buffers, gradients,
+    hidden states, hooks, train flags, the random generators, and how it was wrapped. Optimizers
+    are not touched.
+
+    Args:
+        model: a model, or one layer, wrapped or not. One that is wrapped is compared as it is,
+            rules and all, unless ``rule``, ``tau_s`` or ``skip`` is given.
+        step: takes the model and returns the loss of one batch, always the same, a scalar with a
+            graph. It begins as a training step does, with a reset of hidden states, say, and
+            leaves ``backward`` to the caller. It is called twice, from the same random state.
+        rule: as for :func:`tssl_adapters.wrap`.
+        tau_s: as for :func:`tssl_adapters.wrap`. Above 1 the wrapped forward pass is another one.
+        skip: as for :func:`tssl_adapters.wrap`. Layers that ``wrap`` would refuse stay native, as
+            those that are skipped.
+
+    Returns:
+        A table to print, with ``to_dict()`` and ``plot()``.
+
+    Raises:
+        TypeError: an argument has the wrong type, or ``step`` returned no tensor.
+        ValueError: a wrong ``tau_s`` or rule, or the loss is no scalar, has no graph, or was
+            differentiated already; or a lazy layer has no weights yet.
+        NoSpikingLayersError: there is nothing to wrap.
+    """
+    _wrap._check_module(model, "compare")
+    if not callable(step):
+        raise TypeError(
+            "tssl_adapters.compare: step must be a function that takes the model and returns the "
+            f"loss of one batch, not {step!r}."
+        )
+    as_it_is = rule is None and tau_s == 1.0 and not skip and _wrap.is_wrapped(model)
+    chosen, tau_s = _wrap._checked_rule(rule), _wrap._checked_tau_s(tau_s)
+    left_alone = _wrap._checked_skip(skip)
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(
+            f"tssl_adapters.compare: {lazy[0]!r} has no values yet, as its layer is lazy; call the "
+            "model once on a batch first."
+        )
+    before = Snapshot(model)
+    try:
+        _wrap.unwrap(model)
+        found = _wrap._decide(model, left_alone, Settings("", chosen, tau_s, "torch"))
+        if not as_it_is:
+            _check_something_to_wrap(model, found)
+        spiking = [one for one in found if _spikes(one.module)]
+        spikes = {one.module: Spikes() for one in spiking}
+        with watched(spikes):
+            before.rewind()
+            native = run(model, step)
+        before.restore()
+        if not as_it_is:
+            _wrap.unwrap(model)
+            _wrap._swap(found, chosen, tau_s, "torch")
+        own = {m: m._tssl_settings for m in model.modules() if isinstance(m, Wrapped)}
+        remarks = _remarks(model, own)
+        potentials = recorded(model)
+        before.rewind()
+        wrapped = run(model, step)
+        layers = tuple(_layer(one, spikes[one.module], potentials) for one in spiking)
+    finally:
+        before.restore()
+    parameters = differences(model, native.gradients, wrapped.gradients)
+    losses = (native.loss, wrapped.loss)
+    fixed = all(settings.tau_s == 1.0 for settings in own.values())
+    return Comparison(
+        tuple(dict.fromkeys(f"{one.rule}, tau_s={one.tau_s:g}" for one in own.values())),
+        *losses,
+        layers,
+        parameters,
+        flags(losses, fixed, layers, parameters, remarks),
+    )
+
+
+def _spikes(module: nn.Module) -> bool:
+    return any(adapter.spiking(module) for adapter in adapters.loaded())
+
+
+def _check_something_to_wrap(model: nn.Module, found: Sequence[_wrap._Found]) -> None:
+    if any(one.report.status == "wrap" for one in found):
+        return
+    reports = [one.report for one in found if one.report.status != "native"]
+    why = "".join(f"\n  - {r.path}: {r.status}, {r.detail}" for r in reports)
+    raise NoSpikingLayersError(
+        f"tssl_adapters.compare: {type(model).__name__} has no spiking layer to wrap.{why}"
+    )
+
+
+def _remarks(model: nn.Module, own: Mapping[Any, Settings]) -> list[str]:
+    """What the rules have to say on the layers that have them."""
+    taken: dict[int, tuple[Rule, dict[str, Traits]]] = {}
+    for layer, settings in own.items():
+        _, layers = taken.setdefault(id(settings.rule), (settings.rule, {}))
+        layers[settings.path] = type(layer)._tssl_traits(layer)
+    return [
+        remark for rule, layers in taken.values() for remark in _wrap._remarks(model, rule, layers)
+    ]
+
+
+def _layer(
+    found: _wrap._Found, spikes: Spikes, potentials: dict[nn.Module, Potentials]
+) -> LayerComparison:
+    report, module = found.report, found.module
+    seen = potentials.get(module)
+    if seen is None:
+        status = "refused" if report.status == "refused" else "skipped"
+        return LayerComparison(
+            report.path, report.layer, status, report.detail, spikes.rate, spikes.silent
+        )
+    assert isinstance(module, Wrapped)
+    settings = module._tssl_settings
+    return LayerComparison(
+        report.path,
+        report.layer,
+        "wrapped",
+        f"{settings.rule}, tau_s={settings.tau_s:g}",
+        spikes.rate,
+        spikes.silent,
+        seen.spikes.rate,
+        seen.spikes.silent,
+        seen.scale,
+        seen.rise,
+        seen.native_width(module._tssl_spikes(module)),
+        seen.width(),
+        seen.carry,
+    )

@@ -1,0 +1,1 @@
+"""What :func:`tssl_adapters.compare` sees, keeps and says."""

@@ -1,0 +1,254 @@
+"""What in a comparison keeps a network from learning, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from tssl_adapters.comparing.comparison import Flag, LayerComparison, ParameterComparison
+
+SILENT = 0.9
+"""From this share of silent neurons on a layer is as good as dead."""
+ALWAYS = 0.9
+"""From this rate on a layer says nothing either."""
+LARGER, SMALLER = 10.0, 0.1
+"""Between these a wrapped gradient is about as large as the native one."""
+GROWS = 1.01
+"""Above this a spike makes the chain over time larger, beyond rounding."""
+NARROW, WIDE = 0.15, 10.0
+"""Between these, as multiples of a step's rise, a width fits."""
+
+T = TypeVar("T", LayerComparison, ParameterComparison)
+
+
+def flags(
+    losses: tuple[float, float],
+    same_forward: bool,
+    layers: Sequence[LayerComparison],
+    parameters: Sequence[ParameterComparison],
+    remarks: Sequence[str],
+) -> tuple[Flag, ...]:
+    """What stands out.
+
+    Args:
+        losses: native and wrapped.
+        same_forward: whether both passes have the same forward pass.
+        layers: every spiking layer.
+        parameters: every parameter.
+        remarks: what the rules say of the model.
+    """
+    found = [
+        *_not_finite(losses, layers, parameters),
+        *_dead(layers, parameters),
+        *_exploding(layers, parameters),
+        *_widths(layers),
+    ]
+    if same_forward and all(map(math.isfinite, losses)) and not math.isclose(*losses, rel_tol=1e-5):
+        found.append(
+            Flag(
+                "not fixed",
+                (),
+                f"the two passes had losses {losses[0]:.6g} and {losses[1]:.6g}, though wrap does "
+                "not change the forward pass",
+                "Have step begin with a reset of the states it keeps itself, take the same batch "
+                "each time, and draw random numbers from torch, numpy or random alone.",
+            )
+        )
+    found += [Flag("remark", (), remark.rstrip("."), "") for remark in remarks]
+    return tuple(found)
+
+
+def _named(parts: Iterable[T], wrong: Callable[[T], bool]) -> tuple[str, ...]:
+    """The names of those in which something is wrong."""
+    return tuple(
+        part.path if isinstance(part, LayerComparison) else part.name
+        for part in parts
+        if wrong(part)
+    )
+
+
+def _flags(*candidates: tuple[str, tuple[str, ...], str, str]) -> list[Flag]:
+    return [Flag(*candidate) for candidate in candidates if candidate[1]]
+
+
+def _not_finite(
+    losses: tuple[float, float],
+    layers: Sequence[LayerComparison],
+    parameters: Sequence[ParameterComparison],
+) -> list[Flag]:
+    found = []
+    if not all(map(math.isfinite, losses)):
+        found.append(
+            Flag(
+                "not finite",
+                (),
+                f"the loss is {losses[0]:g} natively and {losses[1]:g} wrapped",
+                "Look for a division by 0, a logarithm of 0 or a NaN in the batch, and at the "
+                "layers and parameters named below.",
+            )
+        )
+
+    def gradient(p: ParameterComparison) -> bool:
+        return any(g is not None and not math.isfinite(g) for g in (p.native, p.wrapped))
+
+    return found + _flags(
+        (
+            "not finite",
+            _named(parameters, lambda p: not math.isfinite(p.norm)),
+            "the parameter itself is not finite",
+            "Start anew, or from a checkpoint before it happened: clip the gradient's norm or "
+            "lower the learning rate.",
+        ),
+        (
+            "not finite",
+            _named(layers, lambda one: one.rise is not None and not math.isfinite(one.rise)),
+            "the membrane potential is not finite",
+            "Look at what comes in: normalise the input, or use smaller weights.",
+        ),
+        (
+            "not finite",
+            _named(parameters, gradient),
+            "the gradient is not finite",
+            "If the native one is finite the rule's chain multiplies up: take the default rule, or "
+            "lower the rule's max_slope. Else look at the loss and at the parameters' size.",
+        ),
+    )
+
+
+def _dead(
+    layers: Sequence[LayerComparison], parameters: Sequence[ParameterComparison]
+) -> list[Flag]:
+    dead = _named(layers, _is_dead)
+    first = f"; begin with {dead[0]}" if len(dead) > 1 else ""
+    return _flags(
+        (
+            "dead",
+            dead,
+            f"at least {SILENT:.0%} of the neurons never fire in this batch",
+            f"Several silent layers in a row stay so under every rule{first}: normalise what "
+            "comes in (batch normalisation), or raise the weights, or lower the threshold, until "
+            "it fires in a tenth of the steps.",
+        ),
+        (
+            "dead",
+            _named(layers, lambda one: one.rate is not None and one.rate >= ALWAYS),
+            f"it fires in at least {ALWAYS:.0%} of all steps, and so says nothing",
+            "Smaller weights or inputs, or a higher threshold.",
+        ),
+        (
+            "dead",
+            _named(layers, lambda one: one.rate is None and one.wrapped_rate is None),
+            "step does not call it",
+            "Leave it out, or look at the model's forward.",
+        ),
+        (
+            "dead",
+            _named(layers, lambda one: one.status == "wrapped" and one.rise is None),
+            "no gradient reaches it",
+            "Look for a detach, a no_grad, or an output that the loss does not depend on.",
+        ),
+        (
+            "dead",
+            _named(parameters, lambda p: not p.native and not p.wrapped),
+            "there is no gradient in either pass",
+            "What comes in is 0 everywhere, or the layers behind it are dead, or the loss does "
+            "not depend on it.",
+        ),
+        (
+            "dead",
+            _named(parameters, lambda p: bool(p.native) and not p.wrapped),
+            "there is no gradient when wrapped, though natively there is",
+            "Take the default rule; a rule of spike times needs spikes.",
+        ),
+    )
+
+
+def _is_dead(layer: LayerComparison) -> bool:
+    seen = layer.silent if layer.silent is not None else layer.wrapped_silent
+    return seen is not None and seen >= SILENT
+
+
+def _exploding(
+    layers: Sequence[LayerComparison], parameters: Sequence[ParameterComparison]
+) -> list[Flag]:
+    def grows(layer: LayerComparison) -> bool:
+        return layer.carry is not None and layer.carry > GROWS
+
+    starved = any(
+        _narrow(one.native_width, one) > _narrow(one.wrapped_width, one) for one in layers
+    )
+    larger = _named(parameters, lambda p: p.ratio is not None and p.ratio > LARGER)
+    return _flags(
+        (
+            "exploding",
+            _named(layers, grows),
+            "every spike makes the rule's chain over time larger",
+            "Take the default rule, whose chain is the potential's ordinary adjoint.",
+        ),
+        (
+            "exploding",
+            () if starved else larger,
+            f"the wrapped gradient is more than {LARGER:g} times the native one",
+            "Clip the gradient's norm; with an optimizer that does not rescale, as SGD, lower the "
+            "learning rate by the ratio. Under TSSLBP take the default rule, or a lower max_slope.",
+        ),
+        (
+            "vanishing",
+            larger if starved else (),
+            f"the native gradient is less than {1.0 / LARGER:g} of the wrapped one",
+            "The library's surrogate is too narrow to let more through, as said below.",
+        ),
+        (
+            "vanishing",
+            _named(parameters, lambda p: p.ratio is not None and p.ratio < SMALLER),
+            f"the wrapped gradient is less than {SMALLER:g} of the native one",
+            "With an optimizer that does not rescale, as SGD, raise the learning rate by the "
+            "ratio; else take the default rule.",
+        ),
+    )
+
+
+def _narrow(width: float | None, layer: LayerComparison) -> bool:
+    return width is not None and layer.rise is not None and width < NARROW * layer.rise
+
+
+def _wide(width: float | None, layer: LayerComparison) -> bool:
+    if width is None or not layer.rise or _is_dead(layer):
+        return False  # where all is silent, only a wide slope reaches the neurons
+    return math.isfinite(width) and width > WIDE * layer.rise
+
+
+def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
+    narrower = f"is less than {NARROW:g} of a step's rise: potentials jump past it"
+    wider = f"is more than {WIDE:g} times a step's rise: when a spike happens is blurred"
+    return _flags(
+        (
+            "too narrow",
+            _named(layers, lambda one: _narrow(one.native_width, one)),
+            f"the library's surrogate {narrower}",
+            "The default rule's width follows the threshold; natively use a surrogate with a "
+            "smaller slope (alpha), or weights and a threshold scaled to it.",
+        ),
+        (
+            "too narrow",
+            _named(layers, lambda one: _narrow(one.wrapped_width, one)),
+            f"the rule's slope {narrower}",
+            "Take the default rule, or a wider derivative; if it is the default, smaller inputs or "
+            "weights, and a lower learning rate if training made these large.",
+        ),
+        (
+            "too wide",
+            _named(layers, lambda one: _wide(one.native_width, one)),
+            f"the library's surrogate {wider}",
+            "It matters where the task is in spike times: there take the default rule, or "
+            "natively a surrogate with a larger slope (alpha).",
+        ),
+        (
+            "too wide",
+            _named(layers, lambda one: _wide(one.wrapped_width, one)),
+            f"the rule's slope {wider}",
+            "It matters where the task is in spike times: there take the default rule, which is "
+            "sharper where a neuron remembers many steps, or a narrower derivative.",
+        ),
+    )
