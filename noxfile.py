@@ -118,7 +118,7 @@ def versions(session: nox.Session, library: str, version: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train a small network in each library, natively and with TSSL-BP, and print one table."""
+    """Train a small network in each library, natively and under two rules, and print one table."""
     install(session, f".[{LIBRARIES},examples]")
     session.run("python", "examples/demo.py", *session.posargs)
 

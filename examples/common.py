@@ -91,9 +91,10 @@ def _add_method_options(parser: argparse.ArgumentParser, network: str | None) ->
     )
     add(
         "--rule",
-        choices=["native", "tsslbp"],
-        default="tsslbp",
-        help="native: the library's own surrogate gradient (default: %(default)s)",
+        choices=["native", "smooth-tsslbp", "tsslbp"],
+        default="smooth-tsslbp",
+        help="native: the library's own surrogate gradient; smooth-tsslbp: the default of wrap; "
+        "tsslbp: the paper's, by spike times (default: %(default)s)",
     )
     add(
         "--tau-s",
@@ -181,10 +182,10 @@ def chosen_rule(
     """The rule to wrap with; None where the model stays as the library made it.
 
     ``native_derivative`` is the library's default surrogate, from h - theta to d spike / d h: with
-    ``--rule native`` at ``tau_s > 1`` it trains the same PSC-emitting neurons as TSSL-BP does.
+    ``--rule native`` at ``tau_s > 1`` it trains the same PSC-emitting neurons as the others do.
     """
-    if args.rule == "tsslbp":
-        return rules.TSSLBP()
+    if args.rule != "native":
+        return rules.BY_NAME[args.rule]()
     return rules.SurrogateGradient(native_derivative) if args.tau_s > 1 else None
 
 

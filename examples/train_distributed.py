@@ -21,7 +21,7 @@ import tssl_adapters
 from tssl_adapters.bench.data import Data, load
 
 
-def build_network(num_pixels: int, tau_s: float) -> nn.Module:
+def build_network(num_pixels: int, rule: str, tau_s: float) -> nn.Module:
     """``[T, batch, pixels]`` to ``[T, batch, 10]``; every process draws the same weights."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -31,7 +31,7 @@ def build_network(num_pixels: int, tau_s: float) -> nn.Module:
         neuron.LIFNode(tau=5.0, decay_input=False),
     )
     functional.set_step_mode(model, "m")
-    return tssl_adapters.wrap(model, tau_s=tau_s)
+    return model if rule == "native" else tssl_adapters.wrap(model, rule=rule, tau_s=tau_s)
 
 
 def spike_counts(model: nn.Module, pixels: Tensor, num_steps: int) -> Tensor:
@@ -70,17 +70,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=["digits", "mnist5k", "fashion-mnist"], default="mnist5k")
+    parser.add_argument(
+        "--rule",
+        choices=["native", "smooth-tsslbp", "tsslbp"],
+        default="smooth-tsslbp",
+        help="native: SpikingJelly's own gradient, at --tau-s 1 alone (default: %(default)s)",
+    )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=50, help="of each process")
     parser.add_argument("--time-steps", type=int, default=5)
     parser.add_argument("--tau-s", type=float, default=1.0)
     args = parser.parse_args()
+    if args.rule == "native" and args.tau_s != 1:
+        parser.error("--rule native emits spikes; train it at --tau-s 1")
 
     cuda = torch.cuda.is_available()
     dist.init_process_group("nccl" if cuda else "gloo")
     args.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else "cpu"
     data = load(args.data, None, args.time_steps)
-    model = build_network(data.num_pixels, args.tau_s).to(args.device)
+    model = build_network(data.num_pixels, args.rule, args.tau_s).to(args.device)
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=5e-4)
     train_set = TensorDataset(data.train_images, data.train_labels)

@@ -89,6 +89,7 @@ class Rates(Task):
     library, num_steps, neuron = "spikingjelly", 30, neuron.LIFNode
     RULES: ClassVar[dict[str, Any]] = {
         "native": None,
+        "smooth-tsslbp": rules.SmoothTSSLBP(),
         "tsslbp": rules.TSSLBP(),
         "lee": (rules.Lee(gate="active"), rules.Lee()),
         "lee-silent": rules.Lee(gate="active"),
@@ -157,6 +158,7 @@ class Rows(Task):
     library, num_steps, neuron = "norse", 28, (norse.LIF, norse.LIFRecurrent)
     RULES: ClassVar[dict[str, Any]] = {
         "native": None,
+        "smooth-tsslbp": rules.SmoothTSSLBP(),
         "tsslbp": rules.TSSLBP(),
         "strsbp": rules.STRSBP(),
         "strsbp-full": (rules.STRSBP(recurrent="full"), rules.STRSBP()),

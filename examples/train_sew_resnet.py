@@ -1,6 +1,6 @@
-"""Train SpikingJelly's SEW ResNet-18 (ADD) on images, by its own surrogate gradient or by TSSL-BP.
+"""Train SpikingJelly's SEW ResNet-18 (ADD) on images, by its own surrogate gradient or by ours.
 
-python examples/train_sew_resnet.py --data fashion-mnist                 # TSSL-BP
+python examples/train_sew_resnet.py --data fashion-mnist                 # the default rule
 python examples/train_sew_resnet.py --data fashion-mnist --rule native   # the same start, natively
 
 The model comes from SpikingJelly's zoo, which imports torchvision.
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> list[common.Record]:
     data = common.load_data(args)
     torch.manual_seed(args.seed)
     model = build_network()
-    if args.rule == "tsslbp":
-        tssl_adapters.wrap(model)
+    if args.rule != "native":
+        tssl_adapters.wrap(model, rule=args.rule)
     return common.train(args, model, run, data, neuron.IFNode)
 
 

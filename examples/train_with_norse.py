@@ -1,8 +1,8 @@
-"""Train a spiking network with Norse, by its own surrogate gradient or by TSSL-BP.
+"""Train a spiking network with Norse, by its own surrogate gradient or by a rule of ours.
 
-python examples/train_with_norse.py                 # 400-400 on mnist5k, spikes, TSSL-BP
+python examples/train_with_norse.py                 # the default rule: 400-400 on mnist5k
 python examples/train_with_norse.py --rule native   # the same, Norse's gradient
-python examples/train_with_norse.py --data fashion-mnist --tau-s 3   # the paper's set-up
+python examples/train_with_norse.py --rule tsslbp --tau-s 3 --data fashion-mnist  # the paper
 """
 
 from collections.abc import Sequence

@@ -25,6 +25,7 @@ from torch import Tensor
 import tssl_adapters
 from tssl_adapters import _engines
 from tssl_adapters.bench import architectures, data, rules, runs
+from tssl_adapters.bench.__main__ import command_of
 from tssl_adapters.bench.architectures import connections
 from tssl_adapters.bench.experiment import Experiment, environment
 from tssl_adapters.bench.method import batch_loss, encode
@@ -41,15 +42,21 @@ both_tau_s = pytest.mark.parametrize("tau_s", [1.0, 3.0])
 
 ALIKE = {
     "snntorch": [
-        {"native", "native-detached", "arctan", "arctan-1"},
+        {"native", "native-detached", "arctan", "smooth-tsslbp", "arctan-1"},
         {"fast-sigmoid", "superspike-25"},
     ],
-    "spikingjelly": [{"native", "native-complete-reset"}, {"arctan", "arctan-1"}],
-    "norse": [{"native", "native-complete-reset", "fast-sigmoid"}],
+    "spikingjelly": [
+        {"native", "native-complete-reset"},
+        {"arctan", "smooth-tsslbp", "arctan-1"},
+    ],
+    "norse": [
+        {"native", "native-complete-reset", "fast-sigmoid"},
+        {"smooth-tsslbp", "arctan-1"},
+    ],
 }
-"""Rules that are equal by their formulas at a threshold of 1. Detached or not, native is one of two
-settings of the reset; without a potential between spike and reset, TSSL-BP's chain is its reset
-term at tau_s = 1."""
+"""Rules that are equal by their formulas at a threshold of 1 and over 5 steps. Detached or not,
+native is one of two settings of the reset; without a potential between spike and reset, TSSL-BP's
+chain is its reset term at tau_s = 1."""
 
 
 @both_tau_s
@@ -77,6 +84,15 @@ def test_rules_have_one_forward_and_one_start(library: str, tau_s: float) -> Non
         alike.setdefault(norms, set()).add(rule)
     expected = ALIKE[library] + ([{"tsslbp-no-chain", "tsslbp-no-reset"}] if tau_s == 1 else [])
     assert [names for names in alike.values() if len(names) > 1] == expected
+
+
+@pytest.mark.parametrize("command", ["accuracy", "gradients", "model", "networks"])
+def test_rules_unless_others_are_named(command: str) -> None:
+    """The library itself, and what ``wrap`` gives its layers."""
+    native, ours = command_of(command)[1].get_default("rules")
+    assert native == "native"
+    default = tssl_adapters.wrap(neuron.LIFNode())._tssl_settings.rule
+    assert rules.contestant(ours).make(torch.abs) == default
 
 
 @pytest.mark.parametrize(

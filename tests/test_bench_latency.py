@@ -115,13 +115,25 @@ def test_rules_have_one_forward_and_a_gradient(library: str) -> None:
         norms = [weight.grad.norm().item() for weight in model.parameters()
                  if weight.grad is not None]  # fmt: skip
         found[rule] = output, norms
-    left_out = {"native-complete-reset", "lee", "strsbp"} | SURROGATES_LACKING[library]
-    assert set(rules.RULES) - set(found) == left_out
+    left_out = {"native-complete-reset", "smooth-tsslbp", "lee", "strsbp"}
+    assert set(rules.RULES) - set(found) == left_out | SURROGATES_LACKING[library]
     for output, norms in found.values():
         assert torch.equal(output, found["stdbp"][0])
         assert len(norms) == 2
         assert all(0.01 < norm < 1000 for norm in norms)
     assert len({f"{norms[0]:.4g}" for _, norms in found.values()}) >= 6
+
+
+@every_library
+def test_a_kernel_as_wide_as_the_reset_is_left_out(library: str, tmp_path: Path) -> None:
+    """Of the user's own, too; where a reset is one the rule is taken."""
+    own = tmp_path / "own.py"
+    own.write_text("from tssl_adapters.rules import SmoothTSSLBP\nmine = SmoothTSSLBP(memory=3)\n")
+    for rule in ("smooth-tsslbp", f"{own}:mine"):
+        reason = rules.why_not(library, rule, once=True)
+        assert reason is not None
+        assert reason.startswith("it reckons with what a reset takes from the potential")
+        assert rules.why_not(library, rule) is None
 
 
 def test_first_weights() -> None:

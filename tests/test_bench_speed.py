@@ -32,7 +32,7 @@ def work(name: str) -> works.Work:
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 def test_quadratic_recursion_has_our_gradient(tau_s: float) -> None:
     layer = neuron.LIFNode(tau=5.0, decay_input=False, v_reset=0.0, step_mode="m").double()
-    tssl_adapters.wrap(layer, tau_s=tau_s)
+    tssl_adapters.wrap(layer, rule="tsslbp", tau_s=tau_s)
     theirs = QuadraticTSSLBP(0.8, 1.0, 1.0, tau_s)
     generator = torch.Generator().manual_seed(3)
     x, gradient = torch.randn(2, 13, 3, 7, generator=generator, dtype=torch.float64)

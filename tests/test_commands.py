@@ -59,7 +59,7 @@ PLACEHOLDERS = {
     "LIBRARY": list(architectures.LIBRARIES),
     "NET": ["400", "400-400"],
     " N ": [" 0 "],
-    "RULE": ["native", "tsslbp"],
+    "RULE": ["native", "smooth-tsslbp", "tsslbp"],
 }
 
 
@@ -167,12 +167,13 @@ def test_no_command_is_overlooked(path: Path) -> None:
 
 
 def test_demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All six trainings, in one table."""
+    """All nine trainings, in one table."""
     monkeypatch.setattr(demo, "OPTIONS", [*SMALL, "--epochs", "1"])
     demo.main()
     printed = capsys.readouterr().out
-    assert printed.count("native surrogate") == printed.count("TSSL-BP") == 3
-    assert len(re.findall(r"[0-9.]+%", printed)) == 6
+    said = [printed.count(f" {description} ") for description in demo.RULES.values()]
+    assert said == [3, 3, 3]
+    assert len(re.findall(r"[0-9.]+%", printed)) == 9
 
 
 def test_speed_in_a_hurry(tmp_path: Path) -> None:

@@ -42,4 +42,5 @@ def test_rows_learn(script: Any, tmp_path: Path) -> None:
 def test_it_names_a_tasks_rules(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         script.parse_args(["rates", "--rule", "stdbp"])
-    assert "must be one of native, tsslbp, lee, lee-silent, not stdbp" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "must be one of native, smooth-tsslbp, tsslbp, lee, lee-silent, not stdbp" in said

@@ -7,6 +7,7 @@ import signal
 import struct
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,9 @@ def test_rule_that_the_model_is_wrapped_with():
     assert chosen("--rule native --tau-s 3") == rules.SurrogateGradient(
         train_with_norse.superspike_derivative
     )
-    assert chosen("--rule tsslbp") == chosen("--tau-s 3") == rules.TSSLBP()
+    assert chosen("--rule tsslbp --tau-s 3") == chosen("--rule tsslbp") == rules.TSSLBP()
+    assert chosen("--rule smooth-tsslbp") == chosen("--tau-s 3") == rules.SmoothTSSLBP()
+    assert chosen("") == rules.SmoothTSSLBP()
 
 
 # The three networks
@@ -228,14 +231,15 @@ def test_weights_start_equal(network):
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("rule", ["smooth-tsslbp", "tsslbp"])
 @pytest.mark.parametrize("network", ["20-30", "cnn"])
-def test_networks_compute_and_learn_the_same(network, tau_s):
+def test_networks_compute_and_learn_the_same(network, rule, tau_s):
     pixels = torch.randint(256, (4, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     found = []
     for module, run in LIBRARIES.values():
         model = module.build_network(network, 784)
         common.init_weights(model, seed=1)
-        tssl_adapters.wrap(model, tau_s=tau_s)
+        tssl_adapters.wrap(model, rule=rule, tau_s=tau_s)
         output = run(model, common.encode(pixels, 5, tau_s))
         batch_loss("count", output, torch.arange(4), tau_s).backward()
         found.append((output, [weight.grad for weight in model.parameters()]))
@@ -252,7 +256,7 @@ def test_first_step_gradients_are_the_authors(library):
     with np.load(GOLDEN / "fc_network_t5.npz") as arrays:
         golden = {key: torch.from_numpy(arrays[key]).float() for key in arrays.files}
     model = module.build_network("64-64", 48)
-    tssl_adapters.wrap(model, tau_s=golden["tau_s"].item())
+    tssl_adapters.wrap(model, rule="tsslbp", tau_s=golden["tau_s"].item())
     with torch.no_grad():
         for i, weight in enumerate(model.parameters()):
             weight.copy_(golden[f"weight{i}_initial"])
@@ -328,8 +332,8 @@ def test_log(library, tmp_path):
     assert [logged] == records
     settings = {key: logged[key] for key in ("library", "rule", "tau_s", "data", "network", "seed")}
     assert settings == {
-        "library": library, "rule": "tsslbp", "tau_s": 3.0, "data": "digits", "network": "20",
-        "seed": 3,
+        "library": library, "rule": "smooth-tsslbp", "tau_s": 3.0, "data": "digits",
+        "network": "20", "seed": 3,
     }  # fmt: skip
     assert logged["epoch"] == 1
     assert logged["train_loss"] > 0 < logged["seconds"]
@@ -337,9 +341,11 @@ def test_log(library, tmp_path):
         assert 0 < logged[key] < 1
 
 
-@pytest.mark.parametrize("options", ["--rule native", "--rule native --tau-s 3", "", "--tau-s 3"])
+@pytest.mark.parametrize("tau_s", ["1", "3"])
+@pytest.mark.parametrize("rule", ["native", "smooth-tsslbp", "tsslbp"])
 @every_library
-def test_scripts_learn(library, options, tmp_path):
+def test_scripts_learn(library, rule, tau_s, tmp_path):
+    options = f"--rule {rule} --tau-s {tau_s}"
     options += " --data mnist5k --limit 500 --network 60 --lr 0.003 --epochs 5"
     records, checkpoint = run_script(library, tmp_path, *options.split())
     assert records[-1]["test_accuracy"] > 0.5
@@ -438,7 +444,7 @@ def test_weights_are_clamped_and_gradients_clipped():
 # SEW ResNet
 
 
-def test_sew_resnet_starts_alike_under_both_rules(tmp_path, monkeypatch):
+def test_sew_resnet_starts_alike_under_every_rule(tmp_path, monkeypatch):
     """The same weights, another gradient in the first convolution, and a record of each."""
     declare_missing_operators()
     monkeypatch.chdir(tmp_path)
@@ -446,14 +452,17 @@ def test_sew_resnet_starts_alike_under_both_rules(tmp_path, monkeypatch):
     seen: list[nn.Module] = []
     build = train_sew_resnet.build_network
     monkeypatch.setattr(train_sew_resnet, "build_network", lambda: seen.append(build()) or seen[-1])
-    records = [train_sew_resnet.main([*small, "--rule", rule]) for rule in ("native", "tsslbp")]
-    assert [record["network"] for (record,) in records] == ["sew_resnet18"] * 2
-    native, ours = (model.conv1.weight for model in seen)
-    assert [tssl_adapters.is_wrapped(model) for model in seen] == [False, True]
-    assert not torch.equal(native, ours)
+    chosen = ("native", "smooth-tsslbp", "tsslbp")
+    records = [train_sew_resnet.main([*small, "--rule", rule]) for rule in chosen]
+    assert [record["network"] for (record,) in records] == ["sew_resnet18"] * 3
+    assert [record["rule"] for (record,) in records] == list(chosen)
+    assert [tssl_adapters.is_wrapped(model) for model in seen] == [False, True, True]
+    weights = [model.conv1.weight for model in seen]
     lr = 2 * 5e-4  # as far as one step of AdamW can go
-    assert torch.allclose(native, ours, atol=2 * lr)
-    assert records[0][0]["train_loss"] == records[1][0]["train_loss"]
+    for one, other in combinations(weights, 2):
+        assert not torch.equal(one, other)
+        assert torch.allclose(one, other, atol=2 * lr)
+    assert len({record["train_loss"] for (record,) in records}) == 1
 
 
 def test_sew_resnet_emits_spikes_only():

@@ -82,6 +82,8 @@ def test_the_record_is_complete() -> None:
     assert not [row for row in rows if row.verdict in port_zoo.FAULTS]
     document = (ROOT / "docs" / "zoo.md").read_text()
     assert document.count("\n| `") == len(rows)
+    tried = ", ".join(dict.fromkeys(f"`{row.rule}`" for row in rows))
+    assert f"under the rule {tried}." in document
 
 
 # What it tells apart
@@ -105,13 +107,22 @@ def small(make: Callable[[], nn.Module] = Small) -> Entry:
 
 
 def test_a_sound_model() -> None:
-    row = check(small())
+    ran: list[str] = []
+
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        ran.append(str(model))
+        out: Tensor = model(x)
+        return out
+
+    row = check(replace(small(), run=run))
     assert (row.verdict, row.wrapped, row.weights, row.taught) == ("works", 1, 2, 2)
+    assert row.rule == "smooth-tsslbp"
+    assert ["SmoothTSSLBP()" in text for text in ran] == [False, True]
     assert row.parameters == 4 * 6 + 6 + 6 * 3 + 3
 
 
-def tampered(model: nn.Module, tamper: Callable[[nn.Module], None]) -> nn.Module:
-    real = tssl_adapters.wrap(model)
+def tampered(model: nn.Module, rule: str, tamper: Callable[[nn.Module], None]) -> nn.Module:
+    real = tssl_adapters.wrap(model, rule=rule)
     tamper(real)
     return real
 

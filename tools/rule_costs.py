@@ -27,6 +27,7 @@ SHAPE = (100, 50, 400)
 """Steps, batch and neurons."""
 SEQUENCE: dict[str, rules.Rule] = {
     "TSSLBP()": rules.TSSLBP(),
+    "SmoothTSSLBP()": rules.SmoothTSSLBP(),
     "Lee()": rules.Lee(),
     "Lee(gate='active')": rules.Lee(gate="active"),
     "STRSBP()": rules.STRSBP(),

@@ -1,4 +1,4 @@
-"""TSSL-BP for the spiking neural network library that you have.
+"""TSSL-BP and other gradients for the spiking neural network library that you have.
 
 >>> model = tssl_adapters.wrap(model)        # same forward, another gradient
 >>> model = tssl_adapters.unwrap(model)      # and back

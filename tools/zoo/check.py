@@ -62,7 +62,7 @@ def _tried(entry: Entry, row: Row) -> Row:
     del model
     model = _build(entry)
     try:
-        tssl_adapters.wrap(model)
+        tssl_adapters.wrap(model, rule=row.rule)
     except NoSpikingLayersError:
         return replace(row, verdict="nothing to wrap", reason="no spiking layer")
     except UnsupportedLayerError:
@@ -82,7 +82,7 @@ def _tried(entry: Entry, row: Row) -> Row:
 def _in_float64(entry: Entry, row: Row) -> Row:
     """A gradient that is finite in float64 is right, and only too large for float32."""
     try:
-        model = tssl_adapters.wrap(_build(entry).double())
+        model = tssl_adapters.wrap(_build(entry).double(), rule=row.rule)
         ours = _step(entry, model, [])
     except Exception as error:
         return replace(row, reason=f"{row.reason}; in float64 {_first_line(error)}")

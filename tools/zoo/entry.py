@@ -82,6 +82,7 @@ class Row:
         silent: spiking layers without a single spike on this input.
         weights: weights (tensors of two dimensions and more) with a native gradient.
         taught: those of them with a gradient that is finite and not zero once wrapped.
+        rule: the name of the rule that it was wrapped with.
         seconds: what the check took.
     """
 
@@ -97,6 +98,7 @@ class Row:
     silent: int = 0
     weights: int = 0
     taught: int = 0
+    rule: str = "smooth-tsslbp"
     seconds: float = 0.0
 
     @property

@@ -14,8 +14,8 @@ MEANING = {
     "weight has a finite gradient that is not zero",
     "works, part silent": "the same, but some weights have no gradient natively either "
     "(unused, or no signal reaches them)",
-    "overflows": "forward equal, but over some hundred layers the gradient (a slope of up to 8 "
-    "at each) grows beyond float32; in float64 it is finite",
+    "overflows": "forward equal, but over some hundred layers the gradient (under `tsslbp` a slope "
+    "of up to 8 at each) grows beyond float32; in float64 it is finite",
     "refused": "`wrap` refuses it before it changes anything; the reason is its own",
     "nothing to wrap": "it has no spiking layer",
     "no model": "the name is public, but not a network",
@@ -45,10 +45,11 @@ def write(path: Path, rows: Iterable[Row], versions: dict[str, str]) -> None:
 def markdown(rows: Sequence[Row], versions: dict[str, str], command: str) -> str:
     """The whole document."""
     tested = ", ".join(f"{name} {version}" for name, version in versions.items())
+    rules = ", ".join(dict.fromkeys(f"`{row.rule}`" for row in rows))
     parts = [
         "# Model zoo",
         f"Every model of the libraries' zoos and in the manner of their tutorials, tried by "
-        f"`{command}` with {tested}, on small inputs on a CPU.",
+        f"`{command}` with {tested}, on small inputs on a CPU, under the rule {rules}.",
         _summary(rows),
         _legend({row.verdict for row in rows}),
     ]

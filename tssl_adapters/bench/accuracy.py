@@ -3,7 +3,7 @@
 Each rule has the same forward pass, first weights and order of samples. The same command goes on
 where it was left, and repeats nothing.
 
-python -m tssl_adapters.bench accuracy --data digits --rules native,tsslbp --epochs 5 --out DIR
+python -m tssl_adapters.bench accuracy --data digits --rules native,smooth-tsslbp --out DIR
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Norms, cosines to each other, growth through depth and time, and what the neurons do. Each rule has
 the same weights and the same batch: those of the start, or of an experiment's run.
 
-python -m tssl_adapters.bench gradients --data digits --rules native,tsslbp --out DIR
+python -m tssl_adapters.bench gradients --data digits --rules native,smooth-tsslbp --out DIR
 """
 
 from __future__ import annotations

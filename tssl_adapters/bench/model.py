@@ -4,7 +4,7 @@ FILE:FUNCTION returns a model, batches to train on and batches to test on, or a
 ``tssl_adapters.bench.user.Task`` of these with a forward, a loss and an optimizer of your own. It
 is called once a run, after ``torch.manual_seed``.
 
-python -m tssl_adapters.bench model path/to/file.py:build --rules native,tsslbp --out DIR
+python -m tssl_adapters.bench model path/to/file.py:build --rules native,smooth-tsslbp --out DIR
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FILE:FUNCTION", help="what builds the model")
     add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
     add("--rules", type=options.listed(options.rule), metavar="LIST",
-        default=["native", "tsslbp"], help="as for accuracy (default: native,tsslbp)"
+        default=list(rules.COMPARED),
+        help=f"as for accuracy (default: {','.join(rules.COMPARED)})"
     )  # fmt: skip
     add("--tau-s", type=options.listed(options.time_constant), default=[1.0], metavar="LIST",
         help="synaptic time constants in steps (default: 1)"

@@ -77,9 +77,9 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
     add("--networks", "--network", type=listed(str), default=["400-400"], metavar="LIST",
         help="hidden layers, such as 400-400 or 15C5-P2-40C5-P2-300, or one of "
         f"{', '.join(architectures.PRESETS)} (default: 400-400)")  # fmt: skip
-    add("--rules", type=listed(rule), default=["native", "tsslbp"], metavar="LIST",
+    add("--rules", type=listed(rule), default=list(rules.COMPARED), metavar="LIST",
         help=f"of {', '.join(rules.RULES)}, or path/to/file.py:name of rules of your own "
-        "(default: native,tsslbp)")  # fmt: skip
+        f"(default: {','.join(rules.COMPARED)})")  # fmt: skip
     add("--tau-s", type=listed(time_constant), default=[1.0], metavar="LIST",
         help="synaptic time constants in steps; above 1 every layer emits its PSC, under each "
         "rule (default: 1)")  # fmt: skip

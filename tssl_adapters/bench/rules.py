@@ -28,6 +28,7 @@ from tssl_adapters.rules import (
     TSSLBP,
     Lee,
     Rule,
+    SmoothTSSLBP,
     Step,
     SurrogateGradient,
 )
@@ -47,8 +48,8 @@ class Contestant(NamedTuple):
         surrogate: the library's surrogate that it is made of; empty where it needs none.
         make: makes the rule from that surrogate's derivative.
         plain: whether the library computes it by itself where layers emit spikes.
-        reset: whether its gradient has a factor of what a reset takes from the potential, which
-            says nothing where that is no more than a way to fire once.
+        reset: whether its gradient depends on what a reset takes from the potential, by a factor
+            or by its scale, which says nothing where that is no more than a way to fire once.
     """
 
     about: str
@@ -121,6 +122,9 @@ RULES = {
         "the default surrogate without a temporal chain (SLTT)",
         partial(SurrogateGradient, chain=False),
     ),
+    "smooth-tsslbp": _fixed("SmoothTSSLBP, the default of wrap", SmoothTSSLBP())._replace(
+        reset=True
+    ),
     "tsslbp": _fixed("TSSL-BP", TSSLBP()),
     "tsslbp-no-fallback": _fixed("TSSL-BP, silent steps emit nothing", TSSLBP(fallback=False)),
     "tsslbp-fallback-only": _fixed(
@@ -155,6 +159,9 @@ RULES |= {
 }
 """By name; those that ``wrap`` knows by name and that need no word of their own come last."""
 
+COMPARED = ("native", "smooth-tsslbp")
+"""Unless others are named: the library itself, and what ``wrap`` gives it by default."""
+
 
 def contestant(name: str) -> Contestant:
     """A rule by its name, or one of the user's own that ``path/to/file.py:name`` names.
@@ -184,7 +191,8 @@ def _own(name: str, written: int) -> Contestant:
     if not isinstance(rule, Rule):
         raise UnknownRuleError(f"{name} is no tssl_adapters.rules.Rule but {type(rule).__name__}")
     complete = isinstance(rule, SurrogateGradient) and rule.reset_path == "complete"
-    return _fixed(_definition(rule), rule)._replace(reset=complete)
+    reset = complete or isinstance(rule, SmoothTSSLBP)
+    return _fixed(_definition(rule), rule)._replace(reset=reset)
 
 
 def definition(name: str) -> str:

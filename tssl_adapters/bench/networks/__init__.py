@@ -4,7 +4,7 @@ Each has its own recipe. Every rule is compared with ``native``, the library as 
 from the same first weights, on the same batches, with the same forward. The same command goes on
 where it was left, and repeats nothing.
 
-python -m tssl_adapters.bench networks --rules native,tsslbp --seeds 1 --out DIR
+python -m tssl_adapters.bench networks --rules native,smooth-tsslbp --seeds 1 --out DIR
 python -m tssl_adapters.bench networks --networks reporting --seeds 5-9 --out DIR
 """
 
@@ -54,9 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--networks", type=options.listed(str), default=[suite.ALL], metavar="LIST",
         help=f"names, {', '.join(suite.SETS)}, {', '.join(suite.KINDS)}, or {suite.ALL} that are "
         f"in a set (default: {suite.ALL})")  # fmt: skip
-    add("--rules", type=options.listed(options.rule), default=["native", "tsslbp"], metavar="LIST",
+    add("--rules", type=options.listed(options.rule), default=list(rules.COMPARED), metavar="LIST",
         help=f"of {', '.join(rules.RULES)}, or path/to/file.py:name of rules of your own "
-        "(default: native,tsslbp)")  # fmt: skip
+        f"(default: {','.join(rules.COMPARED)})")  # fmt: skip
     add("--seeds", type=seeds, default=[0], metavar="N",
         help="how many, or which: 5, or 0,1,2, or 5-9, or 7, with a comma (default: 1)"
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Time and memory of wrapped layers and networks against the libraries' own, in one run.
 
 The contestants take turns, round by round, so that a noisy machine hits them alike; a figure is the
-median over the rounds, a ratio the median of the rounds' ratios.
+median over the rounds, a ratio the median of the rounds' ratios. Wrapped layers have the rule
+``tsslbp``, which every engine computes.
 
 python -m tssl_adapters.bench speed --quick
 python -m tssl_adapters.bench speed --steps 100 --neurons 16384 --out DIR

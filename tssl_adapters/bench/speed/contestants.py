@@ -19,6 +19,8 @@ from tssl_adapters.bench.speed.works import Run, Work
 
 NATIVE, COMPILED, COPY, QUADRATIC = "native", "native, compiled", "copy", "T x T"
 LAYERWISE = "multi_step_forward"
+RULE = "tsslbp"
+"""Of every wrapped contestant: the one rule that all engines compute. Others run in torch alone."""
 PRODUCTS = "connections alone"
 """A network without its neurons: what no engine for neurons can be faster than."""
 ONLY_ON = {"numba": "cpu", "triton": "cuda"}
@@ -79,10 +81,10 @@ def contestants(
         yield Contestant(COMPILED, work.compiled(model()), work.run, may_fail=True)
     for engine in engines(device):
         for tau in tau_s:
-            wrapped = tssl_adapters.wrap(model(), engine=engine, tau_s=tau)
+            wrapped = tssl_adapters.wrap(model(), rule=RULE, engine=engine, tau_s=tau)
             yield Contestant(named(engine, tau), wrapped, work.run)
             if work.layerwise is not None:
-                wrapped = tssl_adapters.wrap(model(), engine=engine, tau_s=tau)
+                wrapped = tssl_adapters.wrap(model(), rule=RULE, engine=engine, tau_s=tau)
                 yield Contestant(named(engine, tau, True), wrapped, work.layerwise)
 
 
