@@ -65,7 +65,7 @@ def test_a_model_of_ones_own_under_a_rule_of_ones_own(source: Path, tmp_path: Pa
     (tmp_path / "model.py").write_text(
         "import snntorch, torch\n"
         "def build():\n"
-        "    lif = snntorch.Leaky(0.9, init_hidden=True)\n"
+        "    lif = snntorch.Leaky(0.9, init_hidden=True, reset_mechanism='zero')\n"
         "    net = torch.nn.Sequential(torch.nn.Linear(4, 3), lif)\n"
         "    return net, *[[(torch.ones(2, 4), torch.arange(2))]] * 2\n"
     )
