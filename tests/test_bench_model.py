@@ -83,6 +83,7 @@ def command(source: str, folder: Path, options: str) -> int:
     return main(["model", source, *options.split(), *where])
 
 
+@pytest.mark.filterwarnings("ignore:tssl_adapters. TSSLBP lets the gradient grow over time")
 @pytest.mark.parametrize("library", BUILDERS)
 def test_own_model_is_compared_and_goes_on(library: str, tmp_path: Path) -> None:
     source = write_builder(tmp_path, library)

@@ -24,6 +24,11 @@ from tssl_adapters.bench.networks.spec import Network, Split
 from tssl_adapters.bench.networks.training import Job, batches, compared, refusal, start
 from tssl_adapters.rules import Step
 
+# The suite shows what comes of it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:tssl_adapters. TSSLBP lets the gradient grow over time"
+)
+
 NAMES = [name for names in suite.SETS.values() for name in names]
 TINY = ("spikingjelly-poisson", "norse-patterns")
 SOURCE = "from tssl_adapters.rules import TSSLBP\nmine = TSSLBP(max_slope=2.0)\n"
