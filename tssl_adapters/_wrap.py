@@ -14,6 +14,7 @@ from torch import nn
 
 from tssl_adapters import _engines, adapters, trial, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
+from tssl_adapters.adapters.base import copied, where
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
@@ -23,7 +24,7 @@ from tssl_adapters.errors import (
     UnsupportedLayerError,
 )
 from tssl_adapters.neuron import Traits
-from tssl_adapters.registry import kind_of, library_class, tried_as
+from tssl_adapters.registry import kind_of, library_class, registered, tried_as
 from tssl_adapters.report import LayerReport, Report, Status, Supported
 from tssl_adapters.rules import BY_NAME, Rule, SmoothTSSLBP
 
@@ -244,7 +245,7 @@ def supported() -> Report[Supported]:
 def _decide(
     model: nn.Module, skip: tuple[str | type[nn.Module], ...], asked: Settings
 ) -> list[_Found]:
-    loaded = list(adapters.loaded())
+    loaded = list(adapters.loaded(*map(type, model.modules())))
     found = []
     everything = dict(model.named_modules(remove_duplicate=False))
     left_alone: set[int] = set()
@@ -286,13 +287,15 @@ def _decide_one(
         status, detail = "skipped", "stays native, as skip says"
     else:
         if kind is None:
-            problem: str | None = adapter.why_not(module)
+            problem: str | None = _named(module, adapter.why_not(module))
         else:
             problem = _problem(adapter, kind, module, asked)
         config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
         detail = problem or f"{adapter.mode(module)}: {_would_have(asked, kind, module)}"
     version = version_of(adapter.library) or "?"
+    if copied(type(module)) is not None:
+        version = f"copied to {type(module).__module__}"
     name = (
         type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__
     )
@@ -314,13 +317,20 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
         if why is None:
             why = asked.rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
     except AttributeError as error:
-        if like is None:
-            return f"it lacks what a {type(module).__name__} has ({error}); make it anew"
+        if like is None or not registered(kind):
+            why = f"it lacks what a {type(module).__name__} has ({error})"
+            return _named(module, f"{why}; make it anew, as its class does")
         return f"it was registered like {like.__name__}, but lacks what that has ({error})"
-    if why is not None or like is None:
-        return why
-    base = library_class(adapter, like)
-    return trial.why_not(adapter, kind, module, base, asked.rule, asked.tau_s)
+    if why is None and like is not None:
+        base = library_class(adapter, like)
+        why = trial.why_not(adapter, kind, module, base, asked.rule, asked.tau_s)
+    return None if why is None else _named(module, why)
+
+
+def _named(module: nn.Module, why: str) -> str:
+    """Why a layer cannot be wrapped, with the module that a copy of a library lives in."""
+    library = copied(type(module))
+    return why if library is None else f"{where(type(module))}, a copy of {library}'s: {why}"
 
 
 def _would_have(asked: Settings, kind: Kind | None, module: nn.Module) -> str:
@@ -383,8 +393,10 @@ def _check_versions(found: list[_Found]) -> None:
     for adapter in adapters.loaded():
         known = adapter.derived | adapter.kinds
         classes = [cls for cls, kind in known.items() if id(kind) in kinds]
-        if classes:
-            versions.check(adapter, {library_class(adapter, cls): None for cls in classes})
+        theirs = {library_class(adapter, cls): None for cls in classes}
+        theirs = {cls: None for cls in theirs if cls in adapter.kinds}  # copies were tried already
+        if theirs:
+            versions.check(adapter, theirs)
 
 
 def _list(reports: list[LayerReport]) -> str:

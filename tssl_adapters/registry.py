@@ -72,7 +72,7 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
             f"tssl_adapters.register: {cls.__name__} cannot be registered like {like.__name__}: "
             f"{why}."
         )
-    adapter.kinds[cls] = _kind_of(cls, like, kind, registered=True)
+    adapter.kinds[cls] = _kind_of(cls, like, kind, said=True)
     return cls
 
 
@@ -119,11 +119,14 @@ def kind_of(adapter: Adapter, layer: nn.Module, rule: Rule) -> Kind | None:
     kind = adapter.kind(cls, rule)
     if kind is not None:
         return kind
-    base = adapter.base(cls)
-    if base is None or additions(adapter, layer, base):
+    found = adapter.base(cls)
+    if found is None:
+        return None
+    base, kind = found
+    if base is not cls and additions(adapter, layer, base):
         return None
     if cls not in adapter.derived:
-        adapter.derived[cls] = _kind_of(cls, base, adapter.kinds[base])
+        adapter.derived[cls] = _kind_of(cls, base, kind)
     return adapter.derived[cls]
 
 
@@ -132,9 +135,14 @@ def tried_as(kind: Kind) -> type[nn.Module] | None:
     return getattr(kind.wrapped, "_tssl_like", None)
 
 
-def _kind_of(cls: Any, like: type[nn.Module], kind: Kind, registered: bool = False) -> Kind:
+def registered(kind: Kind) -> bool:
+    """Whether such a layer's class was registered, rather than found to be a known one."""
+    return bool(getattr(kind.wrapped, "_tssl_registered", False))
+
+
+def _kind_of(cls: Any, like: type[nn.Module], kind: Kind, said: bool = False) -> Kind:
     """The kind of a class that is like another."""
-    return replace(kind, wrapped=_wrapped_class(cls, like, kind.wrapped, registered))
+    return replace(kind, wrapped=_wrapped_class(cls, like, kind.wrapped, said))
 
 
 def _adapter_of(cls: type[nn.Module]) -> Adapter | None:
@@ -142,13 +150,14 @@ def _adapter_of(cls: type[nn.Module]) -> Adapter | None:
 
 
 def _like(adapter: Adapter, cls: type[nn.Module]) -> Any:
-    return getattr(adapter.made()[cls].wrapped, "_tssl_like", None)
+    kind = adapter.made().get(cls)
+    return None if kind is None else tried_as(kind)
 
 
 def library_class(adapter: Adapter, cls: type[nn.Module]) -> type[nn.Module]:
     """The library's class that a known class is, or was registered like."""
     like = _like(adapter, cls)
-    return cls if like is None else library_class(adapter, like)
+    return cls if like is None or like is cls else library_class(adapter, like)
 
 
 class _Made(Wrapped):
@@ -167,12 +176,13 @@ class _Made(Wrapped):
 
 def _new(cls: Any, like: Any, registered: bool, *arguments: Any) -> Any:
     """Unpickle: an empty object of the wrapped class."""
-    adapter = _adapter_of(like)
-    assert adapter is not None
+    adapter = next(a for a in adapters.loaded(like) if a.base(like) is not None)
     if registered:
         register(cls, like=like)
     elif cls not in adapter.derived:
-        adapter.derived[cls] = _kind_of(cls, like, adapter.kinds[like])
+        found = adapter.base(like)
+        assert found is not None
+        adapter.derived[cls] = _kind_of(cls, *found)
     wrapped = adapter.made()[cls].wrapped
     return wrapped.__new__(wrapped, *arguments)
 

@@ -191,12 +191,17 @@ def _tensors(layer: nn.Module) -> list[Tensor]:
 
 
 class _Cut(TorchFunctionMode):
-    """Copies of tensors with a graph are copies of their values; torch itself refuses them."""
+    """Copies of tensors with a graph, which torch refuses, are copies of their values; a library's
+    own kind of tensor that cannot be copied is shared: it stands for a state that has not begun.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            return args[0].detach().clone()
-        return func(*args, **(kwargs or {}))
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if func is not Tensor.__deepcopy__:
+                raise
+            return args[0] if args[0].is_leaf else args[0].detach().clone()
 
 
 def _copied(layer: nn.Module) -> nn.Module:

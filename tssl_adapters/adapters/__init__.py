@@ -10,10 +10,13 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped
+from torch import nn
+
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, copied
 from tssl_adapters.elementwise import ordinary
 from tssl_adapters.errors import LibraryVersionError
 
@@ -73,21 +76,27 @@ _ENTRANCES = {
 }
 
 
-def loaded() -> Iterator[Adapter]:
-    """The adapters of the libraries that were imported already.
+def loaded(*classes: type[nn.Module]) -> Iterator[Adapter]:
+    """The adapters of the libraries that were imported already, or that some classes are copies of.
 
     Raises:
         LibraryVersionError: a library lacks what its adapter needs.
     """
+    copies = {copied(cls) for cls in classes}
     for library, entrances in _ENTRANCES.items():
-        if any(entrance in sys.modules for entrance in entrances):
-            yield _adapter(library)
+        imported = any(entrance in sys.modules for entrance in entrances)
+        if imported or library in copies or f"{__name__}.{library}" in sys.modules:
+            yield _adapter(library, imported)
 
 
-def _adapter(library: str) -> Adapter:
+def _adapter(library: str, imported: bool) -> Adapter:
     try:
         with ordinary():  # it asks the library what it computes
             adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
+            if imported and not adapter.kinds:
+                kinds, loops = adapter.find()
+                adapter.kinds.update(kinds)
+                adapter.loops.update(loops)
     except (ImportError, AttributeError) as error:
         raise LibraryVersionError(
             f"{library} {version_of(library)} lacks what tssl_adapters needs of it ({error}); use "
@@ -107,11 +116,30 @@ def installed(path: str) -> bool:
 
 
 def version_of(library: str) -> str | None:
-    """The installed version, read from the metadata; ``None`` where it is not installed."""
+    """The installed version, read from the metadata; ``None`` where it is not installed.
+
+    Of a package of that name that was imported from elsewhere it is where that lies.
+    """
+    file = getattr(sys.modules.get(library), "__file__", None)
+    elsewhere = None if file is None else _elsewhere(library, file)
     try:
-        return metadata.version(library)
+        return elsewhere or metadata.version(library)
     except metadata.PackageNotFoundError:
         return None
+
+
+@cache
+def _elsewhere(library: str, file: str) -> str | None:
+    """Where an imported package lies, if that is not where its distribution was installed."""
+    folder = Path(file).resolve().parent
+    try:
+        distribution = metadata.distribution(library)
+    except metadata.PackageNotFoundError:
+        return f"in {folder}"
+    origin = distribution.read_text("direct_url.json")
+    editable = origin is not None and '"editable": true' in origin
+    same = Path(str(distribution.locate_file(library))).resolve() == folder
+    return None if same or editable else f"in {folder}"
 
 
 __all__ = ["KNOWN", "Adapter", "Kind", "Wrapped", "installed", "loaded", "version_of"]

@@ -85,6 +85,9 @@ class Kind:
     instead: str = ""
 
 
+Kinds: TypeAlias = "dict[type[nn.Module], Kind]"
+
+
 @dataclass(frozen=True)
 class Adapter:
     """One library.
@@ -104,6 +107,9 @@ class Adapter:
         record: a layer's outputs over ``[T, batch, ...]``, from rest, and its states after them.
         surrogate: what a layer computes its spikes with, from h - theta.
         derived: classes of the user's that were found to be a supported one, or a copy of it.
+        find: the supported classes and the loops of the library, once that was imported.
+        copy: how a class of that name is wrapped that is a copy of the library's, of whatever
+            version: a kind without the class itself.
     """
 
     library: str
@@ -116,6 +122,8 @@ class Adapter:
     record: Callable[[Any, Tensor], list[Tensor]]
     surrogate: Callable[[Any], Callable[[Tensor], Tensor]]
     derived: dict[type[nn.Module], Kind] = field(default_factory=dict)
+    find: Callable[[], tuple[Kinds, Kinds]] = field(default=lambda: ({}, {}))
+    copy: Callable[[type[nn.Module]], Kind | None] = field(default=lambda cls: None)
     loops: dict[type[nn.Module], Kind] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -134,10 +142,12 @@ class Adapter:
     def why_not(self, layer: nn.Module) -> str:
         """Why a spiking layer without a :class:`Kind` is refused."""
         for base in type(layer).__mro__:
-            if base.__name__ in self.reasons and from_library(self.library, base):
+            theirs = from_library(self.library, base) or copied(base) == self.library
+            if base.__name__ in self.reasons and theirs:
                 return self.reasons[base.__name__]
-        known = self.base(type(layer))
-        if known is not None:
+        found = self.base(type(layer))
+        if found is not None:
+            known, _ = found
             mine, name = type(layer).__name__, known.__name__
             adds = additions(self, layer, known)
             return (
@@ -146,9 +156,15 @@ class Adapter:
             )
         return "its neuron is not known to this version of tssl_adapters"
 
-    def base(self, cls: type[nn.Module]) -> type[nn.Module] | None:
-        """The nearest supported class that a class is derived from."""
-        return next((base for base in cls.__mro__ if base in self.kinds), None)
+    def base(self, cls: type[nn.Module]) -> tuple[type[nn.Module], Kind] | None:
+        """The nearest supported class that a class is or derives from, a copy of one included."""
+        for base in cls.__mro__:
+            kind = self.kinds.get(base)
+            if kind is None and copied(base) == self.library:
+                kind = self.copy(base)
+            if kind is not None:
+                return base, kind
+        return None
 
 
 _UNTOUCHED = {
@@ -198,6 +214,33 @@ def _matters(name: str, value: Any, base: type) -> bool:
     if name in _UNTOUCHED:
         return False
     return callable(value) or hasattr(type(value), "__get__") or hasattr(base, name)
+
+
+_ROOTS = {
+    "spikingjelly": (("BaseNode", "SimpleBaseNode"), "register_memory"),
+    "snntorch": (("SpikingNeuron",), "instances"),
+}
+"""The classes that a library's neurons derive from, and what these have."""
+
+
+def copied(cls: type) -> str | None:
+    """The library of which a class is a copy, in a package that is not the library."""
+    for library in _ROOTS:
+        if derives_from_copy(library, cls) or library in cls.__module__.split(".")[1:]:
+            return library
+    return None
+
+
+def derives_from_copy(library: str, cls: type) -> bool:
+    """Whether a class is a neuron by what it derives from, which is not the library's."""
+    names, has = _ROOTS[library]
+    roots = [base for base in cls.__mro__ if base.__name__ in names and hasattr(base, has)]
+    return bool(roots) and not any(from_library(library, base) for base in (cls, *roots))
+
+
+def where(cls: type) -> str:
+    """A class with the module that it lives in."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def defined_by(library: str, module: nn.Module) -> bool:

@@ -308,9 +308,9 @@ class _Call(NamedTuple):
                 raise LibraryVersionError(
                     f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
                     f"knows: on a probe {potentials:.1%} of its membrane potentials and "
-                    f"{spikes:.1%} of its spikes differ. If the class is your own, it is not "
-                    "like the one that it was registered like; else use a version of the library "
-                    "that tssl_adapters was tested with. Or skip this layer."
+                    f"{spikes:.1%} of its spikes differ. Use a version of the library that "
+                    "tssl_adapters was tested with, make a layer of another neuron a class of its "
+                    "own, or skip this layer."
                 )
             same = same and all(_same(a, b) for a, b in pairs)
         return same

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from inspect import signature
 from typing import Any
 
-import snntorch
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, defined_by
-from tssl_adapters.adapters.snntorch.classic import two_forwards, unlisted
+from tssl_adapters.adapters.base import Adapter, Kind, Kinds, defined_by
+from tssl_adapters.adapters.snntorch.classic import neuron_of, two_forwards, unlisted
 from tssl_adapters.adapters.snntorch.layer import RESET_CODES, Layer, bound_reset, setting_problem
-from tssl_adapters.adapters.snntorch.layers import (
-    WRAPPED,
-    WrappedAlpha,
-    WrappedLapicque,
-    WrappedLeaky,
-    WrappedRLeaky,
-    WrappedRSynaptic,
-    WrappedSynaptic,
-)
-from tssl_adapters.adapters.snntorch.neurons import RSynaptic
-from tssl_adapters.adapters.snntorch.sequence import mode, part
+from tssl_adapters.adapters.snntorch.neurons import NEURONS, RSynaptic
+from tssl_adapters.adapters.snntorch.sequence import inherits, mode, part
 from tssl_adapters.engine.state import untag
 
 
@@ -62,15 +53,19 @@ def _detach(layer: Any) -> None:
         vars(layer).pop("spk", None)
 
 
+def _find() -> tuple[Kinds, Kinds]:
+    wrapped = importlib.import_module(f"{__name__}.layers").WRAPPED
+    return {cls._tssl_native: _kind(cls) for cls in wrapped}, {}
+
+
+def _copy(cls: type[nn.Module]) -> Kind | None:
+    if cls.__name__ not in NEURONS:
+        return None
+    return _kind(type(f"Wrapped{cls.__name__}", (neuron_of(cls),), {}))
+
+
 def _spiking(module: nn.Module) -> bool:
-    return isinstance(module, (snntorch.SpikingNeuron, *_OTHER_SPIKING))
-
-
-_OTHER_SPIKING = tuple(
-    getattr(snntorch, name)
-    for name in ("LeakyParallel", "AssociativeLeaky")
-    if isinstance(getattr(snntorch, name, None), type)
-)
+    return inherits(module, "SpikingNeuron", "LeakyParallel", "AssociativeLeaky")
 
 
 def _example(cls: Any, neurons: int) -> nn.Module:
@@ -106,7 +101,9 @@ def _surrogate(layer: Any) -> Any:
 
 ADAPTER = Adapter(
     library="snntorch",
-    kinds={wrapped._tssl_native: _kind(wrapped) for wrapped in WRAPPED},
+    kinds={},
+    find=_find,
+    copy=_copy,
     spiking=_spiking,
     native=lambda module: defined_by("snntorch", module),
     mode=mode,
@@ -123,13 +120,3 @@ ADAPTER = Adapter(
         "AssociativeLeaky": "it has no reset and is computed for all steps at once",
     },
 )
-
-__all__ = [
-    "ADAPTER",
-    "WrappedAlpha",
-    "WrappedLapicque",
-    "WrappedLeaky",
-    "WrappedRLeaky",
-    "WrappedRSynaptic",
-    "WrappedSynaptic",
-]

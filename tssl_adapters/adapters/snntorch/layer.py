@@ -340,5 +340,7 @@ def setting_problem(layer: Any) -> str | None:
 
 def _straight_through(quantiser: Any) -> bool:
     """Whether a quantiser is the library's, whose gradient is that of the identity."""
-    made_by = (getattr(quantiser, "__module__", None), getattr(quantiser, "__qualname__", None))
-    return made_by == ("snntorch.functional.quant", "state_quant.<locals>.inner")
+    module, name = (getattr(quantiser, key, None) or "" for key in ("__module__", "__qualname__"))
+    return (
+        f".{module}".endswith(".snntorch.functional.quant") and name == "state_quant.<locals>.inner"
+    )

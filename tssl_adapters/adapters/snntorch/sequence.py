@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-import snntorch
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Mode
+from tssl_adapters.adapters.base import Mode, copied, from_library
 from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stepped
 from tssl_adapters.adapters.snntorch.classic import two_forwards
 from tssl_adapters.adapters.snntorch.layer import Layer, States
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.state import trace_of
 
-_SEQUENCES = tuple(
-    getattr(snntorch, name)
-    for name in ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
-    if isinstance(getattr(snntorch, name, None), type)
-)
+_SEQUENCES = ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
+
+
+def inherits(module: nn.Module, *names: str) -> bool:
+    """Whether a module is one of these classes of the library, or of a copy of it."""
+    theirs = copied(type(module)) == "snntorch"
+    return any(
+        cls.__name__ in names and (theirs or from_library("snntorch", cls))
+        for cls in type(module).__mro__
+    )
 
 
 def mode(module: nn.Module) -> Mode | None:
     """What a call of a layer brings."""
-    if isinstance(module, _SEQUENCES):
+    if inherits(module, *_SEQUENCES):
         return "sequence"
-    return "step" if isinstance(module, snntorch.SpikingNeuron) else None
+    return "step" if inherits(module, "SpikingNeuron") else None
 
 
 def part(walk: Walk, path: str, module: Any) -> Part | None:

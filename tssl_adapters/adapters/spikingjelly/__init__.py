@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, defined_by, from_library
+from tssl_adapters.adapters.base import Adapter, Kinds, defined_by, derives_from_copy, from_library
+from tssl_adapters.adapters.spikingjelly.copies import kind_of_copy
 from tssl_adapters.adapters.spikingjelly.node import TRACE, sequences
 from tssl_adapters.adapters.spikingjelly.reasons import REASONS
 from tssl_adapters.adapters.spikingjelly.sequential import mode, part
@@ -28,21 +29,26 @@ _SPIKING_MODULES = (
 )
 
 
-def _kinds() -> dict[type[nn.Module], Kind]:
-    found: dict[type[nn.Module], Kind] = {}
+def _find() -> tuple[Kinds, Kinds]:
+    found: Kinds = {}
     if find_spec("spikingjelly.activation_based"):
         base = importlib.import_module("spikingjelly.activation_based.base")
         form = "nodes" if hasattr(base.MemoryModule, "functional_forward") else "stepped"
         found |= importlib.import_module(f"{__name__}.{form}").KINDS
     if find_spec("spikingjelly.clock_driven"):
         found |= importlib.import_module(f"{__name__}.clock_driven").KINDS
-    return found
+    return found, _loops()
 
 
 def _spiking(module: nn.Module) -> bool:
-    return not _non_spiking(module) and any(
-        cls.__module__.startswith(_SPIKING_MODULES) for cls in type(module).__mro__
-    )
+    known = any(_home(cls).startswith(_SPIKING_MODULES) for cls in type(module).__mro__)
+    return not _non_spiking(module) and (known or derives_from_copy("spikingjelly", type(module)))
+
+
+def _home(cls: type) -> str:
+    """The module of a class, as the library has it, in a copy of the package too."""
+    _, found, rest = f".{cls.__module__}".partition(".spikingjelly.")
+    return f"spikingjelly.{rest}" if found else cls.__module__
 
 
 def _non_spiking(module: nn.Module) -> bool:
@@ -50,6 +56,8 @@ def _non_spiking(module: nn.Module) -> bool:
 
 
 def _native(module: nn.Module) -> bool:
+    if derives_from_copy("spikingjelly", type(module)):
+        return True
     own = [cls.__name__ for cls in type(module).__mro__ if from_library("spikingjelly", cls)]
     if any(name.endswith("SurrogateFunctionBase") for name in own):  # part of a node
         return False
@@ -77,17 +85,18 @@ def _surrogate(node: Any) -> Any:
     return node.surrogate_function
 
 
-def _loops() -> dict[type[nn.Module], Kind]:
+def _loops() -> Kinds:
     if not find_spec("spikingjelly.activation_based"):
         return {}
-    found: dict[type[nn.Module], Kind] = importlib.import_module(f"{__name__}.containers").LOOPS
+    found: Kinds = importlib.import_module(f"{__name__}.containers").LOOPS
     return found
 
 
 ADAPTER = Adapter(
     library="spikingjelly",
-    kinds=_kinds(),
-    loops=_loops(),
+    kinds={},
+    find=_find,
+    copy=kind_of_copy,
     spiking=_spiking,
     native=_native,
     mode=mode,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tssl_adapters import stateless
-from tssl_adapters.adapters.base import Mode, Wrapped, from_library
+from tssl_adapters.adapters.base import Mode, Wrapped, copied, from_library
 from tssl_adapters.adapters.parts import Part, Walk, as_it_is, folded, stepped
 from tssl_adapters.adapters.spikingjelly.node import sequences
 
@@ -92,7 +92,10 @@ def _remembers(module: nn.Module) -> bool:
 def _inherits(module: nn.Module, name: str) -> bool:
     """Whether a module is one of the library's class of that name."""
     bases = type(module).__mro__
-    return any(cls.__name__ == name and from_library("spikingjelly", cls) for cls in bases)
+    theirs = copied(type(module)) == "spikingjelly"
+    return any(
+        cls.__name__ == name and (theirs or from_library("spikingjelly", cls)) for cls in bases
+    )
 
 
 def _is(module: nn.Module, name: str) -> bool:
