@@ -133,12 +133,12 @@ def based(cls: Any) -> Any:
 @pytest.mark.parametrize("cls", BASES, ids=lambda cls: cls.__name__)
 def test_it_is_wrapped_as_its_base(cls: Any, tau_s: float) -> None:
     model = nn.Sequential(made(cls))
-    before, shown = model.state_dict(), repr(model)
+    before = model.state_dict()
     assert tssl_adapters.inspect(model, tau_s=tau_s)[0].status == "wrap"
     assert type(model[0]) is cls
     tssl_adapters.wrap(model, tau_s=tau_s)
     assert isinstance(model[0], cls)
-    assert repr(model) == shown
+    assert f"(0): {cls.__name__}(" in repr(model)
     assert list(model.state_dict()) == list(before)
     ours, expected = run(model[0]), run(tssl_adapters.wrap(based(cls), tau_s=tau_s))
     assert expected[0].any()
