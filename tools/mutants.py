@@ -1681,7 +1681,7 @@ WRAPPING = (
     mutant(
         "a registered class is tried as itself",
         REGISTRY_FILE,
-        "return cls if like is None else library_class(adapter, like)",
+        "return cls if like is None or like is cls else library_class(adapter, like)",
         "return cls",
         VERSIONS_TESTS,
     ),
@@ -1847,8 +1847,8 @@ WRAPPING = (
     mutant(
         "wrap imports libraries that the user did not",
         ADAPTERS,
-        "        if any(entrance in sys.modules for entrance in entrances):\n",
-        "        if version_of(library) is not None:\n",
+        "        imported = any(entrance in sys.modules for entrance in entrances)\n",
+        "        imported = version_of(library) is not None\n",
         IMPORTS,
     ),
     mutant(
