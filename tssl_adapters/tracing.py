@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING or hasattr(torch, "compiler"):
     from torch.compiler import disable
@@ -28,6 +30,31 @@ def untraced(function: F) -> F:
     return disable(function, **how)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def among_graphs(forward: F) -> F:
+    """:func:`untraced`, for a layer of a model that is compiled: what it emits says to the graph
+    behind it that the neurons' own dimensions do not change from call to call.
+
+    They do from layer to layer, and layers that share a ``forward`` share its compiled graph, which
+    torch would make for all sizes at once. Inductor fails on some of those, on a convolution over
+    ``[T * batch, ...]`` on the CPU, say.
+    """
+
+    @wraps(forward)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        result = forward(*args, **kwargs)
+        out = result[0] if isinstance(result, tuple) else result
+        if isinstance(out, Tensor) and hasattr(torch._dynamo, "mark_static"):
+            torch._dynamo.mark_static(out, list(range(2, out.ndim)))
+        return result
+
+    return untraced(marked)  # type: ignore[return-value]
+
+
+def compiling() -> bool:
+    """Whether torch.compile is looking."""
+    return _compiling() and not _exporting()
+
+
 def exporting() -> bool:
     """Whether torch.export is at work, which sees shapes and no values, and keeps no gradient."""
     return _exporting()
@@ -39,6 +66,7 @@ def _old_exporting() -> bool:
 
 
 _compiler = getattr(torch, "compiler", None)
+_compiling = getattr(_compiler, "is_compiling", None) or torch._dynamo.is_compiling
 if hasattr(_compiler, "is_exporting"):
     _exporting = torch.compiler.is_exporting
 elif hasattr(_compiler, "is_dynamo_compiling"):

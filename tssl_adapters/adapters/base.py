@@ -15,7 +15,7 @@ from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
-from tssl_adapters.tracing import exporting, untraced
+from tssl_adapters.tracing import among_graphs, compiling, exporting, untraced
 
 F = TypeVar("F", bound=Callable[..., Any])
 Mode: TypeAlias = Literal["step", "sequence"]
@@ -25,13 +25,13 @@ def eager(forward: F) -> F:
     """A layer's forward pass: torch.compile breaks its graph there, and torch.export, or a call
     without a graph, sees the library's own.
     """
-    apart = untraced(forward)
+    apart, between = untraced(forward), among_graphs(forward)
 
     @wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._tssl_runs_native():
             return self._tssl_native.forward(self, *args, **kwargs)
-        return apart(self, *args, **kwargs)
+        return (between if compiling() else apart)(self, *args, **kwargs)
 
     return run  # type: ignore[return-value]
 
