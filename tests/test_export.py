@@ -157,8 +157,14 @@ def test_a_potential_of_unknown_past_is_refused() -> None:
     """Nobody can see whether it is at rest, and what else its trace is."""
     lif = tssl_adapters.wrap(snntorch.Leaky(0.9), tau_s=3.0)
     mem = torch.zeros(3, 6)
-    with pytest.raises(LostTraceError, match=r"'Leaky' .* cannot be exported .* init_leaky\(\)"):
+    with pytest.raises((LostTraceError, ValueError)) as caught:
         export.export(lif, (inputs(0)[0], mem), strict=False)
+    error: BaseException | None = caught.value
+    if isinstance(error, ValueError):  # older versions stumble over their own clearing up
+        error = error.__context__
+    assert isinstance(error, LostTraceError)
+    assert "'Leaky' (tau_s=3.0) cannot be exported" in str(error)
+    assert "init_leaky()" in str(error)
 
 
 def test_compiled_without_a_graph() -> None:
