@@ -10,7 +10,7 @@ from inspect import isfunction
 from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from tssl_adapters import _engines, adapters, trial, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
@@ -110,7 +110,7 @@ def _swap(found: list[_Found], rule: Rule, tau_s: float, engine: str) -> None:
                 assert kind is not None
                 done.append(module)
                 module.__class__ = kind.wrapped  # type: ignore[assignment]
-                settings = Settings(report.path, rule, tau_s, engine)
+                settings = Settings(report.path, rule, tau_s, engine, unseen=_on_meta(module))
                 module._tssl_settings = settings  # type: ignore[assignment]
                 kind.attach(module)
     except BaseException:
@@ -321,7 +321,13 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
             why = f"it lacks what a {type(module).__name__} has ({error})"
             return _named(module, f"{why}; make it anew, as its class does")
         return f"it was registered like {like.__name__}, but lacks what that has ({error})"
-    if why is None and like is not None:
+    except (NotImplementedError, RuntimeError):
+        if not _on_meta(module):
+            raise
+        why = _NUMBERS
+    if why is None and like is not None and _on_meta(module):
+        why = _NUMBERS  # it cannot be tried out
+    elif why is None and like is not None:
         base = library_class(adapter, like)
         why = trial.why_not(adapter, kind, module, base, asked.rule, asked.tau_s)
     return None if why is None else _named(module, why)
@@ -336,6 +342,26 @@ def _named(module: nn.Module, why: str) -> str:
 def _would_have(asked: Settings, kind: Kind | None, module: nn.Module) -> str:
     assert kind is not None
     return asked.said(kind.wrapped._tssl_traits(module))
+
+
+_NUMBERS = (
+    "its numbers are on the meta device, and whether it can be wrapped depends on them; give it a "
+    "device and its numbers first (to_empty, load_state_dict), then wrap"
+)
+
+
+def _on_meta(module: nn.Module) -> bool:
+    """Whether a layer has numbers without values."""
+
+    def tensors(value: object) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple):  # Norse's parameters
+            for part in value:
+                yield from tensors(part)
+
+    own = (*module.parameters(), *module.buffers(), *vars(module).values())
+    return any(tensor.is_meta for value in own for tensor in tensors(value))
 
 
 def _skipped(

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from tssl_adapters import adapters, stateless
 from tssl_adapters.adapters import Adapter
-from tssl_adapters.adapters.base import eager
 from tssl_adapters.adapters.parts import Part, as_it_is, folded, stepped
 from tssl_adapters.errors import NotSequentialError
+from tssl_adapters.tracing import untraced
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-@eager
+@untraced
 def multi_step_forward(model: nn.Module, x_seq: Tensor, state: Any = None) -> Any:
     """Run a sequential model over a whole sequence, layer by layer instead of step by step.
 

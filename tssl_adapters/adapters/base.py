@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from inspect import signature
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
@@ -14,14 +15,25 @@ from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
+from tssl_adapters.tracing import among_graphs, compiling, exporting, untraced
 
 F = TypeVar("F", bound=Callable[..., Any])
 Mode: TypeAlias = Literal["step", "sequence"]
 
 
 def eager(forward: F) -> F:
-    """Break torch.compile's graph at a layer: what is around it compiles, the layer runs as is."""
-    return torch.compiler.disable(forward)  # type: ignore[no-any-return, no-untyped-call]
+    """A layer's forward pass: torch.compile breaks its graph there, and torch.export, or a call
+    without a graph, sees the library's own.
+    """
+    apart, between = untraced(forward), among_graphs(forward)
+
+    @wraps(forward)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._tssl_runs_native():
+            return self._tssl_native.forward(self, *args, **kwargs)
+        return (between if compiling() else apart)(self, *args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 class Wrapped:
@@ -56,7 +68,7 @@ class Wrapped:
 
     def _tssl_runs_native(self) -> bool:
         """Without a graph and without a PSC there is nothing to attach: native speed."""
-        return self._tssl_settings.tau_s == 1.0 and not torch.is_grad_enabled()
+        return self._tssl_settings.tau_s == 1.0 and (not torch.is_grad_enabled() or exporting())
 
 
 def always_fits(wrapped: Any, layer: nn.Module) -> str | None:

@@ -272,7 +272,7 @@ class _Call(NamedTuple):
             *(value.dtype for value in neuron.values() if isinstance(value, Tensor)),
         )  # fmt: skip
         known = self.settings.reproduces.get(key)
-        if known is None and given.numel() and given.is_floating_point():
+        if known is None and given.numel() and given.is_floating_point() and not given.is_meta:
             known = self._try(native)
             self.settings.reproduces[key] = known
         return bool(known)

@@ -46,7 +46,8 @@ class Settings:
 
     The rest is remembered between calls: whether a lost link was warned of, whether the loss was
     found to suit the rule or warned of, where the record reproduces the library, what compiled
-    loops there are for it, and the record itself where an adapter keeps it.
+    loops there are for it, the record itself where an adapter keeps it, and whether the layer's
+    numbers are still to be looked at, because it was wrapped on the meta device.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Settings:
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
+    unseen: bool = field(default=False, compare=False, repr=False)
 
     def said(self, traits: Traits) -> str:
         """What a layer has: rule, time constant and engine."""
@@ -334,7 +336,7 @@ def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) ->
         return None
     if state is None:
         return None
-    trace = _known_trace(state)
+    trace = known_trace(state)
     if trace is not None:
         return _on_the_graph_of(state, trace, settings)
     if at_rest(state, rest):
@@ -348,7 +350,7 @@ def trace_beside(
     """:func:`trace_of` for a library that keeps the trace itself, as a memory beside the state."""
     if state is None:
         return None
-    if isinstance(trace, Tensor) and _known_trace(state) is not None:
+    if isinstance(trace, Tensor) and known_trace(state) is not None:
         return _on_the_graph_of(state, trace, settings)
     if at_rest(state, rest):
         return None
@@ -365,7 +367,8 @@ def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor
     return trace
 
 
-def _known_trace(state: Tensor) -> Tensor | None:
+def known_trace(state: Tensor) -> Tensor | None:
+    """The trace that belongs to a state, where a call left it."""
     found = _tag_of(state)
     if found is not None and found.trace is not None:
         return found.trace

@@ -14,9 +14,10 @@ from torch import Tensor
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse import neurons
 from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
-from tssl_adapters.adapters.norse.values import number, spikes
+from tssl_adapters.adapters.norse.values import exported, number, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 from tssl_adapters.neuron import ToValue, Traits
+from tssl_adapters.tracing import exporting
 
 
 class _Layer(Wrapped):
@@ -49,9 +50,8 @@ class _Layer(Wrapped):
     # SequentialState looks for "state" in this signature.
     @eager
     def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        if self._tssl_runs_native():
-            native: tuple[Tensor, Any] = self._tssl_native.forward(self, input_tensor, state)
-            return native
+        if exporting():
+            return exported(self, input_tensor, state)
         fresh = state is None
         state = self.state_fallback(input_tensor) if fresh else state
         cell = self._tssl_cell(input_tensor)

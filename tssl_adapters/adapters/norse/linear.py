@@ -19,13 +19,14 @@ from norse.torch.module.snn import SNN
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
-from tssl_adapters.adapters.norse.values import number, resting, spikes
+from tssl_adapters.adapters.norse.values import exported, number, resting, spikes
 from tssl_adapters.adapters.parts import stepped_with_state
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Traits, Value, computes
+from tssl_adapters.tracing import exporting
 
 
 def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:
@@ -124,9 +125,8 @@ class Layer(Wrapped):
     # SequentialState looks for "state" in this signature.
     @eager
     def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        if self._tssl_runs_native():
-            native: tuple[Tensor, Any] = self._tssl_native.forward(self, input_tensor, state)
-            return native
+        if exporting():
+            return exported(self, input_tensor, state)
         dense = input_tensor.to_dense() if input_tensor.is_sparse else input_tensor
         out, after = self._tssl_run(dense, state, isinstance(self, SNN))
         sparse = input_tensor.is_sparse and self.activation_sparse is not None
@@ -139,6 +139,8 @@ class Layer(Wrapped):
 
     def _tssl_sequence(self: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """What a cell gives for ``x [T, batch, ...]``, and its state after the last step."""
+        if exporting():
+            return stepped_with_state(self).run(x, state)
         ran: tuple[Tensor, Any] = self._tssl_run(x, state, True)
         return ran
 

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from norse.torch.functional.threshold import threshold
+from norse.torch.module.snn import SNN, SNNRecurrent
 from torch import Tensor
 
+from tssl_adapters.engine.exported import emitted
 from tssl_adapters.neuron import Value
 
 
 def number(value: Value) -> Value:
     """A scalar at hand that does not learn as a plain number, which torch handles faster."""
-    if not isinstance(value, Tensor) or value.ndim or value.requires_grad or value.is_cuda:
+    if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
+        return value
+    if value.device.type != "cpu":  # to look there would wait, or on the meta device find nothing
         return value
     return float(value)
 
@@ -30,3 +34,20 @@ def spikes(layer: Any) -> Callable[[Tensor], Tensor]:
     for nested in ("lif", "lif_adex"):
         p = getattr(p, nested, p)
     return lambda distance: threshold(distance, p.method, p.alpha)
+
+
+def exported(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """The PSC of the library's spikes, and its state."""
+    spikes, after = layer._tssl_native.forward(layer, x, state)
+    before = None if state is None else potential(state)
+    sequence = isinstance(layer, SNN | SNNRecurrent)
+    settings = layer._tssl_settings
+    return emitted(settings, spikes, before, potential(after), sequence=sequence), after
+
+
+def potential(state: Any) -> Tensor:
+    """The membrane potential of a state, which may lie in another state within it."""
+    for nested in ("lif", "lif_adex"):
+        state = getattr(state, nested, state)
+    v: Tensor = state.v
+    return v

@@ -27,7 +27,9 @@ def _problem(wrapped: Any, layer: Any) -> str | None:
             "the library at every call; use reset_delay=True"
         )
     code = RESET_CODES[bound_reset(layer)]
-    if not wrapped._tssl_delayed(layer) and int(layer.reset_mechanism_val) != code:
+    chosen = layer.reset_mechanism_val
+    seen = not chosen.is_meta and not wrapped._tssl_delayed(layer)
+    if seen and int(chosen) != code:
         return (
             "reset_mechanism was changed after the layer was made, and with reset_delay=False the "
             "layer then mixes two resets; make a new layer with the reset that you want"

@@ -16,6 +16,7 @@ from torch import Tensor
 from tssl_adapters.adapters.base import Wrapped
 from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Native, apart, attach
+from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
 from tssl_adapters.neuron import (
@@ -31,6 +32,7 @@ from tssl_adapters.neuron import (
     Value,
     computes,
 )
+from tssl_adapters.tracing import exporting
 
 States = dict[str, Tensor]
 
@@ -143,15 +145,30 @@ class Layer(Wrapped):
         if isinstance(reset, SubtractEarly):
             return False
         decay = cls._tssl_charge(layer).decay
-        return bool((decay == 0).any()) if isinstance(decay, Tensor) else decay == 0.0
+        if isinstance(decay, Tensor):
+            return not decay.is_meta and bool((decay == 0).any())
+        return decay == 0.0
 
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
         """The layer's forward pass; ``given`` are the states that the user passed."""
         misuse = self.init_hidden and any(state is not None for state in given)
-        if misuse or self._tssl_runs_native():  # the library's own error says it best
+        if misuse:  # the library's own error says it best
             return self._tssl_native.forward(self, x, *given)
+        if exporting():
+            return self._tssl_exported(x, given)
         states, fresh = self._tssl_incoming(x, given)
         return self._tssl_run(x, states, fresh)
+
+    def _tssl_exported(self: Any, x: Tensor, given: Sequence[Tensor | None]) -> Any:
+        """The PSC of the library's spikes, and its states."""
+        before = self.mem if given[-1] is None else given[-1]
+        fresh = before.shape != x.shape
+        output = self._tssl_native.forward(self, x, *given)
+        shows = isinstance(output, tuple)
+        spikes, *states = output if shows else (output, self.mem)
+        before = None if fresh else before
+        out = emitted(self._tssl_settings, spikes, before, states[-1], sequence=False)
+        return (out, *states) if shows else out
 
     def _tssl_incoming(self: Any, x: Tensor, given: Sequence[Tensor | None]) -> tuple[States, bool]:
         """The states that the step starts from, and whether the potential is a new one."""
@@ -255,8 +272,11 @@ class Layer(Wrapped):
     def _tssl_neuron(self: Any, states: States) -> Neuron:
         charge = self._tssl_charge_from(states)
         decay = charge.decay
-        if isinstance(decay, Tensor) and decay.requires_grad and self._tssl_decayless(self):
-            raise self._tssl_refusal(self._tssl_zero_decay)
+        settings = self._tssl_settings
+        if isinstance(decay, Tensor) and (decay.requires_grad or settings.unseen):
+            if self._tssl_decayless(self):
+                raise self._tssl_refusal(self._tssl_zero_decay)
+            settings.unseen = decay.is_meta
         quantiser = self.state_quant or None
         if self.inhibition or quantiser is not None:
             why = setting_problem(self)

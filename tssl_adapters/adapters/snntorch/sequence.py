@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.base import Mode, copied, from_library
-from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stepped
+from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stacked, stepped
 from tssl_adapters.adapters.snntorch.classic import two_forwards
 from tssl_adapters.adapters.snntorch.layer import Layer, States
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.state import trace_of
+from tssl_adapters.tracing import exporting
 
 _SEQUENCES = ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
 
@@ -57,6 +58,8 @@ def over_sequence(layer: Any, x: Tensor) -> Any:
 
     Spikes (or the PSC), and where the layer shows its states each of them: ``[T, batch, ...]``.
     """
+    if exporting():
+        return stacked(map(layer, x.unbind(0)))
     names = layer._tssl_states
     states, fresh = layer._tssl_incoming(x[0], [None] * len(names))
     settings, graded = layer._tssl_settings, layer._tssl_graded()

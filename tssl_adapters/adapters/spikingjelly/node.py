@@ -8,8 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.state import trace_beside, untag
 from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits, Value
+from tssl_adapters.tracing import exporting, untraced
 
 TRACE = "tssl_psc"
 """The memory that holds the trace at ``tau_s > 1``, after the library's own."""
@@ -56,9 +58,9 @@ class Node(Wrapped):
 
     @eager
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        if self._tssl_runs_native():
-            return self._tssl_native.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
         (x,) = (*args, *kwargs.values())
+        if exporting():
+            return self._tssl_exported(x)  # type: ignore[no-any-return]
         names = self._tssl_names()
         memories = tuple(self._memories[name] for name in names)
         ran: Ran = self._tssl_run(x, memories, self._tssl_keeps())
@@ -67,7 +69,7 @@ class Node(Wrapped):
         self._tssl_store(ran)
         return ran.out
 
-    @eager
+    @untraced
     def functional_forward(
         self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
@@ -76,6 +78,21 @@ class Node(Wrapped):
             return self._tssl_native_functional(inputs, states, **kwargs)  # type: ignore[no-any-return]
         ran: Ran = self._tssl_run(inputs[0], states, False)
         return (ran.out,), ran.memories()
+
+    def _tssl_exported(self: Any, x: Tensor) -> Tensor:
+        """The PSC of the library's spikes."""
+        before, trace = self._memories["v"], self._memories.pop(TRACE)
+        try:
+            spikes = self._tssl_native.forward(self, x)
+        finally:
+            self._memories[TRACE] = trace
+        known = isinstance(before, Tensor) and before.shape == self.v.shape
+        sequence = sequences(self)
+        out = emitted(
+            self._tssl_settings, spikes, before if known else None, self.v, sequence=sequence
+        )
+        self._memories[TRACE] = (out[-1] if sequence else out).clone()
+        return out
 
     def _tssl_names(self: Any) -> list[str]:
         """The memories that are states: the membrane potential first, the trace last."""

@@ -1,0 +1,38 @@
+"""What a layer emits where a tracer sees no values and a gradient is not at stake."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.engine.sequence import traces
+from tssl_adapters.engine.state import Settings, known_trace, tag
+from tssl_adapters.errors import LostTraceError
+
+
+def emitted(
+    settings: Settings, spikes: Tensor, before: Tensor | None, after: Tensor, *, sequence: bool
+) -> Tensor:
+    """The post-synaptic current of spikes that the library computed.
+
+    Args:
+        settings: the layer's path and tau_s.
+        spikes: ``[batch, ...]``, or ``[T, batch, ...]`` for a sequence.
+        before: the potential that was handed in, ``None`` where the layer made it.
+        after: the potential that the layer hands on; the trace hangs on it.
+        sequence: whether the first dimension is time.
+
+    Raises:
+        LostTraceError: the trace of ``before`` is not known.
+    """
+    trace = None if before is None else known_trace(before)
+    if before is not None and trace is None:
+        raise LostTraceError(
+            f"Layer '{settings.path}' (tau_s={settings.tau_s}) cannot be exported from a membrane "
+            "potential that it did not return: its post-synaptic current is not among the "
+            "program's inputs. Export a loop that starts from the library's own initial state "
+            "(None, init_leaky(), reset_net), or wrap at tau_s=1."
+        )
+    outs = traces(list(spikes.unbind(0)) if sequence else [spikes], trace, settings.tau_s)
+    tag(after, (), outs[-1].clone())
+    return torch.stack(outs) if sequence else outs[-1]

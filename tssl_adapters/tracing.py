@@ -1,0 +1,77 @@
+"""What torch's tracers are to see of a layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING or hasattr(torch, "compiler"):
+    from torch.compiler import disable
+else:
+    from torch._dynamo import disable  # torch 2.0
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_REASON = (
+    "a layer wrapped by tssl_adapters computes its gradient itself and runs as it is, between "
+    "compiled graphs; under torch.no_grad() at tau_s=1 it compiles as the library's layer does"
+)
+
+
+def untraced(function: F) -> F:
+    """Break torch.compile's graph at a function: what is around it compiles, it runs as it is."""
+    told = "reason" in inspect.signature(disable).parameters
+    how = {"reason": _REASON} if told else {}
+    return disable(function, **how)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def among_graphs(forward: F) -> F:
+    """:func:`untraced`, for a layer of a model that is compiled: what it emits says to the graph
+    behind it that the neurons' own dimensions do not change from call to call.
+
+    They do from layer to layer, and layers that share a ``forward`` share its compiled graph, which
+    torch would make for all sizes at once. Inductor fails on some of those, on a convolution over
+    ``[T * batch, ...]`` on the CPU, say.
+    """
+
+    @wraps(forward)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        result = forward(*args, **kwargs)
+        out = result[0] if isinstance(result, tuple) else result
+        if isinstance(out, Tensor) and hasattr(torch._dynamo, "mark_static"):
+            torch._dynamo.mark_static(out, list(range(2, out.ndim)))
+        return result
+
+    return untraced(marked)  # type: ignore[return-value]
+
+
+def compiling() -> bool:
+    """Whether torch.compile is looking."""
+    return _compiling() and not _exporting()
+
+
+def exporting() -> bool:
+    """Whether torch.export is at work, which sees shapes and no values, and keeps no gradient."""
+    return _exporting()
+
+
+def _old_exporting() -> bool:
+    """Of versions that tell torch.compile from torch.export by where it is asked."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+_compiler = getattr(torch, "compiler", None)
+_compiling = getattr(_compiler, "is_compiling", None) or torch._dynamo.is_compiling
+if hasattr(_compiler, "is_exporting"):
+    _exporting = torch.compiler.is_exporting
+elif hasattr(_compiler, "is_dynamo_compiling"):
+    _exporting = _old_exporting
+else:
+
+    def _exporting() -> bool:
+        return False
