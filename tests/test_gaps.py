@@ -37,7 +37,7 @@ from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
 def test_silent_is_below_the_gate_and_not_at_it(tau_s: float, loud: int) -> None:
     """a = 1/2, 1/4, 1/8 after a spike at tau_s = 2, where the gate is 1/8 exactly."""
     layer: Any = neuron.IFNode(v_reset=0.0, step_mode="m").double()
-    tssl_adapters.wrap(layer, tau_s=tau_s)
+    tssl_adapters.wrap(layer, tau_s=tau_s, rule="tsslbp")
     x = torch.tensor([2.0] + 7 * [0.0], dtype=torch.float64, requires_grad=True)
     layer(x[:, None]).sum().backward()
     G = 1.0 - (1.0 - 1.0 / tau_s) ** torch.arange(8.0, 0.0, -1.0, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_numbers_and_tensors_make_one_neuron(timing: Any, reset: str, sequence: 
 def test_half_precision_layers_sum_in_float32(step_mode: str, dtype: torch.dtype) -> None:
     """Each step's spike adds one to lambda; bfloat16 cannot count beyond 256."""
     layer: Any = neuron.IFNode(v_reset=None, step_mode=step_mode).to(dtype)
-    tssl_adapters.wrap(layer)
+    tssl_adapters.wrap(layer, rule="tsslbp")
     steps = 3000 if dtype == torch.float16 else 300
     x = torch.ones(steps, 2, dtype=dtype, requires_grad=True)
     out = layer(x) if step_mode == "m" else torch.stack([layer(step) for step in x])
@@ -135,7 +135,8 @@ def test_a_library_that_the_record_does_not_reproduce(
 
     def run() -> tuple[Tensor, Tensor]:
         layer: Any = neuron.LIFNode(v_reset=None, step_mode="m")
-        layer = tssl_adapters.wrap(norse.LIF() if library == "norse" else layer, tau_s=tau_s)
+        layer = norse.LIF() if library == "norse" else layer
+        tssl_adapters.wrap(layer, tau_s=tau_s, rule="tsslbp")
         x = torch.randn(9, 40, generator=torch.Generator().manual_seed(0)).double()
         x = (x * (5.0 if library == "norse" else 2.0) + 1.0).requires_grad_()
         state, outs = None, []
@@ -333,7 +334,7 @@ def test_numbers_are_not_kept_from_a_dispatch_mode() -> None:
 
 
 def test_the_warning_points_at_the_user_s_line() -> None:
-    layer = tssl_adapters.wrap(snntorch.Leaky(0.8))
+    layer = tssl_adapters.wrap(snntorch.Leaky(0.8), rule="tsslbp")
     x = torch.ones(2, 3, requires_grad=True)
     _, mem = layer(x)
     with pytest.warns(LostLinkWarning) as caught:

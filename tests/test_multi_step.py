@@ -78,10 +78,14 @@ def test_native_models_give_what_the_loop_gives(name: str) -> None:
 WRAPPED = [name for name in EVERY if name != "spikingjelly: user's node"]
 
 
-@pytest.mark.parametrize("engine", ["torch", "numba"])
+ENGINES = [("smooth-tsslbp", "torch"), ("tsslbp", "torch"), ("tsslbp", "numba")]
+
+
+@pytest.mark.parametrize(("rule", "engine"), ENGINES)
 @pytest.mark.parametrize("name", WRAPPED)
-def test_wrapped_models_give_what_the_loop_gives(name: str, engine: str) -> None:
-    assert_alike(name, made(name, engine=engine), made(name, engine="torch"))
+def test_wrapped_models_give_what_the_loop_gives(name: str, rule: str, engine: str) -> None:
+    ours = made(name, rule=rule, engine=engine)
+    assert_alike(name, ours, made(name, rule=rule, engine="torch"))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +94,13 @@ def test_wrapped_models_give_what_the_loop_gives(name: str, engine: str) -> None
 )
 @pytest.mark.parametrize(
     "wrap",
-    [{"tau_s": 3.0}, {"rule": SurrogateGradient(atan, chain=False)}, {"skip": ["1"]}],
-    ids=["psc", "no chain", "half"],
+    [
+        {"tau_s": 3.0},
+        {"tau_s": 3.0, "rule": "tsslbp"},
+        {"rule": SurrogateGradient(atan, chain=False)},
+        {"skip": ["1"], "rule": "tsslbp"},
+    ],
+    ids=["psc", "psc of the paper", "no chain", "half"],
 )
 def test_other_gradients(name: str, wrap: dict[str, Any]) -> None:
     ours, theirs = made(name, engine="numba", **wrap), made(name, **wrap)
@@ -101,7 +110,8 @@ def test_other_gradients(name: str, wrap: dict[str, Any]) -> None:
 def test_without_a_graph() -> None:
     name = "snntorch: Synaptic-subtract-delay"
     with torch.no_grad():
-        found = tssl_adapters.multi_step_forward(made(name, engine="numba"), sequence_for(name))
+        model = made(name, engine="numba", rule="tsslbp")
+        found = tssl_adapters.multi_step_forward(model, sequence_for(name))
         expected = loop(made(name), sequence_for(name))
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
@@ -125,10 +135,15 @@ def test_short_sequences(steps: int) -> None:
     reset=st.sampled_from(["subtract", "zero", "none"]),
     delay=st.booleans(),
     output=st.booleans(),
-    wrapped=st.booleans(),
+    rule=st.sampled_from([None, "smooth-tsslbp", "tsslbp"]),
 )
 def test_any_stack_of_leaky_layers(
-    sizes: list[int], shape: tuple[int, int], reset: str, delay: bool, output: bool, wrapped: bool
+    sizes: list[int],
+    shape: tuple[int, int],
+    reset: str,
+    delay: bool,
+    output: bool,
+    rule: str | None,
 ) -> None:
     def make() -> nn.Module:
         layers: list[nn.Module] = []
@@ -142,7 +157,7 @@ def test_any_stack_of_leaky_layers(
                 ),
             ]  # fmt: skip
         model = dyadic(nn.Sequential(*layers))
-        return tssl_adapters.wrap(model) if wrapped else model
+        return tssl_adapters.wrap(model, rule=rule) if rule else model
 
     x = torch.randint(-8, 9, (*shape, 3), generator=torch.Generator().manual_seed(sum(sizes))) / 4
     ours, theirs = make(), make()

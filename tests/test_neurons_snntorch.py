@@ -97,7 +97,7 @@ def test_tsslbp_of_the_same_neuron(name: str, tau_s: float) -> None:
         if hasattr(first, key) and "Lapicque" not in name:
             setattr(second, key, getattr(first, key).clone())
     results = [
-        input_gradient(tssl_adapters.wrap(layer, tau_s=tau_s), run_explicit, drive())
+        input_gradient(tssl_adapters.wrap(layer, tau_s=tau_s, rule="tsslbp"), run_explicit, drive())
         for layer in (first, second)
     ]
     for a, b in zip(*results, strict=True):

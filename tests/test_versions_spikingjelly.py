@@ -74,7 +74,8 @@ def test_a_sequence_is_its_steps(name: str, tau_s: float) -> None:
         warnings.simplefilter("error", LostLinkWarning)
         for mode in "sm":
             x = drive()
-            out = run(tssl_adapters.wrap(made(name, mode), tau_s=tau_s), x, mode)
+            node = tssl_adapters.wrap(made(name, mode), tau_s=tau_s, rule="tsslbp")
+            out = run(node, x, mode)
             found.append((out, gradient(out, x)))
     for steps, sequence in zip(*found, strict=True):
         torch.testing.assert_close(steps, sequence, rtol=1e-5, atol=1e-6)

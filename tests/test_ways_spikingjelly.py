@@ -368,7 +368,7 @@ SURROGATES = [
 
 @pytest.mark.parametrize("kind", SURROGATES, ids=lambda kind: kind.__name__)
 def test_the_surrogate_is_not_asked(kind: Any) -> None:
-    """Whatever it is, the spikes are the same and TSSL-BP's gradient is too."""
+    """Whatever it is, the spikes are the same and the rule's gradient is too."""
 
     def run(**settings: Any) -> list[Tensor]:
         model = tssl_adapters.wrap(seeded(lambda: net(lambda: NODES["LIFNode"](**settings))))

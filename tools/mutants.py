@@ -80,7 +80,7 @@ PLAN = "engine/plan.py"
 FILTER = "engine/filter.py"
 NAIVE = "engine/naive.py"
 TSSLBP = "rules/tsslbp.py"
-SURROGATE = "rules/surrogate.py"
+ORDINARY = "rules/ordinary.py"
 SNNTORCH = "adapters/snntorch/layer.py"
 SNNTORCH_NEURONS = "adapters/snntorch/neurons.py"
 SNNTORCH_TABLE = "adapters/snntorch/__init__.py"
@@ -163,15 +163,15 @@ ADJOINTS = (
     mutant(
         "R of a delayed subtraction is theta, not theta/beta",
         RECURSION,
-        "return neuron.threshold / neuron.charge.decay if late else neuron.threshold",
-        "return neuron.threshold",
+        "return neuron.amount / neuron.charge.decay if late else neuron.amount",
+        "return neuron.amount",
         ENGINE,
     ),
     mutant(
         "R of an immediate subtraction is theta/beta",
         RECURSION,
-        "return neuron.threshold / neuron.charge.decay if late else neuron.threshold",
-        "return neuron.threshold / neuron.charge.decay",
+        "return neuron.amount / neuron.charge.decay if late else neuron.amount",
+        "return neuron.amount / neuron.charge.decay",
         ENGINE,
     ),
     mutant(
@@ -242,7 +242,7 @@ ADJOINTS = (
     mutant(
         "the membrane's adjoint does not go through the reset's spike",
         RECURSION,
-        "            through = torch.addcmul(through, membrane_reset, reset_adjoint)\n",
+        "            through = self._plus(through, membrane_reset, reset_adjoint)\n",
         "            through = through * 1.0\n",
         IDENTITY,
     ),
@@ -252,30 +252,30 @@ PARAMETERS = (
     mutant(
         "p forgets what comes through the reset",
         RECURSION,
-        "            firing = slope * arriving\n",
-        "            firing = slope * grad_spike\n",
+        "slope, arriving, chain, membrane, membrane_reset, reset_adjoint, fallback, total",
+        "slope, grad_spike, chain, membrane, membrane_reset, reset_adjoint, fallback, total",
         ENGINE,
     ),
     mutant(
         "p takes lambda where the neuron is silent",
         RECURSION,
-        "                firing = torch.lerp(fallback.gradient, firing, fallback.active)",
-        "                firing = firing + 0.0",
+        "            firing = self._chosen(found.fallback, firing)",
+        "            firing = firing + 0.0",
         ENGINE,
     ),
     mutant(
         "p forgets the membrane's reset",
         RECURSION,
-        "firing = torch.addcmul(firing, membrane_reset, reset_adjoint)",
-        "firing = firing + 0.0",
+        "return self._plus(firing, found.membrane_reset, found.reset_adjoint)",
+        "return firing + 0.0",
         ENGINE,
     ),
     mutant(
         "p has c where the library returns h",
         RECURSION,
-        "            if membrane_reset is not None and reset_adjoint is not None:\n",
-        "            if membrane_reset is not None and reset_adjoint is not None:\n"
-        "                reset_adjoint = _add(grad_state, carried.decayed_membrane)\n",
+        "slope, arriving, chain, membrane, membrane_reset, reset_adjoint, fallback, total",
+        "slope, arriving, chain, membrane, membrane_reset,\n"
+        "            _add(grad_state, carried.decayed_membrane), fallback, total",
         ENGINE,
     ),
     mutant(
@@ -413,8 +413,8 @@ RULES = (
     mutant(
         "the fallback is not divided by its width",
         TSSLBP,
-        "sigmoid_backward(grad_spike, sigmoid).mul_(scale)",
-        "sigmoid_backward(grad_spike, sigmoid)",
+        "sigmoid_backward.default(grad_spike, sigmoid).mul_(scale)",
+        "sigmoid_backward.default(grad_spike, sigmoid)",
         GOLDEN,
     ),
     mutant(
@@ -496,21 +496,21 @@ RULES = (
     ),
     mutant(
         "SurrogateGradient takes every reset for detached",
-        SURROGATE,
+        ORDINARY,
         'return self.reset_path == "complete" or (self.reset_path is None and not detached)',
         'return self.reset_path == "complete"',
         IDENTITY,
     ),
     mutant(
         "SurrogateGradient takes no reset for detached",
-        SURROGATE,
+        ORDINARY,
         'return self.reset_path == "complete" or (self.reset_path is None and not detached)',
         'return self.reset_path != "none"',
         IDENTITY,
     ),
     mutant(
         "SurrogateGradient's chain is on mu, not on lambda",
-        SURROGATE,
+        ORDINARY,
         "return ChainReset(step.removed, 0.0, -1.0)",
         "return None",
         IDENTITY,
@@ -2062,7 +2062,8 @@ FURTHER_RULES = (
     ),
     mutant(
         "a rule's refusal is not asked for", "_wrap.py",
-        "if why is None else why", "and None if why is None else why", REFUSALS,
+        "why = asked.rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)", "why = None",
+        REFUSALS,
     ),
 )  # fmt: skip
 
@@ -2078,7 +2079,7 @@ COMPILED = (
     ),
     mutant(
         "loops: the fallback where the neuron fires", ROWS,
-        "total = active * lam + (one - active) * smooth", "total = lam + smooth", FUSED,
+        "told = zero if active else G", "told = G", FUSED,
     ),
     mutant(
         "loops: d from the state before its delayed reset", ROWS,
@@ -2086,7 +2087,7 @@ COMPILED = (
     ),
     mutant(
         "loops: the chain takes the decay but once in a call", ROWS,
-        "chain_v[j] = lam * decay", "chain_v[j] = lam", FUSED,
+        "chain_v[j] = zero if decay == zero else lam * decay", "chain_v[j] = lam", FUSED,
     ),
     mutant(
         "loops: the link starts at the wrong row", LOOPS,
@@ -2098,9 +2099,8 @@ COMPILED = (
         "by_gain[:n], by_offset[:n] = zero, zero\n", FUSED,
     ),
     mutant(
-        "loops: all variants in one file on disk", "engine/numba_compile.py",
-        'name = f"{loop.__module__}.{variant!r}.{_sources()}"',
-        'name = f"{loop.__module__}.{_sources()}"', FUSED,
+        "loops: all variants under one name on disk", "engine/numba_compile.py",
+        "        told += _value(cell.cell_contents)\n", "        pass\n", FUSED,
     ),
     mutant(
         "the current's adjoint forgets the leak", FILTERS,
