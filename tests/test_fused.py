@@ -30,6 +30,7 @@ from fused_cases import (
 
 import tssl_adapters
 from tssl_adapters.engine import fused, kernels
+from tssl_adapters.engine.kernels import spec_of
 from tssl_adapters.engine.numba_backend import NumbaBackend
 from tssl_adapters.engine.numba_kernels import forward
 from tssl_adapters.engine.plan import Plan
@@ -144,7 +145,7 @@ def test_variants_of_a_loop_are_kept_apart_on_disk() -> None:
     spec = fused.call_of(plan, torch.float64, False, True, NumbaBackend()).spec
     forms = (spec.form, spec.form._replace(psc=False), spec.form._replace(strict=False))
     names = {
-        forward(spec._replace(form=form), keep, False).__qualname__
+        forward(spec_of(spec.charge, spec.reset, form), keep, False).__qualname__
         for form in forms
         for keep in (False, True)
     }

@@ -44,6 +44,10 @@ class LostTraceError(TSSLAdaptersError):
     """At ``tau_s > 1`` a membrane state came in whose post-synaptic current is not known."""
 
 
+class EngineWarning(UserWarning):
+    """A compiled loop did not give what torch gives, on a trial; torch computes in its place."""
+
+
 class LostLinkWarning(UserWarning):
     """A state came in with a graph but without the spike-time chain; the plain adjoint is used."""
 

@@ -124,6 +124,8 @@ def attach(
     """
     links = link_size(neuron, settings.rule)
     carrier = state if carrier is None else carrier
+    if not (drive.is_floating_point() and state.is_floating_point()):
+        drive, state = _promoted(neuron, drive, state)
     asks = (links or settings.rule.windowed) and not fresh
     found = linked_tag(settings, carrier, links) if asks else None
     link = () if found is None else found.link
@@ -183,6 +185,14 @@ def attach(
     return Result(out, last, states, new_trace, before, charged, fired)
 
 
+def _promoted(neuron: Neuron, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers and booleans as what the library's first sum makes of them."""
+    dtype = torch.result_type(drive, state)
+    for value in neuron.values():
+        dtype = torch.result_type(drive.new_empty(1, dtype=dtype), value)
+    return drive.to(dtype), state if state.is_floating_point() else state.to(dtype)
+
+
 def _position(settings: Settings, found: Tag | None) -> Position | None:
     """Where in its window a call starts, for a rule that asks for it."""
     if not settings.rule.windowed:
@@ -227,7 +237,7 @@ def _compiled(
     if key not in settings.loops:
         found = None
         if fused.why_not(plan) is None:
-            found = fused.call_of(plan, drive.dtype, dense, sequence, kernels)
+            found = fused.call_of(plan, drive.dtype, dense, sequence, kernels, settings.path)
             if native is None:
                 same = found.rounds_alike(drive, call.state)
             else:
@@ -235,7 +245,9 @@ def _compiled(
             found = found if same else None
         settings.loops[key] = None if found is None else found.spec
     spec = settings.loops[key]
-    return None if spec is None else fused.Call(plan, spec, sequence, kernels)
+    if spec is None:
+        return None
+    return fused.Call(plan, spec, sequence, kernels, settings.path)
 
 
 class _Call(NamedTuple):

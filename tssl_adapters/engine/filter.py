@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.engine import reference
 from tssl_adapters.engine.fused_filter import FusedCurrent, fits
 from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.once import first_order
@@ -22,7 +23,7 @@ def synaptic_current(settings: Settings, drive: Tensor, current: Tensor, k: Valu
     charged: Tensor
     kernels = backend(settings.engine) if settings.rule.chain else None
     if kernels is not None and fits(kernels, drive, current, k):
-        charged = FusedCurrent.apply(kernels, drive, current, k)  # type: ignore[no-untyped-call]
+        charged = FusedCurrent.apply(kernels, drive, current, k, settings.path)  # type: ignore[no-untyped-call]
         return charged
     charged = SynapticCurrent.apply(drive, current, k, settings.rule.chain)  # type: ignore[no-untyped-call]
     return charged
@@ -37,11 +38,7 @@ class SynapticCurrent(torch.autograd.Function):
 
     @staticmethod
     def forward(drive: Tensor, current: Tensor, k: Value, chain: bool) -> Tensor:
-        charged = []
-        for x in drive.unbind(0):
-            charged.append(current + x)
-            current = charged[-1] + k * charged[-1]
-        return torch.stack(charged)
+        return reference.current(drive, current, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -59,11 +56,9 @@ class SynapticCurrent(torch.autograd.Function):
         drive_dtype, current_shape, current_dtype = ctx.meta
         if not ctx.chain:
             return grad_charged.to(drive_dtype), None, None, None
-        grads = list(grad_charged.unbind(0))
-        grad_k = None if charged is None else torch.zeros_like(k)
-        for t in reversed(range(len(grads) - 1)):
-            if grad_k is not None:
-                grad_k += (grads[t + 1] * charged[t]).sum_to_size(k.shape)
-            grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]
+        grads = reference.current_back(grad_charged, k)
+        grad_k = None
+        if charged is not None:
+            grad_k = (grads[1:] * charged[:-1]).sum(0).sum_to_size(k.shape)
         grad_current = grads[0].sum_to_size(current_shape).to(current_dtype)
-        return torch.stack(grads).to(drive_dtype), grad_current, grad_k, None
+        return grads.to(drive_dtype), grad_current, grad_k, None

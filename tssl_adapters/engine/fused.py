@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from tssl_adapters.engine import launch
 from tssl_adapters.engine.kernels import (
     GAIN,
     ROWS,
@@ -23,7 +24,9 @@ from tssl_adapters.engine.kernels import (
     Given,
     Slope,
     Spec,
+    memory,
     plain,
+    spec_of,
 )
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
@@ -53,14 +56,15 @@ ENOUGH = 4096
 
 
 class Call(NamedTuple):
-    """A call that the kernels know: the plan, what they are compiled for, if time comes first, and
-    what computes it.
+    """A call that the kernels know: the plan, what they are compiled for, if time comes first,
+    what computes it, and the layer's path.
     """
 
     plan: Plan
     spec: Spec
     sequence: bool
     backend: Backend
+    path: str = ""
 
     def run(self, drive: Tensor, state: Tensor, trace: Tensor | None, *rest: Any) -> Any:
         """Output, membrane potential, h[t] of a step where it is kept, and link of the call, with
@@ -70,7 +74,7 @@ class Call(NamedTuple):
         ``[links, batch, ...]`` in one tensor or ``None``, and the neuron's values.
         """
         if not torch.is_grad_enabled():
-            out, after, _ = compute(self, self.given(drive, state, trace), None, again=False)
+            out, after, *_ = compute(self, self.given(drive, state, trace), None, again=False)
             return out, after, None
         return FusedFunction.apply(self, drive, state, trace, *rest)
 
@@ -93,14 +97,13 @@ class Call(NamedTuple):
             values += [0.0] * (ROWS - len(values))
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
         start, current = spread(state, step, drive), spread(trace, step, drive)
-        memory = (drive.contiguous(), start, current)
-        return Given(steps, step.numel(), *memory, numbers, self.plan.tau_s, earlier)
+        room = (memory(drive), start, current)
+        return Given(steps, step.numel(), *room, numbers, self.plan.tau_s, earlier)
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes, and the potential, as :data:`tssl_adapters.engine.plan.Values` has them."""
-        form = self.spec.form._replace(psc=False)
-        call = self._replace(plan=self.plan._replace(tau_s=1.0), spec=self.spec._replace(form=form))
+        call = self._replace(plan=self.plan._replace(tau_s=1.0), spec=self.spec.shaped(psc=False))
         return compute(call, call.given(drive, state, None), None, again=False)[:2]
 
     @torch.no_grad()
@@ -176,7 +179,14 @@ def _formula_of(neuron: Neuron) -> Any:
     return getattr(neuron.reset, "formula", None)
 
 
-def call_of(plan: Plan, dtype: torch.dtype, dense: bool, sequence: bool, backend: Backend) -> Call:
+def call_of(
+    plan: Plan,
+    dtype: torch.dtype,
+    dense: bool,
+    sequence: bool,
+    backend: Backend,
+    path: str = "",
+) -> Call:
     """A call of a layer that :func:`why_not` let through."""
     neuron = plan.neuron
     form = Form(
@@ -189,7 +199,7 @@ def call_of(plan: Plan, dtype: torch.dtype, dense: bool, sequence: bool, backend
         plan.tau_s != 1.0,
     )
     reset = None if isinstance(neuron.reset, Never) else _plain(_formula_of(neuron))
-    return Call(plan, Spec(_plain(neuron.charge.formula), reset, form), sequence, backend)
+    return Call(plan, spec_of(_plain(neuron.charge.formula), reset, form), sequence, backend, path)
 
 
 def _kind(neuron: Neuron) -> str:
@@ -206,38 +216,29 @@ def spread(tensor: Tensor, step: torch.Size, like: Tensor) -> Tensor: ...
 def spread(tensor: None, step: torch.Size, like: Tensor) -> None: ...
 def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | None:
     """A tensor as memory of a step's shape, in another's dtype and on its device."""
-    if tensor is None or (
-        tensor.shape == step and tensor.dtype == like.dtype and tensor.is_contiguous()
-    ):
-        return tensor
-    return tensor.to(like).expand(step).contiguous()
+    if tensor is None or (tensor.shape == step and tensor.dtype == like.dtype):
+        return None if tensor is None else memory(tensor)
+    return memory(tensor.to(like).expand(step))
 
 
 def compute(
     call: Call, given: Given, charged: Tensor | None, again: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Output and membrane potential, as the autograd functions give them, and what to keep.
+) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """Output and membrane potential, as the autograd functions give them, what to keep, and whether
+    kernels computed it.
 
     ``charged`` takes h[t], where it is wanted.
     """
     drive, keep = given.drive, call.plan.keep_states
     out = torch.empty_like(drive)
     after = torch.empty_like(drive if keep or not call.sequence else drive[0])
-    kept = call.backend.forward(call.spec, given, out, after, charged, keep, again)
-    return out, after, kept
+    return out, after, *launch.forward(call, given, out, after, charged, again)
 
 
 @cache
-def _back(rule: TSSLBP, output: bool, learns: bool, membrane: bool) -> BackForm:
-    return BackForm(
-        output,
-        learns,
-        rule.fallback,
-        rule.reset_path != "none",
-        rule.reset_path == "reference",
-        rule.reset_path == "complete",
-        membrane,
-    )
+def _back(fallback: bool, path: str, output: bool, learns: bool, membrane: bool) -> BackForm:
+    undone, plain, complete = path != "none", path == "reference", path == "complete"
+    return BackForm(output, learns, fallback, undone, plain, complete, membrane)
 
 
 class FusedFunction(EngineFunction):
@@ -262,7 +263,7 @@ class FusedFunction(EngineFunction):
         needs_drive = ctx.needs_input_grad[6 + GAIN]
         told = again and not call.sequence and tells(call.plan.neuron) and not needs_drive
         charged = torch.empty_like(given.drive) if told else None
-        out, after, kept = compute(call, given, charged, again)
+        out, after, kept, ctx.compiled = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers
         ctx.told, ctx.earlier, ctx.trace = told, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
@@ -294,16 +295,17 @@ class FusedFunction(EngineFunction):
         assert isinstance(rule, TSSLBP)
         drive, state, trace, kept, *_ = ctx.saved_tensors
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
-        spec = call.spec._replace(form=call.spec.form._replace(told=ctx.told))
+        spec = call.spec.told if ctx.told else call.spec
         needs = ctx.needs_input_grad[6:][:LEARNED]
         # A delayed step's link has F_v mu too; its last call may share the others' kernel.
         by_link = plan.neuron.timing == "delayed" and not (call.sequence and link is None)
         membrane = grad_after is not None or by_link
-        back = _back(rule, grad_out is not None, any(needs), membrane)
+        path, output = rule.reset_path, grad_out is not None
+        back = _back(rule.fallback, path, output, any(needs), membrane)
         traced = ctx.trace is not None
         adjoints = _adjoints(call, given, back, traced, grad_out, grad_after, link)
         slope = Slope(rule.max_slope, rule.fallback_width)
-        call.backend.backward(spec, back, slope, given, kept, adjoints)
+        launch.backward(call, spec, back, slope, given, kept, ctx.compiled, adjoints)
         return (
             None,
             adjoints.drive,
@@ -327,7 +329,7 @@ def _adjoints(
     """What came in, contiguous, and room for what goes out."""
     plan, drive, neurons = call.plan, given.drive, given.neurons
     step, dtype = given.state.shape, working_dtype(drive)
-    link = None if link is None else link.contiguous()
+    link = None if link is None else memory(link)
     out, pace = _paced(grad_out, neurons, call.sequence)
     each = plan.keep_states and grad_after is not None
     # A link's gradient is ours alone, from the call after: this one's takes its place.
@@ -338,7 +340,7 @@ def _adjoints(
     return Adjoints(
         out,
         pace,
-        None if grad_after is None else grad_after.contiguous(),
+        None if grad_after is None else memory(grad_after),
         neurons if each else 0,
         link,
         torch.empty_like(drive),
@@ -352,8 +354,8 @@ def _adjoints(
 def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | None, int]:
     """The output's gradient, and how far its time steps lie apart: 0 where all are one tensor."""
     if grad is not None and sequence and grad.stride(0) == 0:
-        return grad[0].contiguous(), 0
-    return None if grad is None else grad.contiguous(), neurons
+        return memory(grad[0]), 0
+    return None if grad is None else memory(grad), neurons
 
 
 def _through(chain: Tensor, step: torch.Size, membrane: bool) -> Tensor | None:

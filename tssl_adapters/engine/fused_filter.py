@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.fused import spread, spreads
-from tssl_adapters.engine.kernels import Backend, plain
+from tssl_adapters.engine.kernels import Backend, memory, plain
+from tssl_adapters.engine.launch import Current
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.neuron import Value
 
@@ -25,18 +26,24 @@ def fits(backend: Backend, drive: Tensor, current: Tensor, k: Value) -> bool:
 
 
 class FusedCurrent(torch.autograd.Function):
-    """``(backend, drive, current, k) -> i'``, as
+    """``(backend, drive, current, k, path) -> i'``, as
     :class:`tssl_adapters.engine.filter.SynapticCurrent`.
     """
 
     @staticmethod
-    def forward(ctx: Any, backend: Backend, drive: Tensor, current: Tensor, k: float) -> Tensor:
-        ctx.backend, ctx.k, ctx.like = backend, k, current.shape
-        return backend.current(drive.contiguous(), spread(current, drive.shape[1:], drive), k)
+    def forward(
+        ctx: Any, backend: Backend, drive: Tensor, current: Tensor, k: float, path: str = ""
+    ) -> Tensor:
+        ctx.call = Current(path, backend, k)
+        ctx.like = current.shape
+        start = spread(current, drive.shape[1:], drive)
+        charged: Tensor = ctx.call.run(memory(drive), start)
+        return charged
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        grad_drive = ctx.backend.current_back(grad_out.contiguous(), ctx.k)
+        grad_drive = ctx.call.back(memory(grad_out))
         entering = grad_drive[0].clone() if ctx.needs_input_grad[2] else None
-        return None, grad_drive, None if entering is None else entering.sum_to_size(ctx.like), None
+        entering = None if entering is None else entering.sum_to_size(ctx.like)
+        return None, grad_drive, entering, None, None

@@ -7,7 +7,8 @@ results mean is the business of :mod:`tssl_adapters.engine.fused`, the same for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
@@ -45,15 +46,32 @@ class Form(NamedTuple):
     told: bool = False
 
 
-class Spec(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Spec:
     """A neuron as kernels know it: two formulas in plain arithmetic, and how they are put together.
 
-    ``reset`` is ``None`` where a spike resets nothing.
+    ``reset`` is ``None`` where a spike resets nothing. Made by :func:`spec_of`, one object each,
+    because what is compiled for one is looked up in every call.
     """
 
     charge: Callable[..., Any]
     reset: Callable[..., Any] | None
     form: Form
+
+    def shaped(self, **fields: Any) -> Spec:
+        """The same neuron in another form."""
+        return spec_of(self.charge, self.reset, self.form._replace(**fields))
+
+    @cached_property
+    def told(self) -> Spec:
+        """The same neuron, whose backward pass is given h[t]."""
+        return self.shaped(told=True)
+
+
+@cache
+def spec_of(charge: Callable[..., Any], reset: Callable[..., Any] | None, form: Form) -> Spec:
+    """The one :class:`Spec` of these."""
+    return Spec(charge, reset, form)
 
 
 class BackForm(NamedTuple):
@@ -139,8 +157,22 @@ class Adjoints(NamedTuple):
     sums: Tensor | None
 
 
+class MismatchError(Exception):
+    """Memory is not what a kernel was compiled for: the call is not made."""
+
+
+def memory(tensor: Tensor) -> Tensor:
+    """A tensor as memory in a row: what torch only notes of it, an order or a sign, done."""
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    return tensor.resolve_neg().contiguous()
+
+
 class Backend(Protocol):
-    """Kernels of one kind."""
+    """Kernels of one kind. All of them raise :class:`MismatchError` before they are launched."""
+
+    name: str
+    """The engine that they are."""
 
     def takes(self, drive: Tensor) -> bool:
         """Whether it computes on tensors of this dtype, on this device."""

@@ -170,19 +170,19 @@ class SequenceFunction(EngineFunction):
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.steps())
-        arriving = _arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
+        told = arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
         ahead = None
         if plan.position is not None and window is not None:
-            found, grads = zip(*arriving, strict=True)
+            found, grads = zip(*told, strict=True)
             held = [*steps]
             spikes = [step.spike.to(dtype) for step, _ in reversed(held)]
             made = reshaped(plan.position, window, grads[::-1], spikes, carried.grad_spike)
-            arriving, ahead, steps = zip(found, made[::-1], strict=True), grads[-1], iter(held)
+            told, ahead, steps = zip(found, made[::-1], strict=True), grads[-1], iter(held)
 
         grad_drive: list[Tensor] = []
-        for t, given, (step, psc) in zip(reversed(range(len(drive))), arriving, steps, strict=True):
+        for t, given, (step, psc) in zip(reversed(range(len(drive))), told, steps, strict=True):
             grad_trace, grad_spike = given
-            grad_state = _at(grad_states, t, len(drive), plan.keep_states, dtype)
+            grad_state = grad_of_state(grad_states, t, len(drive), plan.keep_states, dtype)
             moment, last = in_working_dtype(step, neuron), ends(plan.position, t)
             active = activity(plan.rule, psc.to(dtype), plan.tau_s)
             grad_drive.append(backward.step(moment, active, grad_spike, grad_state, last=last))
@@ -209,7 +209,7 @@ def spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
     return tau_s * (out - before) + before > 0.5
 
 
-def _arriving(
+def arriving(
     grad_out: Tensor | None, steps: int, like: Tensor, tau_s: float, dtype: torch.dtype
 ) -> Iterable[tuple[Tensor | None, Tensor]]:
     """The gradients with respect to a[t], ``None`` for zero, and to s[t], from the last step on."""
@@ -233,7 +233,7 @@ def _through_psc(
     return later if own is None else own + later
 
 
-def _at(
+def grad_of_state(
     grad: Tensor | None, t: int, steps: int, per_step: bool, dtype: torch.dtype
 ) -> Tensor | None:
     """c[t]: the gradient that the state after step t gets from outside."""

@@ -32,6 +32,8 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class TritonBackend:
     """The GPU's kernels, in float16, bfloat16, float32 and float64."""
 
+    name = "triton"
+
     def takes(self, drive: Tensor) -> bool:
         device = "cpu" if interpreted() else "cuda"
         return drive.device.type == device and drive.dtype in _DTYPES

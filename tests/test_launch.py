@@ -1,0 +1,249 @@
+"""Compiled code is tried before it is used, and never given memory that it was not compiled for."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from fused_cases import T, Variant, a_neuron, call_of, check_against_torch
+from torch import Tensor
+
+import tssl_adapters
+from tssl_adapters.engine import launch, numba_backend
+from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, MismatchError
+from tssl_adapters.engine.numba_backend import NumbaBackend
+from tssl_adapters.engine.plan import Plan
+from tssl_adapters.errors import EngineWarning
+from tssl_adapters.rules import TSSLBP
+
+VARIANT = Variant("immediate", "value", 3.0, "complete", False, False, True)
+
+
+@pytest.fixture(autouse=True)
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has just begun."""
+    monkeypatch.setattr(launch, "_tried", {})
+
+
+def a_layer(tau_s: float = 1.0) -> Any:
+    norse = pytest.importorskip("norse.torch")
+    model = torch.nn.Sequential(norse.LIF())
+    return tssl_adapters.wrap(model, tau_s=tau_s, rule=TSSLBP(), engine="numba")
+
+
+def gradient(layer: Any, steps: int = 5) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    x = (2.0 * torch.randn(steps, 3, 5)).requires_grad_()
+    out, _ = layer[0](x)
+    return out.detach(), torch.autograd.grad((out * torch.randn(out.shape)).sum(), x)[0]
+
+
+def by_torch(tau_s: float = 1.0) -> tuple[Tensor, Tensor]:
+    layer = a_layer(tau_s)
+    layer[0]._tssl_settings.engine = "torch"
+    return gradient(layer)
+
+
+def broken(module: Any, name: str, argument: int) -> Any:
+    """A compiled loop that doubles a float among its arguments: tau_s, -dt/tau_syn, a slope."""
+    right = getattr(module, name)
+
+    def made(*variant: Any) -> Any:
+        loop = right(*variant)
+
+        def call(*given: Any) -> None:
+            given = (*given[:argument], 2.0 * given[argument], *given[argument + 1 :])
+            loop(*given)
+
+        return call
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "argument", "called"),
+    [
+        (numba_backend, "forward", 5, "forward"),
+        (numba_backend, "backward", 5, "backward"),
+        (numba_backend, "backward", 6, "backward"),
+        (numba_backend.numba_filter, "forward", 4, "current"),
+        (numba_backend.numba_filter, "backward", 4, "current_back"),
+    ],
+)
+def test_torch_takes_the_place_of_a_loop_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, argument: int, called: str
+) -> None:
+    expected = by_torch(3.0)
+    monkeypatch.setattr(module, name, broken(module, name, argument))
+    layer = a_layer(3.0)
+    with pytest.warns(EngineWarning, match=f"layer '0': .* the compiled {called} pass") as told:
+        found = gradient(layer)
+    assert len(told) == 1
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+    assert found[1].abs().sum() > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)
+        again = gradient(copy.deepcopy(layer))
+    torch.testing.assert_close(again, found)
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    expected = by_torch()
+    monkeypatch.setattr(numba_backend, name, fails)
+    with pytest.warns(EngineWarning, match=r"cannot be run \(RuntimeError: no compiler\)"):
+        found = gradient(a_layer())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_steps_go_on_where_a_backward_loop_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tau_s: float
+) -> None:
+    snntorch = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 6, 3, 5)
+    found = []
+    for engine in ("torch", "numba"):
+        if engine == "numba":
+            monkeypatch.setattr(numba_backend, "backward", broken(numba_backend, "backward", 6))
+        layer = snntorch.Leaky(beta=0.8, learn_beta=True, learn_threshold=True)
+        tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule=TSSLBP())
+        given, mem, outs = (2.0 * x).requires_grad_(), layer.init_leaky(), []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EngineWarning)
+            for step in given:
+                out, mem = layer(step, mem)
+                outs.append(out)
+            loss = (torch.stack(outs) * weight).sum() + mem.sum()
+            found.append(torch.autograd.grad(loss, [given, *layer.parameters()]))
+    assert False in launch._tried.values()
+    for ours, expected in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    assert found[0][0].abs().sum() > 0
+
+
+def test_a_variant_is_tried_once() -> None:
+    check_against_torch(NumbaBackend(), VARIANT)
+    tried = dict(launch._tried)
+    assert len(tried) == 2
+    assert all(tried.values())
+    check_against_torch(NumbaBackend(), VARIANT)
+    assert launch._tried == tried
+
+
+def test_trying_leaves_the_users_random_numbers_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    layer, x = a_layer(), torch.ones(5, 3, 5, requires_grad=True)
+    torch.manual_seed(0)
+    layer[0](x)[0].sum().backward()
+    assert launch._tried
+    assert torch.equal(torch.rand(3), expected)
+
+
+WRONG = {
+    "dtype": lambda t: t.float(),
+    "half": lambda t: t.half(),
+    "count": lambda t: t[..., :-1].contiguous(),
+    "order": lambda t: t.t().contiguous().t() if t.ndim == 2 else t.repeat(2)[::2],
+    "device": lambda t: t.to("meta"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("field", ["drive", "state", "trace"])
+def test_memory_of_another_kind_is_not_handed_over(
+    monkeypatch: pytest.MonkeyPatch, field: str, wrong: str
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the loop was called")
+
+    monkeypatch.setattr(numba_backend, "over", never)
+    neuron = a_neuron("both", "value", False)
+    plan = Plan(neuron, TSSLBP(), 3.0, 0, False, False, False)
+    drive, state, trace = (torch.zeros(*shape, 5).double() for shape in ((T, 3), (3,), (3,)))
+    call = call_of(NumbaBackend(), plan, drive, state, trace)
+    with torch.no_grad():
+        given = call.given(drive, state, trace)
+    given = given._replace(drive=drive.view(T, 15), state=state.view(15), trace=trace.view(15))
+    out, after = torch.empty_like(drive), torch.empty_like(state)
+    with pytest.raises(AssertionError, match="was called"):
+        call.backend.forward(call.spec, given, out, after, None, False, True)
+    bad: Given = given._replace(**{field: WRONG[wrong](getattr(given, field))})
+    with pytest.raises(MismatchError, match="where a loop wants"):
+        call.backend.forward(call.spec, bad, out, after, None, False, True)
+
+
+def test_numbers_of_another_kind_are_not_handed_over() -> None:
+    neuron = a_neuron("both", "value", False)
+    plan = Plan(neuron, TSSLBP(), 1.0, 0, False, False, False)
+    drive, state = torch.zeros(T, 3, 5).double(), torch.zeros(3, 5).double()
+    call = call_of(NumbaBackend(), plan, drive, state)
+    with torch.no_grad():
+        given = call.given(drive, state, None)
+    out, after = torch.empty_like(drive), torch.empty_like(state)
+    for like, dense in ((drive.float(), False), (drive, True)):
+        numbers = call.backend.numbers([0.5] * 8, dense, like, state.shape)
+        with pytest.raises(MismatchError, match="numbers in"):
+            call.backend.forward(
+                call.spec, given._replace(numbers=numbers), out, after, None, False, True
+            )
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("field", ["out", "after", "link"])
+def test_gradients_of_another_kind_are_not_handed_over(
+    monkeypatch: pytest.MonkeyPatch, field: str, wrong: str
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the loop was called")
+
+    monkeypatch.setattr(numba_backend, "over", never)
+    neuron = a_neuron("both", "value", False)
+    plan = Plan(neuron, TSSLBP(), 1.0, 0, False, False, False)
+    drive, state = torch.zeros(T, 15).double(), torch.zeros(15).double()
+    call = call_of(NumbaBackend(), plan, drive, state)
+    with torch.no_grad():
+        given = call.given(drive, state, None)
+    link = torch.zeros(2, 15).double()
+    room = (torch.empty_like(drive), torch.empty_like(link), state, None, None)
+    adjoints = Adjoints(torch.zeros_like(drive), 15, state, 0, link, *room)
+    back = BackForm(True, False, True, True, True, False, True)
+    with pytest.raises(AssertionError, match="was called"):
+        call.backend.backward(call.spec, back, launch.SLOPE, given, None, adjoints)
+    adjoints = adjoints._replace(**{field: WRONG[wrong](getattr(adjoints, field))})
+    with pytest.raises(MismatchError, match="where a loop wants"):
+        call.backend.backward(call.spec, back, launch.SLOPE, given, None, adjoints)
+
+
+@pytest.mark.parametrize("kept", [Tensor.double, lambda t: t.repeat_interleave(2, -1)[..., ::2]])
+def test_what_a_hook_gives_back_in_another_form_is_computed_all_the_same(kept: Any) -> None:
+    expected = gradient(a_layer())
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, kept):
+        found = gradient(a_layer())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sign_that_torch_only_notes_is_seen() -> None:
+    negated = torch.complex(torch.zeros(5, 3, 5), 2.0 * torch.randn(5, 3, 5)).conj().imag
+    assert negated.is_neg()
+    found = []
+    for engine in ("torch", "numba"):
+        layer = a_layer()
+        layer[0]._tssl_settings.engine = engine
+        x = negated.detach().clone().requires_grad_()
+        out, _ = layer[0](negated)
+        again, _ = layer[0](x)
+        assert torch.equal(out, again)
+        found.append(torch.autograd.grad(again, x, negated)[0])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,201 @@
+"""What the kernels compute, computed by torch: what they are held to, and what stands in for them.
+
+It reads and writes the same memory. A neuron's numbers are those of its record, not of the memory
+that a kernel reads them from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.elementwise import at_least
+from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Slope, Spec
+from tssl_adapters.engine.plan import LEARNED, Plan, in_working_dtype, working_dtype
+from tssl_adapters.engine.recursion import (
+    RESET_VALUE,
+    Backward,
+    Carried,
+    Moment,
+    charge,
+    fires,
+    state_after,
+)
+from tssl_adapters.engine.sequence import Kept, activity, arriving, grad_of_state, next_trace
+from tssl_adapters.neuron import Neuron, ToValue, Value
+from tssl_adapters.rules import TSSLBP
+
+
+class Reference:
+    """A :class:`tssl_adapters.engine.kernels.Backend` that compiles nothing, for one plan."""
+
+    name = "torch"
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def takes(self, drive: Tensor) -> bool:
+        return True
+
+    def numbers(
+        self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
+    ) -> None:
+        """Those of the plan's record are the ones that count."""
+
+    def forward(
+        self,
+        spec: Spec,
+        given: Given,
+        out: Tensor,
+        after: Tensor,
+        charged: Tensor | None,
+        keep: bool,
+        again: bool,
+    ) -> Tensor | None:
+        """What it keeps are the bits of a step with a trace."""
+        neuron = for_neurons(self.plan.neuron, given, False)
+        outs, afters = out.view(given.steps, -1), after.view(-1, given.neurons)
+        state, trace = given.state.view(-1), _flat(given.trace)
+        for t, x in enumerate(given.drive.view(given.steps, -1)):
+            before, h = charge(neuron, state, x)
+            spike = fires(neuron, h)
+            state = state_after(neuron, h, spike, before)
+            trace = next_trace(trace, spike, given.tau_s)
+            outs[t] = trace
+            afters[t if keep else 0] = state
+            if charged is not None:
+                charged.view(given.steps, -1)[t] = h
+        if charged is None or not spec.form.psc:
+            return None
+        return _bits(at_least(outs[0].to(working_dtype(out)), 1.0 / (4.0 * given.tau_s)))
+
+    def backward(
+        self,
+        spec: Spec,
+        back: BackForm,
+        slope: Slope,
+        given: Given,
+        kept: Tensor | None,
+        adjoints: Adjoints,
+    ) -> None:
+        rule, tau_s = self.plan.rule, given.tau_s
+        assert isinstance(rule, TSSLBP)
+        rule = replace(rule, max_slope=slope.steepest, fallback_width=slope.width)
+        neuron = for_neurons(self.plan.neuron, given, back.learns)
+        dtype = working_dtype(given.drive)
+        needs = [back.learns and isinstance(value, Tensor) for value in neuron.values()[:LEARNED]]
+        link = () if adjoints.link is None else adjoints.link.view(-1, given.neurons).unbind()
+        found = Backward(neuron, rule, tau_s, needs, Carried(*(part.clone() for part in link)))
+        grad_out = adjoints.out
+        if grad_out is not None:
+            grad_out = grad_out.view(-1, given.neurons).expand(given.steps, -1)
+        after = adjoints.after
+        if after is not None:
+            after = after.view(-1, given.neurons) if adjoints.stride else after.view(-1)
+        like = given.state.view(-1)
+        t = given.steps
+        grads = arriving(grad_out, given.steps, like, tau_s, dtype)
+        moments = _moments(neuron, rule, spec, given, kept)
+        for (moment, active), told in zip(moments, grads, strict=True):
+            t, (grad_trace, grad_spike) = t - 1, told
+            grad_state = grad_of_state(after, t, given.steps, adjoints.stride > 0, dtype)
+            grad = found.step(in_working_dtype(moment, neuron), active, grad_spike, grad_state)
+            adjoints.drive.view(given.steps, -1)[t] = grad
+        rows = adjoints.chain.view(-1, given.neurons)
+        _write(rows[0], found.carried.chain)
+        _write(rows[1], found.carried.decayed_chain)
+        _write(_flat(adjoints.through), found.carried.decayed_membrane)
+        _write(
+            _flat(adjoints.trace), None if grad_trace is None else grad_trace * (1.0 - 1.0 / tau_s)
+        )
+        if adjoints.sums is not None:
+            for row, total in zip(adjoints.sums.view(LEARNED, -1), found.sums, strict=True):
+                _write(row, total)
+
+    def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
+        return current(drive, start, k)
+
+    def current_back(self, grad_out: Tensor, k: float) -> Tensor:
+        return current_back(grad_out, k)
+
+
+def for_neurons(neuron: Neuron, given: Given, learns: bool, chosen: Tensor | None = None) -> Neuron:
+    """A neuron whose numbers broadcast against ``[N]``, or those of the ``chosen`` neurons only.
+
+    Where they are to learn there is one for each neuron, so that no sum is taken over neurons.
+    """
+    like, resets_to = given.state, isinstance(neuron.reset, ToValue)
+
+    def flat(k: int, value: Value) -> Value:
+        wanted = learns and k < (LEARNED if resets_to else RESET_VALUE)
+        if not isinstance(value, Tensor):
+            return like.new_full((given.neurons,), value) if wanted else value
+        value = value.detach()
+        if value.numel() == 1 and not wanted:
+            return value.reshape(())
+        value = value.to(like.dtype).expand(like.shape).reshape(-1)
+        return value if chosen is None else value[chosen]
+
+    return neuron.with_values([flat(k, value) for k, value in enumerate(neuron.values())])
+
+
+def current(drive: Tensor, start: Tensor, k: Value) -> Tensor:
+    """:meth:`tssl_adapters.engine.kernels.Backend.current`."""
+    charged = []
+    for x in drive.unbind(0):
+        charged.append(start + x)
+        start = charged[-1] + k * charged[-1]
+    return torch.stack(charged)
+
+
+def current_back(grad_out: Tensor, k: Value) -> Tensor:
+    """:meth:`tssl_adapters.engine.kernels.Backend.current_back`."""
+    grads = list(grad_out.unbind(0))
+    for t in reversed(range(len(grads) - 1)):
+        grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]
+    return torch.stack(grads)
+
+
+def _moments(
+    neuron: Neuron, rule: TSSLBP, spec: Spec, given: Given, kept: Tensor | None
+) -> Iterator[tuple[Moment, Tensor | None]]:
+    """Every step, and where the rule counts a neuron as active by its trace, from the last on."""
+    state, drive = given.state.view(-1), given.drive.view(given.steps, -1)
+    if given.earlier:
+        state = state_after(neuron, state, fires(neuron, state), None)
+    dtype = working_dtype(drive)
+    if spec.form.told:
+        before = None if neuron.timing == "immediate" else fires(neuron, state)
+        active = None if kept is None else _flags(kept, given.neurons).to(dtype)
+        yield Moment(state, drive[0], before, drive[0], fires(neuron, drive[0])), active
+        return
+    steps = Kept(neuron, drive, state, _flat(given.trace), None, given.tau_s)
+    for moment, trace in steps.backwards(rule.checkpoint):
+        yield moment, activity(rule, trace.to(dtype), given.tau_s)
+
+
+def _bits(flags: Tensor) -> Tensor:
+    """Flags of neighbouring neurons, 0 or 1, eight to a byte, as the kernels lay them."""
+    padded = torch.nn.functional.pad(flags, (0, -len(flags) % 8)).to(torch.int32).view(-1, 8)
+    return (padded << torch.arange(8, device=flags.device)).sum(1).to(torch.uint8)
+
+
+def _flags(bits: Tensor, count: int) -> Tensor:
+    """The flags of :func:`_bits`."""
+    shifts = torch.arange(8, device=bits.device)
+    return ((bits.to(torch.int32).unsqueeze(1) >> shifts) & 1).view(-1)[:count]
+
+
+def _flat(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.view(-1)
+
+
+def _write(room: Tensor | None, found: Tensor | None) -> None:
+    """Leave what was found, zero where nothing was, in memory that wants it."""
+    if room is not None and found is None:
+        room.zero_()
+    elif room is not None and found is not None:
+        room.copy_(found)
