@@ -442,6 +442,22 @@ def test_hidden_rsynaptic_without_delay_is_refused() -> None:
         tssl_adapters.wrap(layer)
 
 
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("missing", ["spk", "mem"])
+def test_rsynaptic_without_delay_has_the_librarys_errors(reset: str, missing: str) -> None:
+    """It resets the states that it was given, and fails where it was given none."""
+    native = bare("RSynaptic", reset_delay=False, reset_mechanism=reset)
+    ours = tssl_adapters.wrap(bare("RSynaptic", reset_delay=False, reset_mechanism=reset))
+    states = {name: torch.zeros(2, 3) for name in ("spk", "syn", "mem") if name != missing}
+    if missing == "mem" and reset == "none":
+        theirs, found = (layer(torch.ones(2, 3), **states) for layer in (native, ours))
+        assert all(map(torch.equal, found, theirs))
+        return
+    for layer in (native, ours):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            layer(torch.ones(2, 3), **states)
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_the_librarys_own_error(name: str) -> None:
     """States by argument, though the layer hides them."""

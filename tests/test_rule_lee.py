@@ -149,3 +149,12 @@ def test_arguments() -> None:
     with pytest.raises(TypeError, match="normalise must be True or False, not 1"):
         rules.Lee(normalise=1)  # type: ignore[arg-type]
     assert str(rules.Lee(gate="active")) == "Lee(gate='active')"
+
+
+def test_an_empty_batch() -> None:
+    layer = tssl_adapters.wrap(snntorch.Leaky(beta=0.8), rule=rules.Lee(normalise=True))
+    x = torch.zeros(0, 3, requires_grad=True)
+    spikes, _ = layer(x)
+    spikes.sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == (0, 3)

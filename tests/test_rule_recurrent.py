@@ -232,3 +232,28 @@ def test_recurrent_weights_get_a_papers_gradient() -> None:
     # beta 0, T = o = 3: 1 - S = 1/2.
     assert weight.grad is not None
     assert weight.grad.item() == pytest.approx(4.0)
+
+
+@whole
+def test_float64_from_the_librarys_own_start() -> None:
+    """Its first potential is float32, its spikes are not."""
+    layer = norse.LIFRecurrent(3, 4).double()
+    native, _ = layer(torch.ones(5, 2, 3, dtype=torch.float64))
+    tssl_adapters.wrap(layer, rule=rules.STRSBP(credit="spike"))
+    ours, _ = layer(torch.ones(5, 2, 3, dtype=torch.float64))
+    assert torch.equal(ours, native)
+
+
+@whole
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_full_in_half_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = norse.LIFRecurrent(3, 4, LIFParameters(v_th=torch.tensor(0.1))).to(dtype)
+    tssl_adapters.wrap(layer, rule=rules.STRSBP(recurrent="full"))
+    state = layer.state_fallback(torch.ones(5, 2, 3, dtype=dtype))
+    state = type(state)(*(value.detach().to(dtype) for value in state))
+    out, _ = layer(torch.ones(5, 2, 3, dtype=dtype), state)
+    assert out.any()
+    out.sum().backward()
+    assert layer.recurrent_weights.grad.isfinite().all()
+    assert layer.input_weights.grad.any()

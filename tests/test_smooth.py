@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from cases import sigmoid
+from spikingjelly.activation_based import neuron
 from torch import Tensor
 
+import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.attach import Native
 from tssl_adapters.engine.smooth import attach_smooth, valued
@@ -136,3 +139,41 @@ def test_a_surrogate_is_plain_autograd(reset: Reset, detached: bool, tau_s: floa
     assert all(torch.equal(a, b) for a, b in zip(our_values, their_values, strict=True))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(4,), (), (1, 4)])
+def test_a_start_potential_that_broadcasts(shape: tuple[int, ...]) -> None:
+    """F_v is one neuron's, not the sum over the neurons that start from one number."""
+    noise = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 2, 4, generator=noise, dtype=torch.float64)
+    v0 = torch.randn(shape, generator=noise, dtype=torch.float64).requires_grad_()
+
+    def gradient(layer: neuron.SimpleIFNode) -> Tensor:
+        layer.v = v0
+        spikes = torch.stack([*map(layer, x)])
+        weights = torch.arange(spikes.numel(), dtype=spikes.dtype).view_as(spikes)
+        (found,) = torch.autograd.grad((spikes * weights).sum() + layer.v.sum(), v0)
+        return found
+
+    native = gradient(neuron.SimpleIFNode())
+    rule = rules.SurrogateGradient(sigmoid)
+    ours = gradient(tssl_adapters.wrap(neuron.SimpleIFNode(), rule=rule))
+    torch.testing.assert_close(ours, native, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize("make", [neuron.QIFNode, neuron.RAFNode, neuron.IFNode], ids=str)
+def test_whole_numbers_as_spikes(make: Any, dtype: torch.dtype) -> None:
+    """The library's states then start as whole numbers, and are made such at every call."""
+    x = torch.randint(0, 2, (4, 2, 3), generator=torch.Generator().manual_seed(2)).to(dtype)
+    spikes = []
+    for tau_s in (1.0, 2.5):
+        native, ours = make(v_reset=0.0), tssl_adapters.wrap(make(v_reset=0.0), tau_s=tau_s)
+        trace = torch.zeros(2, 3)
+        for step in x:
+            spike = native(step)
+            trace = trace + (spike - trace) / tau_s
+            assert torch.equal(ours(step), trace)
+            assert torch.equal(ours.v, native.v)
+            spikes.append(spike)
+    assert make is not neuron.IFNode or torch.stack(spikes).any()

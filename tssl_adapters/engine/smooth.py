@@ -61,7 +61,7 @@ def attach_smooth(
     held = state.detach()
     drive = charge(held)
     if slope is None:
-        slope = _slope(charge, held) if torch.is_grad_enabled() else 1.0
+        slope = _slope(charge, held.expand(drive.shape)) if torch.is_grad_enabled() else 1.0
     elif isinstance(slope, Tensor):
         slope = slope.detach()  # parameters have their gradient through the charge itself
     if isinstance(reset, ByFormula):
@@ -144,7 +144,8 @@ def _slope(charge: Charge, held: Tensor) -> Tensor:
 
     # Hooks of the user's, a checkpoint's say, are for what the step keeps, and this is not kept.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
-        leaf = held.clone().requires_grad_()
+        leaf = held.clone() if held.is_floating_point() else held.float()
+        leaf.requires_grad_()
         (slope,) = torch.autograd.grad(charge(leaf).sum(), leaf)
     return slope
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -69,7 +70,7 @@ class Lee(Rule):
         if self.normalise:
             layer = tuple(range(1, factor.ndim)) or (0,)
             share = window.active.mean(layer, keepdim=True)
-            neurons = factor[0].numel() if factor.ndim > 1 else factor.numel()
+            neurons = math.prod(factor.shape[at] for at in layer)
             factor = factor * share.clamp(min=1.0 / neurons).rsqrt()
         return factor
 

@@ -48,8 +48,8 @@ def whole_sequence(layer: Any, cell: Cell, given: Incoming) -> tuple[Tensor, Any
 
     @torch.no_grad()
     def probe(arriving: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        still = torch.zeros_like(v)
-        at, outs, potentials = state._replace(z=still, v=v, i=still), [], []
+        still, silent = torch.zeros_like(v), torch.zeros_like(arriving[0])
+        at, outs, potentials = state._replace(z=silent, v=v, i=still), [], []
         for step in arriving:
             out, at = cell.activation(step, at, *through(cell, step), p, cell.dt)
             outs.append(out)

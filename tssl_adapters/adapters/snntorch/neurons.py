@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters.base import eager
-from tssl_adapters.adapters.snntorch.layer import RESETS, Layer, States, at_hand, bound_reset
+from tssl_adapters.adapters.snntorch.layer import (
+    RESET_CODES,
+    RESETS,
+    Layer,
+    States,
+    at_hand,
+    bound_reset,
+)
 from tssl_adapters.neuron import LinearCharge, Never, Value, computes
 
 
@@ -211,7 +218,17 @@ class RSynaptic(_Recurrent, _Synapse):
         syn: Tensor | None = None,
         mem: Tensor | None = None,
     ) -> Any:
+        if self._tssl_lacks(spk, mem):
+            return self._tssl_native.forward(self, input_, spk, syn, mem)
         return self._tssl_call(input_, spk, syn, mem)
+
+    def _tssl_lacks(self: Any, spk: Tensor | None, mem: Tensor | None) -> bool:
+        """Whether the library raises an error: without delay it resets what it was given."""
+        if getattr(self, "reset_delay", True):
+            return False
+        return spk is None or (
+            mem is None and int(self.reset_mechanism_val) != RESET_CODES["_base_int"]
+        )
 
     @classmethod
     def _tssl_delayed(cls, layer: Any) -> bool:

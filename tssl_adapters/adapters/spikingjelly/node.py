@@ -110,7 +110,7 @@ class Node(Wrapped):
         states = self._tssl_materialized(x, memories)
         if trace is not None:
             started = isinstance(given, Tensor) and given.shape == states[0].shape
-            trace = trace_beside(settings, states[0] if started else None, trace, rests(self))
+            trace = trace_beside(settings, given if started else None, trace, rests(self))
         return self._tssl_compute(x, states, trace, keep)  # type: ignore[no-any-return]
 
     def _tssl_materialized(self: Any, x: Tensor, states: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,0 +1,1 @@
+"""Random layers against a plain float64 recursion: what ``tools/fuzz.py`` runs."""

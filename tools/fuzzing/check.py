@@ -1,0 +1,166 @@
+"""Run a case natively, wrapped, and by the recursion, and say where they part."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import snntorch
+import torch
+from torch import Tensor
+
+import tssl_adapters
+from fuzzing.case import Case
+from fuzzing.gradients import compare
+from fuzzing.outcome import DiffersError, Failure, Verdict, ending
+from fuzzing.script import wrapping
+from fuzzing.trial import Ran, names_of, ran
+from tssl_adapters.errors import (
+    LostLinkWarning,
+    LostTraceError,
+    UnsupportedConfigError,
+    UnsupportedLayerError,
+)
+
+
+def check(case: Case) -> Verdict:
+    """Run a case; whatever happens, a verdict comes back."""
+    try:
+        with _own_instances(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _checked(case)
+    except DiffersError as differs:
+        return Verdict("failed", differs.failure)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error)[-3:])
+        return Verdict("failed", Failure("the fuzz itself", text, "run(make())"))
+
+
+@contextmanager
+def _own_instances() -> Iterator[None]:
+    """snnTorch keeps every layer that was ever made."""
+    before = snntorch.SpikingNeuron.instances
+    snntorch.SpikingNeuron.instances = []
+    try:
+        yield
+    finally:
+        snntorch.SpikingNeuron.instances = before
+
+
+def _checked(case: Case) -> Verdict:
+    natively, names = names_of(case), names_of(case)
+    try:
+        natively["layer"], names["layer"] = natively["make"](), names["make"]()
+    except Exception as error:
+        return Verdict("the library takes no such setting", notes=[repr(error)])
+    theirs = ran(case, natively)
+    refusal = _wrap(case, names)
+    if refusal is not None:
+        return Verdict("refused", notes=[refusal])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ours = ran(case, names)
+    # A state that a model computed is not known to the layer, and it says so.
+    # So is one that SpikingJelly itself turns into the input's dtype.
+    start, turned = names["start"].values(), case.layer.library == "spikingjelly"
+    dtype = names["drive"].dtype
+    computed = any(s.grad_fn is not None or (turned and s.dtype != dtype) for s in start)
+    lost = [w.message for w in caught if issubclass(w.category, LostLinkWarning)]
+    if lost and not computed:
+        raise DiffersError("warning", str(lost[0]), ending(case, "exception", leaf="x"))
+    verdict = _same_errors(case, theirs, ours)
+    if verdict is not None:
+        return verdict
+    _same_values(case, names["layer"], theirs, ours)
+    if not ours.grads:
+        return Verdict("equal, without a gradient")
+    return Verdict(compare(case, names, names_of(case)["make"](), theirs, ours))
+
+
+def _wrap(case: Case, names: dict[str, Any]) -> str | None:
+    """Wrap the layer, or say why not."""
+    rule, shown = eval(case.rule, names), ending(case, "refusal")
+    rows = tssl_adapters.inspect(names["layer"], rule=rule, tau_s=case.tau_s)
+    (row,) = [row for row in rows if row.status in ("wrap", "refused")]
+    try:
+        exec(wrapping(case), names)
+    except UnsupportedLayerError as error:
+        if row.status == "refused":
+            return row.detail
+        raise DiffersError("refusal", f"inspect says wrap, and wrap: {error}", shown) from error
+    except Exception as error:
+        raise DiffersError("refusal", f"{type(error).__name__}: {error}", shown) from error
+    if row.status == "refused":
+        raise DiffersError("refusal", f"wrap takes what inspect refuses: {row.detail}", shown)
+    return None
+
+
+def _same_errors(case: Case, theirs: Ran, ours: Ran) -> Verdict | None:
+    """Whether there are any, and both are the same."""
+    if theirs.error is None and ours.error is None:
+        return None
+    if isinstance(ours.error, LostTraceError) and case.tau_s != 1.0 and case.state != "none":
+        return Verdict("the trace of a state is lost, and it says so")
+    if isinstance(ours.error, UnsupportedConfigError) and "in one call" in str(ours.error):
+        return Verdict("the rule wants the sequence in one call, and says so")
+
+    def told(run: Ran) -> str:
+        error = run.error
+        return f"{run.phase}, {'no error' if error is None else f'{type(error).__name__}: {error}'}"
+
+    if type(theirs.error) is type(ours.error) and theirs.phase == ours.phase:
+        return Verdict("the same error as natively", notes=[told(theirs)])
+    text = f"natively {told(theirs)}\nwrapped {told(ours)}"
+    raise DiffersError("exception", text, ending(case, "exception", leaf=_a_leaf(theirs, ours)))
+
+
+def _a_leaf(*runs: Ran) -> str:
+    return next((code for run in runs for code in run.grads), "x")
+
+
+def _same_values(case: Case, layer: Any, theirs: Ran, ours: Ran) -> None:
+    """Outputs and states bit for bit; above tau_s = 1 the output is the spikes' PSC."""
+    trace: Tensor | None = None
+    factor = getattr(layer, "graded_spikes_factor", torch.ones(()))
+    graded = bool(factor != 1.0) or factor.requires_grad
+    for key, a in theirs.seen.items():
+        b, kind = ours.seen[key], "forward"
+        if key[0] == "out" and case.tau_s != 1.0:
+            spikes = (a != 0).to(a.dtype) if graded else a
+            trace = torch.zeros_like(spikes) if trace is None else trace
+            trace = trace + (spikes - trace) / case.tau_s
+            a, kind = (trace * factor if graded else trace), "trace"
+        if a.dtype == b.dtype and a.shape == b.shape and _equal(a, b):
+            continue
+        text = f"{key}: {a.dtype} {tuple(a.shape)} natively, {b.dtype} {tuple(b.shape)} wrapped"
+        if a.shape == b.shape and a.numel():
+            text += f", {float((a.detach().double() - b.detach().double()).abs().max()):.3g} off"
+        raise DiffersError(kind, text, ending(case, kind, key=key, steps=key[1] + 1))
+    alike = theirs.learns == ours.learns
+    if ours.learns:  # what is recorded for nothing does no harm
+        alike = alike or _cut_off(case) or not any(_sent(grad) for grad in ours.grads.values())
+    if not alike and not _apart(case, layer):
+        text = f"a gradient natively: {theirs.learns}, wrapped: {ours.learns}"
+        raise DiffersError("exception", text, ending(case, "exception", leaf=_a_leaf(theirs, ours)))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _sent(grad: Tensor | None) -> bool:
+    return grad is not None and bool(grad.any())
+
+
+def _cut_off(case: Case) -> bool:
+    """Whether the library's own surrogate has no gradient."""
+    disabled = case.layer.settings.get("surrogate_disable") == "True"
+    return disabled or (case.layer.name == "ComplementaryLIFNode" and not case.training)
+
+
+def _apart(case: Case, layer: Any) -> bool:
+    """Whether what is read owes nothing to what learns, as steps have nothing to do with others."""
+    return not layer._tssl_settings.rule.chain and case.layer.name == "RAFNode"

@@ -1,0 +1,151 @@
+"""Processes that run cases, so that one that dies takes no other case along."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from fuzzing.case import BLOCK, drawn, shared
+from fuzzing.check import check
+from fuzzing.outcome import script
+from fuzzing.script import body, wrapping
+
+Line = dict[str, Any]
+"""What goes into a file."""
+COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "fuzz.py"), "--worker"]
+
+
+def answer(seed: int) -> Line:
+    """What a case came to."""
+    case = drawn(seed)
+    verdict = check(case)
+    failure = verdict.failure
+    if failure is None:
+        return {"outcome": verdict.outcome, "failure": None}
+    told = {"seed": seed, "kind": failure.kind, "text": failure.text}
+    told["script"] = script(case, failure)
+    return {"outcome": f"failed: {failure.kind}", "failure": told}
+
+
+def work(seeds: Iterable[str]) -> None:
+    """Answer each seed with a line, until there are no more."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    with os.fdopen(answers, "w") as out:
+        for text in seeds:
+            out.write(json.dumps(answer(int(text))) + "\n")
+            out.flush()
+
+
+class Worker:
+    """A process that is sent seeds and says what came of each; started anew where it dies."""
+
+    def __init__(self, cache: str) -> None:
+        self._cache = cache
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, seed: int) -> Line:
+        """What became of a case."""
+        if self.process is None:
+            environment = {**os.environ, "NUMBA_CACHE_DIR": self._cache, "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(
+                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                text=True, env=environment,
+            )  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(f"{seed}\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if line:
+            return dict(json.loads(line))
+        code = self.process.wait()
+        self.process = None
+        return _died(seed, code)
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+def _died(seed: int, code: int) -> Line:
+    case, kind = drawn(seed), "the process died"
+    program = f"{body(case)}layer = make(); {wrapping(case)}\nloss(run(layer)).backward()\n"
+    text = f"the process ended with {code}, by this case or by what one before it did"
+    failure = {"seed": seed, "kind": kind, "text": text, "script": program}
+    return {"outcome": f"failed: {kind}", "failure": failure}
+
+
+def blocks(begins: Sequence[int], jobs: int) -> Iterator[Line]:
+    """Run blocks of cases, ``jobs`` at a time; what is compiled is kept in a cache of this run."""
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(jobs) as pool:
+        free: SimpleQueue[Worker] = SimpleQueue()
+        for _ in range(jobs):
+            free.put(Worker(cache))
+
+        def run(first: int) -> Line:
+            begin, seeds = time.time(), range(first, first + BLOCK)
+            if shared(first):
+                return _line(first, _together(seeds), begin)
+            worker = free.get()
+            try:
+                return _line(first, [worker.run(seed) for seed in seeds], begin)
+            finally:
+                free.put(worker)
+
+        futures = [pool.submit(run, first) for first in begins]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            for _ in range(jobs):
+                free.get().close()
+
+
+def _line(first: int, answers: list[Line], begin: float) -> Line:
+    return {
+        "first": first,
+        "outcomes": Counter(answer["outcome"] for answer in answers),
+        "failures": [answer["failure"] for answer in answers if answer["failure"]],
+        "seconds": round(time.time() - begin, 1),
+    }
+
+
+def _together(seeds: Sequence[int]) -> list[Line]:
+    """Two processes fill a cache at the same time, each with half of the cases; a third loads it.
+
+    A case fails if it fails in either process that runs it.
+    """
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(2) as pool:
+        workers = [Worker(cache) for _ in range(3)]
+        try:
+
+            def half(index: int) -> list[Line]:
+                return [workers[index].run(seed) for seed in seeds[index::2]]
+
+            halves = [*pool.map(half, range(2))]
+            loaded = [workers[2].run(seed) for seed in seeds]
+        finally:
+            for worker in workers:
+                worker.close()
+    filled = [halves[index % 2][index // 2] for index in range(len(seeds))]
+    return [
+        later if later["failure"] else earlier
+        for earlier, later in zip(filled, loaded, strict=True)
+    ]
