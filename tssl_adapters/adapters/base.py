@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.adapters.parts import Part, Walk
+from tssl_adapters.elementwise import ordinary
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
@@ -211,7 +212,8 @@ def additions(adapter: Adapter, layer: nn.Module, base: type[nn.Module]) -> str:
     )
     if defines:
         return f"defines {', '.join(defines)}"
-    example = vars(adapter.example(base, 1))
+    with torch.random.fork_rng(devices=[]), ordinary():
+        example = vars(adapter.example(base, 1))
     known = {name for kept in _REGISTERED for name in example.get(kept) or ()}
     known.update(signature(base).parameters)  # what a setting of its own makes
     for kept, called in _REGISTERED.items():

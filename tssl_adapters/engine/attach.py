@@ -176,6 +176,8 @@ def attach(
         if settings.rule.windowed:
             spikes = spikes_of(out if sequence else out[None], trace, settings.tau_s)
         position = position.after(len(drive) if sequence else 1, spikes)
+        if settings.rule.timed:
+            settings.last = position
     recorded = last.requires_grad
     kept = Charged(told, reset, last) if told is not None and recorded else None
     tag(last, tuple(new_link) if recorded else (), new_trace, position, kept)
@@ -209,10 +211,12 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
 
 
 def _time(settings: Settings, state: Tensor) -> Position | None:
-    """Where in time a call starts that has no link, ``None`` where nobody knows."""
+    """Where in time a call starts that has no link. A state that a model computed, by a mask say,
+    is taken to come after the layer's last call; ``None`` where there was none.
+    """
     if state.grad_fn is None:
         return Position(Stretch(settings))
-    return position_of(state)
+    return position_of(state) or settings.last
 
 
 def _compiled(

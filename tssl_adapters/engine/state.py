@@ -46,8 +46,9 @@ class Settings:
 
     The rest is remembered between calls: whether a lost link was warned of, whether the loss was
     found to suit the rule or warned of, where the record reproduces the library, what compiled
-    loops there are for it, the record itself where an adapter keeps it, and whether the layer's
-    numbers are still to be looked at, because it was wrapped on the meta device.
+    loops there are for it, the record itself where an adapter keeps it, whether the layer's
+    numbers are still to be looked at, because it was wrapped on the meta device, and, for rules
+    that are ``timed``, where in time the last call ended.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Settings:
     reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
+    last: Position | None = field(default=None, compare=False, repr=False)
     unseen: bool = field(default=False, compare=False, repr=False)
 
     def said(self, traits: Traits) -> str:
@@ -68,7 +70,7 @@ class Settings:
         return f"{self.rule}, {current}engine={engine!r}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None}
+        return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None, "last": None}
 
 
 class Charged:

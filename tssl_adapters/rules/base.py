@@ -68,7 +68,7 @@ class Step(NamedTuple):
         last: whether it is the window's last step.
         decay: F_v, what multiplies the potential in a step.
         steps: how many steps the window has, for rules that ask for it (``timed``); infinite where
-            the layer was given a state that a model had computed, so that nobody knows.
+            the layer's first state had a graph already, so that nobody knows.
     """
 
     spike: Tensor

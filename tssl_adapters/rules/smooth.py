@@ -44,12 +44,12 @@ class SmoothTSSLBP(OrdinaryAdjoint):
     many steps to the threshold rises little in one: then the kernel has a cusp about as wide as
     such a rise, which tells when a neuron fires, as the paper's 1/d does (Zhang and Li, NeurIPS
     2020), on flanks that still tell a silent neuron that it could. Its peak is 1/D on any grid.
-    A layer's widths are numbers of its neurons alone: nothing is measured, and a sample's gradient
-    does not depend on the others of its batch.
+    Nothing is measured or kept, and a sample's gradient does not depend on the others of its batch.
+    Of a charge that is not linear, F_v is that of each neuron and step.
 
     With D = 1 and n <= 6 this is the surrogate that snnTorch's layers have by default, and
-    SpikingJelly's ``surrogate.ATan()``. Where the layer was handed a state that the model computed
-    from the layer's own (a mask, say), T is not known, and n = 1 / (1 - F_v).
+    SpikingJelly's ``surrogate.ATan()``. A state that the model computed (by a mask, say) counts as
+    that of the step after the layer's last call.
 
     Args:
         memory: n in steps, 1 or more, instead of the neuron's own.
@@ -76,26 +76,40 @@ class SmoothTSSLBP(OrdinaryAdjoint):
         one_of("SmoothTSSLBP", "reset_path", self.reset_path, (None, "none", "complete"))
 
     def slope(self, step: Step) -> Tensor:
-        drop = _scale(step.drop)
-        cusp = self._cusp(step)
+        drop = _scale(_looked_up(step.drop))
+        cusp = self._cusp(_looked_up(step.decay), step.steps)
         distance = step.charged - step.threshold
         never = distance.isinf() if _unbounded(drop) else None
         z = (distance * (math.pi / drop)).abs_()
         slope = z.mul_(z + cusp).add_(1.0).mul_(drop).reciprocal_()
         return slope if never is None else slope.masked_fill(never, 0.0)
 
-    def _cusp(self, step: Step) -> Value:
+    def _cusp(self, decay: Value, steps: float) -> Value:
         """c, a number or one for each neuron."""
-        least = max(1.0 / step.steps, 1.0 / LONGEST)
+        least = max(1.0 / steps, 1.0 / LONGEST)
         if self.memory is not None:
             memory: Value = self.memory
-        elif isinstance(step.decay, Tensor):
-            memory = (1.0 - step.decay.detach()).clamp(min=least).reciprocal()
+        elif isinstance(decay, Tensor):
+            memory = (1.0 - decay.detach()).clamp(min=least).reciprocal()
         else:
-            memory = 1.0 / max(1.0 - step.decay, least)
+            memory = 1.0 / max(1.0 - decay, least)
         if isinstance(memory, Tensor):
             return memory.sub(COARSE).clamp(min=0.0).div(FINER).square().clamp(max=SHARPEST)
         return min((max(memory - COARSE, 0.0) / FINER) ** 2, SHARPEST)
+
+
+def _looked_up(value: Value) -> Value:
+    """A number where looking at it costs nothing: torch's operations on one take as long as on
+    thousands.
+    """
+    if (
+        isinstance(value, Tensor)
+        and value.ndim == 0
+        and value.device.type == "cpu"
+        and not torch._C._are_functorch_transforms_active()
+    ):
+        return float(value.detach())
+    return value
 
 
 def _scale(drop: Value) -> Value:
