@@ -78,6 +78,7 @@ REFUSALS = "tests/test_rule_refusals.py"
 ATTACH = "engine/attach.py"
 PLAN = "engine/plan.py"
 FILTER = "engine/filter.py"
+REFERENCE = "engine/reference.py"
 NAIVE = "engine/naive.py"
 TSSLBP = "rules/tsslbp.py"
 ORDINARY = "rules/ordinary.py"
@@ -647,7 +648,7 @@ PSC = (
     mutant(
         "a smooth charge's slope is taken for 1",
         SMOOTH,
-        "slope = _slope(charge, held) if torch.is_grad_enabled() else 1.0",
+        "slope = _slope(charge, held.expand(drive.shape)) if torch.is_grad_enabled() else 1.0",
         "slope = 1.0",
         SMOOTH_TESTS,
     ),
@@ -718,8 +719,8 @@ PSC = (
     mutant(
         "spikes, not PSCs, under no_grad",
         BASE,
-        "return self._tssl_settings.tau_s == 1.0 and not torch.is_grad_enabled()",
-        "return not torch.is_grad_enabled()",
+        "return self._tssl_settings.tau_s == 1.0 and (not torch.is_grad_enabled() or exporting())",
+        "return not torch.is_grad_enabled() or exporting()",
         STATES + "::test_forward_without_grad",
     ),
     mutant(
@@ -947,16 +948,16 @@ TRACES = (
     mutant(
         "SpikingJelly's state that is not known silently starts a new trace",
         STATE,
-        "    if isinstance(trace, Tensor) and _known_trace(state) is not None:\n"
+        "    if isinstance(trace, Tensor) and known_trace(state) is not None:\n"
         "        return _on_the_graph_of(state, trace, settings)\n    if at_rest(state, rest):\n",
-        "    if isinstance(trace, Tensor) and _known_trace(state) is not None:\n"
+        "    if isinstance(trace, Tensor) and known_trace(state) is not None:\n"
         "        return _on_the_graph_of(state, trace, settings)\n    if settings:\n",
         STATES + "::test_lost_trace",
     ),
     mutant(
         "SpikingJelly's trace goes on beside a state that was replaced",
         STATE,
-        "if isinstance(trace, Tensor) and _known_trace(state) is not None:",
+        "if isinstance(trace, Tensor) and known_trace(state) is not None:",
         "if isinstance(trace, Tensor):",
         STATES + "::test_lost_trace",
     ),
@@ -983,17 +984,17 @@ TRACES = (
     mutant(
         "SpikingJelly's trace leaks over a reset to rest",
         STATE,
-        "if isinstance(trace, Tensor) and _known_trace(state) is not None:",
-        "known = _known_trace(state) is not None or at_rest(state, rest)\n"
+        "if isinstance(trace, Tensor) and known_trace(state) is not None:",
+        "known = known_trace(state) is not None or at_rest(state, rest)\n"
         "    if isinstance(trace, Tensor) and known:",
         STATES + "::test_zeroed_states_start_anew",
     ),
     mutant(
         "SpikingJelly's trace leaks over a state that is made anew",
         NODE,
-        "trace = trace_beside(settings, states[0] if started else None, trace, rests(self))",
+        "trace = trace_beside(settings, given if started else None, trace, rests(self))",
         "old, at = trace, rests(self)\n"
-        "            trace = trace_beside(settings, states[0] if started else None, trace, at)\n"
+        "            trace = trace_beside(settings, given if started else None, trace, at)\n"
         "            if isinstance(old, Tensor) and not started:\n"
         "                trace = old.detach()",
         STATES,
@@ -1015,8 +1016,8 @@ TRACES = (
     mutant(
         "a state at rest always starts a new trace",
         STATE,
-        "    trace = _known_trace(state)\n    if trace is not None:",
-        "    trace = None if at_rest(state, rest) else _known_trace(state)\n"
+        "    trace = known_trace(state)\n    if trace is not None:",
+        "    trace = None if at_rest(state, rest) else known_trace(state)\n"
         "    if trace is not None:",
         STATES + "::test_a_state_at_rest_keeps_its_trace",
     ),
@@ -1198,8 +1199,8 @@ LIBRARIES = (
     mutant(
         "snnTorch's beta that learned its way to zero is not refused",
         SNNTORCH,
-        "decay.requires_grad and self._tssl_decayless(self):\n",
-        "None:\n",
+        "            if self._tssl_decayless(self):\n",
+        "            if None:\n",
         ERRORS,
     ),
     mutant(
@@ -1419,7 +1420,7 @@ LIBRARIES = (
     ),
     mutant(
         "the adjoint of LIF's current does not leak",
-        FILTER,
+        REFERENCE,
         "grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]",
         "grads[t] = grads[t] + grads[t + 1]",
         IDENTITY,
@@ -1427,8 +1428,8 @@ LIBRARIES = (
     mutant(
         "tau_syn_inv of LIF meets the current of the wrong step",
         FILTER,
-        "grad_k += (grads[t + 1] * charged[t]).sum_to_size(k.shape)",
-        "grad_k += (grads[t + 1] * charged[t + 1]).sum_to_size(k.shape)",
+        "(grads[1:] * charged[:-1])",
+        "(grads[1:] * charged[1:])",
         IDENTITY,
     ),
     mutant(
@@ -1825,8 +1826,8 @@ WRAPPING = (
     mutant(
         "a layer goes by its class, not by its dotted name",
         WRAP,
-        "Settings(report.path, rule, tau_s, engine)",
-        "Settings(report.layer, rule, tau_s, engine)",
+        "Settings(report.path, rule, tau_s, engine, ",
+        "Settings(report.layer, rule, tau_s, engine, ",
         STATES + "::test_lost_link",
     ),
     mutant(
