@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tssl_adapters import adapters
 from tssl_adapters.adapters import Wrapped
-from tssl_adapters.adapters.base import eager
 from tssl_adapters.comparing.comparison import ParameterComparison
 from tssl_adapters.comparing.records import Potentials, Spikes, recording
+from tssl_adapters.tracing import untraced
 
 
 class Pass(NamedTuple):
@@ -96,7 +96,7 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 def watched(spikes: Mapping[nn.Module, Spikes]) -> Iterator[None]:
     """Have the layers' outputs seen."""
 
-    @eager  # torch.compile would look into it
+    @untraced  # torch.compile would look into it
     def see(layer: nn.Module, _: Any, output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
         spikes[layer].see(out, 2 if _sequence(layer) else 1)
