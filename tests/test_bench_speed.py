@@ -20,6 +20,10 @@ from tssl_adapters.bench.speed.measure import Timing
 from tssl_adapters.bench.speed.memory import peak_bytes
 from tssl_adapters.bench.speed.quadratic import QuadraticTSSLBP
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:tssl_adapters. TSSLBP lets the gradient grow over time"
+)
+
 CPU = torch.device("cpu")
 PLAN = Plan(CPU, rounds=1, compiled=False, memory=False)
 ENGINES = ("torch", "numba")

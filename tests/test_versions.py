@@ -14,7 +14,7 @@ from torch import nn
 
 import tssl_adapters
 from tssl_adapters import adapters, versions
-from tssl_adapters.adapters.snntorch.neurons import WrappedSynaptic
+from tssl_adapters.adapters.snntorch.layers import WrappedSynaptic
 from tssl_adapters.errors import LibraryVersionError, UntestedVersionWarning
 
 LIBRARIES = ["snntorch", "spikingjelly", "norse"]

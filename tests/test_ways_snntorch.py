@@ -103,7 +103,11 @@ def nested_net() -> nn.Sequential:
     """Blocks in blocks with hidden states, as for event cameras."""
 
     def block(inputs: int, outputs: int) -> nn.Sequential:
-        layers = (nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), hidden(0.5))
+        layers = (
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            hidden(0.5),
+        )
         return nn.Sequential(*layers, nn.MaxPool2d(2))
 
     head = nn.Sequential(nn.Flatten(), nn.Linear(6 * 4, CLASSES), hidden(0.5, output=True))

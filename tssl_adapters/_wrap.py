@@ -293,12 +293,11 @@ def _decide_one(
         config = kind is not None and problem is not None
         status = "wrap" if problem is None else "refused"
         detail = problem or f"{adapter.mode(module)}: {_would_have(asked, kind, module)}"
+    cls = module._tssl_native if isinstance(module, Wrapped) else type(module)
     version = version_of(adapter.library) or "?"
-    if copied(type(module)) is not None:
-        version = f"copied to {type(module).__module__}"
-    name = (
-        type(module)._tssl_native.__name__ if isinstance(module, Wrapped) else type(module).__name__
-    )
+    if copied(cls) is not None:
+        version = f"copied to {cls.__module__}"
+    name = cls.__name__
     report = LayerReport(path or name, name, adapter.library, version, status, detail, config)
     return _Found(report, module, kind)
 

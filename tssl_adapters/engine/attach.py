@@ -347,7 +347,10 @@ def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:
     Around the threshold, as widely as it is large, for a number's neighbours lie as far apart; and
     around zero, where the potentials in use are, if few of those lie there too.
     """
-    centre = torch.as_tensor(threshold).detach()
+    if isinstance(threshold, Tensor):
+        centre = threshold.detach()
+    else:
+        centre = torch.tensor(threshold, device="cpu")  # whatever the default device is
     finite = centre.isfinite()
     near = bool((finite & (centre.abs() < FAR)).all())
     centre = torch.where(finite, centre, torch.zeros_like(centre))
