@@ -70,6 +70,23 @@ class Cells(nn.Module):
         return out  # type: ignore[no-any-return]
 
 
+class Halves(nn.Module):
+    """A sequence cut into two calls."""
+
+    def __init__(self, lif: nn.Module) -> None:
+        super().__init__()
+        self.fc, self.lif = layer.Linear(6, 5), lif
+        nn.init.uniform_(self.fc.weight, -0.5, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.reset_net(self.lif)
+        first, last = self.fc(x).split(2)
+        if isinstance(self.lif, neuron.LIFNode):
+            return torch.cat([self.lif(first), self.lif(last)])
+        out, state = self.lif(first)
+        return torch.cat([out, self.lif(last, state)[0]])
+
+
 class Whole(nn.Module):
     """Layer by layer, from single steps."""
 
@@ -91,6 +108,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "spikingjelly-LIF-m": lambda: Holding(neuron.LIFNode(), "m"),
     "spikingjelly-PLIF-m": lambda: Holding(neuron.ParametricLIFNode(), "m"),
     "spikingjelly-EIF-m": lambda: Holding(neuron.EIFNode(), "m"),
+    "spikingjelly-LIF-halves": lambda: Halves(neuron.LIFNode(step_mode="m")),
+    "norse-LIF-halves": lambda: Halves(norse.LIF()),
     "norse-LIFBoxCell": lambda: Cells(norse.LIFBoxCell()),
     "norse-LIF": lambda: Cells(norse.LIF()),
     "norse-LSNN": lambda: Cells(norse.LSNN()),
