@@ -135,7 +135,7 @@ def test_no_states_at_all(name: str) -> None:
         try:
             found.append([part.tolist() for part in layer(x)])
         except AttributeError as error:
-            found.append([str(error).replace("Classic", "")])
+            found.append([str(error).replace("Wrapped", "")])
     assert found[0] == found[1]
 
 
