@@ -353,7 +353,7 @@ def run(
 
         # The other states after the step: their losses, later steps, and this step's reset.
         adjoint = {
-            name: losses[name][t] + states_back[name] + dE_dv * in_potential[f"new_{name}"]
+            name: blur(losses[name][t] + states_back[name] + dE_dv * in_potential[f"new_{name}"])
             for name in other
         }
 
@@ -445,7 +445,7 @@ def run(
 
     back = {"v": chain_v + ordinary_v, **states_back}
     if not rule.chain:
-        back = dict.fromkeys(back, zero)
+        back = {name: value if name in neuron.late else zero for name, value in back.items()}
     return {
         "out": np.stack([q["out"] for q in steps]),
         "spikes": np.stack([q["s"] for q in steps]),

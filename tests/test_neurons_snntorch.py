@@ -511,6 +511,19 @@ def test_a_float32_quantiser_of_a_float64_layer(name: str, vector: bool) -> None
         assert grad.any()
 
 
+def test_a_float32_quantiser_of_a_float64_sequence() -> None:
+    """Adjoints are float64 all the way, as in single steps."""
+    found = []
+    for whole in (True, False):
+        layer = bare("Leaky", init_hidden=True, state_quant=quant.state_quant(6, threshold=1.0))
+        tssl_adapters.wrap(layer.double(), rule=rules.TSSLBP(), tau_s=1.5)
+        x = drive().requires_grad_()
+        out = tssl_adapters.multi_step_forward(layer, x) if whole else torch.stack([*map(layer, x)])
+        found.append(torch.autograd.grad(out.double().square().sum(), x)[0])
+    assert found[0].any()
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
 def test_another_synaptic_current_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """snnTorch 0.8.1 to 0.9.1 returned the potential as the current."""
     original = snntorch.Synaptic.forward

@@ -177,3 +177,16 @@ def test_whole_numbers_as_spikes(make: Any, dtype: torch.dtype) -> None:
             assert torch.equal(ours.v, native.v)
             spikes.append(spike)
     assert make is not neuron.IFNode or torch.stack(spikes).any()
+
+
+def test_whole_numbers_layer_by_layer() -> None:
+    """As in a loop, where the potential loses its fraction at every step."""
+    x = torch.tensor([[1], [0], [1], [1], [1]], dtype=torch.uint8)
+    outs = []
+    for wrapped in (False, True):
+        node = neuron.LIFNode(v_threshold=0.9, decay_input=False)
+        node = tssl_adapters.wrap(node) if wrapped else node
+        outs += [torch.stack([*map(node, x)])]
+        node.reset()
+        outs += [tssl_adapters.multi_step_forward(node, x)]
+    assert all(torch.equal(out, outs[0]) for out in outs)

@@ -1118,15 +1118,15 @@ LIBRARIES = (
     mutant(
         "the library's forward is never checked against the record",
         ATTACH,
-        "            if max(spikes, potentials) > SAME_NEURON:\n",
-        "            if max(spikes, potentials) > 1.0:\n",
+        "        if max(spikes, potentials) > SAME_NEURON:\n",
+        "        if max(spikes, potentials) > 1.0:\n",
         ERRORS,
     ),
     mutant(
         "the library's potentials are not checked against the record, only its spikes",
         ATTACH,
-        "            if max(spikes, potentials) > SAME_NEURON:\n",
-        "            if spikes > SAME_NEURON:\n",
+        "        if max(spikes, potentials) > SAME_NEURON:\n",
+        "        if spikes > SAME_NEURON:\n",
         GAPS,
     ),
     mutant(

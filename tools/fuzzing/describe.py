@@ -41,7 +41,7 @@ class Described:
     rest: dict[str, Array]
     factor: float = 1.0
     stepped: dict[str, Array] = field(default_factory=dict)
-    moved: Callable[[Tensor], Tensor | None] = lambda state: state
+    moved: Callable[[str, Tensor], Tensor | None] = lambda name, state: state
     v_reset: Array | float = 0.0
     autapses: bool = True
 
@@ -110,7 +110,8 @@ def _snntorch(case: Case, layer: Any, step: Tensor) -> Described:
         leaves |= of_weights
     if layer.state_quant:
         neuron = replace(neuron, quantise=lambda value: _quantised(layer, value))
-    if name == "Lapicque" and case.dtype != "torch.float32":
+    given = settings["beta"].startswith("torch.tensor")
+    if name == "Lapicque" and case.dtype != "torch.float32" and not given:
         leaves.pop("layer.beta", None)  # of which the library made the rest in another dtype
     return Described(
         neuron=neuron,
@@ -119,7 +120,7 @@ def _snntorch(case: Case, layer: Any, step: Tensor) -> Described:
         native_path="none" if delayed or reset == "none" else "complete",
         rest={n: np.asarray(0.0) for n in case.layer.states},
         factor=float(layer.graded_spikes_factor),
-        moved=lambda state: state if state.shape == step.shape else None,
+        moved=lambda _, state: state if state.shape == step.shape else None,
     )
 
 
@@ -131,7 +132,10 @@ def _lapicque(settings: Mapping[str, str], values: dict[str, Array], reset: str)
     neuron = o.snntorch_lapicque(reset)
     beta = values["beta"]
     made = "R" if "C" in settings else "C"
-    if {"R", "C"} <= set(settings) or settings["learn_beta"] != "True":
+    if {"R", "C"} <= set(settings):
+        del values["beta"]  # of which nothing comes
+        return neuron
+    if settings["learn_beta"] != "True":
         return neuron
 
     # The library makes R or C of beta, once, with its graph.
@@ -209,9 +213,11 @@ def _spikingjelly(case: Case, layer: Any, step: Tensor) -> Described:
     scaled = settings.get("scale_reset") == "True"
     detached = settings.get("detach_reset") == "True" and name != "ComplementaryLIFNode"
 
-    def moved(state: Tensor) -> Tensor | None:
+    def moved(which: str, state: Tensor) -> Tensor | None:
         if name.startswith("Simple"):
             return state
+        if name == "ComplementaryLIFNode" and which == "m" and not state.ndim:
+            return state.to(step.dtype)
         # Of another shape, it starts anew; of another dtype, it is the input's.
         return state.to(step.dtype) if state.shape == step.shape else None
 

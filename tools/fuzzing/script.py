@@ -199,7 +199,8 @@ def _run_snntorch(case: Case, loop: str, parts: list[tuple[int, int]], cuts: obj
         lines += [*begin, "    for t, step in enumerate(drive):"]
         lines.append(f"        if t in {cuts}: {let_go}")
         lines.append("        out = layer(step)")
-        lines.append("        seen['out', t] = out[0] if isinstance(out, tuple) else out")
+        # The output of a recurrent layer is a state of it, which letting go writes to.
+        lines.append("        seen['out', t] = (out[0] if isinstance(out, tuple) else out).clone()")
         lines.append(f"        seen |= {{{held}}}")
         return "\n".join([*lines, "    return seen"])
     lines.append("    state = [*start.values()]")

@@ -307,28 +307,36 @@ class _Call(NamedTuple):
             flat = torch.rand(size, generator=generator, device=given.device, dtype=dtype)
             return (2.0 * flat - 1.0) * width
 
-        same = True
+        same, shares = True, []
         for (centre, width), _ in itertools.product(
             _probed(self.neuron.threshold), range(min(ROUNDS, -(-ENOUGH // given.numel())))
         ):
             state = (centre + noise(shape, width)).to(self.state.dtype)
+            if not self.state.ndim:  # it would promote
+                state = state.reshape(-1)[0]
             largest = 2.0 * float(width.max())
             drive, *theirs = native.probe(noise(given.shape, largest).to(given.dtype), state)
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
-            # The library's spikes may be less precise than its states, and what they take too.
-            involved = (given, self.state, *ours, *theirs)
-            rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in involved)
-            spikes, potentials = (apart(a, b, rounding, largest) for a, b in pairs)
-            if max(spikes, potentials) > SAME_NEURON:
-                raise LibraryVersionError(
-                    f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
-                    f"knows: on a probe {potentials:.1%} of its membrane potentials and "
-                    f"{spikes:.1%} of its spikes differ. Use a version of the library that "
-                    "tssl_adapters was tested with, make a layer of another neuron a class of its "
-                    "own, or skip this layer."
-                )
+            # The library's spikes and numbers may be less precise than its states.
+            involved = (given, self.state, *ours, *theirs, *self.neuron.values())
+            rounding = 64.0 * max(
+                torch.finfo(t.dtype).eps
+                for t in involved
+                if isinstance(t, Tensor) and t.is_floating_point()
+            )
+            shares.append([apart(a, b, rounding, largest) for a, b in pairs])
             same = same and all(_same(a, b) for a, b in pairs)
+        # Of all rounds together: a round may be of one neuron, which rounding moves once.
+        spikes, potentials = (sum(share) / len(shares) for share in zip(*shares, strict=True))
+        if max(spikes, potentials) > SAME_NEURON:
+            raise LibraryVersionError(
+                f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
+                f"knows: on a probe {potentials:.1%} of its membrane potentials and "
+                f"{spikes:.1%} of its spikes differ. Use a version of the library that "
+                "tssl_adapters was tested with, make a layer of another neuron a class of its "
+                "own, or skip this layer."
+            )
         return same
 
     def _compute(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

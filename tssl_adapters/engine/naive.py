@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.recursion import product
-from tssl_adapters.neuron import Neuron, Subtract, SubtractAmount, SubtractEarly, ToValue
+from tssl_adapters.neuron import Neuron, Subtract, SubtractAmount, SubtractEarly, ToValue, Value
 from tssl_adapters.rules import Rule, Step, Window
 
 
@@ -171,6 +170,12 @@ def backward(
         trace=(1 - 1 / tau_s) * tau_s * G[0] if tau_s > 1 else zero,
         **sums,
     )
+
+
+def product(factor: Value, adjoint: Tensor) -> Tensor:
+    """``factor * adjoint``, and zero where the factor is, though the adjoint has overflowed."""
+    found = factor * adjoint
+    return found.masked_fill(torch.as_tensor(factor == 0, device=found.device), 0.0)
 
 
 def _through_psc(grad_psc: Tensor, tau_s: float) -> Tensor:

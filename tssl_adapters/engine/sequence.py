@@ -27,7 +27,6 @@ from tssl_adapters.engine.plan import (
     restore,
     save,
     value_gradients,
-    working_dtype,
 )
 from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
 from tssl_adapters.engine.window import ends, reshaped
@@ -166,7 +165,7 @@ class SequenceFunction(EngineFunction):
         last_step, last_trace = next(steps)
         steps = chain([(last_step, last_trace)], steps)
         needs = ctx.needs_input_grad[5 + plan.links :][:LEARNED]
-        dtype = working_dtype(last_step.charged)
+        dtype = in_working_dtype(last_step, neuron).charged.dtype
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.steps())

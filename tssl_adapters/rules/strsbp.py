@@ -204,7 +204,9 @@ def _solved(
         collected = s + (1.0 - s) * window.decay * collected
         charges.append(collected)
     kept = torch.stack(charges[::-1])
-    shared = feedback.gain * torch.einsum("tbi,tbp->bip", kept, feedback.arriving.to(kept.dtype))
+    shared = feedback.gain * torch.einsum(
+        "t...i,t...p->...ip", kept, feedback.arriving.to(kept.dtype)
+    )
     per_spike = shared / window.counts.clamp(min=1.0).unsqueeze(-2)
     drop = torch.as_tensor(window.drop, dtype=factor.dtype, device=factor.device)
     effect = feedback.weight * per_spike / drop.expand(factor.shape[-1:]).unsqueeze(-1)

@@ -24,6 +24,7 @@ from tssl_adapters.adapters.parts import stepped_with_state
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.filter import synaptic_current
+from tssl_adapters.engine.plan import HALF
 from tssl_adapters.engine.state import trace_of
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Traits, Value, computes
 from tssl_adapters.tracing import exporting
@@ -213,13 +214,21 @@ class _LIF(Layer):
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
         settings = self._tssl_settings
         if sequence:
-            return synaptic_current(settings, x, state.i, record.minus_leak)
+            k = _rounded(record.minus_leak, torch.result_type(x, state.i))
+            return synaptic_current(settings, x, state.i, k)
         # Where the rule has no chain over time, the current's graph ends here too.
         current: Tensor = state.i if settings.rule.chain else state.i.detach()
         return current + x
 
     def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
-        return LIFFeedForwardState(v, drive + record.minus_leak * drive)
+        return LIFFeedForwardState(v, drive + _rounded(record.minus_leak, drive.dtype) * drive)
+
+
+def _rounded(number: Value, dtype: torch.dtype) -> Value:
+    """A parameter's number as torch takes it beside a tensor of this dtype: rounded to that."""
+    if dtype not in HALF or isinstance(number, Tensor):
+        return number
+    return torch.tensor(number, dtype=dtype).item()
 
 
 class WrappedLIFCell(_LIF, norse.LIFCell):  # type: ignore[misc]

@@ -57,17 +57,29 @@ def whole_sequence(layer: Any, cell: Cell, given: Incoming) -> tuple[Tensor, Any
         last = torch.stack(potentials) if layer.record_states else potentials[-1]
         return synaptic_current(settings, arriving, still, minus_leak), torch.stack(outs), last
 
+    trace = trace_of(settings, None if fresh else state.v, resting(p))
     result = attach(
         settings,
         neuron,
         drive,
         state.v,
-        trace_of(settings, None if fresh else state.v, resting(p)),
+        trace,
         Native(arriving, lambda: (spikes, after.v), probe, steady=False),
         sequence=True,
         keep_states=layer.record_states,
         fresh=fresh,
         feedback=feedback,
     )
+    fired = _fired(result.out, trace, settings.tau_s)
     shown, v = (drive, result.states) if layer.record_states else (drive[-1], result.state)
-    return result.out, after._replace(v=v, i=valued(after.i, shown + minus_leak * shown))
+    z = fired if layer.record_states else fired[-1]
+    i = valued(after.i, shown + minus_leak * shown)
+    return result.out, after._replace(z=valued(after.z, z), v=v, i=i)
+
+
+def _fired(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
+    """The spikes of which an output is the PSC, with its graph."""
+    if tau_s == 1.0:
+        return out
+    before = torch.zeros_like(out[0]) if trace is None else trace
+    return tau_s * out - (tau_s - 1.0) * torch.cat([before.expand_as(out[:1]), out[:-1]])

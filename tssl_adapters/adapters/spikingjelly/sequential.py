@@ -67,8 +67,11 @@ def _takes_sequences(node: Any) -> bool:
 
 def at_once(node: Any) -> Part:
     """A wrapped node in step mode ``m`` for one call."""
+    one_by_one = stepped(node)
 
     def run(x: Tensor, _: Any) -> tuple[Tensor, None]:
+        if not x.is_floating_point():  # at each call the library gives the state its dtype
+            return one_by_one.run(x, None)
         node.step_mode = "m"
         try:
             return node(x), None
