@@ -1414,7 +1414,7 @@ LIBRARIES = (
     mutant(
         "LIF returns the current before its leak",
         NORSE,
-        "return LIFFeedForwardState(v, drive + record.minus_leak * drive)",
+        "return LIFFeedForwardState(v, drive + _rounded(record.minus_leak, drive.dtype) * drive)",
         "return LIFFeedForwardState(v, drive)",
         FORWARD,
     ),
