@@ -123,3 +123,39 @@ def test_a_chain_that_grows_by_subtraction(layer: Any, carry: float) -> None:
 )
 def test_chains_that_do_not_grow(rule: rules.Rule) -> None:
     assert remarks(chained(a=snntorch.Leaky(beta=0.9), b=node("LIFNode", v_reset=None)), rule) == []
+
+
+def test_layers_without_numbers_are_not_remarked_on() -> None:
+    """On the meta device nobody knows whether a chain grows; the layers are wrapped."""
+    model = chained(a=snntorch.Leaky(beta=0.9)).to("meta")
+    assert remarks(model, rules.TSSLBP()) == []
+    assert tssl_adapters.is_wrapped(model)
+
+
+# --- a reset out of reach -----------------------------------------------------------------------
+
+
+def test_the_default_names_resets_out_of_reach() -> None:
+    """Its slope is next to nothing there; what is named as a remedy has one."""
+
+    def model() -> nn.ModuleDict:
+        layers = {"once": {"v_reset": -1e9}, "far": {"v_reset": -70.0, "v_threshold": -50.0}}
+        return chained(**{name: node("IFNode", step_mode="m", **o) for name, o in layers.items()})
+
+    def gradient(rule: rules.Rule) -> float:
+        layer = tssl_adapters.wrap(model(), rule=rule, skip=["far"])["once"]
+        layer.v = 0.0  # at first it is at v_reset
+        x = torch.full((6, 2, 3), 0.3, requires_grad=True)
+        (layer(x) * torch.arange(6.0)[:, None, None]).sum().backward()
+        assert x.grad is not None
+        return float(x.grad.abs().max())
+
+    (remark,) = remarks(model(), rules.SmoothTSSLBP())
+    assert "out of reach: 'once' (v_reset=-1e+09)." in remark
+    assert remarks(model(), rules.TSSLBP()) == []
+    surrogate = rules.SurrogateGradient(lambda z: 1 / (1 + z.abs()) ** 2, reset_path="none")
+    assert remarks(model(), surrogate) == []
+    with pytest.warns(RuleWarning, match="out of reach"):
+        assert gradient(rules.SmoothTSSLBP()) < 1e-8
+    assert gradient(surrogate) > 0.1
+    assert gradient(rules.STDBP()) > 0.1

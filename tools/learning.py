@@ -60,6 +60,8 @@ RULES: dict[str, rules.Rule | None] = {
     "native": None,
     "default": rules.SmoothTSSLBP(),
     "tsslbp": rules.TSSLBP(),
+    "tsslbp, no reset path": rules.TSSLBP(reset_path="none"),
+    "tsslbp, max_slope 1": rules.TSSLBP(max_slope=1.0),
     "coarse": rules.SmoothTSSLBP(memory=1.0),
 }
 
@@ -220,8 +222,21 @@ CASES: dict[str, Case] = {
     "silent, inputs x 4": Case(digits, deep(SILENT), repeated(6, 6.0)),
     "silent, rate regulariser": Case(digits, deep(SILENT), repeated(6, 1.5, 0.1), rate=5e-3),
     "silent, learning rate x 5": Case(digits, deep(SILENT), repeated(6, 1.5), rate=5e-3),
-    "subtraction": Case(digits, conv(), counts, 2e-3, rules=("native", "default", "tsslbp")),
+    "subtraction": Case(
+        digits,
+        conv(),
+        counts,
+        2e-3,
+        rules=("native", "default", "tsslbp", "tsslbp, no reset path", "tsslbp, max_slope 1"),
+    ),
     "subtraction, clipped": Case(digits, conv(), counts, 2e-3, clip=1.0, rules=("tsslbp",)),
+    "reset to zero": Case(
+        digits,
+        conv(reset_mechanism="zero"),
+        counts,
+        2e-3,
+        rules=("native", "default", "tsslbp"),
+    ),
     "high rate": Case(digits, dense(6.0, 2.0), counts, rules=("native", "default", "tsslbp")),
     "high rate, clipped": Case(digits, dense(6.0, 2.0), counts, clip=1.0, rules=("tsslbp",)),
     "narrow surrogate": Case(

@@ -32,8 +32,8 @@ def compare(
     """Why does it not learn? One batch natively and wrapped, side by side, with what is wrong.
 
     Per layer: how much it fires, a step's rise against the threshold, the width of the spike's
-    derivative, what a spike multiplies the chain over time by. Per parameter: both gradients. What
-    is dead, explodes, is too narrow, too wide or not finite is named, each with what to do.
+    derivative, what the chain over time multiplies a gradient by. Per parameter: both gradients.
+    What is dead, explodes, is too narrow, too wide or not finite is named, each with what to do.
 
     The model is afterwards as it was, also where ``step`` raises: weights, buffers, gradients,
     hidden states, hooks, train flags, the random generators, and how it was wrapped. Optimizers

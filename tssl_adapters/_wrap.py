@@ -65,8 +65,9 @@ def wrap(
             match, and all below it, stays as it is. A pattern that matches nothing gets a
             warning.
         engine: what computes the gradient: ``"torch"``, ``"numba"`` for compiled loops on the CPU,
-            ``"triton"`` for kernels on a GPU; where these do not know the neuron, the rule, the
-            dtype or the device, torch computes. ``None`` takes the environment variable
+            ``"triton"`` for kernels on a GPU. Where these do not know the neuron, the rule, the
+            dtype or the device, torch computes, without a warning: :func:`inspect` and
+            ``print(model)`` say which engine a layer has. ``None`` takes the environment variable
             ``TSSL_ADAPTERS_ENGINE``, else numba where it is installed, else torch. See
             :func:`engines`.
 
@@ -94,9 +95,9 @@ def wrap(
     found = _decide(model, _checked_skip(skip), Settings("", rule, tau_s, engine))
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
-    traits = _traits(found)
+    remarks = _remarks(model, rule, _traits(found))
     _swap(found, rule, tau_s, engine)
-    for remark in _remarks(model, rule, traits):
+    for remark in remarks:
         warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
     return model
 

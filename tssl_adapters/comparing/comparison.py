@@ -35,7 +35,10 @@ class LayerComparison:
         rise: root mean square of d[t], a step's rise, over ``scale``.
         native_width: full width at half maximum of the library's surrogate, over ``scale``.
         wrapped_width: that of the rule's slope around the threshold, over ``scale``.
-        carry: what a spike multiplies the rule's chain over time by, on average.
+        carry: the most that the rule's chain over time multiplies a gradient by, over any stretch
+            of the sequence: the root mean square over neurons and samples. Along a sequence the
+            factors of spikes and of silent steps multiply up, so that a spike that makes the chain
+            larger need not make it explode.
     """
 
     path: str
@@ -141,8 +144,8 @@ class Comparison:
             "",
             _table(layers, self.layers),
             "rise: of the potential in a step; native, wrapped: width of the spike's derivative;",
-            "all three as shares of theta (|theta - v_reset|). carry: what a spike multiplies the",
-            "chain over time by.",
+            "all three as shares of theta (|theta - v_reset|). carry: the most that the chain over",
+            "time multiplies a gradient by, over any stretch of the sequence.",
             "",
             _table(gradients, self.parameters),
         ]

@@ -13,9 +13,8 @@ SILENT = 0.9
 ALWAYS = 0.9
 """From this rate on a layer says nothing either."""
 LARGER, SMALLER = 10.0, 0.1
-"""Between these a wrapped gradient is about as large as the native one."""
-GROWS = 1.01
-"""Above this a spike makes the chain over time larger, beyond rounding."""
+"""Between these a wrapped gradient is about as large as the native one; a chain over time that
+multiplies a gradient by more than the first explodes."""
 NARROW, WIDE = 0.15, 10.0
 """Between these, as multiples of a step's rise, a width fits."""
 
@@ -173,7 +172,7 @@ def _exploding(
     layers: Sequence[LayerComparison], parameters: Sequence[ParameterComparison]
 ) -> list[Flag]:
     def grows(layer: LayerComparison) -> bool:
-        return layer.carry is not None and layer.carry > GROWS
+        return layer.carry is not None and layer.carry > LARGER
 
     starved = any(
         _narrow(one.native_width, one) > _narrow(one.wrapped_width, one) for one in layers
@@ -183,7 +182,7 @@ def _exploding(
         (
             "exploding",
             _named(layers, grows),
-            "every spike makes the rule's chain over time larger",
+            f"the rule's chain over time makes a gradient more than {LARGER:g} times as large",
             "Take the default rule, whose chain is the potential's ordinary adjoint.",
         ),
         (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.neuron import ByFormula, ToValue, Traits, Value
 from tssl_adapters.rules import Rule, Step
+from tssl_adapters.rules.smooth import scale_of
 
 _OFFSETS = torch.logspace(-3.0, 2.0, 41).tolist()
 GRID = (*(-z for z in reversed(_OFFSETS)), 0.0, *_OFFSETS)
@@ -61,21 +61,34 @@ class Potentials:
         self._rule, self._traits = rule, traits
         self.spikes = Spikes()
         self.steps = 0
-        self._squares = self._scales = self._carries = self._spikes = 0.0
+        self._squares = self._scales = 0.0
+        self._chains: dict[torch.Size, tuple[Tensor, Tensor]] = {}
         self._last: Step | None = None
 
     def see(self, step: Step, slope: Tensor) -> None:
-        """Take in one time step."""
+        """Take in one time step, the one before that which was seen last."""
         self.steps += 1
         self.spikes.see(step.spike, 1)
         scale = _scale(step)
         self._scales += _mean(scale)
         self._squares += _mean((step.increment / scale).square())
-        carry = self._carry(step, slope)
-        if carry is not None:
-            self._carries += float((carry * step.spike).sum())
-            self._spikes += float(step.spike.sum())
+        self._follow(step, slope)
         self._last = step
+
+    def _follow(self, step: Step, slope: Tensor) -> None:
+        """Take what the chain is multiplied by in a step into its product over steps.
+
+        Kept are logarithms of each neuron's product over the steps that end here, taken from where
+        it is largest, and of the largest such product so far.
+        """
+        carry = self._carry(step, slope)
+        if carry is None:
+            return
+        carry = carry.detach().abs().log()
+        nothing = torch.full_like(carry, -math.inf)
+        here, most = self._chains.get(carry.shape, (nothing, nothing))
+        here = here.clamp(min=0.0) + carry
+        self._chains[carry.shape] = here, torch.maximum(most, here)
 
     def _carry(self, step: Step, slope: Tensor) -> Tensor | None:
         """What multiplies lambda[t+1] on its way to lambda[t], ``[batch, ...]``."""
@@ -102,8 +115,14 @@ class Potentials:
 
     @property
     def carry(self) -> float | None:
-        """What a spike multiplies the chain over time by, on average."""
-        return self._carries / self._spikes if self._spikes else None
+        """The most that the chain over time multiplies a gradient by, over any stretch of steps:
+        the root mean square over neurons.
+        """
+        if not self._chains:
+            return None
+        most = torch.cat([most.flatten() for _, most in self._chains.values()])
+        squares = (2.0 * most).logsumexp(0) - math.log(most.numel())
+        return float((squares / 2.0).exp())
 
     @torch.no_grad()
     def width(self) -> float | None:
@@ -187,10 +206,7 @@ def full_width(curve: list[float]) -> float | None:
 
 
 def _scale(step: Step) -> Tensor:
-    drop: Any = step.drop
-    scale = torch.as_tensor(drop, dtype=step.charged.dtype, device=step.charged.device)
-    scale = scale.detach().abs()
-    return torch.where(scale == 0.0, torch.ones_like(scale), scale)
+    return torch.as_tensor(scale_of(step.drop)).to(step.charged)
 
 
 def _held(value: Value) -> Value:

@@ -64,15 +64,30 @@ def takes_too_much(rule: str, traits: Traits) -> str | None:
     """Why a rule that divides by what a spike takes from the potential cannot serve a neuron whose
     reset takes it out of reach, or ``None``.
     """
-    if not isinstance(traits.reset, ToValue):
-        return None
-    threshold, value = _number(traits.threshold), _number(traits.reset.value)
-    if abs(threshold - value) <= MOST_TAKEN * max(1.0, abs(threshold)):
+    value = out_of_reach(traits)
+    if value is None:
         return None
     return (
         f"{rule} divides by what a spike takes from the potential, and a reset to {value:g} would "
         "leave no gradient; use STDBP for neurons that fire once, or a v_reset near the threshold"
     )
+
+
+def out_of_reach(traits: Traits) -> float | None:
+    """What a reset leads to, where that is so far from the threshold that a neuron fires once."""
+    if not isinstance(traits.reset, ToValue):
+        return None
+    threshold, value = _number(traits.threshold), _number(traits.reset.value)
+    far = abs(threshold - value) > MOST_TAKEN * max(1.0, abs(threshold))
+    return value if far else None
+
+
+def has_numbers(traits: Traits) -> bool:
+    """Whether threshold, decay and reset can be looked at: on the meta device they cannot."""
+    values = [traits.threshold, traits.decay]
+    if isinstance(traits.reset, ToValue):
+        values.append(traits.reset.value)
+    return not any(isinstance(value, torch.Tensor) and value.is_meta for value in values)
 
 
 def _number(value: Value) -> float:

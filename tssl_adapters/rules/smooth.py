@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tssl_adapters.neuron import Value
+from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import Step
-from tssl_adapters.rules.checks import at_least_one, one_of
+from tssl_adapters.rules.checks import at_least_one, has_numbers, one_of, out_of_reach
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
 COARSE = 6.0
@@ -75,8 +76,23 @@ class SmoothTSSLBP(OrdinaryAdjoint):
             at_least_one("SmoothTSSLBP", "memory", self.memory)
         one_of("SmoothTSSLBP", "reset_path", self.reset_path, (None, "none", "complete"))
 
+    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
+        once = [
+            f"'{path}' (v_reset={value:g})"
+            for path, traits in taken.items()
+            if has_numbers(traits) and (value := out_of_reach(traits)) is not None
+        ]
+        if not once:
+            return []
+        return [
+            "SmoothTSSLBP's slope is at most 1 over what a spike takes from the potential, next to "
+            f"nothing where a reset leads out of reach: {', '.join(once)}. There, and before it, "
+            "hardly anything is learned. Take rules.STDBP(), made for neurons that fire once, or a "
+            "rules.SurrogateGradient with reset_path='none', or a v_reset near the threshold."
+        ]
+
     def slope(self, step: Step) -> Tensor:
-        drop = _scale(_looked_up(step.drop))
+        drop = scale_of(_looked_up(step.drop))
         cusp = self._cusp(_looked_up(step.decay), step.steps)
         distance = step.charged - step.threshold
         never = distance.isinf() if _unbounded(drop) else None
@@ -112,8 +128,8 @@ def _looked_up(value: Value) -> Value:
     return value
 
 
-def _scale(drop: Value) -> Value:
-    """The neuron's scale D."""
+def scale_of(drop: Value) -> Value:
+    """A neuron's scale of potentials D, from what a spike takes of one at the threshold."""
     if isinstance(drop, Tensor):
         drop = drop.detach().abs()
         return torch.where(drop == 0, torch.ones_like(drop), drop)

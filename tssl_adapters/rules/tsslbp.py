@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tssl_adapters.elementwise import operand
 from tssl_adapters.neuron import Subtract, SubtractEarly, Traits
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
-from tssl_adapters.rules.checks import flag, one_of, positive
+from tssl_adapters.rules.checks import flag, has_numbers, one_of, positive
 
 ResetPath = Literal["reference", "complete", "none"]
 
@@ -104,6 +104,8 @@ class TSSLBP(Rule):
     def _carry(self, traits: Traits) -> float:
         """The most that a spike multiplies lambda by, from one step to the one before."""
         if self.reset_path != "reference" or not isinstance(traits.reset, Subtract):
+            return 0.0
+        if not has_numbers(traits):
             return 0.0
         decay, removed = map(torch.as_tensor, (traits.decay, traits.threshold))
         if traits.delayed and not isinstance(traits.reset, SubtractEarly):
