@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from spikingjelly.activation_based import functional, neuron
 
 import tssl_adapters
+from tssl_adapters.adapters import Wrapped
 from tssl_adapters.bench.__main__ import main
 from tssl_adapters.bench.speed import cases, contestants, floors, measure, plots, tables, works
 from tssl_adapters.bench.speed.cases import Case, Plan, run_case
@@ -19,6 +21,7 @@ from tssl_adapters.bench.speed.floors import Floor, best, status
 from tssl_adapters.bench.speed.measure import Timing
 from tssl_adapters.bench.speed.memory import peak_bytes
 from tssl_adapters.bench.speed.quadratic import QuadraticTSSLBP
+from tssl_adapters.rules import BY_NAME
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:tssl_adapters. TSSLBP lets the gradient grow over time"
@@ -75,6 +78,17 @@ def test_every_contestant_runs_the_same_forward() -> None:
         for entry in entries:
             if entry.name != contestants.PRODUCTS:
                 assert torch.equal(entry.run(entry.model, x), expected), (mine.name, entry.name)
+
+
+def test_wrapped_contestants_have_the_rule_that_readme_names() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    named = re.findall(r'^\*\*Time and memory\*\* under `rule="([\w-]+)"`', readme, re.M)
+    rule = [BY_NAME[name]() for name in named]
+    for mine in works.load()[0]:
+        for entry in contestants.contestants(mine, CPU, torch.float32, [1.0, 3.0], compiled=False):
+            layers = [layer for layer in entry.model.modules() if isinstance(layer, Wrapped)]
+            assert bool(layers) == entry.name.startswith(ENGINES), entry.name
+            assert all([layer._tssl_settings.rule] == rule for layer in layers)
 
 
 def test_connections_alone_have_the_networks_weights() -> None:

@@ -8,6 +8,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -688,6 +689,25 @@ def test_a_wrapped_layer_names_the_options_of_its_rule() -> None:
     (row,) = tssl_adapters.inspect(tssl_adapters.wrap(neuron.IFNode(step_mode="m"), rule=rule))
     rule_text = "TSSLBP(max_slope=4.0, reset_path='none')"
     assert row.detail.startswith(f"sequence, wrapped already: {rule_text}, engine=")
+
+
+def narrow(width: float, x: Tensor) -> Tensor:
+    return 1.0 / (1.0 + x.abs() / width) ** 2
+
+
+def test_a_wrapped_layer_names_its_surrogate() -> None:
+    """By name, and not by where in memory it is; within a partial function too."""
+    rule = rules.SurrogateGradient(partial(narrow, 0.1), reset_path="none")
+    said = (
+        "SurrogateGradient(derivative=functools.partial(<function narrow>, 0.1), reset_path='none')"
+    )
+    model = tssl_adapters.wrap(neuron.IFNode(), rule=rule)
+    assert f"tssl_adapters: {said}, engine=" in str(model)
+    (row,) = tssl_adapters.inspect(model)
+    assert row.detail.startswith(f"step, wrapped already: {said}, engine=")
+    x = torch.ones(1, requires_grad=True)
+    found = tssl_adapters.compare(model, lambda model: model(x).sum())
+    assert found.rules == (f"{said}, tau_s=1",)
 
 
 def test_inspect_foretells_wrap() -> None:

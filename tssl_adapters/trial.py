@@ -91,7 +91,7 @@ class _Trial:
 
     def difference(self) -> str | None:
         """What natively is another, with the library's surrogate as the rule."""
-        name, surrogate = self.like.__name__, self.adapter.surrogate(self.layer)
+        name, surrogate = self.like.__name__, self.kind.wrapped._tssl_spikes(self.layer)
         ran = self._ran(self._wrapped(SurrogateGradient(_derivative(surrogate)), 1.0))
         native = self.native
         if not all(map(_same, ran.values, native.values)):

@@ -64,7 +64,9 @@ class Wrapped:
 
     @classmethod
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
-        """The library's spike of h - theta, with the layer's own surrogate gradient."""
+        """What a layer, wrapped or not, computes its spikes with from h - theta: the library's
+        function, with the layer's own surrogate gradient.
+        """
         raise NotImplementedError
 
     def _tssl_runs_native(self) -> bool:
@@ -118,7 +120,6 @@ class Adapter:
         part: what a module of the library is over a whole sequence, ``None`` for another's.
         example: makes a layer of a supported class, of so many neurons, with default settings.
         record: a layer's outputs over ``[T, batch, ...]``, from rest, and its states after them.
-        surrogate: what a layer computes its spikes with, from h - theta.
         derived: classes of the user's that were found to be a supported one, or a copy of it.
         find: the supported classes and the loops of the library, once that was imported.
         copy: how a class of that name is wrapped that is a copy of the library's, of whatever
@@ -133,7 +134,6 @@ class Adapter:
     part: Callable[[Walk, str, nn.Module], Part | None]
     example: Callable[[type[nn.Module], int], nn.Module]
     record: Callable[[Any, Tensor], list[Tensor]]
-    surrogate: Callable[[Any], Callable[[Tensor], Tensor]]
     derived: dict[type[nn.Module], Kind] = field(default_factory=dict)
     find: Callable[[], tuple[Kinds, Kinds]] = field(default=lambda: ({}, {}))
     copy: Callable[[type[nn.Module]], Kind | None] = field(default=lambda cls: None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -32,6 +31,7 @@ from tssl_adapters.rules import (
     Step,
     SurrogateGradient,
 )
+from tssl_adapters.rules.base import without_addresses
 
 Derivative = Callable[[Tensor], Tensor]
 
@@ -203,7 +203,7 @@ def definition(name: str) -> str:
 def describe(name: str) -> str:
     """What a rule is, with all of its options; the same in every process."""
     if name in RULES:
-        return _without_addresses(repr(RULES[name].make(_of_the_layer)))
+        return without_addresses(repr(RULES[name].make(_of_the_layer)))
     return contestant(name).about
 
 
@@ -214,14 +214,10 @@ def _of_the_layer(x: Tensor) -> Tensor:
 
 def _definition(rule: Rule) -> str:
     """The rule with its options, and a stamp of its class where that is not this package's."""
-    said = _without_addresses(str(rule))
+    said = str(rule)
     if type(rule).__module__.startswith(tssl_adapters.__name__):
         return said
     return f"{said} {crc32(inspect.getsource(type(rule)).encode()):08x}"
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> str | None:

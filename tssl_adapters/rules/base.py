@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
@@ -101,6 +102,11 @@ class Fallback(NamedTuple):
     active: Tensor
 
 
+def without_addresses(text: str) -> str:
+    """What ``repr`` says of functions and objects, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
 class Rule(ABC):
     """A learning rule, local to the neuron. The engine forms every adjoint from these answers.
 
@@ -154,14 +160,14 @@ class Rule(ABC):
             raise ValueError(f"{name}: checkpoint must be 1 step or more, not {every!r}.")
 
     def __str__(self) -> str:
-        """The rule with those of its options that are not the defaults."""
+        """The rule with those of its options that are not the defaults; functions by name."""
         options: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         said = [
             f"{option.name}={value!r}"
             for option in options
             if (value := getattr(self, option.name)) != option.default
         ]
-        return f"{type(self).__name__}({', '.join(said)})"
+        return without_addresses(f"{type(self).__name__}({', '.join(said)})")
 
     @abstractmethod
     def slope(self, step: Step) -> Tensor:

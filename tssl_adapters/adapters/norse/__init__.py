@@ -15,7 +15,6 @@ import norse.torch as norse
 import torch
 from norse.torch.functional import izhikevich
 from norse.torch.functional.lif import lif_feed_forward_step
-from norse.torch.functional.threshold import threshold
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
@@ -176,13 +175,6 @@ def _tensors(state: Any) -> list[Tensor]:
     return [tensor for part in state for tensor in _tensors(part)]
 
 
-def _surrogate(layer: Any) -> Any:
-    p = layer.p
-    for nested in ("lif", "lif_adex"):
-        p = getattr(p, nested, p)
-    return lambda distance: threshold(distance, p.method, p.alpha)
-
-
 ADAPTER = Adapter(
     library="norse",
     kinds={
@@ -195,6 +187,5 @@ ADAPTER = Adapter(
     part=part,
     example=_example,
     record=_record,
-    surrogate=_surrogate,
     reasons=_REASONS,
 )

@@ -97,10 +97,6 @@ def _first(layer: Any) -> tuple[Any, ...]:
     return state if isinstance(state, tuple) else (state,)
 
 
-def _surrogate(layer: Any) -> Any:
-    return layer.spike_grad
-
-
 ADAPTER = Adapter(
     library="snntorch",
     kinds={},
@@ -112,7 +108,6 @@ ADAPTER = Adapter(
     part=part,
     example=_example,
     record=_record,
-    surrogate=_surrogate,
     reasons={
         "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
         "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",

@@ -81,10 +81,6 @@ def _record(node: Any, x: Tensor) -> list[Tensor]:
     return [out, *filter(torch.is_tensor, states)]
 
 
-def _surrogate(node: Any) -> Any:
-    return node.surrogate_function
-
-
 def _loops() -> Kinds:
     if not find_spec("spikingjelly.activation_based"):
         return {}
@@ -103,6 +99,5 @@ ADAPTER = Adapter(
     part=part,
     example=_example,
     record=_record,
-    surrogate=_surrogate,
     reasons=REASONS,
 )
