@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from bench_cases import lines
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:tssl_adapters. TSSLBP lets the gradient grow over time"
 )
 
+ROOT = Path(__file__).parent.parent
 NAMES = [name for names in suite.SETS.values() for name in names]
 TINY = ("spikingjelly-poisson", "norse-patterns")
 SOURCE = "from tssl_adapters.rules import TSSLBP\nmine = TSSLBP(max_slope=2.0)\n"
@@ -425,3 +427,60 @@ def test_other_starts_are_told() -> None:
     assert tables.other_starts(RECORDS) == []
     spoilt = record("snntorch-deep", "lee", 0, 0.4, first_loss=0.5)
     assert tables.other_starts([*RECORDS, spoilt]) == ["snntorch-deep, lee, seed 0"]
+
+
+# what was measured with it
+
+
+def recorded() -> pd.DataFrame:
+    """Runs of the recorded results; of one that is there twice the first."""
+    found: dict[tuple[Any, ...], Any] = {}
+    for folder in ("networks", "networks_fashion"):
+        for line in lines(ROOT / "benchmarks" / folder / "results.jsonl"):
+            found.setdefault((line["network"], line["rule"], line["seed"]), line)
+    return tables.frame([*found.values()])
+
+
+def points(values: pd.Series) -> str:
+    estimate = tables.estimate(100 * values)
+    return f"{estimate.mean:+.1f}" + ("" if estimate.half is None else f" ± {estimate.half:.1f}")
+
+
+def test_every_networks_line_is_that_of_its_records() -> None:
+    """docs/results.md; the native accuracy is of the seeds that the default has."""
+    table = recorded()
+    differences = tables.paired(table)
+    expected = {}
+    for name, runs in table.groupby("network"):
+        mine = differences[differences["network"] == name]
+        default, paper = (mine.loc[mine["rule"] == r] for r in ("smooth-tsslbp", "tsslbp"))
+        native = runs[(runs["rule"] == "native") & runs["seed"].isin(default["seed"])]["final"]
+        narrow = runs[runs["rule"].isin(tables.NARROW)].groupby("rule")["final"]
+        means = narrow.mean()[narrow.count() >= 3]
+        best = "" if means.empty else str(means.idxmax())
+        cells = (
+            str(name),
+            ", ".join(filter(None, (runs["kind"].iloc[0], runs["group"].iloc[0]))),
+            f"{100 * native.mean():.1f}",
+            points(default["final"]),
+            str(len(default)),
+            best and f"{points(mine.loc[mine['rule'] == best, 'final'])} ({best})",
+            "" if paper.empty else points(paper["final"]),
+        )
+        expected[f"| {name} "] = f"| {' | '.join(cells)} |"
+    page = (ROOT / "docs/results.md").read_text().splitlines()
+    found = [line for line in page if line.startswith(tuple(expected))]
+    assert sorted(found) == sorted(expected.values())
+
+
+def test_the_table_of_kinds_is_that_of_the_records() -> None:
+    """README's first one: each network counts once."""
+    differences = tables.paired(recorded())
+    by_network = differences.groupby(["kind", "network", "rule"], sort=False)["final"].mean()
+    readme = (ROOT / "README.md").read_text()
+    for kind in suite.KINDS:
+        table = by_network[kind].unstack()
+        default, worst = table["smooth-tsslbp"], table["smooth-tsslbp"].idxmin()
+        paper = f"{100 * table['tsslbp'].mean():+.1f}" if "tsslbp" in table else "not run"
+        cells = (len(default), points(default), f"{100 * default[worst]:+.1f} ({worst})", paper)
+        assert f"| {' | '.join(map(str, cells))} |" in readme, kind
