@@ -412,9 +412,11 @@ def run(
             )
 
         grad_drive = reached("x")
+        # A layer takes v times an adjoint, then an offset's share off it: v_reset may be -1e9.
+        moved = {**q, "v": blur(q["v"])}
         for name in given:
             full = mu if rule.counts_reset else lam + mu
-            grad = reached(name, charge=full if name in neuron.in_full else emitted)
+            grad = reached(name, moved, charge=full if name in neuron.in_full else emitted)
             found[name] += grad
             terms[name] += np.abs(grad)
         for name in stepped:
