@@ -198,7 +198,7 @@ class Rule:
     cuts_feedback = False
 
     def begin(self, steps: list[dict[str, Array]], filtered: Array) -> None:
-        """Told of the forward pass, and of G but for what comes back through states."""
+        """Told of the forward pass, and of G but for what later steps send back through states."""
 
     def told(self, t: int, G: Array) -> Array:
         """What takes the place of G; steps come last to first."""
@@ -328,7 +328,10 @@ def run(
             q["removed"] = -partial(neuron.potential, q, "s")
         else:
             q["removed"] = -partial(neuron.kept, {**q, "v": q["h"], "r": q["s"]}, "r")
-    rule.begin(steps, _through_psc(g, tau_s))
+    known = _through_psc(g, tau_s)
+    if neuron.mix is not None:  # the state that comes back is the spike
+        known = known + losses[neuron.mix.sent]
+    rule.begin(steps, known)
     # The cotangents of the states after the step at hand, from later steps.
     chain_v, ordinary_v, filtered = zero, zero, zero
     states_back = dict.fromkeys(other, zero)
