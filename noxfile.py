@@ -69,7 +69,7 @@ def tests(session: nox.Session) -> None:
     install(session, f".[{LIBRARIES},dev]")
     pytest(session, *session.posargs)
     if not session.posargs:
-        pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="numba")
+        pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
         session.run("python", "tools/versions.py", *LIBRARIES.split(","))
 
 
@@ -114,6 +114,13 @@ def versions(session: nox.Session, library: str, version: str) -> None:
     )
     if not session.posargs:
         session.run("python", "tools/versions.py", library)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Put faults into copies of the project, and see whether the tests notice each; not in CI."""
+    install(session, f".[{LIBRARIES},dev]")
+    session.run("python", "tools/faults.py", *(session.posargs or ["--jobs", "2"]))
 
 
 @nox.session

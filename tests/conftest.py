@@ -1,15 +1,11 @@
 """What tests share that pytest itself has to find."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tssl_adapters import adapters
 from tssl_adapters.registry import library_class
-
-# Plain torch compiles nothing; tests that are about another engine say so.
-os.environ.setdefault("TSSL_ADAPTERS_ENGINE", "torch")
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import naive
 import pytest
 import torch
 from torch import Tensor
 
 import tssl_adapters
-from tssl_adapters.engine import fused, naive
+from tssl_adapters.arithmetic import absolute, arithmetic
+from tssl_adapters.engine import fused
 from tssl_adapters.engine.kernels import Backend
 from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.engine.sequence import SequenceFunction
@@ -25,7 +27,7 @@ from tssl_adapters.neuron import (
     ToValue,
     computes,
 )
-from tssl_adapters.rules import TSSLBP
+from tssl_adapters.rules import TSSLBP, EventProp, Rule, SmoothTSSLBP, SurrogateGradient
 
 T, BATCH, FEATURES = 7, 3, 5
 
@@ -73,6 +75,30 @@ def a_dividing_neuron(tau: float, rest: float) -> Neuron:
     return Neuron(charge, ToValue(rest), 1.0, strict=False)
 
 
+@arithmetic
+def fast_sigmoid(distance: Any) -> Any:
+    far = 1.0 + absolute(distance)
+    return 1.0 / (far * far)
+
+
+OTHER_RULES = (
+    SmoothTSSLBP(),
+    SmoothTSSLBP(memory=9.0, reset_path="complete"),
+    SurrogateGradient(fast_sigmoid, reset_path="none"),
+    SurrogateGradient(fast_sigmoid),
+    EventProp(),
+)
+"""Rules that are compiled, beside the paper's."""
+other_rules = pytest.mark.parametrize("rule", OTHER_RULES, ids=lambda rule: type(rule).__name__)
+
+
+class Demanding(TSSLBP):
+    """A rule that asks more of a trace than the paper's."""
+
+    def active_from(self, tau_s: float) -> float:
+        return 0.6
+
+
 class Variant(NamedTuple):
     """A neuron, a rule, and a way of calling."""
 
@@ -117,7 +143,12 @@ def call_of(
 
 
 def check_against_torch(
-    backend: Backend, variant: Variant, device: str = "cpu", steps: int = T, scale: float = 1.0
+    backend: Backend,
+    variant: Variant,
+    device: str = "cpu",
+    steps: int = T,
+    scale: float = 1.0,
+    rule: Rule | None = None,
 ) -> Tensor:
     """The kernels give what the recursion in torch gives: values, and every gradient.
 
@@ -126,7 +157,7 @@ def check_against_torch(
     """
     torch.manual_seed(0)
     neuron = a_neuron(variant.timing, variant.reset, variant.dense, device)
-    rule = TSSLBP(reset_path=variant.path, fallback=variant.fallback)
+    rule = rule or TSSLBP(reset_path=variant.path, fallback=variant.fallback)
     size, tau_s = (BATCH, FEATURES), variant.tau_s
 
     def leaf(*shape: int) -> Tensor:
@@ -151,6 +182,8 @@ def check_against_torch(
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-14, atol=1e-14)
     assert torch.equal(ours[1], theirs[1])
     weights = [scale * torch.randn(out.shape, dtype=torch.float64).to(device) for out in theirs]
+    if links > 3 and variant.timing != "delayed":
+        weights[-1][2] = 0.0  # a row that such a link does not use
     # What overflows adds up to one thing or another, by the order of the neurons.
     learned = neuron.values()[:5] if scale == 1.0 else ()
     leaves = [t for t in (drive, state, trace, link, *learned) if torch.is_tensor(t)]
@@ -188,12 +221,19 @@ def spikingjelly_model() -> Any:
     return layer, layer
 
 
+def integrating_model() -> Any:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    layer = neuron.IFNode(step_mode="m")
+    return layer, layer
+
+
 def check_layer(
     engine: str,
     make: Callable[[], Any],
     steps: int,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    rule: str | Rule = "tsslbp",
 ) -> None:
     """A wrapped layer runs on the kernels: the native values, the gradient of plain torch."""
     torch.manual_seed(0)
@@ -204,7 +244,7 @@ def check_layer(
     gradients = []
     for name in ("torch", engine):
         layer, run = make()
-        tssl_adapters.wrap(layer, engine=name, rule="tsslbp")
+        tssl_adapters.wrap(layer, engine=name, rule=rule)
         given = x.clone().requires_grad_()
         out = run(given)
         assert torch.equal(out, expected)
@@ -257,7 +297,13 @@ def potential(state: Any) -> Tensor:
     return found
 
 
-def check_steps(engine: str, make: Callable[[], Any], tau_s: float, device: str = "cpu") -> None:
+def check_steps(
+    engine: str,
+    make: Callable[[], Any],
+    tau_s: float,
+    device: str = "cpu",
+    rule: str | Rule = "tsslbp",
+) -> None:
     """Steps in the user's own loop: as with torch, also where the two take turns."""
     torch.manual_seed(0)
     x, weight, weight_v = (2.0 * torch.randn(3, 6, 5, 33)).to(device)
@@ -265,7 +311,7 @@ def check_steps(engine: str, make: Callable[[], Any], tau_s: float, device: str 
     # Engines that take turns hand each other's links on.
     for engines in (("torch",), (engine,), (engine, "torch"), ("torch", "torch", engine)):
         layer, run = make()
-        tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule="tsslbp")
+        tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule=rule)
         given, state, outputs, states = x.clone().requires_grad_(), None, [], []
         for t, step in enumerate(given):
             layer._tssl_settings.engine = engines[t % len(engines)]

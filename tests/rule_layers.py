@@ -39,10 +39,15 @@ def leaky(decay: float, threshold: Value, reset: str, gain: float = 1.0) -> Neur
 
 
 def by_engine(
-    rule: Rule, neuron: Neuron, drive: Tensor, tau_s: float = 1.0, cuts: Any = ()
+    rule: Rule,
+    neuron: Neuron,
+    drive: Tensor,
+    tau_s: float = 1.0,
+    cuts: Any = (),
+    engine: str = "torch",
 ) -> Tensor:
     """The output over ``[T, batch, neurons]``: in calls that end at ``cuts``, or step by step."""
-    settings = Settings("layer", rule, tau_s)
+    settings = Settings("layer", rule, tau_s, engine)
     state, trace, outs = torch.zeros_like(drive[0]), None, []
     ends = range(1, len(drive)) if cuts == "steps" else cuts
     for part in torch.tensor_split(drive, [end for end in ends if end < len(drive)]):

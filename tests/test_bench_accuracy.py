@@ -383,7 +383,7 @@ def test_results_that_do_not_say_whose_they_are_are_kept(
 
 @pytest.mark.parametrize(
     ("asked", "installed", "engine"),
-    [("torch", True, "torch"), ("numba", True, "numba"), ("", True, "numba"), ("", False, "torch")],
+    [("torch", True, "torch"), ("cpu", True, "cpu"), ("", True, "cpu"), ("", False, "torch")],
 )
 def test_recorded_engine_is_that_of_wrap(
     asked: str, installed: bool, engine: str, monkeypatch: pytest.MonkeyPatch

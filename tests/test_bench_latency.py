@@ -102,6 +102,7 @@ def test_libraries_agree_and_fire_at_most_once(network: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:.*no synaptic current:tssl_adapters.errors.RuleWarning")
 @every_library
 def test_rules_have_one_forward_and_a_gradient(library: str) -> None:
     """The reset out of the threshold's reach multiplies none of them, and divides none."""

@@ -21,7 +21,6 @@ from typing import Any
 
 import demo
 import learning
-import mutate
 import nox.project
 import nox.registry
 import pytest
@@ -234,13 +233,6 @@ def test_figures_on_learning_are_those_recorded() -> None:
     for name, found in record.items():
         finals = [sum(curve[-2:]) / 2 for curve in found["accuracy"]]
         assert f"{100 * sum(finals) / len(finals):.1f}" in page, name
-
-
-def test_mutants_are_listed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_tool(mutate, ["--list"], monkeypatch)
-    assert capsys.readouterr().out.split("\n")[:-1] == [mutant.name for mutant in mutate.MUTANTS]
 
 
 def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,11 +102,11 @@ def test_gradients_are_those_of_both_passes(name: str, tau_s: float) -> None:
     assert [one.name for one in found.parameters] == [n for n, _ in made(name).named_parameters()]
     for one in found.parameters:
         left, right = native[one.name], wrapped[one.name]
-        assert one.native == pytest.approx(float(left.norm()), rel=1e-6)
-        assert one.wrapped == pytest.approx(float(right.norm()), rel=1e-6)
-        assert one.ratio == pytest.approx(float(right.norm() / left.norm()), rel=1e-6)
+        assert one.native == pytest.approx(float(left.norm()), rel=1e-5)
+        assert one.wrapped == pytest.approx(float(right.norm()), rel=1e-5)
+        assert one.ratio == pytest.approx(float(right.norm() / left.norm()), rel=1e-5)
         cosine = torch.nn.functional.cosine_similarity(left.flatten(), right.flatten(), dim=0)
-        assert one.cosine == pytest.approx(float(cosine), abs=1e-6)
+        assert one.cosine == pytest.approx(float(cosine), abs=1e-5)
 
 
 @every_model

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import naive
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tssl_adapters import rules
-from tssl_adapters.engine import naive
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import (

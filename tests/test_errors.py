@@ -36,8 +36,8 @@ import tssl_adapters
 from tssl_adapters import adapters, errors, rules
 from tssl_adapters.errors import (
     AlreadyWrappedError,
-    LibraryVersionError,
     LostTraceError,
+    NativeGradientWarning,
     NoSpikingLayersError,
     TSSLAdaptersError,
     UnsupportedConfigError,
@@ -304,14 +304,16 @@ def test_a_refused_layer_on_its_own() -> None:
 
 
 def test_beta_that_learns_its_way_to_zero() -> None:
-    """Found at run time, where it would divide by zero."""
+    """Found at run time, where it would divide by zero: the library's gradient takes over."""
     layer = tssl_adapters.wrap(nn.ModuleDict({"lif": leaky(learn_beta=True)}))["lif"]
     layer(torch.rand(2, 3))
     with torch.no_grad():
         layer.beta.zero_()
-    with pytest.raises(UnsupportedConfigError) as caught:
+    with pytest.warns(NativeGradientWarning) as caught:
         layer(torch.rand(2, 3))
-    assert_says(str(caught.value), "'lif'", "beta is 0", "reset_delay=False")
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert_says(str(warning.message), "'lif'", "beta is 0", "reset_delay=False")
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -446,7 +448,7 @@ def test_the_family_of_errors() -> None:
 def test_a_library_that_computes_another_neuron(
     monkeypatch: pytest.MonkeyPatch, sequence: bool
 ) -> None:
-    """As a later version might: no gradient of the wrong neuron, but an error."""
+    """As a later version might: no gradient of the wrong neuron, but the library's own."""
     model = nn.ModuleDict({"lif": norse.LIF() if sequence else norse.LIFCell()})
     native = type(model["lif"]).forward
 
@@ -455,9 +457,11 @@ def test_a_library_that_computes_another_neuron(
 
     monkeypatch.setattr(type(model["lif"]), "forward", forward)
     tssl_adapters.wrap(model)
-    with pytest.raises(LibraryVersionError) as caught:
-        model["lif"](torch.rand(4, 3, 5))
-    assert_says(str(caught.value), "'lif'", "version of the library", "skip")
+    x = torch.rand(4, 3, 5)
+    with pytest.warns(NativeGradientWarning) as caught:
+        out, _ = model["lif"](x)
+    assert torch.equal(out, forward(tssl_adapters.unwrap(model)["lif"], x)[0])
+    assert_says(str(caught[0].message), "'lif'", "version of the library", "skip")
 
 
 def test_lost_trace_names_the_layer() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from fused_cases import (
     OVERFLOWS,
+    Demanding,
     Variant,
-    a_neuron,
     check_against_naive,
     check_against_torch,
     check_layer,
@@ -29,42 +29,43 @@ from fused_cases import (
 )
 
 import tssl_adapters
-from tssl_adapters.engine import fused, kernels
-from tssl_adapters.engine.kernels import spec_of
-from tssl_adapters.engine.numba_backend import NumbaBackend
-from tssl_adapters.engine.numba_kernels import forward
-from tssl_adapters.engine.plan import Plan
+from tssl_adapters import _engines
+from tssl_adapters.engine import kernels
+from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.engine.threads import over
-from tssl_adapters.errors import EngineNotAvailableError
-from tssl_adapters.rules import TSSLBP
+from tssl_adapters.errors import EngineNotAvailableError, EngineWarning
 
 
 @variants
 def test_the_loops_are_the_torch_recursion(variant: Variant) -> None:
-    check_against_torch(NumbaBackend(), variant)
+    check_against_torch(CpuBackend(), variant)
 
 
 @OVERFLOWS
 def test_an_overflow_is_what_it_is_in_torch(variant: Variant) -> None:
-    check_overflow(NumbaBackend(), variant)
+    check_overflow(CpuBackend(), variant)
 
 
 @pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (40, 3), (9, 1031)])
 @pytest.mark.parametrize("tau_s", [1.0, 2.5])
 def test_against_the_readable_recursion(tau_s: float, steps: int, neurons: int) -> None:
-    check_against_naive(NumbaBackend(), tau_s, steps, neurons)
+    check_against_naive(CpuBackend(), tau_s, steps, neurons)
 
 
 @pytest.mark.parametrize("steps", [1, 9])
 @pytest.mark.parametrize("make", [norse_model, spikingjelly_model])
 def test_wrapped_layers(make: Any, steps: int) -> None:
-    check_layer("numba", make, steps)
+    check_layer("cpu", make, steps)
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 @pytest.mark.parametrize("make", [leaky_steps, leaky_both, norse_steps])
 def test_steps(make: Any, tau_s: float) -> None:
-    check_steps("numba", make, tau_s)
+    check_steps("cpu", make, tau_s)
+
+
+def test_steps_of_a_rule_with_a_gate_of_its_own() -> None:
+    check_steps("cpu", norse_steps, 3.0, rule=Demanding())
 
 
 def test_a_compiled_step_has_the_loops_within() -> None:
@@ -74,7 +75,7 @@ def test_a_compiled_step_has_the_loops_within() -> None:
         torch.manual_seed(0)
         layer = neuron.LIFNode()
         model = torch.nn.Sequential(torch.nn.Linear(6, 5), layer)
-        tssl_adapters.wrap(model, engine="numba", rule="tsslbp")
+        tssl_adapters.wrap(model, engine="cpu", rule="tsslbp")
         step = torch.compile(model, backend="aot_eager") if compiled else model
         out = torch.stack([step(x) for x in 3.0 * torch.randn(4, 3, 6)])
         (out * torch.randn_like(out)).sum().backward()
@@ -88,7 +89,7 @@ def test_a_compiled_step_has_the_loops_within() -> None:
 
 def test_long_sequences_leave_room_for_few_neurons_at_a_time() -> None:
     variant = Variant("both", "value", 3.0, "reference", True, True, True)
-    check_against_torch(NumbaBackend(), variant, steps=1500)
+    check_against_torch(CpuBackend(), variant, steps=1500)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_threads_share_the_neurons(two_threads: None) -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         layer = tssl_adapters.wrap(
-            neuron.ParametricLIFNode(step_mode="m"), engine="numba", rule="tsslbp"
+            neuron.ParametricLIFNode(step_mode="m"), engine="cpu", rule="tsslbp"
         )
         given = x.clone().requires_grad_()
         out = layer(given)
@@ -136,47 +137,40 @@ def test_a_forked_process_has_threads_of_its_own(two_threads: None) -> None:
 
 
 def test_nothing_is_read_that_was_not_written() -> None:
-    check_nothing_unwritten_is_read(NumbaBackend())
-
-
-def test_variants_of_a_loop_are_kept_apart_on_disk() -> None:
-    neuron = a_neuron("both", "value", False)
-    plan = Plan(neuron, TSSLBP(), 3.0, 0, False, False, False)
-    spec = fused.call_of(plan, torch.float64, False, True, NumbaBackend()).spec
-    forms = (spec.form, spec.form._replace(psc=False), spec.form._replace(strict=False))
-    names = {
-        forward(spec_of(spec.charge, spec.reset, form), keep, False).__qualname__
-        for form in forms
-        for keep in (False, True)
-    }
-    assert len(names) == 6
+    check_nothing_unwritten_is_read(CpuBackend())
 
 
 def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [e.name for e in tssl_adapters.engines()] == ["torch", "numba", "triton"]
+    assert [e.name for e in tssl_adapters.engines()] == ["torch", "cpu", "triton"]
     assert [e.available for e in tssl_adapters.engines()][:2] == [True, True]
     layer = torch.nn.Linear(1, 1)
-    with pytest.raises(ValueError, match="engine='gpu'; known engines: 'torch', 'numba', 'triton'"):
+    with pytest.raises(ValueError, match="engine='gpu'; known engines: 'torch', 'cpu', 'triton'"):
         tssl_adapters.wrap(layer, engine="gpu", rule="tsslbp")
     monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "nonsense")
     with pytest.raises(ValueError, match="Unknown TSSL_ADAPTERS_ENGINE='nonsense'"):
         tssl_adapters.wrap(layer, rule="tsslbp")
-    monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "numba")
+    monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "cpu")
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
-    with pytest.raises(EngineNotAvailableError, match="numba is not installed; pip install"):
+    with pytest.raises(EngineNotAvailableError, match="llvmlite is not installed; pip install"):
         tssl_adapters.wrap(layer, rule="tsslbp")
     assert [e.available for e in tssl_adapters.engines()] == [True, False, False]
 
 
+def test_an_engine_may_be_asked_for_by_the_name_that_it_had() -> None:
+    layer, _ = spikingjelly_model()
+    with pytest.warns(DeprecationWarning, match="engine 'numba' is called 'cpu' now"):
+        assert tssl_adapters.wrap(layer, engine="numba")._tssl_settings.engine == "cpu"
+
+
 def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TSSL_ADAPTERS_ENGINE")
+    monkeypatch.delenv("TSSL_ADAPTERS_ENGINE", raising=False)
     layer, run = spikingjelly_model()
     tssl_adapters.wrap(layer, rule="tsslbp")
-    assert layer._tssl_settings.engine == "numba"
+    assert layer._tssl_settings.engine == "cpu"
     x = torch.randn(3, 2, 5, requires_grad=True)
     expected = run(x)
     assert expected.grad_fn.name() == "FusedFunctionBackward"
-    # Loaded where there is no numba
+    # Loaded where there is no llvmlite
     copied = pickle.loads(pickle.dumps(layer))
     kernels.backend.cache_clear()
     monkeypatch.setattr("tssl_adapters.engine.kernels.find_spec", lambda package: None)
@@ -184,6 +178,9 @@ def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyP
     assert torch.equal(copied(x), expected)
     assert copied(x).grad_fn.name() == "SequenceFunctionBackward"
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
-    layer, _ = spikingjelly_model()
-    assert tssl_adapters.wrap(layer, rule="tsslbp")._tssl_settings.engine == "torch"
+    _engines._say_what_is_missing.cache_clear()
+    with pytest.warns(EngineWarning, match="llvmlite is not installed; pip install"):
+        layer = tssl_adapters.wrap(spikingjelly_model()[0], rule="tsslbp")
+    assert layer._tssl_settings.engine == "torch"
+    tssl_adapters.wrap(spikingjelly_model()[0])  # said once: a second warning would be an error
     kernels.backend.cache_clear()

@@ -180,7 +180,7 @@ def test_several_processes_share_a_cache() -> None:
     """One that dies is started anew, and said so."""
     begins = [first for first in range(0, 3000, BLOCK) if shared(first)]
     assert begins
-    assert all(drawn(first + 3).engine == "numba" for first in begins)
+    assert all(drawn(first + 3).engine == "cpu" for first in begins)
     worker = Worker("/nowhere")
     try:
         assert worker.run(SEEDS[0])["failure"] is None

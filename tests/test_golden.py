@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import compat_snntorch
+import naive
 import numpy as np
 import pytest
 import snntorch
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine import naive
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.neuron import LinearCharge, Neuron, ToValue

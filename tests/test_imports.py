@@ -164,3 +164,18 @@ print(json.dumps([before, wrapped, found, after]))
     assert before == after == []
     assert wrapped
     assert found == expected
+
+
+def test_import_loads_nothing_that_is_not_asked_for() -> None:
+    loaded = python(
+        """
+import torch
+before = set(sys.modules)
+import tssl_adapters
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    )
+    assert loaded == ["tssl_adapters"]
+    assert sorted(set(tssl_adapters.__all__) - set(dir(tssl_adapters))) == []
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        tssl_adapters.nothing  # noqa: B018

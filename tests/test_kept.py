@@ -73,7 +73,7 @@ COMPILED = ("Leaky", "LIFNode")
 def on_engines(cases: Iterable[str]) -> pytest.MarkDecorator:
     """Each with torch; with compiled loops, which take seconds to make, a few."""
     chosen = [(case, "torch") for case in cases]
-    chosen += [(case, "numba") for case in cases if case in COMPILED]
+    chosen += [(case, "cpu") for case in cases if case in COMPILED]
     return pytest.mark.parametrize(("case", "engine"), chosen)
 
 
@@ -122,7 +122,7 @@ def test_a_loop_keeps_a_drive_and_a_row_of_states(case: str, engine: str, tau_s:
     assert kept <= (STEPS + 1) * row + few + (0 if tau_s == 1.0 else STEPS * packed)
 
 
-@pytest.mark.parametrize("engine", ["torch", "numba"])
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
 def test_bits_lie_where_the_drive_does(engine: str) -> None:
     """Whatever the default device is."""
     make, loop = ONE["Leaky"]
@@ -169,8 +169,7 @@ def test_a_loss_on_the_last_potential_reaches_the_first_step(case: str) -> None:
     """With a delayed reset through the link alone."""
     make, _ = ONE[case]
     (found, _), (expected, _) = (
-        gradients(make, last_potential, engine, 1.0, rules.TSSLBP())
-        for engine in ("numba", "torch")
+        gradients(make, last_potential, engine, 1.0, rules.TSSLBP()) for engine in ("cpu", "torch")
     )
     assert expected[0][0].abs().sum() > 0
     for one, other in zip(found, expected, strict=True):
@@ -181,7 +180,7 @@ def test_a_loss_on_the_last_potential_reaches_the_first_step(case: str) -> None:
 def test_a_trace_gates_a_step_by_its_bits_alike_on_every_engine(case: str) -> None:
     make, loop = ONE[case]
     found, expected = (
-        gradients(make, loop, engine, 3.0, rules.TSSLBP())[0] for engine in ("numba", "torch")
+        gradients(make, loop, engine, 3.0, rules.TSSLBP())[0] for engine in ("cpu", "torch")
     )
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)

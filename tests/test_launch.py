@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from fused_cases import T, Variant, a_neuron, call_of, check_against_torch
 from torch import Tensor
 
 import tssl_adapters
-from tssl_adapters.engine import launch, numba_backend
+from tssl_adapters.engine import launch
+from tssl_adapters.engine.cpu import backend as cpu
+from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, MismatchError
-from tssl_adapters.engine.numba_backend import NumbaBackend
 from tssl_adapters.engine.plan import Plan
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.rules import TSSLBP
@@ -31,7 +33,7 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_layer(tau_s: float = 1.0) -> Any:
     norse = pytest.importorskip("norse.torch")
     model = torch.nn.Sequential(norse.LIF())
-    return tssl_adapters.wrap(model, tau_s=tau_s, rule=TSSLBP(), engine="numba")
+    return tssl_adapters.wrap(model, tau_s=tau_s, rule=TSSLBP(), engine="cpu")
 
 
 def gradient(layer: Any, steps: int = 5) -> tuple[Tensor, Tensor]:
@@ -47,37 +49,51 @@ def by_torch(tau_s: float = 1.0) -> tuple[Tensor, Tensor]:
     return gradient(layer)
 
 
-def broken(module: Any, name: str, argument: int) -> Any:
-    """A compiled loop that doubles a float among its arguments: tau_s, -dt/tau_syn, a slope."""
-    right = getattr(module, name)
+def slower(spec: Any, tau_s: float, *rest: Any) -> Any:
+    return spec, 2.0 * tau_s, *rest
+
+
+def steeper(spec: Any, rule: TSSLBP, *rest: Any) -> Any:
+    return spec, replace(rule, max_slope=2.0 * rule.max_slope), *rest
+
+
+def wider(spec: Any, rule: TSSLBP, *rest: Any) -> Any:
+    return spec, replace(rule, fallback_width=2.0 * rule.fallback_width), *rest
+
+
+def broken(name: str, change: Any) -> Any:
+    """A compiled loop of another variant than the one that is asked for."""
+    right = getattr(cpu, name)
+    return lambda *variant: right(*change(*variant))
+
+
+def unfinished(name: str) -> Any:
+    """A compiled loop that leaves out half of the neurons."""
+    right = getattr(cpu, name)
 
     def made(*variant: Any) -> Any:
         loop = right(*variant)
-
-        def call(*given: Any) -> None:
-            given = (*given[:argument], 2.0 * given[argument], *given[argument + 1 :])
-            loop(*given)
-
-        return call
+        return lambda first, last, *rest: loop(first, last // 2, *rest)
 
     return made
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "argument", "called"),
+    ("name", "change", "called"),
     [
-        (numba_backend, "forward", 5, "forward"),
-        (numba_backend, "backward", 5, "backward"),
-        (numba_backend, "backward", 6, "backward"),
-        (numba_backend.numba_filter, "forward", 4, "current"),
-        (numba_backend.numba_filter, "backward", 4, "current_back"),
+        ("_forward_sequence", slower, "forward"),
+        ("_backward_sequence", steeper, "backward"),
+        ("_backward_sequence", wider, "backward"),
+        ("_current", None, "current"),
+        ("_current_back", None, "current_back"),
     ],
 )
 def test_torch_takes_the_place_of_a_loop_that_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, argument: int, called: str
+    monkeypatch: pytest.MonkeyPatch, name: str, change: Any, called: str
 ) -> None:
     expected = by_torch(3.0)
-    monkeypatch.setattr(module, name, broken(module, name, argument))
+    made = unfinished(name) if change is None else broken(name, change)
+    monkeypatch.setattr(cpu, name, made)
     layer = a_layer(3.0)
     with pytest.warns(EngineWarning, match=f"layer '0': .* the compiled {called} pass") as told:
         found = gradient(layer)
@@ -91,7 +107,7 @@ def test_torch_takes_the_place_of_a_loop_that_is_wrong(
     torch.testing.assert_close(again, found)
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["_forward_sequence", "_backward_sequence"])
 def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -99,7 +115,7 @@ def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
         raise RuntimeError("no compiler")
 
     expected = by_torch()
-    monkeypatch.setattr(numba_backend, name, fails)
+    monkeypatch.setattr(cpu, name, fails)
     with pytest.warns(EngineWarning, match=r"cannot be run \(RuntimeError: no compiler\)"):
         found = gradient(a_layer())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -113,9 +129,9 @@ def test_steps_go_on_where_a_backward_loop_is_wrong(
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 3, 5)
     found = []
-    for engine in ("torch", "numba"):
-        if engine == "numba":
-            monkeypatch.setattr(numba_backend, "backward", broken(numba_backend, "backward", 6))
+    for engine in ("torch", "cpu"):
+        if engine == "cpu":
+            monkeypatch.setattr(cpu, "_backward_step", broken("_backward_step", steeper))
         layer = snntorch.Leaky(beta=0.8, learn_beta=True, learn_threshold=True)
         tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule=TSSLBP())
         given, mem, outs = (2.0 * x).requires_grad_(), layer.init_leaky(), []
@@ -133,11 +149,11 @@ def test_steps_go_on_where_a_backward_loop_is_wrong(
 
 
 def test_a_variant_is_tried_once() -> None:
-    check_against_torch(NumbaBackend(), VARIANT)
+    check_against_torch(CpuBackend(), VARIANT)
     tried = dict(launch._tried)
     assert len(tried) == 2
     assert all(tried.values())
-    check_against_torch(NumbaBackend(), VARIANT)
+    check_against_torch(CpuBackend(), VARIANT)
     assert launch._tried == tried
 
 
@@ -168,27 +184,27 @@ def test_memory_of_another_kind_is_not_handed_over(
     def never(*_: Any) -> None:
         raise AssertionError("the loop was called")
 
-    monkeypatch.setattr(numba_backend, "over", never)
+    monkeypatch.setattr(cpu, "over", never)
     neuron = a_neuron("both", "value", False)
     plan = Plan(neuron, TSSLBP(), 3.0, 0, False, False, False)
     drive, state, trace = (torch.zeros(*shape, 5).double() for shape in ((T, 3), (3,), (3,)))
-    call = call_of(NumbaBackend(), plan, drive, state, trace)
+    call = call_of(CpuBackend(), plan, drive, state, trace)
     with torch.no_grad():
         given = call.given(drive, state, trace)
     given = given._replace(drive=drive.view(T, 15), state=state.view(15), trace=trace.view(15))
     out, after = torch.empty_like(drive), torch.empty_like(state)
     with pytest.raises(AssertionError, match="was called"):
-        call.backend.forward(call.spec, given, out, after, None, False, True)
+        call.backend.forward(call.spec, given, out, after, None, None, False, True)
     bad: Given = given._replace(**{field: WRONG[wrong](getattr(given, field))})
     with pytest.raises(MismatchError, match="where a loop wants"):
-        call.backend.forward(call.spec, bad, out, after, None, False, True)
+        call.backend.forward(call.spec, bad, out, after, None, None, False, True)
 
 
 def test_numbers_of_another_kind_are_not_handed_over() -> None:
     neuron = a_neuron("both", "value", False)
     plan = Plan(neuron, TSSLBP(), 1.0, 0, False, False, False)
     drive, state = torch.zeros(T, 3, 5).double(), torch.zeros(3, 5).double()
-    call = call_of(NumbaBackend(), plan, drive, state)
+    call = call_of(CpuBackend(), plan, drive, state)
     with torch.no_grad():
         given = call.given(drive, state, None)
     out, after = torch.empty_like(drive), torch.empty_like(state)
@@ -196,7 +212,7 @@ def test_numbers_of_another_kind_are_not_handed_over() -> None:
         numbers = call.backend.numbers([0.5] * 8, dense, like, state.shape)
         with pytest.raises(MismatchError, match="numbers in"):
             call.backend.forward(
-                call.spec, given._replace(numbers=numbers), out, after, None, False, True
+                call.spec, given._replace(numbers=numbers), out, after, None, None, False, True
             )
 
 
@@ -208,22 +224,22 @@ def test_gradients_of_another_kind_are_not_handed_over(
     def never(*_: Any) -> None:
         raise AssertionError("the loop was called")
 
-    monkeypatch.setattr(numba_backend, "over", never)
+    monkeypatch.setattr(cpu, "over", never)
     neuron = a_neuron("both", "value", False)
     plan = Plan(neuron, TSSLBP(), 1.0, 0, False, False, False)
     drive, state = torch.zeros(T, 15).double(), torch.zeros(15).double()
-    call = call_of(NumbaBackend(), plan, drive, state)
+    call = call_of(CpuBackend(), plan, drive, state)
     with torch.no_grad():
         given = call.given(drive, state, None)
     link = torch.zeros(2, 15).double()
-    room = (torch.empty_like(drive), torch.empty_like(link), state, None, None)
+    room = (torch.empty_like(drive), torch.empty_like(link), state, None, None, None)
     adjoints = Adjoints(torch.zeros_like(drive), 15, state, 0, link, *room)
-    back = BackForm(True, False, True, True, True, False, True)
+    back = BackForm(True, False, True, False, TSSLBP())
     with pytest.raises(AssertionError, match="was called"):
-        call.backend.backward(call.spec, back, launch.SLOPE, given, None, adjoints)
+        call.backend.backward(call.spec, back, given, None, adjoints)
     adjoints = adjoints._replace(**{field: WRONG[wrong](getattr(adjoints, field))})
     with pytest.raises(MismatchError, match="where a loop wants"):
-        call.backend.backward(call.spec, back, launch.SLOPE, given, None, adjoints)
+        call.backend.backward(call.spec, back, given, None, adjoints)
 
 
 @pytest.mark.parametrize("kept", [Tensor.double, lambda t: t.repeat_interleave(2, -1)[..., ::2]])
@@ -239,7 +255,7 @@ def test_a_sign_that_torch_only_notes_is_seen() -> None:
     assert negated.is_neg()
     assert negated.is_contiguous()
     found = []
-    for engine in ("torch", "numba"):
+    for engine in ("torch", "cpu"):
         layer = a_layer()
         layer[0]._tssl_settings.engine = engine
         x = negated.detach().clone().requires_grad_()

@@ -14,11 +14,10 @@ from cases import BATCH, NEURONS, Case
 from neurons_norse import CASES as NORSE
 from neurons_snntorch import CASES as SNNTORCH
 from neurons_spikingjelly import CASES as SPIKINGJELLY
-from test_native_identity import STEPS, close, gradients
+from test_native_identity import STEPS, close, gradients, native_rule, tolerance
 from torch import Tensor, nn
 
 import tssl_adapters
-from tssl_adapters import rules
 
 CASES: list[Case] = [*SNNTORCH, *SPIKINGJELLY, *NORSE]
 
@@ -40,7 +39,7 @@ def drive(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_gradient(case: Case, losses: str) -> None:
     """The library's surrogate as the rule: input, state and parameters, losses on every state."""
-    wrapped = tssl_adapters.wrap(made(case), rule=rules.SurrogateGradient(case.derivative))
+    wrapped = tssl_adapters.wrap(made(case), rule=native_rule(case, losses))
     x, v0 = drive()
     values, grads = gradients(case, made(case), x, v0, losses)
     our_values, our_grads = gradients(case, wrapped, x, v0, losses)
@@ -50,7 +49,7 @@ def test_native_gradient(case: Case, losses: str) -> None:
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
     for ours, theirs in zip(our_grads, grads, strict=True):
-        close(ours, theirs, 5e-6 if "snntorch" in case.name else 1e-9)
+        close(ours, theirs, tolerance(case, losses))
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])

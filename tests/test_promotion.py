@@ -15,7 +15,7 @@ from tssl_adapters.errors import EngineWarning
 from tssl_adapters.rules import TSSLBP
 
 T, SHAPE = 4, (3, 20)
-ENGINES = ("torch", "numba")
+ENGINES = ("torch", "cpu")
 
 
 def snntorch_steps(x: Tensor, start: Tensor | None, wrap: Callable[[Any], Any]) -> Any:

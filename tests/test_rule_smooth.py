@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import naive
 import norse.torch as norse
 import pytest
 import snntorch
@@ -15,7 +16,6 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine import naive
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
 from tssl_adapters.rules import SmoothTSSLBP, SurrogateGradient
 

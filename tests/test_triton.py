@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 import torch
 from fused_cases import (
+    OTHER_RULES,
     OVERFLOWS,
     VARIANTS,
+    Demanding,
     Variant,
     a_dividing_neuron,
+    affine,
     call_of,
     check_against_naive,
     check_against_torch,
@@ -26,30 +29,35 @@ from fused_cases import (
     check_nothing_unwritten_is_read,
     check_overflow,
     check_steps,
+    integrating_model,
     leaky_both,
     leaky_steps,
     norse_model,
     norse_steps,
+    other_rules,
     spikingjelly_model,
     variants,
 )
 
 import tssl_adapters
-from tssl_adapters.engine import fused
+from tssl_adapters.engine import fused, launch
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.fused_filter import FusedCurrent
 from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.engine.sequence import SequenceFunction
+from tssl_adapters.engine.sequence import compute as sequence_values
 from tssl_adapters.errors import EngineNotAvailableError
-from tssl_adapters.neuron import LinearCharge, Neuron, ToValue, computes
-from tssl_adapters.rules import TSSLBP
+from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, computes
+from tssl_adapters.rules import TSSLBP, Rule, SmoothTSSLBP
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no GPU, and no TRITON_INTERPRET=1", allow_module_level=True)
 
+# Where a kernel is not what torch is, torch takes its place, with a warning.
+pytestmark = pytest.mark.filterwarnings("error::tssl_adapters.errors.EngineWarning")
 TRITON = backend("triton")
 LONG = 19
 """Steps of more than two of the kernels' spans, the last one cut short."""
@@ -73,6 +81,13 @@ def _bfloat16_to_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "_convert_float", convert)
 
 
+@pytest.fixture(autouse=True)
+def _few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes a second for a block of neurons."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(launch, "NEURONS", 101)
+
+
 def on_device(make: Any) -> Any:
     layer, run = make()
     return layer.to(DEVICE), run
@@ -88,10 +103,49 @@ def test_an_overflow_is_what_it_is_in_torch(variant: Variant) -> None:
     check_overflow(TRITON, variant, DEVICE)
 
 
+@pytest.mark.parametrize("fallback", [True, False])
+def test_what_is_no_number_stays_none(fallback: bool) -> None:
+    torch.manual_seed(0)
+    neuron, rule = a_dividing_neuron(2.0, 0.1), TSSLBP(fallback=fallback)
+    drive = (4.0 * torch.randn(LONG, 300)).to(DEVICE)
+    drive[3, :50] = torch.nan
+    drive.requires_grad_()
+    plan = Plan(neuron, rule, 1.0, link_size(neuron, rule), False, False, False)
+    given = (drive, torch.zeros_like(drive[0]), None)
+    ours = call_of(TRITON, plan, *given).run(*given, None, None, *neuron.values())
+    theirs = SequenceFunction.apply(plan, None, *given, *(None,) * plan.links, *neuron.values())
+    weight = torch.randn(drive.shape).to(DEVICE)
+    found, expected = (torch.autograd.grad((o[0] * weight).sum(), drive)[0] for o in (ours, theirs))
+    assert expected[:, :50].isnan().any(0).all()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4, equal_nan=True)
+
+
 @pytest.mark.parametrize("steps", [1, 2, LONG])
 @pytest.mark.parametrize("variant", VARIANTS[:2] + VARIANTS[-5:-3], ids=str)
 def test_other_lengths(variant: Variant, steps: int) -> None:
     check_against_torch(TRITON, variant, DEVICE, steps)
+
+
+@other_rules
+@pytest.mark.parametrize("variant", VARIANTS[1::6], ids=str)
+def test_other_rules(variant: Variant, rule: Rule) -> None:
+    check_against_torch(TRITON, variant, DEVICE, rule=rule)
+
+
+def test_a_rule_is_told_how_many_steps_there_are() -> None:
+    for steps in (9, LONG):  # of one kernel
+        rule = SmoothTSSLBP()
+        check_layer("triton", lambda: on_device(integrating_model), steps, DEVICE, rule=rule)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [*OTHER_RULES[::2], Demanding()],
+    ids=["smooth", "surrogate", "eventprop", "demanding"],
+)
+@pytest.mark.parametrize("make", [leaky_steps, norse_steps])
+def test_steps_of_other_rules(make: Any, rule: Rule) -> None:
+    check_steps("triton", lambda: on_device(make), 3.0, DEVICE, rule)
 
 
 @pytest.mark.parametrize("steps", [5, LONG])
@@ -112,11 +166,12 @@ def test_steps(make: Any, tau_s: float) -> None:
     check_steps("triton", lambda: on_device(make), tau_s, DEVICE)
 
 
+@pytest.mark.parametrize("rule", [TSSLBP(), SmoothTSSLBP()], ids=str)
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float) -> None:
+def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float, rule: Rule) -> None:
     torch.manual_seed(0)
-    neuron, rule = a_dividing_neuron(3.3, 0.0625), TSSLBP()
+    neuron = a_dividing_neuron(3.3, 0.0625)
     drive = (4.0 * torch.randn(LONG, 300)).to(DEVICE, dtype).requires_grad_()
     state = torch.zeros(300, device=DEVICE, dtype=dtype)
     plan = Plan(neuron, rule, tau_s, link_size(neuron, rule), False, True, False)
@@ -130,6 +185,27 @@ def test_half_precision_rounds_as_torch_does(dtype: torch.dtype, tau_s: float) -
     grads = [torch.autograd.grad((o[0] * weight).sum(), drive)[0].float() for o in (ours, theirs)]
     # Steep slopes multiply up to large values, which are rounded when they are written.
     torch.testing.assert_close(*grads, rtol=4.0 * torch.finfo(dtype).eps, atol=1e-3)
+
+
+@pytest.mark.parametrize("timing", ["immediate", "delayed", "both"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_threshold_is_rounded_where_it_is_compared(dtype: torch.dtype, timing: Any) -> None:
+    torch.manual_seed(0)
+    # On a CPU torch rounds a number that it adds, too: one that is rounded already.
+    charge = LinearCharge(0.7, 0.9, 0.0625, affine, (0.7, 0.9, 0.0625))
+    for threshold in (0.77, 0.7724, 0.771):  # above and below what the dtypes hold
+        neuron = Neuron(charge, Subtract(), threshold, timing)
+        plan = Plan(neuron, SmoothTSSLBP(), 1.0, 0, False, True, False)
+        level = torch.tensor(threshold, dtype=dtype)
+        drive = torch.randn(3, 300).to(DEVICE, dtype)
+        drive[0] = ((level - 0.0625) / 0.9).to(dtype)
+        state = torch.where(torch.arange(300) < 100, level, 0.0).to(DEVICE, dtype)
+        rest = (state, None, None, None, *neuron.values())
+        with torch.no_grad():
+            ours = call_of(TRITON, plan, drive, state).run(drive, *rest)
+            theirs = sequence_values(neuron, drive, state, True)
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
 
 
 @pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (LONG, 1), (3, 130), (8, 256)])

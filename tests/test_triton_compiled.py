@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from typing import Any
 
 import pytest
 import torch
-from fused_cases import VARIANTS, a_neuron, call_of
+from fused_cases import VARIANTS, a_neuron, call_of, other_rules
 
 from tssl_adapters.engine import fused, launch
 from tssl_adapters.engine.fused_filter import FusedCurrent
 from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.neuron import LinearCharge, Neuron, ToValue, computes
-from tssl_adapters.rules import TSSLBP
+from tssl_adapters.rules import TSSLBP, Rule
 
 triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -40,7 +41,8 @@ def assembly(kernel: Any, arguments: tuple[Any, ...], fixed: dict[str, Any]) -> 
         if torch.is_tensor(value):
             signature[name] = "*" + NAMES[value.dtype]
         else:
-            signature[name] = "constexpr" if name in fixed or value is None else "i32"
+            number = "fp32" if isinstance(value, float) else "i32"
+            signature[name] = "constexpr" if name in fixed or value is None else number
     constants = {name: given[name] for name, kind in signature.items() if kind == "constexpr"}
     source = triton.compiler.ASTSource(kernel, signature, constants)
     target = triton.backends.compiler.GPUTarget(*HOPPER)
@@ -52,7 +54,7 @@ def assembly(kernel: Any, arguments: tuple[Any, ...], fixed: dict[str, Any]) -> 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Has the backend compile on the CPU what it would launch: PTX by kernel."""
-    module = pytest.importorskip("tssl_adapters.engine.triton_backend")
+    module = importlib.import_module("tssl_adapters.engine.triton.backend")
     found: dict[str, str] = {}
 
     def assembled(kernel: Any, drive: Any, neurons: int, *arguments: Any, **fixed: Any) -> None:
@@ -112,6 +114,19 @@ def test_every_form_compiles(compiled: dict[str, str], variant: Any) -> None:
     assert "st.global" in compiled["backward"]
 
 
+@pytest.mark.parametrize("dtype", [d for d in NAMES if d.is_floating_point], ids=str)
+@other_rules
+def test_other_rules_compile(compiled: dict[str, str], rule: Rule, dtype: torch.dtype) -> None:
+    neuron = Neuron(LinearCharge(0.9, 0.3, 0.0, divided, (3.3,)), ToValue(0.1), 0.77, "both")
+    plan = Plan(neuron, rule, 3.0, 0, False, False, False)
+    drive = torch.zeros(STEPS, 5, dtype=dtype, requires_grad=True)
+    given = (drive, torch.zeros_like(drive[0]), None)
+    out, *_ = call_of(backend("triton"), plan, *given).run(*given, None, None, *neuron.values())
+    out.sum().backward()
+    assert rounds_every_operation(compiled["backward"])
+    assert not re.search(r"div\.(full|approx)|ex2", compiled["backward"])
+
+
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 def test_a_step_that_keeps_the_potential_compiles(compiled: dict[str, str], tau_s: float) -> None:
     neuron = Neuron(LinearCharge(0.7, 0.3, 0.0, divided, (3.3,)), ToValue(0.0), 1.0)
@@ -124,12 +139,13 @@ def test_a_step_that_keeps_the_potential_compiles(compiled: dict[str, str], tau_
     assert charged.shape == drive.shape
     assert rounds_every_operation(compiled["forward"])
     assert "div.rn.f32" in compiled["forward"]
-    # h is read, not computed: what is left to divide is 1/d, and by the fallback's denominator.
-    assert compiled["backward"].count("div.") < 3
+    # h is read, not computed: what is left to divide is 1/d, the fallback, and a gradient by tau_s.
+    assert compiled["backward"].count("div.") == (2 if tau_s == 1.0 else 3)
 
 
 def test_the_current_compiles(compiled: dict[str, str]) -> None:
     drive = torch.zeros(STEPS, 5, requires_grad=True)
-    FusedCurrent.apply(backend("triton"), drive, torch.zeros(5), -0.3).sum().backward()
-    assert rounds_every_operation(compiled["forward"])
-    assert rounds_every_operation(compiled["backward"])
+    out = FusedCurrent.apply(backend("triton"), drive, torch.zeros(5), -0.3)
+    assert rounds_every_operation(compiled.pop("scan"))
+    out.sum().backward()
+    assert rounds_every_operation(compiled["scan"])

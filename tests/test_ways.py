@@ -222,9 +222,12 @@ def test_non_contiguous_input(case: Case) -> None:
     expected = numbers(case, wrapped(case, 3.0), x)
     transposed = x.transpose(1, 2).contiguous().transpose(1, 2)
     spread = torch.stack([x, -x], dim=-1)[..., 0]
+    # snnTorch adds up a threshold's gradient in float32, and by the order in memory.
+    finely = not (case.name.startswith("snntorch") and "subtract" in case.name)
     for given in (transposed, spread):
         assert not given.is_contiguous()
-        near(numbers(case, wrapped(case, 3.0), given.detach().requires_grad_()), expected)
+        found = numbers(case, wrapped(case, 3.0), given.detach().requires_grad_())
+        near(found, expected, 1e-12 if finely else 1e-6)
 
 
 @both

@@ -142,7 +142,7 @@ def test_single_layers_too(case: Case, tau_s: float) -> None:
     assert isinstance(wrapped, type(native))
     assert type(wrapped) is not type(native)
     current = "" if tau_s == 1.0 else "tau_s=3, "
-    ours = f"tssl_adapters: SmoothTSSLBP(), {current}engine='torch'"
+    ours = f"tssl_adapters: SmoothTSSLBP(), {current}engine='cpu'"
     own = native.extra_repr()
     assert wrapped.extra_repr() == (f"{own}, {ours}" if own else ours)
     assert without_ours(str(wrapped)) == str(native)
@@ -633,13 +633,13 @@ def test_inspect_of_every_status() -> None:
     assert all(row.version == versions[row.library] for row in report)
     how = {row.path: row.detail for row in report}
     assert [how[path] for path in ("block.0", "block.2", "single", "multi")] == [
-        "sequence: SmoothTSSLBP(), engine='torch'",
-        "step: SmoothTSSLBP(), engine='torch'",
-        "step: SmoothTSSLBP(), engine='torch'",
-        "sequence: SmoothTSSLBP(), engine='torch'",
+        "sequence: SmoothTSSLBP(), engine='cpu'",
+        "step: SmoothTSSLBP(), engine='cpu'",
+        "step: SmoothTSSLBP(), engine='cpu'",
+        "sequence: SmoothTSSLBP(), engine='cpu'",
     ]
     assert "does not spike" in how["block.1"]
-    assert how["done"] == "step, wrapped already: SmoothTSSLBP(), tau_s=2.5, engine='torch'"
+    assert how["done"] == "step, wrapped already: SmoothTSSLBP(), tau_s=2.5, engine='cpu'"
     assert "state_quant" in how["quantised"]
     assert "skip" in how["head"]
     assert how["other"]

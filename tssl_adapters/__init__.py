@@ -4,17 +4,24 @@
 >>> model = tssl_adapters.unwrap(model)      # and back
 """
 
-from tssl_adapters import errors, losses, rules
-from tssl_adapters._compare import compare
-from tssl_adapters._engines import engines
-from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
-from tssl_adapters.multi_step import multi_step_forward
-from tssl_adapters.registry import register
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tssl_adapters import arithmetic, errors, losses, rules
+    from tssl_adapters._compare import compare
+    from tssl_adapters._engines import engines
+    from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
+    from tssl_adapters.multi_step import multi_step_forward
+    from tssl_adapters.registry import register
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "arithmetic",
     "compare",
     "engines",
     "errors",
@@ -28,3 +35,31 @@ __all__ = [
     "unwrap",
     "wrap",
 ]
+
+_MODULES = ("arithmetic", "errors", "losses", "rules")
+_HOMES = {
+    "compare": "_compare",
+    "engines": "_engines",
+    "inspect": "_wrap",
+    "is_wrapped": "_wrap",
+    "multi_step_forward": "multi_step",
+    "register": "registry",
+    "supported": "_wrap",
+    "unwrap": "_wrap",
+    "wrap": "_wrap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names load as they are asked for: torch's compiler, which some need, takes seconds."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

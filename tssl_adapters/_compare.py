@@ -125,12 +125,14 @@ def _check_something_to_wrap(model: nn.Module, found: Sequence[_wrap._Found]) ->
 
 def _remarks(model: nn.Module, own: Mapping[Any, Settings]) -> list[str]:
     """What the rules have to say on the layers that have them."""
-    taken: dict[int, tuple[Rule, dict[str, Traits]]] = {}
+    taken: dict[tuple[int, float], tuple[Rule, dict[str, Traits]]] = {}
     for layer, settings in own.items():
-        _, layers = taken.setdefault(id(settings.rule), (settings.rule, {}))
+        _, layers = taken.setdefault((id(settings.rule), settings.tau_s), (settings.rule, {}))
         layers[settings.path] = type(layer)._tssl_traits(layer)
     return [
-        remark for rule, layers in taken.values() for remark in _wrap._remarks(model, rule, layers)
+        remark
+        for (_, tau_s), (rule, layers) in taken.items()
+        for remark in _wrap._remarks(model, rule, layers, tau_s)
     ]
 
 

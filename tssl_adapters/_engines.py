@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 
 import torch
 
-from tssl_adapters.errors import EngineNotAvailableError
+from tssl_adapters.engine.kernels import COMPILERS
+from tssl_adapters.engine.state import above_us
+from tssl_adapters.errors import EngineNotAvailableError, EngineWarning
 from tssl_adapters.report import Report
 
 VARIABLE = "TSSL_ADAPTERS_ENGINE"
 PURPOSES = {
     "torch": "every layer, rule, dtype and device",
-    "numba": "linear neurons under TSSLBP, float32 and float64 on the CPU; all else by torch",
-    "triton": "linear neurons under TSSLBP on a GPU; all else by torch",
+    "cpu": "linear neurons on the CPU in float32 and float64, under rules that compile",
+    "triton": "linear neurons on a GPU, under rules that compile",
 }
-"""Every engine, and what it is for."""
+"""Every engine, and what it is for; torch computes all else."""
+RENAMED = {"numba": "cpu"}
+"""Engines by the names that they had."""
+
+
+_MISSING = {
+    "cpu": "llvmlite is not installed; pip install 'tssl_adapters[fast]'",
+    "triton": "triton is not installed; it comes with torch's CUDA builds for Linux",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,15 @@ def checked(engine: str | None) -> str:
         EngineNotAvailableError: what it needs is not there.
     """
     name = default() if engine is None else engine
+    if engine is None and VARIABLE not in os.environ and name == "torch":
+        _say_what_is_missing()
+    if name in RENAMED:
+        warnings.warn(
+            f"engine {name!r} is called {RENAMED[name]!r} now; the old name will go.",
+            DeprecationWarning,
+            stacklevel=above_us(),
+        )
+        name = RENAMED[name]
     if name not in PURPOSES:
         where = f"{VARIABLE}=" if engine is None else "engine="
         known = ", ".join(map(repr, PURPOSES))
@@ -69,17 +90,28 @@ def default() -> str:
 
     Not Triton: no GPU has run its kernels yet.
     """
-    return os.environ.get(VARIABLE) or ("torch" if _why_not("numba") else "numba")
+    return os.environ.get(VARIABLE) or ("torch" if _why_not("cpu") else "cpu")
+
+
+@cache
+def _say_what_is_missing() -> None:
+    """Once a process, where there are no loops and no GPU."""
+    if not torch.cuda.is_available():
+        warnings.warn(
+            f"tssl_adapters: {_why_not('cpu')}. Until then plain torch computes the gradient, "
+            "which takes several times as long. engine='torch' asks for that, without this "
+            "warning.",
+            EngineWarning,
+            stacklevel=above_us(),
+        )
 
 
 def _why_not(name: str) -> str | None:
     """Why an engine cannot be used, and what to do."""
-    if name == "numba" and find_spec("numba") is None:
-        return "numba is not installed; pip install 'tssl_adapters[fast]'"
-    if name == "triton" and find_spec("triton") is None:
-        return "triton is not installed; it comes with torch's CUDA builds for Linux"
+    if name in COMPILERS and find_spec(COMPILERS[name]) is None:
+        return _MISSING[name]
     if name == "triton" and not torch.cuda.is_available() and not _interpreted():
-        return "torch finds no CUDA device; use engine='numba' or 'torch' on the CPU"
+        return "torch finds no CUDA device; use engine='cpu' or 'torch' on the CPU"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from inspect import isfunction
 from numbers import Real
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from tssl_adapters import _engines, adapters, trial, versions
 from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
-from tssl_adapters.adapters.base import copied, where
+from tssl_adapters.adapters.base import copied, no_spikes, rule_for, where
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
@@ -64,11 +65,11 @@ def wrap(
         skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
             match, and all below it, stays as it is. A pattern that matches nothing gets a
             warning.
-        engine: what computes the gradient: ``"torch"``, ``"numba"`` for compiled loops on the CPU,
+        engine: what computes the gradient: ``"torch"``, ``"cpu"`` for compiled loops on the CPU,
             ``"triton"`` for kernels on a GPU. Where these do not know the neuron, the rule, the
             dtype or the device, torch computes, without a warning: :func:`inspect` and
             ``print(model)`` say which engine a layer has. ``None`` takes the environment variable
-            ``TSSL_ADAPTERS_ENGINE``, else numba where it is installed, else torch. See
+            ``TSSL_ADAPTERS_ENGINE``, else the loops where llvmlite is installed, else torch. See
             :func:`engines`.
 
     Returns:
@@ -95,7 +96,7 @@ def wrap(
     found = _decide(model, _checked_skip(skip), Settings("", rule, tau_s, engine))
     _refuse_what_cannot_be_wrapped(model, [f.report for f in found])
     _check_versions(found)
-    remarks = _remarks(model, rule, _traits(found))
+    remarks = _remarks(model, rule, _traits(found), tau_s)
     _swap(found, rule, tau_s, engine)
     for remark in remarks:
         warnings.warn(f"tssl_adapters: {remark}", RuleWarning, stacklevel=2)
@@ -129,8 +130,8 @@ def _traits(found: list[_Found]) -> dict[str, Traits]:
     }
 
 
-def _remarks(model: nn.Module, rule: Rule, traits: dict[str, Traits]) -> list[str]:
-    return rule.remarks(dict(model.named_modules()), traits)
+def _remarks(model: nn.Module, rule: Rule, traits: dict[str, Traits], tau_s: float) -> list[str]:
+    return rule.remarks(dict(model.named_modules()), traits, tau_s)
 
 
 def unwrap(model: M) -> M:
@@ -208,7 +209,7 @@ def inspect(
     reports = [found.report for found in decided]
     headings = ("layer", "class", "library", "status", "how, or why not")
     empty = "No layer of snnTorch, SpikingJelly or Norse in this model."
-    last = [_verdict(reports), *_remarks(model, rule, _traits(decided))]
+    last = [_verdict(reports), *_remarks(model, rule, _traits(decided), tau_s)]
     return Report(headings, reports, empty, "\n".join(last))
 
 
@@ -315,7 +316,10 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
     try:
         why = kind.problem(kind.wrapped, module)
         if why is None:
-            why = asked.rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
+            rule = rule_for(asked.rule, kind.wrapped, module)
+            why = rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
+        if why is None:
+            why = no_spikes(kind.wrapped, module)
     except AttributeError as error:
         if like is None or not registered(kind):
             why = f"it lacks what a {type(module).__name__} has ({error})"
@@ -341,7 +345,8 @@ def _named(module: nn.Module, why: str) -> str:
 
 def _would_have(asked: Settings, kind: Kind | None, module: nn.Module) -> str:
     assert kind is not None
-    return asked.said(kind.wrapped._tssl_traits(module))
+    rule = rule_for(asked.rule, kind.wrapped, module)
+    return replace(asked, rule=rule).said(kind.wrapped._tssl_traits(module))
 
 
 _NUMBERS = (

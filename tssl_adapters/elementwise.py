@@ -15,10 +15,12 @@ import numpy
 import torch
 from torch import Tensor
 
+from tssl_adapters.arithmetic import Symbol, where
+
 
 def operand(value: Tensor | float, like: Tensor) -> Tensor | float:
     """A value as the other side of an operation on a floating tensor, which it does not promote."""
-    if isinstance(value, Tensor) or not like.ndim or torch._C._len_torch_dispatch_stack():
+    if isinstance(value, Tensor | Symbol) or not like.ndim or torch._C._len_torch_dispatch_stack():
         return value
     return _scalar(value)
 
@@ -37,8 +39,15 @@ def ordinary() -> Iterator[None]:
         yield
 
 
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, which takes as long as a small sum where it has nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def greater(left: Tensor, right: Tensor | float) -> Tensor:
     """``left > right``, 0 or 1 in ``left``'s dtype."""
+    if isinstance(left, Symbol):
+        return where(left > right, 1.0, 0.0)
     if isinstance(right, Tensor) and right.ndim:
         return (left > right).to(left.dtype)
     return left.clone().gt_(operand(right, left))
@@ -46,6 +55,8 @@ def greater(left: Tensor, right: Tensor | float) -> Tensor:
 
 def at_least(left: Tensor, right: Tensor | float) -> Tensor:
     """``left >= right``, 0 or 1 in ``left``'s dtype."""
+    if isinstance(left, Symbol):
+        return where(left >= right, 1.0, 0.0)
     if isinstance(right, Tensor) and right.ndim:
         return (left >= right).to(left.dtype)
     return left.clone().ge_(operand(right, left))

@@ -48,6 +48,10 @@ class EngineWarning(UserWarning):
     """A compiled loop did not give what torch gives, on a trial; torch computes in its place."""
 
 
+class NativeGradientWarning(UserWarning):
+    """A layer is not the neuron that it was wrapped as: it ran with its library's own gradient."""
+
+
 class LostLinkWarning(UserWarning):
     """A state came in with a graph but without the spike-time chain; the plain adjoint is used."""
 

@@ -24,7 +24,7 @@ def multi_step_forward(model: nn.Module, x_seq: Tensor, state: Any = None) -> An
 
     Gives what ``for x in x_seq: model(x)`` gives, for less: a layer without a state sees all steps
     as one batch, ``[T * batch, ...]``, and a wrapped neuron layer the whole sequence, so that
-    ``wrap(model, engine="numba")`` computes it in compiled loops. Neuron layers that are not
+    ``wrap(model, engine="cpu")`` computes it in compiled loops. Neuron layers that are not
     wrapped, or that cannot take a sequence (recurrent ones, say), step in a loop of their own.
 
     The model is made of ``torch.nn.Sequential`` (or a subclass that keeps its ``forward``),

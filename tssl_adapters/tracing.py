@@ -50,9 +50,19 @@ def among_graphs(forward: F) -> F:
     return untraced(marked)  # type: ignore[return-value]
 
 
+def tracing() -> bool:
+    """Whether torch.compile or torch.export is looking."""
+    return _compiling() or _exporting()
+
+
 def compiling() -> bool:
     """Whether torch.compile is looking."""
     return _compiling() and not _exporting()
+
+
+def watched() -> bool:
+    """Whether torch.compile takes up the functions that are called here."""
+    return _callback() is not None
 
 
 def exporting() -> bool:
@@ -65,6 +75,7 @@ def _old_exporting() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
+_callback = torch._C._dynamo.eval_frame.get_eval_frame_callback
 _compiler = getattr(torch, "compiler", None)
 _compiling = getattr(_compiler, "is_compiling", None) or torch._dynamo.is_compiling
 if hasattr(_compiler, "is_exporting"):

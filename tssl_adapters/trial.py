@@ -140,7 +140,7 @@ class _Trial:
     def _wrapped(self, rule: Rule, tau_s: float) -> Any:
         layer: Any = _copied(self.layer)
         layer.__class__ = self.kind.wrapped
-        layer._tssl_settings = Settings(type(self.layer).__name__, rule, tau_s)
+        layer._tssl_settings = Settings(type(self.layer).__name__, rule, tau_s, trial=True)
         self.kind.attach(layer)
         return layer
 

@@ -26,7 +26,8 @@ RULES = (
     "rules.TSSLBP(fallback=False, reset_path='complete')",
     "rules.TSSLBP(max_slope=2.0, fallback_width=0.7)",
     *("rules.TSSLBP(max_slope=1000.0)", "rules.TSSLBP(checkpoint=2)"),
-    *("rules.SurrogateGradient(OWN)",) * 4,
+    *("rules.SurrogateGradient(OWN)",) * 2,
+    *("rules.Native()",) * 4,
     "rules.SurrogateGradient(OWN, reset_path='complete')",
     "rules.SurrogateGradient(OWN, reset_path='none')",
     "rules.SurrogateGradient(OWN, chain=False)",
@@ -36,6 +37,7 @@ FOR_LINEAR = (
     *("rules.STRSBP(credit='spike')", "rules.STRSBP(credit='spike', self_effect='regular')"),
     *("rules.STRSBP()", "rules.STRSBP(self_effect='none', silent='zero')"),
     "rules.STRSBP(recurrent='full')",
+    *("rules.EventProp()", "rules.EventProp(max_slope=3.0, checkpoint=2)"),
 )
 FOR_SPIKES = (
     *("rules.Lee()", "rules.Lee(gate='active')", "rules.Lee(normalise=True)"),
@@ -119,7 +121,7 @@ def drawn(seed: int) -> Case:
         layer=layer,
         rule=rule,
         tau_s=tau_s,
-        engine="numba" if compiled else "torch",
+        engine="cpu" if compiled else "torch",
         dtype=dtype,
         input_dtype=input_dtype,
         steps=steps,

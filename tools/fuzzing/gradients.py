@@ -55,7 +55,7 @@ def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: R
     if case.form == "integers" and case.layer.library == "spikingjelly":
         return "equal, of whole numbers"  # which the states become at every call
     rule: rules.Rule = names["layer"]._tssl_settings.rule
-    if rule.solves_feedback and case.layer.name == "LIFRecurrent":
+    if rule.continuous or (rule.solves_feedback and case.layer.name == "LIFRecurrent"):
         return "equal, and no oracle for the gradient"
     with np.errstate(all="ignore"):
         known = described(case, native, names["drive"][0].detach())

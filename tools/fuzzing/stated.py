@@ -35,8 +35,9 @@ def stated(
     if type(rule) is rules.SmoothTSSLBP:
         path = rule.reset_path or known.native_path
         return oracle_neurons.SmoothTSSLBP(known.v_reset, steps, path, rule.memory)
-    if type(rule) is rules.SurrogateGradient:
-        derivative = rule.derivative
+    if isinstance(rule, rules.SurrogateGradient | rules.Native):
+        native = isinstance(rule, rules.Native)
+        derivative: Any = rule.surrogate if native else rule.derivative
         return oracle_neurons.Surrogate(
             lambda z: np.asarray(derivative(torch.tensor(z)).numpy()),
             rule.reset_path or known.native_path,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from inspect import signature
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.elementwise import ordinary
-from tssl_adapters.engine.state import Settings
+from tssl_adapters.engine.state import OtherNeuronError, Settings
+from tssl_adapters.engine.thin import Thin
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
-from tssl_adapters.tracing import among_graphs, compiling, exporting, untraced
+from tssl_adapters.rules.native import Surrogate
+from tssl_adapters.tracing import among_graphs, compiling, exporting, tracing, untraced, watched
 
 F = TypeVar("F", bound=Callable[..., Any])
 Mode: TypeAlias = Literal["step", "sequence"]
@@ -26,15 +29,63 @@ def eager(forward: F) -> F:
     """A layer's forward pass: torch.compile breaks its graph there, and torch.export, or a call
     without a graph, sees the library's own.
     """
-    apart, between = untraced(forward), among_graphs(forward)
+    call = _giving_way(forward)
+    apart, between = untraced(call), among_graphs(call)
 
     @wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        thin = self._tssl_settings.thin
+        if thin is not None and not kwargs and not tracing() and self._tssl_unaltered():
+            ran = self._tssl_thinly(thin, *args)
+            if ran is not None:
+                return ran
         if self._tssl_runs_native():
             return self._tssl_native.forward(self, *args, **kwargs)
-        return (between if compiling() else apart)(self, *args, **kwargs)
+        if compiling():
+            return between(self, *args, **kwargs)
+        # Untraced whatever it calls; where nobody traces, that takes as long as a small sum.
+        return (apart if watched() else call)(self, *args, **kwargs)
 
     return run  # type: ignore[return-value]
+
+
+def _giving_way(forward: F) -> F:
+    """A layer's forward pass with the rule's gradient; in a call in which it is not the neuron that
+    it was wrapped as, with the library's.
+    """
+    named = signature(forward)
+
+    @wraps(forward)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self._tssl_look()
+            return forward(self, *args, **kwargs)
+        except OtherNeuronError as error:
+            self._tssl_settings.give_way(error)
+        if self._tssl_settings.tau_s == 1.0:
+            return self._tssl_native.forward(self, *args, **kwargs)
+        given = named.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        return self._tssl_emitted(*given.args[1:], **given.kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+@contextmanager
+def untouched(layer: nn.Module) -> Iterator[None]:
+    """Whatever a layer does to what it holds, it holds afterwards what it held before."""
+    own = vars(layer)
+    before = dict(own)
+    within = {name: dict(value) for name, value in own.items() if isinstance(value, dict)}
+    try:
+        yield
+    finally:
+        for name in own.keys() - before.keys():
+            del own[name]
+        own.update(before)
+        for name, value in within.items():
+            own[name].clear()
+            own[name].update(value)
 
 
 class Wrapped:
@@ -54,6 +105,7 @@ class Wrapped:
     def extra_repr(self) -> str:
         """The library's own text, then the rule and the engine."""
         own: str = super().extra_repr()  # type: ignore[misc]
+        self._tssl_follow()
         ours = f"tssl_adapters: {self._tssl_settings.said(self._tssl_traits(self))}"
         return f"{own.rstrip(', ')}, {ours}" if own else ours
 
@@ -69,9 +121,91 @@ class Wrapped:
         """
         raise NotImplementedError
 
+    @classmethod
+    def _tssl_own(cls, layer: Any) -> Sequence[Any]:
+        """All that a layer's surrogate may change by. It is looked at in every call, but for those
+        as ``thin`` knows them, where that says of some of it that it is as it was.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
+        """The surrogate of a layer, wrapped or not."""
+        raise NotImplementedError
+
+    def _tssl_follow(self) -> None:
+        """Have a rule that follows the layer's surrogate do so."""
+        settings = self._tssl_settings
+        if settings.rule.follows and (own := self._tssl_own(self)) != settings.followed:
+            settings.rule = settings.rule.following(self._tssl_surrogate(self))
+            settings.followed, settings.thin = own, None
+            settings.loops.clear()
+
+    _tssl_free: ClassVar[frozenset[str]] = frozenset({"training"})
+    """Attributes that may be set without a change of the neuron: its states."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What was decided of the layer's steps ends with any of its settings."""
+        settings = self.__dict__.get("_tssl_settings")
+        if settings is not None and name not in self._tssl_free:
+            settings.thin = None
+        super().__setattr__(name, value)
+
+    def _tssl_thinly(self, thin: Thin, *args: Any) -> Any:
+        """A call as ``thin`` knows it; ``None`` where it is another."""
+        return None
+
+    def _tssl_parts(self) -> tuple[Any, ...]:
+        """The functions that the layer is made of, beside its class's, and settings of theirs."""
+        raise NotImplementedError
+
+    def _tssl_look(self) -> None:
+        """See to it that the layer is made of what it was in the call before: that takes as long as
+        a function call. A rule that follows the layer's surrogate does so.
+        """
+        if exporting():  # which has the library's gradient anyway
+            return
+        made_of = (len(self.__dict__), *self._tssl_parts())
+        self._tssl_settings.look(made_of, self._tssl_altered)
+        self._tssl_follow()
+
+    def _tssl_unaltered(self) -> bool:
+        """Whether it is made of what it was in the call before."""
+        return self._tssl_settings.made_of == (len(self.__dict__), *self._tssl_parts())
+
+    def _tssl_altered(self: Any) -> str | None:
+        """Why what the layer is made of now cannot be wrapped."""
+        return no_spikes(type(self), self)
+
+    def _tssl_emitted(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer gives at ``tau_s > 1`` with its library's own gradient."""
+        raise NotImplementedError
+
     def _tssl_runs_native(self) -> bool:
         """Without a graph and without a PSC there is nothing to attach: native speed."""
         return self._tssl_settings.tau_s == 1.0 and (not torch.is_grad_enabled() or exporting())
+
+
+def no_spikes(wrapped: type[Wrapped], layer: nn.Module) -> str | None:
+    """Why what a layer computes with its surrogate function are no spikes, or ``None``."""
+    with torch.random.fork_rng(devices=[]), ordinary(), torch.no_grad():
+        distance = torch.tensor([-8.0, -0.5, 0.5, 8.0])
+        try:
+            spikes = wrapped._tssl_spikes(layer)(distance).tolist()
+        except Exception:  # what it needs, its first call tells
+            return None
+    if spikes == [0.0, 0.0, 1.0, 1.0]:
+        return None
+    near = ", ".join(f"{value:.3g}" for value in spikes)
+    return (
+        f"its surrogate function gives {near} at {distance.tolist()} from the threshold, which are "
+        "no spikes; take one that gives 0 below the threshold and 1 above it"
+    )
+
+
+def rule_for(rule: Rule, wrapped: type[Wrapped], layer: nn.Module) -> Rule:
+    """The rule as a layer is to have it."""
+    return rule.following(wrapped._tssl_surrogate(layer)) if rule.follows else rule
 
 
 def always_fits(wrapped: Any, layer: nn.Module) -> str | None:

@@ -25,7 +25,7 @@ CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 RESULTS, FAILURES = "results.jsonl", "failures.jsonl"
 TOLD_APART_BY = ("library", "rule", "tau_s", "data", "network", "seed", "loss")
 """What says whose run a line of the results is."""
-PACKAGES = ("torch", "numpy", "snntorch", "spikingjelly", "norse", "numba", "tssl-adapters")
+PACKAGES = ("torch", "numpy", "snntorch", "spikingjelly", "norse", "llvmlite", "tssl-adapters")
 
 
 class ExperimentError(Exception):

@@ -26,6 +26,7 @@ from tssl_adapters.rules import (
     STRSBP,
     TSSLBP,
     Lee,
+    Native,
     Rule,
     SmoothTSSLBP,
     Step,
@@ -107,6 +108,9 @@ def _fixed(about: str, rule: Rule) -> Contestant:
 
 RULES = {
     "native": _surrogate("native", "the library's default surrogate"),
+    "native-compiled": _fixed("native, out of this package's engines", Native())._replace(
+        reset=True
+    ),
     "arctan": _surrogate("arctan", "the library's arctan surrogate"),
     "fast-sigmoid": _surrogate("fast-sigmoid", "the library's fast sigmoid (SuperSpike)"),
     "native-detached": Contestant(

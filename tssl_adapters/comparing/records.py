@@ -96,7 +96,8 @@ class Potentials:
         if not (rule.chain and rule.spike_chain) or isinstance(traits.reset, ByFormula):
             return None
         decay = _held(step.decay)
-        taken = isinstance(traits.reset, ToValue) or rule.ends_at_spikes
+        taken = isinstance(traits.reset, ToValue) and not rule.continuous
+        taken = taken or rule.ends_at_spikes
         carry = decay * (1.0 - step.spike) if taken else decay * torch.ones_like(step.spike)
         reset = rule.chain_reset(step)
         if reset is None:

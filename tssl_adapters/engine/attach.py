@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,20 +16,21 @@ from tssl_adapters.engine.recursion import charge, fires, state_after
 from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
 from tssl_adapters.engine.state import (
     Charged,
+    OtherNeuronError,
     Settings,
     Tag,
     charged_of,
     let_go,
     linked_tag,
     packed,
-    position_of,
     reset_of,
     tag,
     unpacked,
 )
 from tssl_adapters.engine.step import StepFunction
-from tssl_adapters.engine.window import Position, Stretch
-from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
+from tssl_adapters.engine.thin import prepared
+from tssl_adapters.engine.window import Position, Stretch, time_of
+from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback
 
@@ -97,6 +98,8 @@ def attach(
     exposed: bool = False,
     carrier: Tensor | None = None,
     feedback: Feedback | None = None,
+    pinned: Sequence[Tensor] | None = None,
+    leak: Value | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -115,6 +118,9 @@ def attach(
             library then computes every value, however well the record reproduces its potential.
         carrier: the tensor that the link hangs on, where ``state`` was computed from it.
         feedback: how the layer's spikes come back to it, where the drive has this call's already.
+        pinned: the tensors that, with the layer's attributes, the neuron's numbers are made of, for
+            a layer whose next steps may take :class:`tssl_adapters.engine.thin.Thin`.
+        leak: k of such a layer's synaptic current, i = i' + k i'.
 
     Raises:
         UnsupportedConfigError: the rule needs the whole sequence, and this call goes on from one.
@@ -131,7 +137,7 @@ def attach(
     link = () if found is None else found.link
     position = _position(settings, found)
     if settings.rule.timed and found is None:
-        position = _time(settings, carrier)
+        position = time_of(settings, carrier)
     let_go(carrier)
     # Under torch.func the library would see tensors of another level through its own attributes,
     # so there the engine computes the values itself, from what autograd hands it.
@@ -156,7 +162,10 @@ def attach(
         rest = (earlier, packed(link), *neuron.values())
         out, membrane, told, *new_link = kernels.run(drive, state, trace, *rest)
         if not sequence and neuron.timing != "immediate":
-            before = fires(neuron, state.detach()).detach()
+            before = fires(neuron, state.detach())
+            before = before.detach() if before.requires_grad else before
+        if pinned is not None and told is not None and trace is None and native is not None:
+            settings.thin = prepared(settings, kernels, drive, pinned, leak)
     else:
         parts = (*(unpacked(link) or (None,) * links), *neuron.values())
         given, told = (plan, values, drive, state, trace), None
@@ -208,15 +217,6 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
             "credit='spike'."
         )
     return found.position
-
-
-def _time(settings: Settings, state: Tensor) -> Position | None:
-    """Where in time a call starts that has no link. A state that a model computed, by a mask say,
-    is taken to come after the layer's last call; ``None`` where there was none.
-    """
-    if state.grad_fn is None:
-        return Position(Stretch(settings))
-    return position_of(state) or settings.last
 
 
 def _compiled(
@@ -276,7 +276,7 @@ class _Call(NamedTuple):
         computing.
 
         Raises:
-            LibraryVersionError: it is another neuron.
+            OtherNeuronError: it is another neuron.
         """
         neuron, given = self.neuron, native.input
         key = (
@@ -289,8 +289,13 @@ class _Call(NamedTuple):
         )  # fmt: skip
         known = self.settings.reproduces.get(key)
         if known is None and given.numel() and given.is_floating_point() and not given.is_meta:
-            known = self._try(native)
+            try:
+                known = self._try(native)
+            except OtherNeuronError as error:
+                known = str(error)
             self.settings.reproduces[key] = known
+        if isinstance(known, str):
+            raise OtherNeuronError(known)
         return bool(known)
 
     @torch.no_grad()
@@ -316,6 +321,8 @@ class _Call(NamedTuple):
                 state = state.reshape(-1)[0]
             largest = 2.0 * float(width.max())
             drive, *theirs = native.probe(noise(given.shape, largest).to(given.dtype), state)
+            if self.kernels is not None and not self.kernels.knows(drive):
+                return False  # states of another dtype, which promote it
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
             # The library's spikes and numbers may be less precise than its states.
@@ -330,12 +337,12 @@ class _Call(NamedTuple):
         # Of all rounds together: a round may be of one neuron, which rounding moves once.
         spikes, potentials = (sum(share) / len(shares) for share in zip(*shares, strict=True))
         if max(spikes, potentials) > SAME_NEURON:
-            raise LibraryVersionError(
+            raise OtherNeuronError(
                 f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
                 f"knows: on a probe {potentials:.1%} of its membrane potentials and "
-                f"{spikes:.1%} of its spikes differ. Use a version of the library that "
-                "tssl_adapters was tested with, make a layer of another neuron a class of its "
-                "own, or skip this layer."
+                f"{spikes:.1%} of its spikes differ. Take back what was changed of it since it was "
+                "wrapped, use a version of the library that tssl_adapters was tested with, make a "
+                "layer of another neuron a class of its own, or skip this layer."
             )
         return same
 

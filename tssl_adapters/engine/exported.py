@@ -1,17 +1,29 @@
-"""What a layer emits where a tracer sees no values and a gradient is not at stake."""
+"""What a layer emits with its library's own gradient: where a tracer sees no values and a gradient
+is not at stake, and where it is not the neuron that it was wrapped as.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.engine.sequence import traces
-from tssl_adapters.engine.state import Settings, known_trace, tag
+from tssl_adapters.engine.state import Settings, known_trace, tag, trace_of
 from tssl_adapters.errors import LostTraceError
+from tssl_adapters.neuron import Value
+from tssl_adapters.tracing import exporting
 
 
 def emitted(
-    settings: Settings, spikes: Tensor, before: Tensor | None, after: Tensor, *, sequence: bool
+    settings: Settings,
+    spikes: Tensor,
+    before: Tensor | None,
+    after: Tensor,
+    rest: Sequence[Value],
+    *,
+    sequence: bool,
 ) -> Tensor:
     """The post-synaptic current of spikes that the library computed.
 
@@ -20,13 +32,17 @@ def emitted(
         spikes: ``[batch, ...]``, or ``[T, batch, ...]`` for a sequence.
         before: the potential that was handed in, ``None`` where the layer made it.
         after: the potential that the layer hands on; the trace hangs on it.
+        rest: values at which a potential rests.
         sequence: whether the first dimension is time.
 
     Raises:
         LostTraceError: the trace of ``before`` is not known.
     """
-    trace = None if before is None else known_trace(before)
-    if before is not None and trace is None:
+    if not exporting():
+        trace = trace_of(settings, before, rest)
+    else:
+        trace = None if before is None else known_trace(before)
+    if exporting() and before is not None and trace is None:
         raise LostTraceError(
             f"Layer '{settings.path}' (tau_s={settings.tau_s}) cannot be exported from a membrane "
             "potential that it did not return: its post-synaptic current is not among the "

@@ -7,7 +7,6 @@ gives what they give. A step is a sequence of one.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -22,7 +21,6 @@ from tssl_adapters.engine.kernels import (
     BackForm,
     Form,
     Given,
-    Slope,
     Spec,
     memory,
     plain,
@@ -39,7 +37,12 @@ from tssl_adapters.engine.plan import (
     tells,
     working_dtype,
 )
+from tssl_adapters.engine.recursion import charge, fires
 from tssl_adapters.engine.sequence import compute as sequence_values
+from tssl_adapters.engine.sequence import watches
+from tssl_adapters.engine.state import Settings
+from tssl_adapters.engine.step import watch
+from tssl_adapters.engine.window import watch_times
 from tssl_adapters.neuron import (
     Neuron,
     Never,
@@ -49,7 +52,6 @@ from tssl_adapters.neuron import (
     ToValue,
     Value,
 )
-from tssl_adapters.rules import TSSLBP
 
 ENOUGH = 4096
 """Values that must come out bit-equal before the kernels stand in for torch."""
@@ -78,6 +80,10 @@ class Call(NamedTuple):
             return out, after, None
         return FusedFunction.apply(self, drive, state, trace, *rest)
 
+    def knows(self, drive: Tensor) -> bool:
+        """Whether the kernels are for drives of this dtype."""
+        return str(drive.dtype) == f"torch.{self.spec.form.dtype}"
+
     def shape(self, drive: Tensor) -> tuple[int, torch.Size]:
         """How many time steps, and the shape of one."""
         return (drive.shape[0], drive.shape[1:]) if self.sequence else (1, drive.shape)
@@ -98,7 +104,8 @@ class Call(NamedTuple):
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
         start, current = spread(state, step, drive), spread(trace, step, drive)
         room = (memory(drive), start, current)
-        return Given(steps, step.numel(), *room, numbers, self.plan.tau_s, earlier)
+        tau_s, gate = self.plan.tau_s, self.plan.rule.active_from(self.plan.tau_s)
+        return Given(steps, step.numel(), *room, numbers, tau_s, earlier, gate)
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,8 +134,6 @@ def why_not(plan: Plan) -> str | None:
         return f"{type(plan.rule).__name__} has no compiled kernels"
     if plan.exposed or neuron.quantiser is not None:
         return "the neuron has states of other kinds"
-    if isinstance(neuron.reset, SubtractAmount):
-        return "a spike takes another amount than the threshold"
     if len(neuron.charge.raw) > ROWS - LEARNED or _plain(neuron.charge.formula) is None:
         return "the neuron's charge has no plain formula"
     if not isinstance(neuron.reset, Never) and _plain(_formula_of(neuron)) is None:
@@ -207,6 +212,8 @@ def _kind(neuron: Neuron) -> str:
         return "value"
     if isinstance(neuron.reset, SubtractEarly):
         return "early"
+    if isinstance(neuron.reset, SubtractAmount):
+        return "amount"
     return "subtract" if isinstance(neuron.reset, Subtract) else "never"
 
 
@@ -223,22 +230,18 @@ def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | No
 
 def compute(
     call: Call, given: Given, charged: Tensor | None, again: bool
-) -> tuple[Tensor, Tensor, Tensor | None, bool]:
-    """Output and membrane potential, as the autograd functions give them, what to keep, and whether
-    kernels computed it.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool]:
+    """Output and membrane potential, as the autograd functions give them, r of a single step whose
+    incoming potential was still to be reset, what to keep, and whether kernels computed it.
 
     ``charged`` takes h[t], where it is wanted.
     """
     drive, keep = given.drive, call.plan.keep_states
     out = torch.empty_like(drive)
     after = torch.empty_like(drive if keep or not call.sequence else drive[0])
-    return out, after, *launch.forward(call, given, out, after, charged, again)
-
-
-@cache
-def _back(fallback: bool, path: str, output: bool, learns: bool, membrane: bool) -> BackForm:
-    undone, plain, complete = path != "none", path == "reference", path == "complete"
-    return BackForm(output, learns, fallback, undone, plain, complete, membrane)
+    late = given.steps == 1 and call.plan.neuron.timing != "immediate"
+    due = torch.empty_like(given.state) if late else None
+    return out, after, due, *launch.forward(call, given, out, after, charged, due, again)
 
 
 class FusedFunction(EngineFunction):
@@ -263,7 +266,7 @@ class FusedFunction(EngineFunction):
         needs_drive = ctx.needs_input_grad[6 + GAIN]
         told = again and not call.sequence and tells(call.plan.neuron) and not needs_drive
         charged = torch.empty_like(given.drive) if told else None
-        out, after, kept, ctx.compiled = compute(call, given, charged, again)
+        out, after, _, kept, ctx.compiled = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers
         ctx.told, ctx.earlier, ctx.trace = told, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
@@ -291,64 +294,129 @@ class FusedFunction(EngineFunction):
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        plan, rule = call.plan, call.plan.rule
-        assert isinstance(rule, TSSLBP)
+        plan = call.plan
         drive, state, trace, kept, *_ = ctx.saved_tensors
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
         spec = call.spec.told if ctx.told else call.spec
         needs = ctx.needs_input_grad[6:][:LEARNED]
-        # A delayed step's link has F_v mu too; its last call may share the others' kernel.
-        by_link = plan.neuron.timing == "delayed" and not (call.sequence and link is None)
-        membrane = grad_after is not None or by_link
-        path, output = rule.reset_path, grad_out is not None
-        back = _back(rule.fallback, path, output, any(needs), membrane)
-        traced = ctx.trace is not None
-        adjoints = _adjoints(call, given, back, traced, grad_out, grad_after, link)
-        slope = Slope(rule.max_slope, rule.fallback_width)
-        launch.backward(call, spec, back, slope, given, kept, ctx.compiled, adjoints)
+        late = plan.neuron.timing == "delayed"
+        membrane = grad_after is not None or (late and link is not None)
+        back = BackForm(
+            grad_out is not None, any(needs), membrane, plan.neuron.detached, plan.rule,
+            plan.steps(),
+        )  # fmt: skip
+        watch_call(call, spec, given, grad_out, grad_after, link)
+        wants = (ctx.needs_input_grad[2], ctx.trace is not None)
+        adjoints = _adjoints(call, given, back, wants, grad_out, grad_after, link)
+        launch.backward(call, spec, back, given, kept, ctx.compiled, adjoints)
+        entering = adjoints.entering
+        if plan.linked and not late:
+            entering = adjoints.through
         return (
             None,
             adjoints.drive,
-            _entering(call, adjoints.chain, adjoints.through, state),
-            reduced(adjoints.trace, ctx.trace) if traced else None,
+            reduced(entering, state),
+            reduced(adjoints.trace, ctx.trace) if ctx.trace is not None else None,
             None,
-            adjoints.chain if plan.linked else None,
+            adjoints.chain,
             *_learned(call, adjoints.sums, needs),
         )
+
+
+def watch_call(
+    call: Call,
+    spec: Spec,
+    given: Given,
+    grad_out: Tensor | None,
+    grad_after: Tensor | None,
+    link: Tensor | None,
+) -> None:
+    """Warn of what the gradients say against the loss, as far as the rule looks."""
+    plan, rule = call.plan, call.plan.rule
+    if plan.position is None or not (rule.looks_ahead or rule.looks_around):
+        return
+    later = None if link is None else link[3]
+    if not call.sequence:
+        if unseen(plan.position.stretch.settings, grad_after):
+            spikes = None if grad_after is None else spikes_of(spec, plan.neuron, given)
+            watch(plan, grad_out, later, grad_after, spikes)
+    elif grad_out is not None and watches(plan):
+        watch_times(plan.position, grad_out.unbind(), later)
+
+
+def unseen(settings: Settings, grad_after: Tensor | None) -> bool:
+    """Whether a single step's gradients have something to say that was not said."""
+    return not (settings.watched and (settings.seen_around or grad_after is None))
+
+
+def spikes_of(spec: Spec, neuron: Neuron, given: Given) -> Tensor:
+    """s of a single step, in the shape of its potential."""
+    if spec.form.told:
+        return fires(neuron, given.drive)
+    return fires(neuron, charge(neuron, given.state, given.drive)[1])
 
 
 def _adjoints(
     call: Call,
     given: Given,
     back: BackForm,
-    traced: bool,
+    wants: tuple[bool, bool],
     grad_out: Tensor | None,
     grad_after: Tensor | None,
     link: Tensor | None,
 ) -> Adjoints:
-    """What came in, contiguous, and room for what goes out."""
+    """What came in, contiguous, and room for what goes out: ``wants`` says of the incoming state
+    and of the trace whether they take a gradient.
+    """
     plan, drive, neurons = call.plan, given.drive, given.neurons
     step, dtype = given.state.shape, working_dtype(drive)
+    state, trace = wants
     link = None if link is None else memory(link)
     out, pace = _paced(grad_out, neurons, call.sequence)
     each = plan.keep_states and grad_after is not None
-    # A link's gradient is ours alone, from the call after: this one's takes its place.
-    rows = plan.links if plan.linked else 2
-    chain = link
-    if chain is None or chain.shape[0] != rows:
-        chain = drive.new_empty((rows, *step), dtype=dtype)
     return Adjoints(
         out,
         pace,
         None if grad_after is None else memory(grad_after),
         neurons if each else 0,
         link,
-        torch.empty_like(drive),
-        chain,
-        _through(chain, step, back.membrane),
-        drive.new_empty(step, dtype=dtype) if traced else None,
+        *room_of(call, drive, step, plan.linked, link, state),
+        drive.new_empty(step, dtype=dtype) if trace else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
     )
+
+
+class Room(NamedTuple):
+    """Where a backward pass writes to, as in :class:`Adjoints`."""
+
+    drive: Tensor
+    chain: Tensor | None
+    through: Tensor | None
+    entering: Tensor | None
+
+
+def room_of(
+    call: Call, drive: Tensor, step: torch.Size, linked: bool, link: Tensor | None, state: bool
+) -> Room:
+    """Room for the gradients of a drive, of the link that came in and of the incoming ``state``,
+    if it takes one.
+    """
+    chain, through, entering = None, None, None
+    dtype = working_dtype(drive)
+    if linked:
+        # A link's gradient is ours alone, from the call after: this one's takes its place.
+        chain = drive.new_empty((call.plan.links, *step), dtype=dtype) if link is None else link
+        if link is None and call.plan.rule.looks_ahead:
+            chain[2].zero_()  # without delay nothing else is written there
+        if call.plan.neuron.timing == "delayed":
+            through = chain[2]
+        elif state:
+            through = drive.new_empty(step, dtype=dtype)
+    elif state and drive.shape == step and drive.dtype == dtype:
+        entering = torch.empty_like(drive)  # several times as fast
+    elif state:
+        entering = drive.new_empty(step, dtype=dtype)
+    return Room(torch.empty_like(drive), chain, through, entering)
 
 
 def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | None, int]:
@@ -356,26 +424,6 @@ def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | 
     if grad is not None and sequence and grad.stride(0) == 0:
         return memory(grad[0]), 0
     return None if grad is None else memory(grad), neurons
-
-
-def _through(chain: Tensor, step: torch.Size, membrane: bool) -> Tensor | None:
-    """Where the adjoint of a loss on the membrane potential goes to, if there is any."""
-    if chain.shape[0] == 3:
-        return chain[2]
-    return chain.new_empty(step) if membrane else None
-
-
-def _entering(call: Call, link: Tensor, through: Tensor | None, state: Tensor) -> Tensor | None:
-    """The gradient of the state that came in, where it is not handed on through the link."""
-    plan, neuron = call.plan, call.plan.neuron
-    delayed = neuron.timing == "delayed"
-    if plan.linked:
-        return None if delayed else reduced(through, state)
-    total = link[1] if through is None else link[1] + through
-    if delayed and isinstance(neuron.reset, ToValue):
-        held = state > neuron.threshold if neuron.strict else state >= neuron.threshold
-        total = total * (1 - held.to(total.dtype))
-    return reduced(total, state)
 
 
 def _learned(call: Call, sums: Tensor | None, needs: tuple[bool, ...]) -> list[Tensor | None]:

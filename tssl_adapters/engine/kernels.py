@@ -6,17 +6,21 @@ results mean is the business of :mod:`tssl_adapters.engine.fused`, the same for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Value
+from tssl_adapters.neuron import Timing, Value
+from tssl_adapters.rules import Rule
 
+COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
+"""What an engine compiles with."""
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
 ROWS = 8
 """A neuron's numbers: those five, then up to three of its charge's own."""
@@ -29,21 +33,25 @@ class Form(NamedTuple):
         dtype: name of the drive's dtype, ``"float32"``, say.
         dense: whether a neuron's numbers are given one by one rather than once for all neurons.
         raw: how many numbers of its own the charge's formula takes.
-        kind: what a spike does: ``"value"``, ``"subtract"``, ``"early"`` or ``"never"``.
+        kind: what a spike does: ``"value"``, ``"subtract"``, ``"amount"``, ``"early"`` or
+            ``"never"``.
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
         psc: whether the output is the trace rather than the spikes.
         told: whether a backward pass is given h[t] in the drive's place.
+        synapse: whether a single step has a synaptic current in front of the membrane, whose leak
+            is the last of the numbers.
     """
 
     dtype: str
     dense: bool
     raw: int
     kind: str
-    timing: str
+    timing: Timing
     strict: bool
     psc: bool
     told: bool = False
+    synapse: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +75,11 @@ class Spec:
         """The same neuron, whose backward pass is given h[t]."""
         return self.shaped(told=True)
 
+    @cached_property
+    def behind_a_synapse(self) -> Spec:
+        """The same neuron with a synaptic current in front of it."""
+        return self.shaped(synapse=True)
+
 
 @cache
 def spec_of(charge: Callable[..., Any], reset: Callable[..., Any] | None, form: Form) -> Spec:
@@ -80,27 +93,25 @@ class BackForm(NamedTuple):
     Attributes:
         output: whether the output has a gradient.
         learns: whether sums for the neuron's own numbers are wanted.
-        fallback: whether silent steps emit the smooth fallback.
-        undone: whether the chain goes through the reset.
-        plain: whether it does so in the paper's form, with lambda beside F_v lambda.
-        complete: whether the membrane's adjoint goes through the reset's spike.
-        membrane: whether there is such an adjoint; without it c[t] and mu[t] are 0.
+        membrane: whether there is an adjoint of a loss on the membrane potential; without it
+            c[t] and mu[t] are 0.
+        detached: whether the library cuts the gradient through the reset.
+        rule: the learning rule.
+        steps: how many time steps its window has, for rules that ask for it; no part of what is
+            compiled.
     """
 
     output: bool
     learns: bool
-    fallback: bool
-    undone: bool
-    plain: bool
-    complete: bool
     membrane: bool
+    detached: bool
+    rule: Rule
+    steps: float = math.inf
 
-
-class Slope(NamedTuple):
-    """The rule's numbers: the upper bound of 1/d, and the width of the fallback."""
-
-    steepest: float
-    width: float
+    @property
+    def variant(self) -> BackForm:
+        """What is compiled."""
+        return self._replace(steps=math.inf)
 
 
 class Given(NamedTuple):
@@ -115,6 +126,7 @@ class Given(NamedTuple):
         numbers: the neuron's, as :meth:`Backend.numbers` made them.
         tau_s: synaptic time constant in steps.
         earlier: whether ``state`` is h of the step before, not yet reset.
+        gate: what a[t] has to reach for the rule to count a neuron as active, if it asks.
     """
 
     steps: int
@@ -125,6 +137,7 @@ class Given(NamedTuple):
     numbers: Any
     tau_s: float
     earlier: bool = False
+    gate: float | None = None
 
 
 class Adjoints(NamedTuple):
@@ -135,11 +148,13 @@ class Adjoints(NamedTuple):
         pace: how far the time steps of ``out`` lie apart: N, or 0.
         after: gradient of the potential after every step ``[T, N]``, or after the last one ``[N]``.
         stride: how far the time steps of ``after`` lie apart: N, or 0 where there is one.
-        link: lambda, F_v lambda and, with a delayed reset, F_v mu of the call after,
-            ``[2 or 3, N]``.
+        link: lambda, F_v lambda and, with a delayed reset, F_v mu of the call after, and G where
+            the rule looks ahead, :func:`link_rows` of them ``[2 to 4, N]``.
         drive: gradient of the drive ``[T, N]``.
-        chain: lambda and F_v lambda for the call before, ``[2, N]``; may lie where the link lies.
+        chain: lambda, F_v lambda and G for the call before, rows like those of the link, where it
+            may lie.
         through: F_v mu for the call before ``[N]``; may lie where the link lies.
+        entering: the whole gradient of the potential that came in ``[N]``, where no link did.
         trace: gradient of the incoming trace ``[N]``.
         sums: gradients of decay, gain, offset, threshold and reset value, neuron by neuron,
             ``[5, N]``.
@@ -151,8 +166,9 @@ class Adjoints(NamedTuple):
     stride: int
     link: Tensor | None
     drive: Tensor
-    chain: Tensor
+    chain: Tensor | None
     through: Tensor | None
+    entering: Tensor | None
     trace: Tensor | None
     sums: Tensor | None
 
@@ -166,6 +182,15 @@ def memory(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() and not tensor.is_neg():
         return tensor
     return tensor.resolve_neg().contiguous()
+
+
+def link_rows(timing: Timing, rule: Rule) -> int:
+    """How many rows a link has, where there is one: the first of those that
+    :class:`tssl_adapters.engine.recursion.Carried` has. The third stays zero without delay.
+    """
+    if rule.looks_ahead:
+        return 4
+    return 3 if timing == "delayed" else 2
 
 
 class Backend(Protocol):
@@ -187,15 +212,17 @@ class Backend(Protocol):
         out: Tensor,
         after: Tensor,
         charged: Tensor | None,
+        due: Tensor | None,
         keep: bool,
         again: bool,
     ) -> Tensor | None:
         """Write the output ``[T, N]``, the potential, after every step where ``keep``, and h[t]
-        into ``charged [T, N]`` where there is one.
+        into ``charged [T, N]``, and of a step r, the spike of an incoming potential whose reset is
+        still due, into ``due [N]``, where there are these.
 
         Returns:
             What it wants kept for :meth:`backward`, where ``again`` says that one may follow. Of a
-            step with a trace and ``charged`` that is whether a[t] reaches 1 / (4 tau_s), a bit a
+            step with a trace and ``charged`` that is whether a[t] reaches the gate, a bit a
             neuron: :meth:`backward` will be told h[t] and no trace.
         """
 
@@ -203,7 +230,6 @@ class Backend(Protocol):
         self,
         spec: Spec,
         back: BackForm,
-        slope: Slope,
         given: Given,
         kept: Tensor | None,
         adjoints: Adjoints,
@@ -217,19 +243,37 @@ class Backend(Protocol):
         """The adjoint of :meth:`current`: from ``[T, ...]`` to the drive's gradient."""
 
 
+@runtime_checkable
+class StepBackend(Backend, Protocol):
+    """A backend with loops of single steps that can be called without a further look, at
+    ``tau_s = 1``.
+    """
+
+    def step_loop(self, spec: Spec) -> Callable[..., None]:
+        """One step forward that tells h[t], to be called with addresses that are right."""
+
+    def step_back(
+        self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
+    ) -> Callable[..., None]:
+        """One step back from h[t], for memory like this, and where the synaptic current that it
+        hands on has a gradient, to be called with tensors that are right:
+        ``(charged, state, numbers, grad_out, grad_after, grad_current, link, room, steps)``.
+        """
+
+
 @cache
 def backend(engine: str) -> Backend | None:
     """The kernels of an engine, importing what they are compiled with; plain torch has none.
 
     Nor has a model that was saved where there was more, and loaded where there is not.
     """
-    if engine == "torch" or find_spec(engine) is None:
+    if engine == "torch" or find_spec(COMPILERS[engine]) is None:
         return None
-    if engine == "numba":
-        from tssl_adapters.engine.numba_backend import NumbaBackend
+    if engine == "cpu":
+        from tssl_adapters.engine.cpu.backend import CpuBackend
 
-        return NumbaBackend()
-    from tssl_adapters.engine.triton_backend import TritonBackend
+        return CpuBackend()
+    from tssl_adapters.engine.triton.backend import TritonBackend
 
     return TritonBackend()
 

@@ -1,6 +1,6 @@
 """The one place from which kernels are called, and why they may be.
 
-Each compiled variant is tried once in a process, before its first use: on a few neurons, against
+Each compiled variant is tried once in a process, before its first use: on some neurons, against
 :mod:`tssl_adapters.engine.reference`. Where it gives something else, or cannot be compiled, torch
 takes its place, with a warning. And a backend that is given memory which is not what a kernel was
 compiled for raises :class:`tssl_adapters.engine.kernels.MismatchError` instead of calling it: torch
@@ -26,18 +26,18 @@ from tssl_adapters.engine.kernels import (
     BackForm,
     Given,
     MismatchError,
-    Slope,
     Spec,
+    link_rows,
 )
 from tssl_adapters.engine.plan import LEARNED, Plan, working_dtype
 from tssl_adapters.engine.reference import Reference, for_neurons
 from tssl_adapters.engine.state import above_us
 from tssl_adapters.errors import EngineWarning
 
-NEURONS, STEPS = 101, 4
-"""How many neurons and time steps a variant is tried on: more than fill a vector, and some over."""
-SLOPE = Slope(2.0, 0.4)
-"""A bound that a good part of the slopes reach, and a fallback that is wide enough to be seen."""
+NEURONS, STEPS = 1031, 4
+"""How many neurons and time steps a variant is tried on: more than a block, which is some vectors,
+and enough that a rule's bounds are met.
+"""
 STRAY = 1
 """Neurons that rounding at the threshold may send another way."""
 
@@ -63,46 +63,66 @@ def forward(
     out: Tensor,
     after: Tensor,
     charged: Tensor | None,
+    due: Tensor | None,
     again: bool,
 ) -> tuple[Tensor | None, bool]:
     """:meth:`Backend.forward`, and whether it was that, not torch."""
     backend, spec, keep = kernels.backend, kernels.spec, kernels.plan.keep_states
-    key = (backend.name, spec, keep, charged is not None)
+    tells = charged is not None
+    key = _forward_key(kernels, tells, given.steps == 1, given.trace is not None, given.tau_s)
     good = _tried.get(key)
     if good is None:
-        good = _try(kernels, key, "forward", partial(_forward_holds, kernels, given, key[-1]))
+        good = _try(kernels, key, "forward", partial(_forward_holds, kernels, given, tells))
     if good:
         try:
-            return backend.forward(spec, given, out, after, charged, keep, again), True
+            return backend.forward(spec, given, out, after, charged, due, keep, again), True
         except MismatchError:
             pass
     by_torch = Reference(kernels.plan)
-    return by_torch.forward(spec, given, out, after, charged, keep, again), False
+    return by_torch.forward(spec, given, out, after, charged, due, keep, again), False
+
+
+def _forward_key(
+    kernels: Kernels, tells: bool, single: bool, traced: bool, tau_s: float
+) -> tuple[Any, ...]:
+    keep, gate = kernels.plan.keep_states, kernels.plan.rule.active_from(tau_s)
+    return (kernels.backend.name, kernels.spec, keep, tells, single, traced, tau_s, gate)
+
+
+def trusted(kernels: Kernels) -> bool:
+    """Whether a single step forward that tells h[t], at tau_s = 1, was tried and is right."""
+    return _tried.get(_forward_key(kernels, True, True, False, 1.0), False)
 
 
 def backward(
     kernels: Kernels,
     spec: Spec,
     back: BackForm,
-    slope: Slope,
     given: Given,
     kept: Tensor | None,
     compiled: bool,
     adjoints: Adjoints,
-) -> None:
-    """:meth:`Backend.backward`, after a forward pass that was ``compiled`` or was not."""
+) -> bool:
+    """:meth:`Backend.backward`, after a forward pass that was ``compiled`` or was not; whether it
+    was that, not torch.
+    """
     backend = kernels.backend
-    key = (backend.name, spec, back)
+    wanted = tuple(room is None for room in adjoints)
+    each = adjoints.stride > 0
+    single, earlier = given.steps == 1, given.earlier
+    key = (backend.name, spec, back.variant, wanted, each, single, earlier, given.tau_s)
     good = _tried.get(key) if compiled else False
     if good is None:
-        good = _try(kernels, key, "backward", partial(_backward_holds, kernels, spec, back, given))
+        holds = partial(_backward_holds, kernels, spec, back, given, adjoints)
+        good = _try(kernels, key, "backward", holds)
     if good:
         try:
-            backend.backward(spec, back, slope, given, kept, adjoints)
-            return
+            backend.backward(spec, back, given, kept, adjoints)
+            return True
         except MismatchError:
             pass
-    Reference(kernels.plan).backward(spec, back, slope, given, kept, adjoints)
+    Reference(kernels.plan).backward(spec, back, given, kept, adjoints)
+    return False
 
 
 class Current(NamedTuple):
@@ -167,7 +187,7 @@ def _try(kernels: Kernels | Current, key: Hashable, name: str, holds: Callable[[
             f"tssl_adapters: layer '{kernels.path}': on a trial before its first use the compiled "
             f"{name} pass of engine={kernels.backend.name!r} for {key[1:]} {why}. "  # type: ignore[index]
             "Torch computes it instead, here and in every layer like this one; nothing is lost but "
-            "time. Compiled code on disk may be damaged: empty numba's or Triton's cache.",
+            "time. Please report it, with the versions of what this engine compiles with.",
             EngineWarning,
             stacklevel=above_us(),
         )
@@ -181,17 +201,18 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
     neuron = for_neurons(kernels.plan.neuron, given, False, chosen)
     level = torch.as_tensor(neuron.threshold, dtype=like.dtype, device=like.device)
     state = torch.where(level.isfinite(), level, 0.0) + noise(NEURONS)
-    trace = noise(NEURONS).abs() if kernels.spec.form.psc else None
+    traced = kernels.spec.form.psc and (steps > 1 or given.trace is not None)
+    trace = noise(NEURONS).abs() if traced else None
     drive = noise(steps, NEURONS)
     values = [*neuron.values(), *[0.0] * (ROWS - len(neuron.values()))]
     dense = kernels.spec.form.dense
     numbers = kernels.backend.numbers(values, dense, drive, drive.shape[1:])
-    few = Given(steps, NEURONS, drive, state, trace, numbers, given.tau_s)
+    few = Given(steps, NEURONS, drive, state, trace, numbers, given.tau_s, gate=given.gate)
     return kernels.plan._replace(neuron=neuron), few
 
 
 def _forward_holds(kernels: Kernels, given: Given, tells: bool) -> bool:
-    plan, few = _few(kernels, given, 1 if tells else STEPS, _Noise(given.drive))
+    plan, few = _few(kernels, given, 1 if given.steps == 1 else STEPS, _Noise(given.drive))
     both = (kernels.backend, Reference(plan))
     return _agree(*(_went(plan, kernels.spec, backend, few, tells)[0] for backend in both))
 
@@ -203,23 +224,29 @@ def _went(
     keep = plan.keep_states
     out, after = torch.empty_like(few.drive), torch.empty_like(few.drive if keep else few.state)
     charged = torch.empty_like(few.drive) if tells else None
-    kept = backend.forward(spec, few, out, after, charged, keep, True)
+    late = few.steps == 1 and spec.form.timing != "immediate"
+    due = torch.empty_like(few.drive[0]) if late else None
+    kept = backend.forward(spec, few, out, after, charged, due, keep, True)
+    written = [out, after, *([] if due is None else [due])]
     if charged is None:
-        return [out, after], few, kept
+        return written, few, kept
     bits = [] if kept is None else [kept]
-    return [out, after, charged, *bits], few._replace(drive=charged, trace=None), kept
+    return [*written, charged, *bits], few._replace(drive=charged, trace=None), kept
 
 
-def _backward_holds(kernels: Kernels, spec: Spec, back: BackForm, given: Given) -> bool:
+def _backward_holds(
+    kernels: Kernels, spec: Spec, back: BackForm, given: Given, like: Adjoints
+) -> bool:
     noise, form, keep = _Noise(given.drive), spec.form, kernels.plan.keep_states
-    steps = 1 if form.told else STEPS
+    steps = 1 if given.steps == 1 else STEPS
     plan, few = _few(kernels, given, steps, noise)
     grad_out = noise(steps, NEURONS) if back.output else None
     shape = (steps, NEURONS) if keep else (NEURONS,)
-    grad_after = noise(*shape) if back.membrane else None
-    late = form.timing == "delayed"
-    linked = back.membrane or not late  # else the link's F_v mu would make a membrane's adjoint
-    link = noise(3 if late else 2, NEURONS, dtype=working_dtype(given.drive))
+    grad_after = noise(*shape) if like.after is not None else None
+    late, linked = form.timing == "delayed", like.link is not None
+    link = noise(link_rows(form.timing, back.rule), NEURONS, dtype=working_dtype(given.drive))
+    if not late:
+        link[2:3] = 0.0
     found = []
     for backend in (kernels.backend, Reference(plan)):
         _, start, kept = _went(plan, kernels.spec, backend, few, form.told)
@@ -228,22 +255,34 @@ def _backward_holds(kernels: Kernels, spec: Spec, back: BackForm, given: Given) 
             grad_out,
             NEURONS,
             grad_after,
-            NEURONS if keep and back.membrane else 0,
+            NEURONS if keep and grad_after is not None else 0,
             chain if linked else None,
             torch.empty_like(few.drive),
-            chain,
-            chain[2] if late else torch.empty_like(chain[0]),
-            torch.empty_like(chain[0]) if form.psc else None,
+            None if like.chain is None else chain,
+            None if like.through is None else (chain[2] if late else torch.empty_like(chain[0])),
+            None if like.entering is None else torch.empty_like(chain[0]),
+            None if like.trace is None else torch.empty_like(chain[0]),
             chain.new_empty(LEARNED, NEURONS) if back.learns else None,
         )
         start = start._replace(earlier=given.earlier)
-        backend.backward(spec, back, SLOPE, start, kept, adjoints)
+        backend.backward(spec, back, start, kept, adjoints)
         sums = adjoints.sums
         if sums is not None and form.kind != "value":
             sums = sums[:RESET_VALUE]  # there is no such number
-        written = (adjoints.drive, chain, adjoints.through, adjoints.trace, sums)
+        _, _, _, _, _, *written = adjoints._replace(sums=sums)
         found.append([t for t in written if t is not None])
     return _agree(*found)
+
+
+def alike(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> bool:
+    """Whether two ways to compute the same, of whatever shape, differ by rounding."""
+    for one, other in zip(ours, theirs, strict=True):
+        if one is not None and other is not None:
+            rounding = torch.finfo(one.dtype).eps ** 0.5
+            scale = rounding * float(other.abs().nan_to_num(0.0, 0.0).max())
+            if not torch.allclose(one, other, rounding, scale, equal_nan=True):
+                return False
+    return True
 
 
 def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:

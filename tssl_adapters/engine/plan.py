@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.recursion import Backward, Carried, Moment
+from tssl_adapters.engine.kernels import link_rows
+from tssl_adapters.engine.recursion import Backward, Moment
 from tssl_adapters.engine.window import Position
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback, Rule, Window
@@ -80,13 +81,10 @@ def link_size(neuron: Neuron, rule: Rule) -> int:
     They carry lambda[t+1] and F_v lambda[t+1]; where the layer hands on h, the reset belongs to
     the call before, so that F_v mu[t+1] has to go the same way; and G[t+1] where the rule asks.
     """
-    if rule.looks_ahead:
-        return len(Carried._fields)
     delayed = neuron.timing == "delayed"
-    needed = rule.chain and (
-        rule.splits_adjoint(neuron.detached) or (delayed and rule.resets_membrane(neuron.detached))
-    )
-    return (3 if delayed else 2) if needed else 0
+    needed = rule.looks_ahead or rule.splits_adjoint(neuron.detached)
+    needed = needed or (delayed and rule.resets_membrane(neuron.detached))
+    return link_rows(neuron.timing, rule) if rule.chain and needed else 0
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
@@ -113,9 +111,12 @@ def tells(neuron: Neuron) -> bool:
 
 def empty_links(plan: Plan, like: Tensor) -> list[Tensor]:
     """Tensors of one element, spread over the state's shape: they carry only gradients."""
+    if not plan.links:
+        return []
     strides = (0,) * like.ndim
-    dtype = working_dtype(like)
-    return [like.new_empty_strided(like.shape, strides, dtype=dtype) for _ in range(plan.links)]
+    first = like.new_empty_strided(like.shape, strides, dtype=working_dtype(like))
+    # Nobody reads or writes them, so that they may be one, which takes less than making another.
+    return [first, *(first.detach() for _ in range(plan.links - 1))]
 
 
 def save(ctx: Any, plan: Plan, tensors: Sequence[Tensor | None], values: Sequence[Value]) -> None:

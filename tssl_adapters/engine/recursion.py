@@ -10,7 +10,8 @@ to the potential, and D[t] = du/dh at a fixed spike::
     e[t]      = (G[t] f[t] where the rule says so, else lambda[t]) + mu[t]
 
 e goes to the drive and to the charge's parameters. Where the layer hands on h rather than u
-(``delayed``), c[t] enters mu[t] whole. The layout of a step is ``[batch, ...]``.
+(``delayed``), c[t] enters mu[t] whole. G[t] is what the rule makes of it (``signal``), and D[t] is
+1 under a rule of continuous time. The layout of a step is ``[batch, ...]``.
 
 lambda may overflow. A factor of zero then still makes zero of it, and a silent step emits its
 fallback: :func:`product`. Choosing takes torch many times as long as multiplying, on a CPU, so that
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tssl_adapters.arithmetic import Symbol, minus, plus, where
 from tssl_adapters.elementwise import at_least, greater, operand
 from tssl_adapters.engine.kernels import plain
 from tssl_adapters.neuron import (
@@ -64,7 +66,7 @@ class Carried(NamedTuple):
     decayed_membrane: Tensor | None = None
     """F_v mu[t+1]"""
     grad_spike: Tensor | None = None
-    """G[t+1], for rules that look ahead: from one call to the one before"""
+    """G[t+1], for rules that look ahead; with a window, from one call to the one before"""
 
 
 class _Adjoints(NamedTuple):
@@ -104,9 +106,7 @@ def _unrounded(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | N
         return before, formula(neuron.reset.formula(state, before, neuron.threshold), drive, *raw)
     charged = formula(state, drive, *raw)
     if isinstance(neuron.reset, Subtract):
-        if isinstance(neuron.amount, Tensor):  # the product is exact, so one rounding as well
-            return before, torch.addcmul(charged, before, neuron.amount, value=-1)
-        charged = charged - before * neuron.amount
+        charged = minus(charged, before, neuron.amount)  # the product is exact: one rounding
     return before, charged
 
 
@@ -121,7 +121,29 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
         return neuron.reset.formula(charged, due, neuron.amount)
     if isinstance(neuron.reset, ByFormula):
         return neuron.reset.apply(charged, due)
-    return charged.clone()
+    return charged if isinstance(charged, Symbol) else charged.clone()
+
+
+def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
+    """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, from 0 where ``trace`` is ``None``."""
+    if tau_s == 1.0:
+        return spike
+    if trace is None:
+        return spike / tau_s
+    rise = spike - trace
+    if isinstance(rise, Tensor):
+        return rise.div_(operand(tau_s, spike)).add_(trace)
+    return rise / tau_s + trace
+
+
+def through_psc(
+    own: Tensor | None, later: Tensor | None, tau_s: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients with respect to a[t] and to s[t], from that of the output and of a[t+1]."""
+    if tau_s == 1.0:
+        return own, own
+    total = own if later is None else added(own, later * (1.0 - 1.0 / tau_s))
+    return total, None if total is None else total / tau_s
 
 
 def _is(value: Value, number: float) -> bool:
@@ -144,9 +166,8 @@ def _increment(neuron: Neuron, moment: Moment, removed: Value) -> Tensor:
         return moment.charged - moment.state
     if isinstance(neuron.reset, Subtract) and not isinstance(neuron.reset, SubtractEarly):
         assert moment.before is not None
-        if isinstance(removed, Tensor):
-            return moment.charged - torch.addcmul(moment.state, moment.before, removed, value=-1)
-        return moment.charged - (moment.state - moment.before * removed)
+        before: Tensor = minus(moment.state, moment.before, removed)
+        return moment.charged - before
     return moment.charged - _held(neuron, moment)
 
 
@@ -204,10 +225,17 @@ def _looks_cheap(tensor: Tensor) -> bool:
 def product(factor: Value, adjoint: Tensor) -> Tensor:
     """``factor * adjoint``, and zero where the factor is, whatever the adjoint."""
     found = factor * adjoint
+    if isinstance(found, Symbol):
+        return where(factor != 0.0, found, 0.0)
     return torch.where(torch.as_tensor(factor != 0.0, device=found.device), found, 0.0)
 
 
-def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+def _less(total: Tensor | None, factor: Tensor, adjoint: Tensor) -> Tensor:
+    return -(factor * adjoint) if total is None else minus(total, factor, adjoint)
+
+
+def added(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    """The sum of two terms, either of which may be zero."""
     if left is None or right is None:
         return right if left is None else left
     return left + right
@@ -254,6 +282,7 @@ class Backward:
         grad_state: Tensor | None,
         grad_charged: Tensor | None = None,
         last: bool = False,
+        around: Tensor | None = None,
     ) -> Tensor:
         """Go one step back.
 
@@ -264,12 +293,17 @@ class Backward:
             grad_state: c[t], the gradient with respect to the state that the step handed on.
             grad_charged: that with respect to h[t] itself; it joins mu[t] whole.
             last: whether this is the window's last step.
+            around: the mean of c just before and just after the reset, where it is known.
 
         Returns:
             The gradient with respect to the drive.
         """
         neuron, rule = self.neuron, self.rule
         removed = _removed(neuron, moment)
+        ahead = rule.looks_ahead and not rule.windowed
+        later = self.carried.grad_spike if ahead else None
+        if ahead and later is None:
+            later = grad_spike
         step = Step(
             moment.spike,
             moment.charged,
@@ -284,6 +318,8 @@ class Backward:
             last,
             neuron.charge.decay,
             self.steps,
+            later,
+            around,
         )
         self.careful = self.careful or not _looks_cheap(moment.charged)
         found = self._adjoints(step, moment, grad_spike, grad_state, grad_charged)
@@ -295,12 +331,14 @@ class Backward:
         if self.needs_any:
             self._charge_sums(moment, total)
         if self.needs_reset:
-            held = membrane if rule.counts_reset else _add(chain, membrane)
+            held = membrane if rule.counts_reset else added(chain, membrane)
             self._reset_sums(moment, self._firing(step, found), grad_state, held)
         if rule.chain:
             self._carry(moment, chain if rule.spike_chain else None, membrane)
+        if ahead:
+            self.carried = self.carried._replace(grad_spike=grad_spike)
         gain = neuron.charge.gain
-        if isinstance(gain, Tensor):
+        if not isinstance(gain, float):
             return total * gain
         if gain == 1.0:
             return total
@@ -318,17 +356,18 @@ class Backward:
         """lambda[t], mu[t] and e[t]."""
         neuron, rule, carried = self.neuron, self.rule, self.carried
         slope = rule.slope(step)
-        taken = _taken(neuron, moment)
+        taken = None if rule.continuous else _taken(neuron, moment)
+        grad_spike = rule.signal(step, grad_spike)
         arriving = self._arriving(step, grad_spike)
         ends = moment.spike if rule.ends_at_spikes else taken
         chain = self._chain(slope, arriving, ends)
 
         reset_adjoint = carried.decayed_membrane
         if neuron.timing != "delayed":
-            reset_adjoint = _add(grad_state, reset_adjoint)
+            reset_adjoint = added(grad_state, reset_adjoint)
         membrane_reset = None if reset_adjoint is None else rule.membrane_reset(step, slope)
         membrane = self._membrane(grad_state, reset_adjoint, taken, membrane_reset)
-        membrane = _add(membrane, grad_charged)
+        membrane = added(membrane, grad_charged)
 
         fallback = rule.emit(step, grad_spike)
         emitted = chain if fallback is None else self._chosen(fallback, chain)
@@ -356,11 +395,14 @@ class Backward:
     def _chosen(self, fallback: Fallback, active: Tensor) -> Tensor:
         """The fallback where a neuron is silent, else what an active one emits."""
         if self.careful:
-            return torch.where(fallback.active != 0.0, active, fallback.gradient)
+            chosen: Tensor = where(fallback.active != 0.0, active, fallback.gradient)
+            return chosen
         return torch.lerp(fallback.gradient, active, fallback.active)
 
     def _firing(self, step: Step, found: _Adjoints) -> Tensor:
         """What reaches the potential through the spike."""
+        if self.rule.continuous:
+            return self._times(step.spike, self._passing(found))
         firing = self._times(found.slope, found.arriving)
         if found.fallback is not None:
             firing = self._chosen(found.fallback, firing)
@@ -368,6 +410,13 @@ class Backward:
         if found.membrane_reset is None or found.reset_adjoint is None:
             return firing
         return self._plus(firing, found.membrane_reset, found.reset_adjoint)
+
+    def _passing(self, found: _Adjoints) -> Tensor:
+        """lambda[t] + mu[t], but for a loss on h[t] itself."""
+        passing = found.reset_adjoint
+        if passing is not None and found.membrane_reset is not None:
+            passing = self._plus(passing, found.membrane_reset, passing)
+        return found.chain if passing is None else found.chain + passing
 
     def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
         """What the spike is told, before its slope: G[t], and what came back through the reset."""
@@ -377,14 +426,12 @@ class Backward:
             return grad_spike
         if reset.plain:
             plain = later if reset.plain == 1.0 else later * reset.plain
-            back = torch.add(plain, decayed, alpha=reset.decayed)
+            back = plus(plain, reset.decayed, decayed)
         else:
             back = decayed * reset.decayed
-        if isinstance(reset.amount, Tensor):
+        if not isinstance(reset.amount, float):
             return self._plus(grad_spike, reset.amount, back)
-        if reset.amount == 0.0:
-            return grad_spike
-        return torch.add(grad_spike, back, alpha=reset.amount)
+        return grad_spike if reset.amount == 0.0 else plus(grad_spike, reset.amount, back)
 
     def _chain(self, slope: Tensor, arriving: Tensor, taken: Tensor | None) -> Tensor:
         """lambda[t]."""
@@ -409,7 +456,7 @@ class Backward:
         through = self._kept(taken, reset_adjoint)
         if membrane_reset is not None:
             through = self._plus(through, membrane_reset, reset_adjoint)
-        return _add(grad_state, through) if delayed else through
+        return added(grad_state, through) if delayed else through
 
     def _carry(self, moment: Moment, chain: Tensor | None, membrane: Tensor | None) -> None:
         decay = operand(self.neuron.charge.decay, moment.charged)
@@ -421,8 +468,10 @@ class Backward:
         self.carried = Carried(chain, *decayed)
 
     def hand_back(self, grad_spike: Tensor | None) -> None:
-        """Have the call before know G of this call's first step, where the rule looks ahead."""
-        if self.rule.looks_ahead:
+        """Have the call before know G of this call's first step, where :meth:`step` was given what
+        the rule had made of it.
+        """
+        if self.rule.looks_ahead and self.rule.windowed:
             self.carried = self.carried._replace(grad_spike=grad_spike)
 
     def _charge_sums(self, moment: Moment, emitted: Tensor) -> None:
@@ -439,23 +488,25 @@ class Backward:
         """Threshold and reset value: through the spike test, and through what a spike removes."""
         neuron, carried = self.neuron, self.carried
         chain = None if self.rule.counts_reset else carried.decayed_chain
-        after = _add(chain, carried.decayed_membrane)
+        after = added(chain, carried.decayed_membrane)
         if neuron.timing != "delayed":
-            after = _add(grad_state, after)
+            after = added(grad_state, after)
         due = moment.spike if moment.before is None else moment.spike - moment.before
         if isinstance(neuron.reset, Subtract):
             own = isinstance(neuron.reset, SubtractAmount)  # then the amount is another number
-            total = torch.zeros_like(firing) if own else -firing
+            total = None if own else -firing
+            if self.rule.continuous:  # the reset is where the threshold is
+                after, adjoint = None, None
             if neuron.timing != "delayed" and after is not None:
-                total = torch.addcmul(total, due, after, value=-1)
+                total = _less(total, due, after)
             if moment.before is not None and adjoint is not None:
                 early = isinstance(neuron.reset, SubtractEarly)
                 before = moment.before * neuron.charge.decay if early else moment.before
-                total = torch.addcmul(total, before, adjoint, value=-1)
-            if own and self.needs[RESET_VALUE]:
+                total = _less(total, before, adjoint)
+            if own and self.needs[RESET_VALUE] and total is not None:
                 self._sum(RESET_VALUE, total)
             if self.needs[THRESHOLD]:
-                self._sum(THRESHOLD, -firing if own else total)
+                self._sum(THRESHOLD, -firing if total is None or own else total)
             return
         if self.needs[THRESHOLD]:
             self._sum(THRESHOLD, -firing)
@@ -466,7 +517,7 @@ class Backward:
     def _sum(self, index: int, terms: Tensor) -> None:
         value = self.neuron.values()[index]
         assert isinstance(value, Tensor)
-        self.sums[index] = _add(self.sums[index], terms.sum_to_size(value.shape))
+        self.sums[index] = added(self.sums[index], terms.sum_to_size(value.shape))
 
     def entering(self, first: Moment, linked: bool) -> Tensor | None:
         """The gradient of the state that came in, where it is not handed on through the link."""
@@ -474,10 +525,10 @@ class Backward:
         if not self.rule.chain:
             return None
         if self.neuron.timing != "delayed":
-            return membrane if linked else _add(chain, membrane)
+            return membrane if linked else added(chain, membrane)
         if linked:
             return None
-        total = _add(chain, membrane)
+        total = added(chain, membrane)
         if total is not None and isinstance(self.neuron.reset, ToValue):
             assert first.before is not None
             total = total * (1 - first.before)

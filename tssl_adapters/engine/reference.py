@@ -7,13 +7,12 @@ that a kernel reads them from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least
-from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Slope, Spec
+from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Spec
 from tssl_adapters.engine.plan import LEARNED, Plan, in_working_dtype, working_dtype
 from tssl_adapters.engine.recursion import (
     RESET_VALUE,
@@ -23,10 +22,18 @@ from tssl_adapters.engine.recursion import (
     charge,
     fires,
     state_after,
+    trace_after,
 )
-from tssl_adapters.engine.sequence import Kept, activity, arriving, grad_of_state, next_trace
+from tssl_adapters.engine.sequence import (
+    Kept,
+    activity,
+    around,
+    arriving,
+    grad_of_state,
+    looks_around,
+)
 from tssl_adapters.neuron import Neuron, ToValue, Value
-from tssl_adapters.rules import TSSLBP
+from tssl_adapters.rules import Rule
 
 
 class Reference:
@@ -52,6 +59,7 @@ class Reference:
         out: Tensor,
         after: Tensor,
         charged: Tensor | None,
+        due: Tensor | None,
         keep: bool,
         again: bool,
     ) -> Tensor | None:
@@ -63,32 +71,32 @@ class Reference:
             before, h = charge(neuron, state, x)
             spike = fires(neuron, h)
             state = state_after(neuron, h, spike, before)
-            trace = next_trace(trace, spike, given.tau_s)
+            trace = trace_after(trace, spike, given.tau_s)
             outs[t] = trace
             afters[t if keep else 0] = state
             if charged is not None:
                 charged.view(given.steps, -1)[t] = h
-        if charged is None or not spec.form.psc:
+            if due is not None and before is not None:
+                due.view(-1).copy_(before)
+        if charged is None or given.gate is None or not spec.form.psc:
             return None
-        return _bits(at_least(outs[0].to(working_dtype(out)), 1.0 / (4.0 * given.tau_s)))
+        return _bits(at_least(outs[0].to(working_dtype(out)), given.gate))
 
     def backward(
         self,
         spec: Spec,
         back: BackForm,
-        slope: Slope,
         given: Given,
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
-        rule, tau_s = self.plan.rule, given.tau_s
-        assert isinstance(rule, TSSLBP)
-        rule = replace(rule, max_slope=slope.steepest, fallback_width=slope.width)
+        rule, tau_s = back.rule, given.tau_s
         neuron = for_neurons(self.plan.neuron, given, back.learns)
         dtype = working_dtype(given.drive)
         needs = [back.learns and isinstance(value, Tensor) for value in neuron.values()[:LEARNED]]
         link = () if adjoints.link is None else adjoints.link.view(-1, given.neurons).unbind()
-        found = Backward(neuron, rule, tau_s, needs, Carried(*(part.clone() for part in link)))
+        carried = Carried(*(part.clone() for part in link))
+        found = Backward(neuron, rule, tau_s, needs, carried, None, back.steps)
         grad_out = adjoints.out
         if grad_out is not None:
             grad_out = grad_out.view(-1, given.neurons).expand(given.steps, -1)
@@ -96,18 +104,26 @@ class Reference:
         if after is not None:
             after = after.view(-1, given.neurons) if adjoints.stride else after.view(-1)
         like = given.state.view(-1)
-        t = given.steps
+        t, each = given.steps, adjoints.stride > 0
+        alone = adjoints.link is None and adjoints.chain is None
+        looks = looks_around(rule, each, given.steps, alone)
         grads = arriving(grad_out, given.steps, like, tau_s, dtype)
         moments = _moments(neuron, rule, spec, given, kept)
         for (moment, active), told in zip(moments, grads, strict=True):
             t, (grad_trace, grad_spike) = t - 1, told
-            grad_state = grad_of_state(after, t, given.steps, adjoints.stride > 0, dtype)
-            grad = found.step(in_working_dtype(moment, neuron), active, grad_spike, grad_state)
+            grad_state = grad_of_state(after, t, given.steps, each, dtype)
+            mean = around(after, t, neuron, dtype) if looks else None
+            moment = in_working_dtype(moment, neuron)
+            grad = found.step(moment, active, grad_spike, grad_state, around=mean)
             adjoints.drive.view(given.steps, -1)[t] = grad
-        rows = adjoints.chain.view(-1, given.neurons)
-        _write(rows[0], found.carried.chain)
-        _write(rows[1], found.carried.decayed_chain)
+        if adjoints.chain is not None:
+            rows = adjoints.chain.view(-1, given.neurons)
+            _write(rows[0], found.carried.chain)
+            _write(rows[1], found.carried.decayed_chain)
+            if rule.looks_ahead:
+                _write(rows[3], found.carried.grad_spike)
         _write(_flat(adjoints.through), found.carried.decayed_membrane)
+        _write(_flat(adjoints.entering), found.entering(moment, linked=False))
         _write(
             _flat(adjoints.trace), None if grad_trace is None else grad_trace * (1.0 - 1.0 / tau_s)
         )
@@ -160,7 +176,7 @@ def current_back(grad_out: Tensor, k: Value) -> Tensor:
 
 
 def _moments(
-    neuron: Neuron, rule: TSSLBP, spec: Spec, given: Given, kept: Tensor | None
+    neuron: Neuron, rule: Rule, spec: Spec, given: Given, kept: Tensor | None
 ) -> Iterator[tuple[Moment, Tensor | None]]:
     """Every step, and where the rule counts a neuron as active by its trace, from the last on."""
     state, drive = given.state.view(-1), given.drive.view(given.steps, -1)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import at_least, operand
+from tssl_adapters.elementwise import at_least
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
     LEARNED,
@@ -28,19 +28,19 @@ from tssl_adapters.engine.plan import (
     save,
     value_gradients,
 )
-from tssl_adapters.engine.recursion import Backward, Carried, Moment, charge, fires, state_after
-from tssl_adapters.engine.window import ends, reshaped
+from tssl_adapters.engine.recursion import (
+    Backward,
+    Carried,
+    Moment,
+    charge,
+    fires,
+    state_after,
+    through_psc,
+    trace_after,
+)
+from tssl_adapters.engine.window import ends, reshaped, watch_times
 from tssl_adapters.neuron import Neuron
 from tssl_adapters.rules import Rule
-
-
-def next_trace(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
-    """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, from 0 where ``trace`` is ``None``."""
-    if tau_s == 1.0:
-        return spike
-    if trace is None:
-        return spike / tau_s
-    return (spike - trace).div_(operand(tau_s, spike)).add_(trace)
 
 
 def activity(rule: Rule, trace: Tensor, tau_s: float) -> Tensor | None:
@@ -50,10 +50,10 @@ def activity(rule: Rule, trace: Tensor, tau_s: float) -> Tensor | None:
 
 
 def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Tensor]:
-    """:func:`next_trace` over a list of time steps."""
+    """:func:`trace_after` over a list of time steps."""
     found = []
     for spike in spikes:
-        trace = next_trace(trace, spike, tau_s)
+        trace = trace_after(trace, spike, tau_s)
         found.append(trace)
     return found
 
@@ -177,6 +177,13 @@ class SequenceFunction(EngineFunction):
             spikes = [step.spike.to(dtype) for step, _ in reversed(held)]
             made = reshaped(plan.position, window, grads[::-1], spikes, carried.grad_spike)
             told, ahead, steps = zip(found, made[::-1], strict=True), grads[-1], iter(held)
+        elif watches(plan):
+            assert plan.position is not None
+            found, grads = zip(*told, strict=True)
+            watch_times(plan.position, grads[::-1], carried.grad_spike)
+            told = zip(found, grads, strict=True)
+        alone = not plan.linked and carried.chain is None
+        looks = looks_around(plan.rule, plan.keep_states, len(drive), alone)
 
         grad_drive: list[Tensor] = []
         for t, given, (step, psc) in zip(reversed(range(len(drive))), told, steps, strict=True):
@@ -184,7 +191,10 @@ class SequenceFunction(EngineFunction):
             grad_state = grad_of_state(grad_states, t, len(drive), plan.keep_states, dtype)
             moment, last = in_working_dtype(step, neuron), ends(plan.position, t)
             active = activity(plan.rule, psc.to(dtype), plan.tau_s)
-            grad_drive.append(backward.step(moment, active, grad_spike, grad_state, last=last))
+            mean = around(grad_states, t, plan.neuron, dtype) if looks else None
+            grad_drive.append(
+                backward.step(moment, active, grad_spike, grad_state, last=last, around=mean)
+            )
         backward.hand_back(ahead)
         if grad_trace is not None:
             grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
@@ -214,22 +224,40 @@ def arriving(
     """The gradients with respect to a[t], ``None`` for zero, and to s[t], from the last step on."""
     grad_trace = None
     for t in reversed(range(steps)):
-        grad_trace = _through_psc(grad_out, grad_trace, t, tau_s, dtype)
-        if grad_trace is None:
-            yield None, torch.zeros_like(like, dtype=dtype)
-        else:
-            yield grad_trace, grad_trace if tau_s == 1.0 else grad_trace / tau_s
+        own = None if grad_out is None else grad_out[t].to(dtype)
+        grad_trace, grad_spike = through_psc(own, grad_trace, tau_s)
+        if grad_spike is None:
+            grad_spike = torch.zeros_like(like, dtype=dtype)
+        yield grad_trace, grad_spike
 
 
-def _through_psc(
-    grad_out: Tensor | None, later: Tensor | None, t: int, tau_s: float, dtype: torch.dtype
-) -> Tensor | None:
-    """The whole gradient with respect to a[t]: the output's own and that of a[t+1]."""
-    own = None if grad_out is None else grad_out[t].to(dtype)
-    if later is None or tau_s == 1.0:
-        return own
-    later = later * (1.0 - 1.0 / tau_s)
-    return later if own is None else own + later
+def watches(plan: Plan) -> bool:
+    """Whether G of a call, its output's gradient, is still to be watched, for a rule that looks
+    ahead without a window. That of a PSC is never the same at every step.
+    """
+    rule = plan.rule
+    if plan.position is None or plan.tau_s != 1.0 or rule.windowed or not rule.looks_ahead:
+        return False
+    return not plan.position.stretch.settings.watched
+
+
+def looks_around(rule: Rule, per_step: bool, steps: int, alone: bool) -> bool:
+    """Whether the rule is told what a loss on the potential does around a spike: where every step's
+    gradient is that loss's, in a sequence that no call goes on from, nor from another one's.
+    """
+    return rule.looks_around and per_step and steps > 1 and alone
+
+
+def around(grad: Tensor | None, t: int, neuron: Neuron, dtype: torch.dtype) -> Tensor | None:
+    """The mean of a loss's gradients ``[T, batch, ...]`` before and after the reset of step ``t``:
+    where that is delayed, the step's own potential is the one before.
+    """
+    if grad is None:
+        return None
+    total, other = grad[t].to(dtype), t + 1 if neuron.timing == "delayed" else t - 1
+    if 0 <= other < len(grad):
+        total = total + grad[other].to(dtype)
+    return 0.5 * total
 
 
 def grad_of_state(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.attach import Native, Result, attach
-from tssl_adapters.engine.sequence import next_trace
+from tssl_adapters.engine.recursion import trace_after
 from tssl_adapters.engine.state import Settings, link_at, link_of, position_at, tag, unpacked
 from tssl_adapters.neuron import ByFormula, LinearCharge, Neuron, Reset, Value
 
@@ -111,7 +111,7 @@ def held_back(
         spike: what is sent, with a graph to ``result.fired``.
         fresh: whether ``state`` was made for this call.
     """
-    out = next_trace(trace, spike, settings.tau_s)
+    out = trace_after(trace, spike, settings.tau_s)
     links: tuple[Tensor, ...] = ()
     own = link_at(result.state)
     if own and after.requires_grad:

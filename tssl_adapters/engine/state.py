@@ -19,7 +19,7 @@ import itertools
 import sys
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,27 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from tssl_adapters.errors import LostLinkWarning, LostTraceError
+from tssl_adapters.errors import (
+    LibraryVersionError,
+    LostLinkWarning,
+    LostTraceError,
+    NativeGradientWarning,
+)
 from tssl_adapters.neuron import Neuron, Traits, Value
 from tssl_adapters.rules import Rule
 
 if TYPE_CHECKING:
+    from tssl_adapters.engine.thin import Thin
     from tssl_adapters.engine.window import Position
 
 _ATTRIBUTE = "_tssl_tag"
 _NOT_THE_USERS = tuple(str(Path(file).parent.parent) for file in (__file__, torch.nn.__file__))
+
+
+class OtherNeuronError(LibraryVersionError):
+    """In a call, a layer is not the neuron that it was wrapped as: the library's own gradient can
+    take over.
+    """
 
 
 @dataclass
@@ -45,10 +57,14 @@ class Settings:
     the engine that it may use.
 
     The rest is remembered between calls: whether a lost link was warned of, whether the loss was
-    found to suit the rule or warned of, where the record reproduces the library, what compiled
-    loops there are for it, the record itself where an adapter keeps it, whether the layer's
-    numbers are still to be looked at, because it was wrapped on the meta device, and, for rules
-    that are ``timed``, where in time the last call ended.
+    found to suit the rule or warned of (by the gradients of spikes, and of the potential around
+    them), where the record reproduces the library, what compiled loops there are for it, the
+    record itself where an adapter keeps it, whether the layer's numbers are still to be looked at,
+    because it was wrapped on the meta device, for rules that are ``timed``, where in time the last
+    call ended, for rules that follow the layer's surrogate what that was and which of the layer's
+    numbers natively get no gradient, what was decided of its next steps, what the layer was made of
+    in its last call, and what of that is no neuron's, and whether it was warned of that. On a
+    ``trial`` that is an error.
     """
 
     path: str
@@ -57,11 +73,19 @@ class Settings:
     engine: str = "torch"
     warned: bool = field(default=False, compare=False)
     watched: bool = field(default=False, compare=False)
-    reproduces: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
+    seen_around: bool = field(default=False, compare=False)
+    reproduces: dict[Any, bool | str] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
     last: Position | None = field(default=None, compare=False, repr=False)
     unseen: bool = field(default=False, compare=False, repr=False)
+    followed: Any = field(default=None, compare=False, repr=False)
+    constants: dict[Any, list[str]] = field(default_factory=dict, compare=False, repr=False)
+    thin: Thin | None = field(default=None, compare=False, repr=False)
+    made_of: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    altered: str | None = field(default=None, compare=False, repr=False)
+    gave_way: bool = field(default=False, compare=False, repr=False)
+    trial: bool = field(default=False, compare=False, repr=False)
 
     def said(self, traits: Traits) -> str:
         """What a layer has: rule, time constant and engine."""
@@ -70,7 +94,40 @@ class Settings:
         return f"{self.rule}, {current}engine={engine!r}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "reproduces": {}, "loops": {}, "record": None, "last": None}
+        forgotten: dict[str, Any] = {"record": None, "last": None, "thin": None, "followed": None}
+        forgotten |= {"reproduces": {}, "loops": {}, "constants": {}, "made_of": ()}
+        return {**self.__dict__, "rule": self.rule.following(None), **forgotten}
+
+    def look(self, made_of: tuple[Any, ...], altered: Callable[[], str | None]) -> None:
+        """Forget what was found out of a layer that was made of something else.
+
+        Raises:
+            OtherNeuronError: ``altered`` has a reason why it cannot be wrapped any more.
+        """
+        if made_of != self.made_of:
+            self.made_of, self.altered = made_of, altered()
+            self.reproduces.clear()
+            self.loops.clear()
+            self.thin = None
+        if self.altered is not None:
+            raise OtherNeuronError(f"Layer '{self.path}': {self.altered}.")
+
+    def give_way(self, error: OtherNeuronError) -> None:
+        """Warn, once a layer, that the library's own gradient takes over in a call.
+
+        Raises:
+            OtherNeuronError: on a trial.
+        """
+        if self.trial:
+            raise error
+        if not self.gave_way:
+            self.gave_way = self.warned = True  # its states have no link, needless to say
+            warnings.warn(
+                f"tssl_adapters: {str(error)[0].lower()}{str(error)[1:]} Until then it runs with "
+                "its library's own forward pass and gradient, not the rule's.",
+                NativeGradientWarning,
+                stacklevel=above_us(),
+            )
 
 
 class Charged:
@@ -86,10 +143,10 @@ class Charged:
 
     def stands_for(self, state: Tensor, reset: tuple[Any, ...]) -> bool:
         """Whether this reset would make this state of the potential."""
-        return self.memory == _memory(state) and all(
-            a is b or (not isinstance(a, weakref.ref) and a == b)
-            for a, b in zip(self.reset, reset, strict=True)
-        )
+        for a, b in zip(self.reset, reset, strict=True):
+            if a is not b and (isinstance(a, weakref.ref) or a != b):
+                return False
+        return self.memory == _memory(state)
 
 
 def _memory(state: Tensor) -> int:

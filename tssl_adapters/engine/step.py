@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import cast
 from tssl_adapters.engine.bits import pack, unpack
 from tssl_adapters.engine.once import first_order
 from tssl_adapters.engine.plan import (
@@ -37,9 +38,10 @@ from tssl_adapters.engine.recursion import (
     charge,
     fires,
     state_after,
+    trace_after,
 )
-from tssl_adapters.engine.sequence import activity, next_trace
-from tssl_adapters.engine.window import ends, reshaped
+from tssl_adapters.engine.sequence import activity, watches
+from tssl_adapters.engine.window import ends, reshaped, watch_potential, watch_times
 from tssl_adapters.neuron import Neuron
 
 
@@ -71,10 +73,10 @@ class StepFunction(EngineFunction):
         else:
             spike, after = values()
             known = spike != 0
-        out = next_trace(trace, spike, plan.tau_s)
+        out = trace_after(trace, spike, plan.tau_s)
         active = None
-        if plan.recorded:
-            active = activity(plan.rule, out.to(working_dtype(out)), plan.tau_s)
+        if plan.recorded and plan.tau_s != 1.0:
+            active = activity(plan.rule, cast(out, working_dtype(out)), plan.tau_s)
         return (
             out,
             charged.clone() if after is charged else after,
@@ -127,19 +129,19 @@ class StepFunction(EngineFunction):
 
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
-        if grad_out.dtype != dtype:
-            grad_out = grad_out.to(dtype)
+        grad_out = cast(grad_out, dtype)
         grad_spike = grad_out if plan.tau_s == 1.0 else grad_out / plan.tau_s
         if grad_fired is not None:
             grad_spike = grad_spike + grad_fired.to(dtype)
-        if grad_state is not None and grad_state.dtype != dtype:
-            grad_state = grad_state.to(dtype)
-        if grad_charged is not None and grad_charged.dtype != dtype:
-            grad_charged = grad_charged.to(dtype)
+        if grad_state is not None:
+            grad_state = cast(grad_state, dtype)
+        if grad_charged is not None:
+            grad_charged = cast(grad_charged, dtype)
         ahead = grad_spike
         if plan.position is not None and window is not None:
             later, spike = carried.grad_spike, moment.spike
             (grad_spike,) = reshaped(plan.position, window, [grad_spike], [spike], later)
+        watch(plan, grad_spike, carried.grad_spike, grad_state, moment.spike)
         if active is not None:
             active = unpack(active, charged.shape, dtype)
         last = ends(plan.position, 0)
@@ -148,13 +150,31 @@ class StepFunction(EngineFunction):
         return (
             None,
             None,
-            grad_drive.to(ctx.drive_dtype),
+            cast(grad_drive, ctx.drive_dtype),
             reduced(backward.entering(moment, plan.linked), state),
             None if ctx.trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), ctx.trace),
             None,
             *carried_out(backward, plan, moment.charged),
             *value_gradients(backward),
         )
+
+
+def watch(
+    plan: Plan,
+    grad_spike: Tensor | None,
+    later: Tensor | None,
+    grad_state: Tensor | None,
+    spike: Tensor | None,
+) -> None:
+    """Warn of what a single step's gradients say against the loss, as far as the rule looks."""
+    position = plan.position
+    if position is None:
+        return
+    if watches(plan) and grad_spike is not None:
+        watch_times(position, [grad_spike], later)
+    looks = plan.rule.looks_around and not position.stretch.settings.seen_around
+    if looks and grad_state is not None and spike is not None:
+        watch_potential(position, grad_state, spike)
 
 
 def _reset(neuron: Neuron, charged: Tensor) -> Tensor:

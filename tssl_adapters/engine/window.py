@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.recursion import dropped
-from tssl_adapters.engine.state import Settings, above_us
+from tssl_adapters.engine.state import Settings, above_us, position_of
 from tssl_adapters.errors import RuleWarning
 from tssl_adapters.neuron import Neuron
 from tssl_adapters.rules import Rule, Window
@@ -86,6 +86,15 @@ def _made(rule: Rule, counts: Tensor, steps: int, neuron: Neuron) -> Window:
     return window._replace(factor=rule.factor(window))
 
 
+def time_of(settings: Settings, state: Tensor) -> Position | None:
+    """Where in time a call starts that has no link. A state that a model computed, by a mask say,
+    is taken to come after the layer's last call; ``None`` where there was none.
+    """
+    if state.grad_fn is None:
+        return Position(Stretch(settings))
+    return position_of(state) or settings.last
+
+
 def ends(position: Position | None, t: int) -> bool:
     """Whether step ``t`` of a call from that position is its window's last one."""
     return position is not None and position.steps + t + 1 == position.stretch.steps
@@ -111,7 +120,7 @@ def reshaped(
     if later is None and not ends(position, len(grads) - 1):
         later = torch.zeros_like(grads[-1])  # the loss does not look at what comes after
     if not settings.watched:
-        (_watch_times if settings.rule.looks_ahead else _watch)(position, grads, later)
+        (watch_times if settings.rule.looks_ahead else _watch)(position, grads, later)
     return settings.rule.cotangent(grads, spikes, window, later)
 
 
@@ -123,8 +132,14 @@ def _watch(position: Position, grads: Sequence[Tensor], later: Tensor | None) ->
         _warn(settings, settings.rule.doubt(grads[-1]))
 
 
-def _watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | None) -> None:
-    """Warn once a layer where a rule of spike times is told the same at every step of a window."""
+def watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | None) -> None:
+    """Warn once a layer where a rule of spike times is told the same at every step of a window.
+
+    Args:
+        position: where the call starts.
+        grads: G of each of its steps.
+        later: G of the step after the call, if any.
+    """
     stretch, settings = position.stretch, position.stretch.settings
     following = [*grads[1:], *([] if later is None else [later])]
     settings.watched = not all(map(torch.equal, grads, following))
@@ -137,6 +152,28 @@ def _watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | No
             f"{settings.rule} learns from spike times alone: nothing will be learned. Take a loss "
             "that reads times, such as cross-entropy of "
             "-tssl_adapters.losses.first_spike_time(spikes)",
+        )
+
+
+def watch_potential(position: Position, grad: Tensor, spikes: Tensor) -> None:
+    """Warn once a layer, in its first window, where a rule that looks around is not told what a
+    loss on the potential is before and after a spike, and there is such a loss.
+
+    Args:
+        position: where the call starts.
+        grad: gradient of the potential after it ``[batch, ...]``.
+        spikes: s of the step before ``grad``.
+    """
+    settings = position.stretch.settings
+    settings.seen_around = position.steps == 0
+    if (grad * spikes).any():
+        settings.seen_around = True
+        _warn(
+            settings,
+            "reaches the potential of neurons that spike, step by step, and "
+            f"{settings.rule} knows what a loss on it jumps by at a spike only where the whole "
+            "sequence is one call. Step by step that is left out: the gradient is exact only "
+            "where the loss reads the potential of neurons that do not spike, such as a read-out's",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.neuron import Traits, Value
 
 
@@ -70,6 +71,11 @@ class Step(NamedTuple):
         decay: F_v, what multiplies the potential in a step.
         steps: how many steps the window has, for rules that ask for it (``timed``); infinite where
             the layer's first state had a graph already, so that nobody knows.
+        later: G[t+1], for rules that look ahead without a window; G[t] itself where none has come
+            from a later step.
+        around: the mean of the gradients of a loss on the potential just before and just after
+            the step's reset, for rules that look around; ``None`` where there is none, or nobody
+            knows.
     """
 
     spike: Tensor
@@ -85,6 +91,8 @@ class Step(NamedTuple):
     last: bool = False
     decay: Value = 1.0
     steps: float = math.inf
+    later: Tensor | None = None
+    around: Tensor | None = None
 
 
 class ChainReset(NamedTuple):
@@ -116,9 +124,6 @@ class Rule(ABC):
     chain: bool = True
     """Whether anything flows from a time step to the one before it."""
 
-    compiled: bool = False
-    """Whether the compiled engines know the rule; torch computes what they do not."""
-
     checkpoint: int | None = None
     """How many steps of a sequence the backward pass computes anew at a time; ``None`` for all."""
 
@@ -129,13 +134,24 @@ class Rule(ABC):
     """Whether the rule has a :meth:`cotangent`, or asks for :class:`Window`."""
 
     looks_ahead: bool = False
-    """Whether :meth:`cotangent` wants G of the step after."""
+    """Whether the rule wants G of the step after: :meth:`cotangent` where it is ``windowed``, else
+    as ``Step.later``.
+    """
+
+    looks_around: bool = False
+    """Whether it asks for ``Step.around``, which whole sequences in one call can tell."""
 
     whole: bool = False
     """Whether :meth:`cotangent` needs all of a window in one call."""
 
     ends_at_spikes: bool = False
     """Whether lambda does not go past a spike to what was before, whatever the reset leaves."""
+
+    continuous: bool = False
+    """Whether a potential after a spike moves with the one before, as in continuous time, where a
+    reset moves along: lambda and mu go past a spike whole, and what of them does is what a
+    threshold moves.
+    """
 
     cuts_feedback: bool = False
     """Whether nothing is to come back to a layer through its own recurrent weights."""
@@ -147,7 +163,30 @@ class Rule(ABC):
     """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
 
     timed: bool = False
-    """Whether the rule asks for ``Step.steps``."""
+    """Whether steps are counted: the rule asks for ``Step.steps``, or looks ahead without a window,
+    so that the engine warns of a loss that has nothing to say of times.
+    """
+
+    follows: bool = False
+    """Whether the rule is made anew, :meth:`following`, for the surrogate that a layer has."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether engines compile the rule: where all that it answers for a step is marked as
+        :func:`tssl_adapters.arithmetic.arithmetic`. Torch computes what they do not.
+        """
+        answers = (
+            *(self.slope, self.signal, self.emit, self.crossing),
+            *(self.chain_reset, self.membrane_reset),
+        )
+        marked = (getattr(answer, "arithmetic", False) for answer in answers)
+        return self.spike_chain and not self.windowed and all(marked)
+
+    def following(self, surrogate: Any) -> Rule:
+        """The rule for a layer with this surrogate, a
+        :class:`tssl_adapters.rules.native.Surrogate`, where it ``follows`` it.
+        """
+        return self
 
     def _check_checkpoint(self) -> None:
         """Raise for a ``checkpoint`` that is no number of steps."""
@@ -165,7 +204,7 @@ class Rule(ABC):
         said = [
             f"{option.name}={value!r}"
             for option in options
-            if (value := getattr(self, option.name)) != option.default
+            if option.repr and (value := getattr(self, option.name)) != option.default
         ]
         return without_addresses(f"{type(self).__name__}({', '.join(said)})")
 
@@ -192,8 +231,14 @@ class Rule(ABC):
         """
         return None
 
+    @arithmetic
+    def signal(self, step: Step, grad_spike: Tensor) -> Tensor:
+        """What takes the place of G[t], which ``grad_spike`` is, in all other answers."""
+        return grad_spike
+
+    @arithmetic
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
-        """What to emit instead of lambda[t], and where; ``grad_spike`` is G[t]."""
+        """What to emit instead of lambda[t], and where; ``grad_spike`` is :meth:`signal`."""
         return None
 
     def factor(self, window: Window) -> Tensor | None:
@@ -207,7 +252,7 @@ class Rule(ABC):
         window: Window,
         later: Tensor | None,
     ) -> Sequence[Tensor]:
-        """What takes the place of G[t] in all other answers.
+        """What takes the place of G[t] in all other answers, where they take whole windows.
 
         Args:
             grads: G of each time step, ``[batch, ...]``; one step in a step-by-step call.
@@ -220,6 +265,7 @@ class Rule(ABC):
         """
         return grads
 
+    @arithmetic
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         """The part of ``firing``, which reached the potential through the spike, that reaches the
         threshold too.
@@ -230,12 +276,15 @@ class Rule(ABC):
         """Why a layer cannot have this rule and what to do, or ``None``."""
         return None
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
+    def remarks(
+        self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float
+    ) -> list[str]:
         """What of a model breaks this rule without an error.
 
         Args:
             modules: the model's modules by their dotted names.
             taken: the layers that are given this rule, by theirs.
+            tau_s: synaptic time constant of these.
         """
         return []
 

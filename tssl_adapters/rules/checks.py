@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import torch
+from torch import nn
+from torch.nn.modules import dropout, pooling
 
 from tssl_adapters.neuron import ToValue, Traits, Value
 
 MOST_TAKEN = 1e4
 """A reset that takes more than so many thresholds is a way to have a neuron fire once."""
+
+
+_LOSES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
+    (
+        (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd),
+        "passes a gradient to spikes alone",
+        "use average pooling",
+    ),
+    (
+        (dropout._DropoutNd,),
+        "may draw anew at each step",
+        "draw once a sequence, as SpikingJelly's layer.Dropout does",
+    ),
+)
+"""Modules that lose a gradient at silent steps: why, and what to use instead."""
+
+
+def losing_times(rule: str, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Which modules lose what a rule of spike times wants to know, and what to use instead."""
+    return [
+        f"'{path}' ({type(module).__name__}) {why}, and {rule} needs the gradient one step "
+        f"after a spike, which is lost there; {instead}."
+        for path, module in modules.items()
+        for kinds, why, instead in _LOSES
+        if isinstance(module, kinds)
+    ]
 
 
 def positive(rule: str, name: str, value: object) -> None:

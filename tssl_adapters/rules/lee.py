@@ -104,7 +104,9 @@ class Lee(Rule):
     def splits_adjoint(self, detached: bool) -> bool:
         return False
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
+    def remarks(
+        self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float
+    ) -> list[str]:
         inside = tuple(f"{path}." for path in taken)
         last = [path for path in modules if not path.startswith(inside)][-1]
         if self.gate == "none" or last not in taken:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.rules.base import ChainReset, Rule, Step
 
 
@@ -15,11 +16,13 @@ class OrdinaryAdjoint(Rule):
     reset_path: Literal["none", "complete"] | None = None
     """Whether the gradient goes through the reset's spike; ``None`` follows the layer."""
 
+    @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
         if not self.resets_membrane(step.detached):
             return None
         return ChainReset(step.removed, 0.0, -1.0)
 
+    @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.resets_membrane(step.detached) else None
 

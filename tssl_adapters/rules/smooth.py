@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tssl_adapters.arithmetic import absolute, arithmetic, maximum, minimum, where
 from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import Step
 from tssl_adapters.rules.checks import at_least_one, has_numbers, one_of, out_of_reach
@@ -76,7 +77,9 @@ class SmoothTSSLBP(OrdinaryAdjoint):
             at_least_one("SmoothTSSLBP", "memory", self.memory)
         one_of("SmoothTSSLBP", "reset_path", self.reset_path, (None, "none", "complete"))
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
+    def remarks(
+        self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float
+    ) -> list[str]:
         once = [
             f"'{path}' (v_reset={value:g})"
             for path, traits in taken.items()
@@ -91,51 +94,47 @@ class SmoothTSSLBP(OrdinaryAdjoint):
             "rules.SurrogateGradient with reset_path='none', or a v_reset near the threshold."
         ]
 
+    @arithmetic
     def slope(self, step: Step) -> Tensor:
         drop = scale_of(_looked_up(step.drop))
-        cusp = self._cusp(_looked_up(step.decay), step.steps)
         distance = step.charged - step.threshold
-        never = distance.isinf() if _unbounded(drop) else None
-        z = (distance * (math.pi / drop)).abs_()
-        slope = z.mul_(z + cusp).add_(1.0).mul_(drop).reciprocal_()
-        return slope if never is None else slope.masked_fill(never, 0.0)
+        z = absolute(distance * (math.pi / drop))
+        cusp = self._cusp(_looked_up(step.decay), step.steps)
+        slope: Tensor = 1.0 / (drop * (1.0 + z * (z + cusp)))
+        if isinstance(drop, float) and math.isfinite(drop):
+            return slope
+        never = absolute(distance) == math.inf  # a neuron that does not fire
+        kept: Tensor = where(never, 0.0, slope)
+        return kept
 
-    def _cusp(self, decay: Value, steps: float) -> Value:
+    def _cusp(self, decay: Value, steps: Value) -> Value:
         """c, a number or one for each neuron."""
-        least = max(1.0 / steps, 1.0 / LONGEST)
         if self.memory is not None:
             memory: Value = self.memory
-        elif isinstance(decay, Tensor):
-            memory = (1.0 - decay.detach()).clamp(min=least).reciprocal()
         else:
-            memory = 1.0 / max(1.0 - decay, least)
-        if isinstance(memory, Tensor):
-            return memory.sub(COARSE).clamp(min=0.0).div(FINER).square().clamp(max=SHARPEST)
-        return min((max(memory - COARSE, 0.0) / FINER) ** 2, SHARPEST)
+            memory = 1.0 / maximum(1.0 - decay, maximum(1.0 / steps, 1.0 / LONGEST))
+        beyond = maximum(memory - COARSE, 0.0) / FINER
+        cusp: Value = minimum(beyond * beyond, SHARPEST)
+        return cusp
 
 
 def _looked_up(value: Value) -> Value:
     """A number where looking at it costs nothing: torch's operations on one take as long as on
     thousands.
     """
+    if not isinstance(value, Tensor):
+        return value
     if (
-        isinstance(value, Tensor)
-        and value.ndim == 0
+        value.ndim == 0
         and value.device.type == "cpu"
         and not torch._C._are_functorch_transforms_active()
     ):
         return float(value.detach())
-    return value
+    return value.detach()
 
 
 def scale_of(drop: Value) -> Value:
     """A neuron's scale of potentials D, from what a spike takes of one at the threshold."""
-    if isinstance(drop, Tensor):
-        drop = drop.detach().abs()
-        return torch.where(drop == 0, torch.ones_like(drop), drop)
-    return abs(drop) or 1.0
-
-
-def _unbounded(drop: Value) -> bool:
-    """Whether a neuron may be one that never fires."""
-    return isinstance(drop, Tensor) or math.isinf(drop)
+    size = absolute(drop)
+    found: Value = where(size == 0.0, 1.0, size)
+    return found

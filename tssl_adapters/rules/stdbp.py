@@ -8,32 +8,16 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import dropout, pooling
 
 from tssl_adapters.neuron import Never, Traits, Value
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
-from tssl_adapters.rules.checks import flag, one_of, positive
+from tssl_adapters.rules.checks import flag, losing_times, one_of, positive
 
 Silent = Literal["virtual", "none"]
 LEAK = 1e-4
 """A potential or a current that keeps all but this in a step does not leak."""
 SLOPES = 8.0
 """The default bound of the slope, in spikes a threshold."""
-
-
-_LOSES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
-    (
-        (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd),
-        "passes a gradient to spikes alone",
-        "use average pooling",
-    ),
-    (
-        (dropout._DropoutNd,),
-        "may draw anew at each step",
-        "draw once a sequence, as SpikingJelly's layer.Dropout does",
-    ),
-)
-"""Modules that lose a gradient at silent steps: why, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +109,10 @@ class STDBP(Rule):
     def splits_adjoint(self, detached: bool) -> bool:
         return True
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
-        return [
-            f"'{path}' ({type(module).__name__}) {why}, and STDBP needs the gradient one step "
-            f"after a spike, which is lost there; {instead}."
-            for path, module in modules.items()
-            for kinds, why, instead in _LOSES
-            if isinstance(module, kinds)
-        ]
+    def remarks(
+        self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float
+    ) -> list[str]:
+        return losing_times("STDBP", modules)
 
     def problem(self, traits: Traits, tau_s: float) -> str | None:
         if tau_s != 1.0:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.rules.base import Step
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
@@ -65,9 +66,15 @@ class SurrogateGradient(OrdinaryAdjoint):
                 f"not {self.reset_path!r}."
             )
 
+    @property
+    def compiled(self) -> bool:
+        """Where ``derivative`` is marked as :func:`tssl_adapters.arithmetic.arithmetic`."""
+        return getattr(self.derivative, "arithmetic", False) and super().compiled
+
+    @arithmetic
     def slope(self, step: Step) -> Tensor:
         slope = self.derivative(step.charged - step.threshold)
-        if slope.shape != step.charged.shape:
+        if isinstance(slope, Tensor) and slope.shape != step.charged.shape:
             raise ValueError(
                 f"SurrogateGradient: derivative gave {tuple(slope.shape)} for "
                 f"{tuple(step.charged.shape)}; it has to keep the shape."

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.elementwise import operand
+from tssl_adapters.arithmetic import absolute, arithmetic, exp, maximum, minimum
 from tssl_adapters.neuron import Subtract, SubtractEarly, Traits
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 from tssl_adapters.rules.checks import flag, has_numbers, one_of, positive
@@ -51,8 +51,6 @@ class TSSLBP(Rule):
     reset_path: ResetPath = "reference"
     checkpoint: int | None = None
 
-    compiled = True
-
     def __post_init__(self) -> None:
         self._check_checkpoint()
         for name in ("max_slope", "fallback_width"):
@@ -60,32 +58,39 @@ class TSSLBP(Rule):
         flag("TSSLBP", "fallback", self.fallback)
         one_of("TSSLBP", "reset_path", self.reset_path, get_args(ResetPath))
 
+    @arithmetic
     def slope(self, step: Step) -> Tensor:
-        return step.increment.reciprocal().clamp_(0.0, self.max_slope).mul_(step.spike)
+        rate: Tensor = minimum(maximum(1.0 / step.increment, 0.0), self.max_slope)
+        return rate * step.spike
 
+    @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
         if self.reset_path == "none":
             return None
         plain = 1.0 if self.reset_path == "reference" else 0.0
         return ChainReset(step.removed, plain, -1.0)
 
+    @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return -(slope * step.removed) if self.reset_path == "complete" else None
 
     def active_from(self, tau_s: float) -> float | None:
         return 1.0 / (4.0 * tau_s) if self.fallback else None
 
+    @arithmetic
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         if not self.fallback:
             return None
         # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
-        scale = operand(1.0 / self.fallback_width, step.charged)
-        distance = (step.charged - step.threshold).to(step.charged.dtype)
-        sigmoid = distance.mul_(scale).clamp_(-8.0, 8.0).sigmoid_()
-        smooth = torch.ops.aten.sigmoid_backward.default(grad_spike, sigmoid).mul_(scale)
+        scale = 1.0 / self.fallback_width
+        distance = absolute(step.charged - step.threshold) * scale
+        e = exp(-minimum(distance, 8.0))
+        smooth = grad_spike * (e * scale / ((1.0 + e) * (1.0 + e)))
         return Fallback(smooth, step.spike if step.active is None else step.active)
 
-    def remarks(self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits]) -> list[str]:
+    def remarks(
+        self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float
+    ) -> list[str]:
         exploding = [
             f"'{path}' ({carry:.2g})"
             for path, traits in taken.items()

@@ -12,11 +12,12 @@ from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
-from tssl_adapters.adapters.norse import neurons
+from tssl_adapters.adapters.norse import neurons, surrogates
 from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
-from tssl_adapters.adapters.norse.values import exported, number, spikes
+from tssl_adapters.adapters.norse.values import emitting, number, parts, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 from tssl_adapters.neuron import ToValue, Traits
+from tssl_adapters.rules.native import Surrogate
 from tssl_adapters.tracing import exporting
 
 
@@ -47,11 +48,25 @@ class _Layer(Wrapped):
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
         return spikes(layer)
 
+    def _tssl_parts(self) -> tuple[Any, ...]:
+        return parts(self)
+
+    def _tssl_emitted(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return emitting(self, x, state)
+
+    @classmethod
+    def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
+        return surrogates.own(layer)
+
+    @classmethod
+    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
+        return surrogates.surrogate(layer)
+
     # SequentialState looks for "state" in this signature.
     @eager
     def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         if exporting():
-            return exported(self, input_tensor, state)
+            return self._tssl_emitted(input_tensor, state)  # type: ignore[no-any-return]
         fresh = state is None
         state = self.state_fallback(input_tensor) if fresh else state
         cell = self._tssl_cell(input_tensor)

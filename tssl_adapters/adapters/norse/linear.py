@@ -19,14 +19,17 @@ from norse.torch.module.snn import SNN
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
-from tssl_adapters.adapters.norse.values import exported, number, resting, spikes
+from tssl_adapters.adapters.norse import surrogates
+from tssl_adapters.adapters.norse.values import emitting, number, parts, resting, spikes
 from tssl_adapters.adapters.parts import stepped_with_state
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.plan import HALF
-from tssl_adapters.engine.state import trace_of
+from tssl_adapters.engine.state import OtherNeuronError, trace_of
+from tssl_adapters.engine.thin import Thin
 from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Traits, Value, computes
+from tssl_adapters.rules.native import Surrogate
 from tssl_adapters.tracing import exporting
 
 
@@ -123,15 +126,35 @@ class Layer(Wrapped):
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
         return spikes(layer)
 
+    def _tssl_parts(self) -> tuple[Any, ...]:
+        return parts(self)
+
+    def _tssl_emitted(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return emitting(self, x, state)
+
+    @classmethod
+    def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
+        return surrogates.own(layer)
+
+    @classmethod
+    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
+        return surrogates.surrogate(layer)
+
     # SequentialState looks for "state" in this signature.
     @eager
     def forward(self: Any, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         if exporting():
-            return exported(self, input_tensor, state)
+            return self._tssl_emitted(input_tensor, state)  # type: ignore[no-any-return]
         dense = input_tensor.to_dense() if input_tensor.is_sparse else input_tensor
         out, after = self._tssl_run(dense, state, isinstance(self, SNN))
         sparse = input_tensor.is_sparse and self.activation_sparse is not None
         return (out.to_sparse() if sparse else out), after
+
+    def _tssl_thinly(self: Any, thin: Thin, x: Any, state: Any = None) -> Any:
+        if state is None or not thin.fits(x, state.v, self._tssl_pinned()):
+            return None
+        ran = thin.run(x, state.v)
+        return ran.out, self._tssl_state(ran.state, x, self._tssl_settings.record)
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
@@ -140,10 +163,14 @@ class Layer(Wrapped):
 
     def _tssl_sequence(self: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """What a cell gives for ``x [T, batch, ...]``, and its state after the last step."""
-        if exporting():
-            return stepped_with_state(self).run(x, state)
-        ran: tuple[Tensor, Any] = self._tssl_run(x, state, True)
-        return ran
+        if not exporting():
+            try:
+                self._tssl_look()
+                ran: tuple[Tensor, Any] = self._tssl_run(x, state, True)
+                return ran
+            except OtherNeuronError:
+                pass  # which every step says and sees to
+        return stepped_with_state(self).run(x, state)
 
     def _tssl_run(self: Any, x: Tensor, given: Any, sequence: bool) -> tuple[Tensor, Any]:
         settings = self._tssl_settings
@@ -153,6 +180,9 @@ class Layer(Wrapped):
             state = self.state_fallback(x[0] if loops else x)
         record = self._tssl_known_record()
         drive = self._tssl_drive(x, state, record, sequence)
+        trace = None
+        if settings.tau_s != 1.0:
+            trace = trace_of(settings, None if given is None else given.v, resting(self.p))
 
         def run(x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
             forward = partial(self._tssl_native.forward, self)
@@ -169,16 +199,23 @@ class Layer(Wrapped):
             record.neuron,
             drive,
             state.v,
-            trace_of(settings, None if given is None else given.v, resting(self.p)),
+            trace,
             Native(x, lambda: run(x, state), probe),
             sequence=sequence,
             keep_states=sequence and getattr(self, "record_states", False),
             fresh=given is None,
+            pinned=None if sequence else self._tssl_pinned(),
+            leak=record.minus_leak if isinstance(self, _LIF) else None,
         )
         kept = result.states is not None
         v = result.states if kept else result.state
         last = drive[-1] if sequence and not kept else drive
         return result.out, self._tssl_state(v, last, record)
+
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
+        """The tensors that the neuron's numbers are made of, where they are single numbers."""
+        tensors = tuple(value for value in self.p if isinstance(value, Tensor))
+        return tensors if all(value.ndim == 0 for value in tensors) else None
 
     def _tssl_record(self: Any) -> _Record:
         """What ``p`` and ``dt`` make of the layer now."""
@@ -207,6 +244,17 @@ class Layer(Wrapped):
 
 
 class _LIF(Layer):
+    def _tssl_thinly(self: Any, thin: Thin, x: Any, state: Any = None) -> Any:
+        if state is None:
+            return None
+        v, i = state
+        if not thin.fits(x, v, self._tssl_pinned(), i):
+            return None
+        if not self._tssl_settings.rule.chain:  # the current's graph ends here too
+            i = i.detach()
+        ran = thin.run(x, v, i)
+        return ran.out, LIFFeedForwardState(ran.state, ran.current)
+
     def _tssl_record(self: Any) -> _Record:
         neuron = neuron_of(leaky_charge(self), self.p)
         return _Record(neuron, number(-self.dt * self.p.tau_syn_inv))

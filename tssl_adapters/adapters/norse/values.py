@@ -17,7 +17,7 @@ def number(value: Value) -> Value:
     """A scalar at hand that does not learn as a plain number, which torch handles faster."""
     if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
         return value
-    if value.device.type != "cpu":  # to look there would wait, or on the meta device find nothing
+    if not value.is_cpu:  # to look there would wait, or on the meta device find nothing
         return value
     return float(value)
 
@@ -28,21 +28,33 @@ def resting(p: Any) -> tuple[Value, ...]:
     return (0.0, *(value for value in named if value is not None))
 
 
-def spikes(layer: Any) -> Callable[[Tensor], Tensor]:
-    """A layer's spike of v - v_th, with the library's gradient."""
-    p = layer.p
+def spiking(p: Any) -> Any:
+    """The parameters of the neuron that spikes, which may lie within others."""
     for nested in ("lif", "lif_adex"):
         p = getattr(p, nested, p)
+    return p
+
+
+def spikes(layer: Any) -> Callable[[Tensor], Tensor]:
+    """A layer's spike of v - v_th, with the library's gradient."""
+    p = spiking(layer.p)
     return lambda distance: threshold(distance, p.method, p.alpha)
 
 
-def exported(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+def parts(layer: Any) -> tuple[Any, ...]:
+    """The functions that a layer is made of."""
+    named = (getattr(layer.p, name, None) for name in ("method", "reset_method"))
+    return (layer.activation, *named)
+
+
+def emitting(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
     """The PSC of the library's spikes, and its state."""
     spikes, after = layer._tssl_native.forward(layer, x, state)
     before = None if state is None else potential(state)
     sequence = isinstance(layer, SNN | SNNRecurrent)
     settings = layer._tssl_settings
-    return emitted(settings, spikes, before, potential(after), sequence=sequence), after
+    rest = resting(layer.p)
+    return emitted(settings, spikes, before, potential(after), rest, sequence=sequence), after
 
 
 def potential(state: Any) -> Tensor:

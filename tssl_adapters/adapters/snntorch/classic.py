@@ -51,6 +51,12 @@ class _Classic(Layer):
         states, fresh = self._tssl_incoming(x, passed)
         return self._tssl_run(x, states, fresh)
 
+    def _tssl_emitted(self: Any, x: Tensor, *given: Tensor | None) -> Any:
+        raise self._tssl_refusal(
+            "it is another neuron now than the one it was wrapped as, and with this version of "
+            "snnTorch its post-synaptic current cannot be told; unwrap and wrap it anew"
+        )
+
     def _tssl_incoming(self: Any, x: Tensor, given: Any) -> tuple[States, bool]:
         names = self._tssl_states
         if self.init_hidden:

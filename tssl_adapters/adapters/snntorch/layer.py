@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Wrapped
+from tssl_adapters.adapters.base import Wrapped, untouched
+from tssl_adapters.adapters.snntorch.surrogates import surrogate
 from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Native, apart, attach
 from tssl_adapters.engine.exported import emitted
-from tssl_adapters.engine.state import trace_of
-from tssl_adapters.errors import LibraryVersionError, UnsupportedConfigError
+from tssl_adapters.engine.state import OtherNeuronError, trace_of
+from tssl_adapters.engine.thin import Thin
 from tssl_adapters.neuron import (
     LinearCharge,
     Neuron,
@@ -32,6 +33,7 @@ from tssl_adapters.neuron import (
     Value,
     computes,
 )
+from tssl_adapters.rules.native import Surrogate
 from tssl_adapters.tracing import exporting
 
 States = dict[str, Tensor]
@@ -70,6 +72,7 @@ class Layer(Wrapped):
 
     _tssl_states: ClassVar[tuple[str, ...]] = ("mem",)
     """Names of the states, in the order of the library's arguments. The layer holds them too."""
+    _tssl_free = frozenset({"training", "mem", "reset"})
     _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
     """What a spike does to the potential, by the name of the library's function."""
     _tssl_zero_decay: ClassVar[str] = (
@@ -99,6 +102,14 @@ class Layer(Wrapped):
     @classmethod
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
         return layer.spike_grad  # type: ignore[no-any-return]
+
+    @classmethod
+    def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
+        return (layer.spike_grad,)
+
+    @classmethod
+    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
+        return surrogate(layer.spike_grad)
 
     @classmethod
     def _tssl_synapse(cls, layer: Any) -> Value | None:
@@ -149,17 +160,44 @@ class Layer(Wrapped):
             return not decay.is_meta and bool((decay == 0).any())
         return decay == 0.0
 
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
+        """The tensors that the neuron's numbers are made of, where a step may be decided by them;
+        the last one is the factor of its spikes, which has to be 1.
+        """
+        return None
+
+    def _tssl_thinly(self: Any, thin: Thin, x: Any, *given: Any) -> Any:
+        mem = given[0] if given and given[0] is not None else self.mem
+        pinned = self._tssl_pinned()
+        if (given and self.init_hidden) or len(given) > 1 or pinned is None:
+            return None
+        if not thin.fits(x, mem, pinned):
+            return None
+        out, mem, due, _ = thin.run(x, mem)
+        if due is not None:
+            _leave(self, "reset", due)
+        _leave(self, "mem", mem)
+        return out if self.init_hidden and not self.output else (out, mem)
+
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
         """The layer's forward pass; ``given`` are the states that the user passed."""
         misuse = self.init_hidden and any(state is not None for state in given)
         if misuse:  # the library's own error says it best
             return self._tssl_native.forward(self, x, *given)
         if exporting():
-            return self._tssl_exported(x, given)
+            return self._tssl_emitted(x, *given)
         states, fresh = self._tssl_incoming(x, given)
         return self._tssl_run(x, states, fresh)
 
-    def _tssl_exported(self: Any, x: Tensor, given: Sequence[Tensor | None]) -> Any:
+    def _tssl_parts(self: Any) -> tuple[Any, ...]:
+        own = self.__dict__
+        surrogate = own.get("spike_grad") or self._modules.get("spike_grad")
+        return surrogate, own.get("state_function")
+
+    def _tssl_altered(self) -> str | None:
+        return setting_problem(self) or super()._tssl_altered()
+
+    def _tssl_emitted(self: Any, x: Tensor, *given: Tensor | None) -> Any:
         """The PSC of the library's spikes, and its states."""
         before = self.mem if given[-1] is None else given[-1]
         fresh = before.shape != x.shape
@@ -167,7 +205,7 @@ class Layer(Wrapped):
         shows = isinstance(output, tuple)
         spikes, *states = output if shows else (output, self.mem)
         before = None if fresh else before
-        out = emitted(self._tssl_settings, spikes, before, states[-1], sequence=False)
+        out = emitted(self._tssl_settings, spikes, before, states[-1], (0.0,), sequence=False)
         return (out, *states) if shows else out
 
     def _tssl_incoming(self: Any, x: Tensor, given: Sequence[Tensor | None]) -> tuple[States, bool]:
@@ -199,10 +237,11 @@ class Layer(Wrapped):
 
         def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             incoming = {**states, "mem": mem}
-            drive, expected = self._tssl_step(x, incoming)
-            spikes, potential = run(x, incoming)
-            self._tssl_check(expected, theirs, spikes)
-            return drive, spikes, potential
+            with untouched(self):
+                drive, expected = self._tssl_step(x, incoming)
+                spikes, potential = run(x, incoming)
+                self._tssl_check(expected, theirs, spikes)
+                return drive, spikes, potential
 
         native = Native(x, lambda: run(x, states), probe)
         recurrent = "spk" in states
@@ -216,6 +255,7 @@ class Layer(Wrapped):
             native,
             sequence=False,
             exposed=split or not self._tssl_rounds_alike(),
+            pinned=None if graded or fresh else self._tssl_pinned(),
         )
         after = {**others, "mem": result.state}
         if result.before is not None:
@@ -255,10 +295,11 @@ class Layer(Wrapped):
             theirs = native[name]
             rounding = 64.0 * max(torch.finfo(t.dtype).eps for t in (ours, theirs, spikes))
             if (share := apart(ours, theirs, rounding)) > SAME_NEURON:
-                raise LibraryVersionError(
+                raise OtherNeuronError(
                     f"Layer '{self._tssl_settings.path}' does not compute the neuron that its "
-                    f"adapter knows: on a probe {share:.1%} of its state '{name}' differs. Use a "
-                    "version of the library that tssl_adapters was tested with, or skip this layer."
+                    f"adapter knows: on a probe {share:.1%} of its state '{name}' differs. Take "
+                    "back what was changed of it since it was wrapped, use a version of the "
+                    "library that tssl_adapters was tested with, or skip this layer."
                 )
 
     def _tssl_scaled(self: Any, spikes: Tensor, graded: bool) -> Tensor:
@@ -266,7 +307,7 @@ class Layer(Wrapped):
 
     def _tssl_graded(self: Any) -> bool:
         """Whether the output spikes are scaled; looked up where that costs nothing."""
-        factor = self.graded_spikes_factor
+        factor = held(self, "graded_spikes_factor")
         return factor.requires_grad or not at_hand(factor) or factor.item() != 1.0
 
     def _tssl_neuron(self: Any, states: States) -> Neuron:
@@ -283,13 +324,13 @@ class Layer(Wrapped):
             if why is not None:
                 raise self._tssl_refusal(why)
         delayed = self._tssl_delayed(self)
-        reset = self._tssl_reset(self)
-        if type(reset) is Subtract and self.threshold.dtype is torch.float64:
+        reset, threshold = self._tssl_reset(self), held(self, "threshold")
+        if type(reset) is Subtract and threshold.dtype is torch.float64:
             reset = self._tssl_rounded(reset, states["mem"])
         return Neuron(
             charge=charge,
             reset=reset,
-            threshold=self.threshold,
+            threshold=threshold,
             timing="delayed" if delayed else "both",
             strict=True,
             detached=delayed,
@@ -309,8 +350,8 @@ class Layer(Wrapped):
             return reset
         return SubtractAmount(reset.formula, amount.to(mem.dtype))
 
-    def _tssl_refusal(self, why: str) -> UnsupportedConfigError:
-        return UnsupportedConfigError(f"Layer '{self._tssl_settings.path}': {why}.")
+    def _tssl_refusal(self, why: str) -> OtherNeuronError:
+        return OtherNeuronError(f"Layer '{self._tssl_settings.path}': {why}.")
 
     def _tssl_due(self: Any, mem: Tensor) -> Tensor:
         """The reset that the incoming potential is due, which the library detaches."""
@@ -335,7 +376,16 @@ class Layer(Wrapped):
 
 def at_hand(number: Tensor) -> bool:
     """Whether looking at a number costs nothing."""
-    return number.ndim == 0 and number.device.type == "cpu"
+    return number.ndim == 0 and number.is_cpu
+
+
+def held(layer: Any, name: str) -> Tensor:
+    """A number of a layer's; torch's own way takes several times as long, and every step."""
+    buffer: Tensor | None = layer._buffers.get(name)
+    if buffer is not None:
+        return buffer
+    number: Tensor = getattr(layer, name)
+    return number
 
 
 def _leave(layer: Any, name: str, state: Tensor) -> None:
@@ -348,6 +398,9 @@ def _leave(layer: Any, name: str, state: Tensor) -> None:
 
 def setting_problem(layer: Any) -> str | None:
     """What of the settings that concern every class cannot be wrapped."""
+    bound = bound_reset(layer)
+    if bound not in RESETS:
+        return f"its state_function is not one of the library's, but {bound!r}; make a new layer"
     if layer.inhibition:
         return "inhibition=True is a winner-take-all layer; use inhibition=False"
     if layer.state_quant and not _straight_through(layer.state_quant):

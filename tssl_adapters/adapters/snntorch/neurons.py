@@ -20,6 +20,7 @@ from tssl_adapters.adapters.snntorch.layer import (
     States,
     at_hand,
     bound_reset,
+    held,
 )
 from tssl_adapters.neuron import LinearCharge, Never, Value, computes
 
@@ -46,7 +47,7 @@ class _Leaking(Layer):
 
     @classmethod
     def _tssl_charge(cls, layer: Any) -> LinearCharge:
-        beta = layer.beta
+        beta = held(layer, "beta")
         # An operation a step saved, where looking costs nothing.
         if beta.requires_grad or not at_hand(beta) or not 0.0 <= beta.item() <= 1.0:
             beta = beta.clamp(0, 1)
@@ -85,6 +86,11 @@ class Leaky(_Leaking):
 
     def _tssl_foreseen(self) -> bool:
         return True
+
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
+        held = self._buffers
+        found = (held.get("beta"), held.get("threshold"), held.get("graded_spikes_factor"))
+        return None if any(number is None for number in found) else found
 
     @eager
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:

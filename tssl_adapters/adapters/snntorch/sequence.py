@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Mode, copied, from_library
+from tssl_adapters.adapters.base import Mode, copied, from_library, untouched
 from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stacked, stepped
 from tssl_adapters.adapters.snntorch.classic import two_forwards
 from tssl_adapters.adapters.snntorch.layer import Layer, States
 from tssl_adapters.engine.attach import Native, Result, attach
-from tssl_adapters.engine.state import trace_of
+from tssl_adapters.engine.state import OtherNeuronError, trace_of
 from tssl_adapters.tracing import exporting
 
 _SEQUENCES = ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
@@ -58,8 +58,16 @@ def over_sequence(layer: Any, x: Tensor) -> Any:
 
     Spikes (or the PSC), and where the layer shows its states each of them: ``[T, batch, ...]``.
     """
-    if exporting():
-        return stacked(map(layer, x.unbind(0)))
+    if not exporting():
+        try:
+            layer._tssl_look()
+            return _over_sequence(layer, x)
+        except OtherNeuronError:
+            pass  # which every step says and sees to
+    return stacked(map(layer, x.unbind(0)))
+
+
+def _over_sequence(layer: Any, x: Tensor) -> Any:
     names = layer._tssl_states
     states, fresh = layer._tssl_incoming(x[0], [None] * len(names))
     settings, graded = layer._tssl_settings, layer._tssl_graded()
@@ -74,7 +82,8 @@ def over_sequence(layer: Any, x: Tensor) -> Any:
 
     def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         incoming = {**states, "mem": mem}
-        return (_driven(layer, x, incoming)[0], *natively(x, incoming))
+        with untouched(layer):
+            return (_driven(layer, x, incoming)[0], *natively(x, incoming))
 
     result = attach(
         settings,

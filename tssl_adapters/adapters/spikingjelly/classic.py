@@ -6,6 +6,7 @@ Newer versions have ``functional_forward`` instead. The nodes are in stepped.py
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,10 +19,24 @@ _NOT_STATES = ("v_seq", "v_threshold", "v_reset", TRACE)
 """Memories of some versions that a step does not carry on."""
 
 
+@cache
+def _evaluates_apart(cls: type) -> bool:
+    """Whether a node has steps of its own for evaluation, which give spikes no gradient."""
+    return any(name.startswith("jit_eval") for name in dir(cls))
+
+
 class Classic(Node):
     """Mixed in before a node's record: how the library is run, and what it keeps."""
 
     _tssl_steady = False  # its steps are compiled as they run, in training and evaluation apart
+
+    @classmethod
+    def _tssl_cuts_spikes(cls, layer: Any) -> bool:
+        return not layer.training and _evaluates_apart(cls._tssl_native)
+
+    def _tssl_as_native(self, x: Tensor, states: States) -> Any:
+        """All that these versions compute is torch's."""
+        return self
 
     def _tssl_names(self: Any) -> list[str]:
         states = [name for name in self._memories if name not in _NOT_STATES]

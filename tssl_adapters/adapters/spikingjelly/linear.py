@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tssl_adapters.adapters.base import untouched
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
 from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.neuron import LinearCharge, Neuron, Traits, computes
+from tssl_adapters.neuron import LinearCharge, Neuron, Traits, Value, computes
 
 
 class LinearNode(Node):
     """A node whose charge is linear in the potential, with a known decay."""
 
     _tssl_single = True
+    _tssl_pinnable: ClassVar[bool] = False
+    """Whether all of the neuron's numbers are the layer's attributes."""
 
     def _tssl_charge(self) -> LinearCharge:
         raise NotImplementedError
@@ -26,8 +29,18 @@ class LinearNode(Node):
         decay = cls._tssl_charge(layer).decay
         return replace(super()._tssl_traits(layer), decay=decay, sequence=sequences(layer))
 
+    def _tssl_charge_of(self) -> tuple[Value, ...]:
+        """What of the layer, beside its reset, the charge is made of."""
+        raise NotImplementedError
+
     def _tssl_neuron(self: Any) -> Neuron:
-        return Neuron(
+        """The record, made anew only where something that it is made of has changed."""
+        settings = self._tssl_settings
+        numbers = (self.v_threshold, self.v_reset, self.detach_reset, *self._tssl_charge_of())
+        plain = not any(isinstance(value, Tensor) for value in numbers)
+        if plain and settings.record is not None and settings.record[0] == numbers:
+            return settings.record[1]  # type: ignore[no-any-return]
+        record = Neuron(
             charge=self._tssl_charge(),
             reset=self._tssl_reset(),
             threshold=self.v_threshold,
@@ -35,30 +48,40 @@ class LinearNode(Node):
             strict=False,
             detached=self.detach_reset,
         )
+        settings.record = (numbers, record) if plain else None
+        return record
 
     def _tssl_compute(
         self: Any, x: Tensor, states: tuple[Any, ...], trace: Tensor | None, keep: bool
     ) -> Ran:
         (state,) = states
+        neuron = self._tssl_neuron()
+        # What lies in a tensor may change without a word.
+        plain = self._tssl_pinnable and not any(isinstance(v, Tensor) for v in neuron.values())
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 return self._tssl_whole(drive, potential, keep)  # type: ignore[no-any-return]
 
+        def probe(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            with untouched(self):
+                return (drive, *run(drive, potential))
+
         result = attach(
             self._tssl_settings,
-            self._tssl_neuron(),
+            neuron,
             x,
             state,
             trace,
             Native(
                 x,
                 lambda: run(x, state),
-                lambda drive, v: (drive, *run(drive, v)),
+                probe,
                 steady=self._tssl_steady,
             ),
             sequence=sequences(self),
             keep_states=keep,
+            pinned=() if plain and not sequences(self) else None,
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)
@@ -94,27 +117,27 @@ def _plain_integrate(v: Any, x: Any) -> Any:
 
 
 @computes(_plain_leak_input)
-def _leak_input(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
+def _leak_input(v: Tensor, x: Tensor, tau: Value, v_reset: Value) -> Tensor:
     return ((x - _above(v, v_reset)) / tau).add_(v)
 
 
 @computes(_plain_leak_only)
-def _leak_only(v: Tensor, x: Tensor, tau: float, v_reset: float) -> Tensor:
+def _leak_only(v: Tensor, x: Tensor, tau: Value, v_reset: Value) -> Tensor:
     return v - _above(v, v_reset) / tau + x
 
 
 @computes(_plain_learned_leak_input)
-def _learned_leak_input(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
+def _learned_leak_input(v: Tensor, x: Tensor, rate: Tensor, v_reset: Value) -> Tensor:
     return ((x - _above(v, v_reset)) * rate).add_(v)
 
 
 @computes(_plain_learned_leak_only)
-def _learned_leak_only(v: Tensor, x: Tensor, rate: Tensor, v_reset: float) -> Tensor:
+def _learned_leak_only(v: Tensor, x: Tensor, rate: Tensor, v_reset: Value) -> Tensor:
     return v - _above(v, v_reset) * rate + x
 
 
-def _above(v: Tensor, v_reset: float) -> Tensor:
-    return v if v_reset == 0.0 else v - v_reset
+def _above(v: Tensor, v_reset: Value) -> Tensor:
+    return v if isinstance(v_reset, float) and v_reset == 0.0 else v - v_reset
 
 
 @computes(_plain_integrate)
@@ -124,6 +147,11 @@ def _integrate(v: Tensor, x: Tensor) -> Tensor:
 
 class LIF(LinearNode):
     """The charge of ``LIFNode``."""
+
+    _tssl_pinnable = True
+
+    def _tssl_charge_of(self: Any) -> tuple[Value, ...]:
+        return self.tau, self.decay_input
 
     def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = 1.0 / self.tau, rest_of(self)
@@ -139,6 +167,9 @@ class LIF(LinearNode):
 class ParametricLIF(LinearNode):
     """The charge of ``ParametricLIFNode``."""
 
+    def _tssl_charge_of(self: Any) -> tuple[Value, ...]:
+        return self.w, self.decay_input
+
     def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = self.w.sigmoid(), rest_of(self)
         return LinearCharge(
@@ -152,6 +183,11 @@ class ParametricLIF(LinearNode):
 
 class IF(LinearNode):
     """The charge of ``IFNode``."""
+
+    _tssl_pinnable = True
+
+    def _tssl_charge_of(self) -> tuple[Value, ...]:
+        return ()
 
     def _tssl_charge(self: Any) -> LinearCharge:
         return LinearCharge(decay=1.0, gain=1.0, offset=0.0, formula=_integrate)

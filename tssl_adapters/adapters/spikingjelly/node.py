@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.adapters.spikingjelly import surrogates
 from tssl_adapters.engine.exported import emitted
-from tssl_adapters.engine.state import trace_beside, untag
+from tssl_adapters.engine.state import OtherNeuronError, trace_beside, untag
+from tssl_adapters.engine.thin import Thin
+from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits, Value
+from tssl_adapters.rules.native import Surrogate
 from tssl_adapters.tracing import exporting, untraced
 
 TRACE = "tssl_psc"
 """The memory that holds the trace at ``tau_s > 1``, after the library's own."""
+
+_STEPS = ("single_step_forward", "multi_step_forward")
+"""Methods that the library calls and a wrapped layer does not."""
+
+
+_CONTINUOUS = (
+    "its surrogate_function has spiking=False, so the output is not a spike; call "
+    "surrogate_function.set_spiking_mode(True)"
+)
 
 
 class Ran(NamedTuple):
@@ -40,6 +54,7 @@ class Ran(NamedTuple):
 class Node(Wrapped):
     """Mixed in before the library's class."""
 
+    _tssl_free = frozenset({"training", "v", "v_seq"})
     _tssl_steady = True
     """Whether the library rounds in the same way at every call."""
     _tssl_nonlinear: ClassVar[str | None] = None
@@ -56,11 +71,66 @@ class Node(Wrapped):
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
         return layer.surrogate_function  # type: ignore[no-any-return]
 
+    @classmethod
+    def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
+        # As torch would look it up, for less.
+        function = layer._modules.get("surrogate_function") or layer.surrogate_function
+        return (*surrogates.own(function), cls._tssl_cuts_spikes(layer))
+
+    @classmethod
+    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
+        function = layer.surrogate_function
+        if not getattr(function, "spiking", True):  # set since the layer was wrapped
+            raise UnsupportedConfigError(f"Layer '{layer._tssl_settings.path}': {_CONTINUOUS}.")
+        if cls._tssl_cuts_spikes(layer):
+            return Surrogate(surrogates.nothing)
+        return surrogates.surrogate(function)
+
+    @classmethod
+    def _tssl_cuts_spikes(cls, layer: Any) -> bool:
+        """Whether natively spikes have no gradient now, as some nodes' have none in evaluation."""
+        return False
+
+    def _tssl_as_native(self: Any, x: Tensor, states: tuple[Any, ...]) -> Any:
+        """The node itself, or one without a graph to those of its numbers that natively get no
+        gradient: SpikingJelly's kernels take them for constants.
+        """
+        settings = self._tssl_settings
+        if not (settings.rule.follows and torch.is_grad_enabled()):
+            return self
+        held = {name: getattr(self, name, None) for name in ("v_threshold", "v_reset", "tau")}
+        learning = {n: v for n, v in held.items() if isinstance(v, Tensor) and v.requires_grad}
+        if not learning:
+            return self
+        key = (*learning, *settings.followed, x.dtype, x.device, self.training)
+        if key not in settings.constants:
+            settings.constants[key] = self._tssl_constants(learning, x, states)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.__dict__["_parameters"] = dict(self._parameters)
+        for name in settings.constants[key]:
+            twin.__dict__["_parameters"].pop(name, None)
+            twin.__dict__[name] = learning[name].detach()
+        return twin
+
+    def _tssl_constants(
+        self: Any, learning: dict[str, Tensor], x: Tensor, states: tuple[Any, ...]
+    ) -> list[str]:
+        """Which of these natively get no gradient."""
+        given = tuple(s.detach() if isinstance(s, Tensor) else s for s in states)
+        with torch.enable_grad():
+            outs, after = self._tssl_native_functional((x.detach(),), given)
+            sums = [t.sum() for t in (*outs, *after) if isinstance(t, Tensor) and t.requires_grad]
+            if not sums:
+                return [*learning]
+            found = torch.autograd.grad(sums, [*learning.values()], allow_unused=True)
+        return [name for name, grad in zip(learning, found, strict=True) if grad is None]
+
     @eager
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         (x,) = (*args, *kwargs.values())
         if exporting():
-            return self._tssl_exported(x)  # type: ignore[no-any-return]
+            return self._tssl_emitted(x)  # type: ignore[no-any-return]
         names = self._tssl_names()
         memories = tuple(self._memories[name] for name in names)
         ran: Ran = self._tssl_run(x, memories, self._tssl_keeps())
@@ -69,17 +139,42 @@ class Node(Wrapped):
         self._tssl_store(ran)
         return ran.out
 
+    def _tssl_thinly(self: Any, thin: Thin, x: Any) -> Any:
+        settings, memories = self._tssl_settings, self._memories
+        if settings.rule.follows and self._tssl_own(self) != settings.followed:
+            return None
+        if self.step_mode != "s" or self.store_v_seq or not thin.fits(x, memories["v"], ()):
+            return None
+        out, memories["v"], _, _ = thin.run(x, memories["v"])
+        return out
+
     @untraced
     def functional_forward(
         self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """What memopt's checkpointing and ``to_functional_forward`` call."""
-        if self._tssl_runs_native():
-            return self._tssl_native_functional(inputs, states, **kwargs)  # type: ignore[no-any-return]
-        ran: Ran = self._tssl_run(inputs[0], states, False)
-        return (ran.out,), ran.memories()
+        if not self._tssl_runs_native():
+            try:
+                self._tssl_look()
+                ran: Ran = self._tssl_run(inputs[0], states, False)
+                return (ran.out,), ran.memories()
+            except OtherNeuronError as error:
+                if self._tssl_settings.tau_s != 1.0:  # the library knows nothing of the trace
+                    raise
+                self._tssl_settings.give_way(error)
+        return self._tssl_native_functional(inputs, states, **kwargs)  # type: ignore[no-any-return]
 
-    def _tssl_exported(self: Any, x: Tensor) -> Tensor:
+    def _tssl_parts(self: Any) -> tuple[Any, ...]:
+        surrogate = self._modules.get("surrogate_function")
+        return surrogate, getattr(surrogate, "spiking", None)
+
+    def _tssl_altered(self: Any) -> str | None:
+        passed_by = [name for name in _STEPS if name in self.__dict__]
+        if passed_by:
+            return f"its {', '.join(passed_by)} was replaced on the layer itself; take that back"
+        return super()._tssl_altered()
+
+    def _tssl_emitted(self: Any, x: Tensor) -> Tensor:
         """The PSC of the library's spikes."""
         before, trace = self._memories["v"], self._memories.pop(TRACE)
         try:
@@ -89,7 +184,12 @@ class Node(Wrapped):
         known = isinstance(before, Tensor) and before.shape == self.v.shape
         sequence = sequences(self)
         out = emitted(
-            self._tssl_settings, spikes, before if known else None, self.v, sequence=sequence
+            self._tssl_settings,
+            spikes,
+            before if known else None,
+            self.v,
+            rests(self),
+            sequence=sequence,
         )
         self._memories[TRACE] = (out[-1] if sequence else out).clone()
         return out
@@ -111,7 +211,8 @@ class Node(Wrapped):
         if trace is not None:
             started = isinstance(given, Tensor) and given.shape == states[0].shape
             trace = trace_beside(settings, given if started else None, trace, rests(self))
-        return self._tssl_compute(x, states, trace, keep)  # type: ignore[no-any-return]
+        node = self._tssl_as_native(x, states)
+        return node._tssl_compute(x, states, trace, keep)  # type: ignore[no-any-return]
 
     def _tssl_materialized(self: Any, x: Tensor, states: tuple[Any, ...]) -> tuple[Any, ...]:
         """The states as tensors of this input's shape."""
@@ -142,9 +243,11 @@ def sequences(node: Any) -> bool:
     return node.step_mode == "m" if hasattr(node, "step_mode") else "v_seq" in node._memories
 
 
-def rest_of(node: Any) -> float:
+def rest_of(node: Any) -> Value:
     """What the membrane potential leaks towards."""
     v_reset = getattr(node, "v_reset", None)
+    if isinstance(v_reset, Tensor) and v_reset.requires_grad:
+        return v_reset
     return 0.0 if v_reset is None else float(v_reset)
 
 
@@ -156,10 +259,7 @@ def rests(node: Any) -> tuple[Value, ...]:
 def problem(wrapped: Any, node: Any) -> str | None:
     """What of a node's settings cannot be wrapped."""
     if not getattr(node.surrogate_function, "spiking", True):
-        return (
-            "its surrogate_function has spiking=False, so the output is not a spike; call "
-            "surrogate_function.set_spiking_mode(True)"
-        )
+        return _CONTINUOUS
     if getattr(node, "_neuron_precision", None) is not None:
         return "it has a neuron precision of its own; convert it back to the default precision"
     if hasattr(node, TRACE):

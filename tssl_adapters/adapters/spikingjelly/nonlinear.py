@@ -78,10 +78,14 @@ class RAF(SmoothNode):
 class ComplementaryLIF(SmoothNode):
     """``ComplementaryLIFNode``, with the gradient through ``m`` too.
 
-    In evaluation the library cuts the gradient through the spike; the rule's stays.
+    In evaluation the library cuts the gradient through the spike; a rule's own stays.
     """
 
     _tssl_nonlinear = "what its spikes take depends on those before"
+
+    @classmethod
+    def _tssl_cuts_spikes(cls, layer: Any) -> bool:
+        return not layer.training
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         tau: float = self.tau

@@ -1,8 +1,7 @@
 """Time and memory of wrapped layers and networks against the libraries' own, in one run.
 
 The contestants take turns, round by round, so that a noisy machine hits them alike; a figure is the
-median over the rounds, a ratio the median of the rounds' ratios. Wrapped layers have the rule
-``tsslbp``, which every engine computes.
+median over the rounds, a ratio the median of the rounds' ratios.
 
 python -m tssl_adapters.bench speed --quick
 python -m tssl_adapters.bench speed --steps 100 --neurons 16384 --out DIR
@@ -40,6 +39,7 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RESULTS = "speed.json"
+RULES = ("smooth-tsslbp", "tsslbp")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"T of the networks, whose batch is {NETWORK_BATCH} (default: 50)")  # fmt: skip
     add("--tau-s", type=options.listed(options.time_constant), default=[1.0, 3.0], metavar="LIST",
         help="synaptic time constants in steps (default: 1,3)")  # fmt: skip
+    add("--rule", choices=RULES, default="smooth-tsslbp", help="of wrapped layers "
+        "(default: %(default)s)")  # fmt: skip
     add("--no-compile", action="store_true", help="leave torch.compile out: it takes a minute each")
     add("--quick", action="store_true", help="one small size, few rounds, nothing compiled")
     add("--floors", action="store_true", help="only what the package is held to; the exit status "
@@ -87,6 +89,7 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         args.rounds,
         args.budget,
         tuple(args.tau_s),
+        args.rule,
         compiled=not args.no_compile,
     )
     threads = torch.get_num_threads()
@@ -102,6 +105,7 @@ def run(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list
         **environment(),
         "device": str(plan.device),
         "dtype": args.dtype,
+        "rule": args.rule,
         "load_average": psutil.getloadavg(),
     }
     found: list[Floor] = []

@@ -14,6 +14,7 @@ from tssl_adapters.bench.speed import measure
 from tssl_adapters.bench.speed.contestants import (
     COPY,
     NATIVE,
+    QUADRATIC_RULE,
     Contestant,
     contestants,
     quadratic,
@@ -40,6 +41,7 @@ class Plan:
     rounds: int = 15
     budget: float = 20.0
     tau_s: tuple[float, ...] = (1.0, 3.0)
+    rule: str = "smooth-tsslbp"
     compiled: bool = True
     memory: bool = True
 
@@ -171,7 +173,9 @@ def _contestants(case: Case, plan: Plan, leave_out: Callable[[str], None]) -> It
     if reason is not None:
         leave_out(f"{case.title}: compiled: {reason}")
     compiled = plan.compiled and reason is None
-    yield from contestants(case.work, plan.device, plan.dtype, plan.tau_s, compiled)
+    yield from contestants(case.work, plan.device, plan.dtype, plan.tau_s, compiled, plan.rule)
+    if plan.rule != QUADRATIC_RULE:
+        return
     baseline = quadratic(case.work, plan.tau_s[-1], case.steps, case.batch * case.neurons)
     if isinstance(baseline, str):
         leave_out(f"{case.title}: T x T recursion: {baseline}")

@@ -19,12 +19,12 @@ from tssl_adapters.bench.speed.works import Run, Work
 
 NATIVE, COMPILED, COPY, QUADRATIC = "native", "native, compiled", "copy", "T x T"
 LAYERWISE = "multi_step_forward"
-RULE = "tsslbp"
-"""Of every wrapped contestant: the one rule that all engines compute. Others run in torch alone."""
 PRODUCTS = "connections alone"
 """A network without its neurons: what no engine for neurons can be faster than."""
-ONLY_ON = {"numba": "cpu", "triton": "cuda"}
+ONLY_ON = {"cpu": "cpu", "triton": "cuda"}
 """Engines that leave other devices to torch."""
+QUADRATIC_RULE = "tsslbp"
+"""The rule of the authors' order of work."""
 MOST_QUADRATIC = 1e9
 """T^2 N above which the T x T recursion is left out: it takes tens of seconds a run."""
 
@@ -61,7 +61,12 @@ def engines(device: torch.device) -> list[str]:
 
 
 def contestants(
-    work: Work, device: torch.device, dtype: torch.dtype, tau_s: Sequence[float], compiled: bool
+    work: Work,
+    device: torch.device,
+    dtype: torch.dtype,
+    tau_s: Sequence[float],
+    compiled: bool,
+    rule: str,
 ) -> Iterator[Contestant]:
     """All but those that depend on the size; every one starts from the same weights."""
     torch.manual_seed(0)
@@ -81,10 +86,10 @@ def contestants(
         yield Contestant(COMPILED, work.compiled(model()), work.run, may_fail=True)
     for engine in engines(device):
         for tau in tau_s:
-            wrapped = tssl_adapters.wrap(model(), rule=RULE, engine=engine, tau_s=tau)
+            wrapped = tssl_adapters.wrap(model(), rule=rule, engine=engine, tau_s=tau)
             yield Contestant(named(engine, tau), wrapped, work.run)
             if work.layerwise is not None:
-                wrapped = tssl_adapters.wrap(model(), rule=RULE, engine=engine, tau_s=tau)
+                wrapped = tssl_adapters.wrap(model(), rule=rule, engine=engine, tau_s=tau)
                 yield Contestant(named(engine, tau, True), wrapped, work.layerwise)
 
 

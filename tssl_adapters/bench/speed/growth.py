@@ -17,7 +17,7 @@ def time_growth(work: Work, plan: Plan, neurons: int) -> list[Row]:
     drives = {steps: input_of(case, plan) for steps, case in cases.items()}
     tasks = {
         f"{entry.name}@{steps}": LayerTask(entry.model, entry.run, drive, drive)
-        for entry in contestants(work, plan.device, plan.dtype, plan.tau_s, compiled=False)
+        for entry in contestants(work, plan.device, plan.dtype, plan.tau_s, False, plan.rule)
         for steps, drive in drives.items()
     }
     for task in tasks.values():

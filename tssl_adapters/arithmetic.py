@@ -1,0 +1,260 @@
+"""Arithmetic that is written once, and runs on tensors, on numbers and in compiled code.
+
+A function of plain operators and of the functions below computes on whatever it is given. Given
+:class:`Symbol` it computes nothing: the operations are written down, in a :class:`Line`, from which
+the engines generate code. Python decides what Python knows: an ``if`` about an option of a rule is
+gone from the line, one about a symbol is an error, and :func:`where` is what to use instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+Number: TypeAlias = Any
+"""A float, a tensor or a :class:`Symbol`; a condition of them, in the first place of ``where``."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def arithmetic(function: F) -> F:
+    """Mark a function, a rule's ``slope`` say, as made of this module's arithmetic alone.
+
+    Engines compile what is marked, and run all else in torch.
+    """
+    function.arithmetic = True  # type: ignore[attr-defined]
+    return function
+
+
+class Operation(NamedTuple):
+    """One operation of a line.
+
+    Attributes:
+        name: ``"input"``, ``"number"`` or what is computed.
+        operands: the operations that it takes, by their places; an input's name; a number.
+        rounds: whether it is computed on the library's own tensors, and rounds as they do.
+    """
+
+    name: str
+    operands: tuple[Any, ...]
+    rounds: bool = False
+
+
+class Line:
+    """Operations one after the other, each of them once."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self._places: dict[Operation, int] = {}
+        self._rounds = False
+
+    @contextmanager
+    def rounding(self) -> Iterator[None]:
+        """Have what is computed meanwhile say that it ``rounds``.
+
+        A tensor in half precision is rounded after every operation, and engines compute in float32.
+        """
+        before, self._rounds = self._rounds, True
+        try:
+            yield
+        finally:
+            self._rounds = before
+
+    def input(self, name: str) -> Symbol:
+        """What comes in under a name."""
+        return self._written(Operation("input", (name,)))
+
+    def _written(self, operation: Operation) -> Symbol:
+        """The symbol of an operation."""
+        if operation not in self._places:
+            self._places[operation] = len(self.operations)
+            self.operations.append(operation)
+        return Symbol(self, self._places[operation])
+
+    def number(self, value: float) -> Symbol:
+        """A number that does not change."""
+        # By its bits: 0.0 and -0.0 are equal.
+        return self._written(Operation("number", (float(value).hex(),)))
+
+    def compute(self, name: str, *operands: Number) -> Symbol:
+        """An operation on symbols and numbers."""
+        places = tuple(self._place(operand) for operand in operands)
+        return self._written(Operation(name, places, self._rounds))
+
+    def needed(self, results: Iterable[Symbol]) -> list[int]:
+        """The places, in their order, of all operations that these results depend on."""
+        found: set[int] = set()
+        open_ = [symbol.place for symbol in results]
+        while open_:
+            place = open_.pop()
+            if place not in found:
+                found.add(place)
+                operation = self.operations[place]
+                if operation.name not in ("input", "number"):
+                    open_ += operation.operands
+        return sorted(found)
+
+    def _place(self, operand: Number) -> int:
+        if isinstance(operand, Symbol):
+            if operand.line is not self:
+                raise ValueError("Two symbols of different lines cannot be combined.")
+            return operand.place
+        if isinstance(operand, bool) or not isinstance(operand, (int, float)):
+            raise TypeError(
+                f"{type(operand).__name__} cannot be compiled: arithmetic is of floats and of what "
+                "it is given."
+            )
+        return self.number(operand).place
+
+
+class Symbol:
+    """What a number will be; see :class:`Line`."""
+
+    __slots__ = ("line", "place")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, line: Line, place: int) -> None:
+        self.line = line
+        self.place = place
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "An 'if' cannot ask for what is only known as the code runs; choose with "
+            "tssl_adapters.arithmetic.where(condition, yes, no)."
+        )
+
+    def __add__(self, other: Number) -> Symbol:
+        return self.line.compute("add", self, other)
+
+    def __radd__(self, other: Number) -> Symbol:
+        return self.line.compute("add", other, self)
+
+    def __sub__(self, other: Number) -> Symbol:
+        return self.line.compute("subtract", self, other)
+
+    def __rsub__(self, other: Number) -> Symbol:
+        return self.line.compute("subtract", other, self)
+
+    def __mul__(self, other: Number) -> Symbol:
+        return self.line.compute("multiply", self, other)
+
+    def __rmul__(self, other: Number) -> Symbol:
+        return self.line.compute("multiply", other, self)
+
+    def __truediv__(self, other: Number) -> Symbol:
+        return self.line.compute("divide", self, other)
+
+    def __rtruediv__(self, other: Number) -> Symbol:
+        return self.line.compute("divide", other, self)
+
+    def __neg__(self) -> Symbol:
+        return self.line.compute("negate", self)
+
+    def __gt__(self, other: Number) -> Symbol:
+        return self.line.compute("greater", self, other)
+
+    def __ge__(self, other: Number) -> Symbol:
+        return self.line.compute("at least", self, other)
+
+    def __lt__(self, other: Number) -> Symbol:
+        return self.line.compute("less", self, other)
+
+    def __le__(self, other: Number) -> Symbol:
+        return self.line.compute("at most", self, other)
+
+    def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
+        return self.line.compute("equal", self, other)
+
+    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
+        return self.line.compute("unequal", self, other)
+
+
+def _line_of(*values: Number) -> Line | None:
+    return next((value.line for value in values if isinstance(value, Symbol)), None)
+
+
+def where(condition: Number, yes: Number, no: Number) -> Number:
+    """``yes`` where the condition holds, else ``no``."""
+    if (line := _line_of(condition, yes, no)) is not None:
+        if isinstance(condition, bool):
+            return yes if condition else no
+        return line.compute("where", condition, yes, no)
+    if isinstance(condition, Tensor):
+        return torch.where(condition, yes, no)
+    return yes if condition else no
+
+
+def exp(value: Number) -> Number:
+    """e to that power."""
+    if isinstance(value, Symbol):
+        return value.line.compute("exp", value)
+    return value.exp() if isinstance(value, Tensor) else math.exp(value)
+
+
+def sqrt(value: Number) -> Number:
+    """The root of a number."""
+    if isinstance(value, Symbol):
+        return value.line.compute("sqrt", value)
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+
+
+def constant(value: float, like: Number) -> Number:
+    """A number that is the same whatever ``like`` is, in the place of it."""
+    if isinstance(like, Symbol):
+        return like.line.number(value)
+    return torch.full_like(like, value) if isinstance(like, Tensor) else value
+
+
+def absolute(value: Number) -> Number:
+    """The number without its sign."""
+    return value.line.compute("absolute", value) if isinstance(value, Symbol) else abs(value)
+
+
+def _extreme(line: Line, name: str, left: Number, right: Number) -> Number:
+    """What engines compute by a comparison, which lets a NaN through that comes first."""
+    if isinstance(left, Symbol) and isinstance(right, Symbol):
+        return where(right != right, right, line.compute(name, left, right))
+    return line.compute(name, *((left, right) if isinstance(left, Symbol) else (right, left)))
+
+
+def minimum(left: Number, right: Number) -> Number:
+    """The smaller of two numbers."""
+    if (line := _line_of(left, right)) is not None:
+        return _extreme(line, "minimum", left, right)
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.minimum(left, right)
+    if isinstance(left, Tensor):
+        return left.clamp(max=right)
+    return right.clamp(max=left) if isinstance(right, Tensor) else min(left, right)
+
+
+def maximum(left: Number, right: Number) -> Number:
+    """The larger of two numbers."""
+    if (line := _line_of(left, right)) is not None:
+        return _extreme(line, "maximum", left, right)
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.maximum(left, right)
+    if isinstance(left, Tensor):
+        return left.clamp(min=right)
+    return right.clamp(min=left) if isinstance(right, Tensor) else max(left, right)
+
+
+def plus(base: Number, factor: Number, other: Number) -> Number:
+    """``base + factor * other``, in one operation on tensors."""
+    if isinstance(base, Tensor) and isinstance(factor, Tensor) and isinstance(other, Tensor):
+        return torch.addcmul(base, factor, other)
+    if isinstance(base, Tensor) and isinstance(other, Tensor):
+        return torch.add(base, other, alpha=factor)
+    return base + factor * other
+
+
+def minus(base: Number, factor: Number, other: Number) -> Number:
+    """``base - factor * other``, in one operation on tensors."""
+    if isinstance(base, Tensor) and isinstance(factor, Tensor) and isinstance(other, Tensor):
+        return torch.addcmul(base, factor, other, value=-1)
+    return base - factor * other

@@ -1,0 +1,284 @@
+"""The CPU's loops: which one a call takes, and the memory that it is given."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.engine.cpu import loops
+from tssl_adapters.engine.cpu.compile import compiled
+from tssl_adapters.engine.fused import Room
+from tssl_adapters.engine.kernels import (
+    ROWS,
+    Adjoints,
+    BackForm,
+    Given,
+    MismatchError,
+    Spec,
+    link_rows,
+)
+from tssl_adapters.engine.threads import over
+from tssl_adapters.engine.traced import Back
+from tssl_adapters.neuron import Value
+from tssl_adapters.rules import Rule
+
+LARGEST_BLOCK = 1024
+"""Neurons that the backward pass holds at once, at most."""
+SCRATCH = 2**17
+"""Values of a block that the backward pass holds at once: they stay in the second cache, and of a
+thousand steps there are neurons enough side by side. A quarter of it took 1.3 times as long, at
+T = 1000 2.3 times."""
+_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_numbers = itertools.count()
+
+
+def _name() -> str:
+    """A name for a function: all that is compiled is in one space of names."""
+    return f"loop{next(_numbers)}"
+
+
+@cache
+def _forward_step(
+    spec: Spec, tau_s: float, traced: bool, tells: bool, gate: float | None
+) -> Callable[..., None]:
+    return compiled(loops.forward_step(_name(), spec, tau_s, traced, tells, gate))
+
+
+@cache
+def _forward_sequence(spec: Spec, tau_s: float, keep: bool) -> Callable[..., None]:
+    return compiled(loops.forward_sequence(_name(), spec, tau_s, keep))
+
+
+@cache
+def _backward_step(
+    spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: frozenset[str]
+) -> Callable[..., None]:
+    return compiled(loops.backward_step(_name(), spec, rule, back, tau_s, unwanted))
+
+
+@cache
+def _backward_sequence(
+    spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: frozenset[str]
+) -> Callable[..., None]:
+    return compiled(loops.backward_sequence(_name(), spec, rule, back, tau_s, unwanted))
+
+
+@cache
+def _current(dtype: str) -> Callable[..., None]:
+    return compiled(loops.current(_name(), dtype))
+
+
+@cache
+def _current_back(dtype: str) -> Callable[..., None]:
+    return compiled(loops.current_back(_name(), dtype))
+
+
+class Numbers:
+    """A neuron's numbers in memory, a row each: ``[8]``, or ``[8, N]`` where neurons differ."""
+
+    def __init__(
+        self, values: Sequence[Value], dense: bool, dtype: torch.dtype, step: torch.Size
+    ) -> None:
+        self.dtype, self.count = dtype, ROWS * (step.numel() if dense else 1)
+        if dense:
+            rows = [torch.as_tensor(v).detach().to(dtype).expand(step) for v in values]
+            self.dense = torch.stack(rows).contiguous()
+            self.at = self.dense.data_ptr()
+        else:
+            self.few = _few(map(float, values), dtype)
+            self.at = self.few.buffer_info()[0]
+
+    def address(self, dtype: torch.dtype, count: int) -> int:
+        """Where they lie.
+
+        Raises:
+            MismatchError: they are not so many values of this dtype.
+        """
+        if self.dtype is not dtype or self.count != count:
+            raise MismatchError(f"{self.count} numbers in {self.dtype}, not {count} in {dtype}")
+        return self.at
+
+
+def _few(values: Any, dtype: torch.dtype) -> array[float]:
+    return array("f" if dtype == torch.float32 else "d", values)
+
+
+class CpuBackend:
+    """The CPU's loops, in float32 and float64."""
+
+    name = "cpu"
+
+    def takes(self, drive: Tensor) -> bool:
+        return drive.device.type == "cpu" and drive.dtype in _NAMES
+
+    def numbers(
+        self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
+    ) -> Numbers:
+        return Numbers(values, dense, drive.dtype, step)
+
+    def forward(
+        self,
+        spec: Spec,
+        given: Given,
+        out: Tensor,
+        after: Tensor,
+        charged: Tensor | None,
+        due: Tensor | None,
+        keep: bool,
+        again: bool,
+    ) -> Tensor | None:
+        n, dtype, tells = given.neurons, _DTYPES[spec.form.dtype], charged is not None
+        bits = None
+        gate = given.gate if tells and spec.form.psc else None
+        if gate is not None:
+            bits = given.drive.new_empty(-(-n // 8), dtype=torch.uint8)
+        if given.steps == 1:
+            loop = _forward_step(spec, given.tau_s, given.trace is not None, tells, gate)
+        else:
+            loop = _forward_sequence(spec, given.tau_s, keep)
+        over(
+            loop, given.steps, n,
+            _at(given.drive, dtype, given.steps * n), _at(given.state, dtype, n),
+            _at(given.trace, dtype, n), _numbers_at(spec, given),
+            _own(out), _own(after), _own(charged), _own(bits), _own(due), 0, 0,
+        )  # fmt: skip
+        return bits
+
+    def backward(
+        self,
+        spec: Spec,
+        back: BackForm,
+        given: Given,
+        kept: Tensor | None,
+        adjoints: Adjoints,
+    ) -> None:
+        n, steps, dtype = given.neurons, given.steps, _DTYPES[spec.form.dtype]
+        rows = link_rows(spec.form.timing, back.rule)
+        window = _few([back.steps], dtype)
+        over(
+            _backward_loop(spec, back, given, adjoints), steps, n,
+            max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1))), adjoints.pace, adjoints.stride,
+            window.buffer_info()[0],
+            _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
+            _at(given.trace, dtype, n), _at(kept, torch.uint8, -(-n // 8)),
+            _numbers_at(spec, given),
+            _at(adjoints.out, dtype, steps * n if adjoints.pace else n),
+            _at(adjoints.after, dtype, steps * n if adjoints.stride else n),
+            _at(adjoints.link, dtype, rows * n), 0,
+            _own(adjoints.drive), _own(adjoints.chain), _own(adjoints.through),
+            _own(adjoints.entering), _own(adjoints.trace), _own(adjoints.sums),
+        )  # fmt: skip
+        if adjoints.trace is not None:
+            adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
+
+    def step_loop(self, spec: Spec) -> Callable[..., None]:
+        """One step forward that tells h[t], to be called with addresses that are right."""
+        return _forward_step(spec, 1.0, False, True, None)
+
+    def step_back(
+        self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
+    ) -> Callable[..., None]:
+        """One step back from h[t], for memory like this, which is right."""
+        dtype = _DTYPES[spec.form.dtype]
+        loop = _backward_loop(spec, back, given, adjoints, current)
+
+        def run(
+            charged: Tensor,
+            state: Tensor,
+            numbers: Numbers,
+            grad_out: Tensor | None,
+            grad_after: Tensor | None,
+            grad_current: Tensor | None,
+            link: Tensor | None,
+            room: Room,
+            steps: float,
+        ) -> None:
+            window, n = _few((steps,), dtype), charged.numel()
+            over(
+                loop, 1, n, n, n, 0, window.buffer_info()[0],
+                charged.data_ptr(), state.data_ptr(), 0, 0, numbers.at,
+                _own(grad_out), _own(grad_after), _own(link), _own(grad_current),
+                room.drive.data_ptr(), _own(room.chain), _own(room.through), _own(room.entering),
+                0, 0,
+            )  # fmt: skip
+
+        return run
+
+    def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
+        out, dtype, (steps, n) = torch.empty_like(drive), drive.dtype, _size(drive)
+        number = _few([k], dtype)
+        over(
+            _current(_NAMES[dtype]), steps, n, number.buffer_info()[0],
+            _at(drive, dtype, steps * n), _at(start, dtype, n), _own(out),
+        )  # fmt: skip
+        return out
+
+    def current_back(self, grad_out: Tensor, k: float) -> Tensor:
+        found, dtype, (steps, n) = torch.empty_like(grad_out), grad_out.dtype, _size(grad_out)
+        number = _few([k], dtype)
+        over(
+            _current_back(_NAMES[dtype]), steps, n, number.buffer_info()[0],
+            _at(grad_out, dtype, steps * n), _own(found),
+        )  # fmt: skip
+        return found
+
+
+def _backward_loop(
+    spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
+) -> Callable[..., None]:
+    """The loop for a backward pass with these inputs and results."""
+    form = Back.of(spec, back, given, adjoints)._replace(current=current)
+    places = {
+        "chain": adjoints.chain,
+        "decayed_chain": adjoints.chain,
+        "grad_spike": adjoints.chain,
+        "decayed_membrane": adjoints.through,
+        "entering": adjoints.entering,
+        "grad_trace": adjoints.trace,
+    }
+    unwanted = frozenset(name for name, place in places.items() if place is None)
+    make = _backward_sequence if given.steps > 1 else _backward_step
+    return make(spec, back.rule, form, given.tau_s, unwanted)
+
+
+def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
+    """The address of memory that came in: so many values of a dtype in a row; 0 for none.
+
+    Raises:
+        MismatchError: it is something else.
+    """
+    if tensor is None:
+        return 0
+    if (
+        tensor.dtype is not dtype
+        or tensor.numel() != count
+        or not tensor.is_contiguous()
+        or not tensor.is_cpu
+    ):
+        raise MismatchError(
+            f"{tuple(tensor.shape)} with strides {tensor.stride()} in {tensor.dtype} on "
+            f"{tensor.device}, where a loop wants {count} values in {dtype}"
+        )
+    return tensor.data_ptr()
+
+
+def _own(tensor: Tensor | None) -> int:
+    """The address of memory made for this call, like memory that is checked; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _numbers_at(spec: Spec, given: Given) -> int:
+    numbers: Numbers = given.numbers
+    count = ROWS * (given.neurons if spec.form.dense else 1)
+    return numbers.address(_DTYPES[spec.form.dtype], count)
+
+
+def _size(tensor: Tensor) -> tuple[int, int]:
+    return tensor.shape[0], tensor[0].numel()

@@ -1,0 +1,264 @@
+"""LLVM's language: one row of neighbouring neurons, from a line of operations."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from tssl_adapters.arithmetic import Line, Operation, Symbol
+
+TYPES = {"float32": "float", "float64": "double"}
+_WHOLE = {"float": "i32", "double": "i64"}
+_SUFFIX = {"float": "f32", "double": "f64"}
+_BINARY = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv"}
+_COMPARED = {
+    "greater": "ogt",
+    "at least": "oge",
+    "less": "olt",
+    "at most": "ole",
+    "equal": "oeq",
+    "unequal": "une",
+}
+_CALLED = {"absolute": "fabs", "sqrt": "sqrt"}
+DECLARATIONS = "".join(
+    f"declare {kind} @llvm.{name}.{suffix}({kind})\n"
+    for kind, suffix in _SUFFIX.items()
+    for name in _CALLED.values()
+)
+
+
+class _Exponential(NamedTuple):
+    """How exp is computed: 2^k e^r with k whole and r at most half of ln 2.
+
+    ``high + low`` is ln 2, of which multiples of the first are exact; e^r is its Taylor series up
+    to ``terms``; beyond ``largest`` k would not fit an exponent, and the result is 0 or infinite.
+    """
+
+    high: float
+    low: float
+    terms: int
+    largest: float
+    smallest: float
+    bias: int
+    shift: int
+
+
+_EXPONENTIALS = {
+    "float": _Exponential(0.693359375, -2.12194440e-4, 8, 88.7, -87.3, 127, 23),
+    "double": _Exponential(
+        0.693147180369123816490, 1.90821492927058770002e-10, 14, 709.7, -708.3, 1023, 52
+    ),
+}
+
+
+class Code:
+    """Text in LLVM's language, with names that are used once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.first: list[str] = []
+        """What belongs to the start of the function."""
+        self._count = 0
+
+    def new(self, stem: str = "t") -> str:
+        """A name that is not in use."""
+        self._count += 1
+        return f"{stem}{self._count}"
+
+    def do(self, text: str) -> None:
+        """An instruction without a result."""
+        self.lines.append(f"  {text}")
+
+    def get(self, text: str) -> str:
+        """The result of an instruction."""
+        name = "%" + self.new()
+        self.do(f"{name} = {text}")
+        return name
+
+    def label(self, name: str) -> None:
+        """Start a block."""
+        self.lines.append(f"{name}:")
+
+    @contextmanager
+    def counting(self, start: str, end: str, step: str, down: bool = False) -> Iterator[str]:
+        """A loop over ``start``, ``start + step``, ... below ``end``; ``down``: backwards from
+        ``end - 1`` to ``start`` by ones.
+        """
+        slot, name = "%" + self.new("at"), self.new("loop")
+        self.first.append(f"  {slot} = alloca i64")
+        self.do(f"store i64 {end if down else start}, ptr {slot}")
+        self.do(f"br label %{name}.test")
+        self.label(f"{name}.test")
+        at = self.get(f"load i64, ptr {slot}")
+        more = self.get(f"icmp sgt i64 {at}, {start}" if down else f"icmp slt i64 {at}, {end}")
+        self.do(f"br i1 {more}, label %{name}.body, label %{name}.end")
+        self.label(f"{name}.body")
+        index = self.get(f"sub i64 {at}, 1") if down else at
+        yield index
+        after = index if down else self.get(f"add i64 {index}, {step}")
+        self.do(f"store i64 {after}, ptr {slot}")
+        self.do(f"br label %{name}.test")
+        self.label(f"{name}.end")
+
+    def offset(self, kind: str, pointer: str, index: str) -> str:
+        """The address of an element."""
+        return self.get(f"getelementptr {kind}, ptr {pointer}, i64 {index}")
+
+
+def constant(value: float, kind: str) -> str:
+    """A number as LLVM reads it, rounded to the type."""
+    if kind == "float":
+        try:
+            (value,) = struct.unpack("f", struct.pack("f", value))
+        except OverflowError:
+            value = float("inf") if value > 0 else float("-inf")
+    return f"0x{struct.unpack('Q', struct.pack('d', value))[0]:016X}"
+
+
+def _emitted(code: Code, operation: Operation, operands: Sequence[str], kind: str) -> str:
+    """The result of an operation, in the library's own precision: nothing is fused."""
+    name = operation.name
+    if name in _BINARY:
+        return code.get(f"{_BINARY[name]} {kind} {operands[0]}, {operands[1]}")
+    if name in _COMPARED:
+        return code.get(f"fcmp {_COMPARED[name]} {kind} {operands[0]}, {operands[1]}")
+    if name == "negate":
+        return code.get(f"fneg {kind} {operands[0]}")
+    if name == "where":
+        return _chosen(code, operands[0], operands[1], operands[2], kind)
+    if name in ("minimum", "maximum"):
+        test = code.get(
+            f"fcmp {'olt' if name == 'minimum' else 'ogt'} {kind} {operands[1]}, {operands[0]}"
+        )
+        return _chosen(code, test, operands[1], operands[0], kind)
+    if name in _CALLED:
+        return code.get(f"call {kind} @llvm.{_CALLED[name]}.{_SUFFIX[kind]}({kind} {operands[0]})")
+    if name == "exp":
+        return _exponential(code, operands[0], kind)
+    raise NotImplementedError(name)
+
+
+def _chosen(code: Code, test: str, yes: str, no: str, kind: str) -> str:
+    return code.get(f"select i1 {test}, {kind} {yes}, {kind} {no}")
+
+
+def _exponential(code: Code, x: str, kind: str) -> str:
+    """exp in arithmetic that vectorises, within two units in the last place."""
+    how, whole = _EXPONENTIALS[kind], _WHOLE[kind]
+
+    def number(value: float) -> str:
+        return constant(value, kind)
+
+    def times(left: str, right: str) -> str:
+        return code.get(f"fmul {kind} {left}, {right}")
+
+    below = code.get(f"fcmp olt {kind} {x}, {number(how.smallest)}")
+    above = code.get(f"fcmp ogt {kind} {x}, {number(how.largest)}")
+    y = _chosen(code, above, number(how.largest), x, kind)
+    y = _chosen(code, below, number(how.smallest), y, kind)
+    scaled = times(y, number(1.4426950408889634))
+    negative = code.get(f"fcmp olt {kind} {scaled}, {number(0.0)}")
+    half = _chosen(code, negative, number(-0.5), number(0.5), kind)
+    nearest = code.get(f"fadd {kind} {scaled}, {half}")
+    k32 = code.get(f"fptosi {kind} {nearest} to i32")
+    k = code.get(f"sitofp i32 {k32} to {kind}")
+    r = code.get(f"fsub {kind} {y}, {times(k, number(how.high))}")
+    r = code.get(f"fsub {kind} {r}, {times(k, number(how.low))}")
+    # 1 + r (1 + r/2 (1 + r/3 (...)))
+    found = number(1.0)
+    for term in range(how.terms - 1, 0, -1):
+        product = times(times(r, number(1.0 / term)), found)
+        found = code.get(f"fadd {kind} {product}, {number(1.0)}")
+    wide = k32 if whole == "i32" else code.get(f"sext i32 {k32} to i64")
+    biased = code.get(f"add {whole} {wide}, {how.bias}")
+    bits = code.get(f"shl {whole} {biased}, {how.shift}")
+    power = code.get(f"bitcast {whole} {bits} to {kind}")
+    found = times(found, power)
+    found = _chosen(code, above, number(float("inf")), found, kind)
+    found = _chosen(code, below, number(0.0), found, kind)
+    unordered = code.get(f"fcmp uno {kind} {x}, {x}")
+    return _chosen(code, unordered, x, found, kind)
+
+
+class Row(NamedTuple):
+    """A function of LLVM's that computes a line for ``n`` neighbours.
+
+    Attributes:
+        name: what it is called.
+        text: its definition.
+        parameters: the names of the pointers that it takes after ``n``: to a value a neuron, or to
+            one for all of them. A result's name has ``to.`` before it.
+    """
+
+    name: str
+    text: str
+    parameters: tuple[str, ...]
+
+
+def row(
+    name: str, line: Line, outputs: Mapping[str, Symbol], common: frozenset[str], kind: str
+) -> Row:
+    """The row of a line.
+
+    Args:
+        name: what to call it.
+        line: the operations.
+        outputs: results by name. They may go where an input comes from, neuron by neuron.
+        common: inputs that are one number for all neurons.
+        kind: ``"float"`` or ``"double"``.
+    """
+    code, entry = Code(), Code()
+    places: dict[int, str] = {}
+    parameters: dict[str, None] = {}
+    for place in line.needed(outputs.values()):
+        operation = line.operations[place]
+        if operation.name == "number":
+            places[place] = constant(float.fromhex(operation.operands[0]), kind)
+        elif operation.name == "input":
+            (source,) = operation.operands
+            parameters[source] = None
+            if source in common:
+                places[place] = f"%v.{source}"
+                entry.do(f"%v.{source} = load {kind}, ptr %p.{source}")
+            else:
+                at = code.offset(kind, f"%p.{source}", "%j")
+                places[place] = code.get(f"load {kind}, ptr {at}, !llvm.access.group !0")
+        else:
+            operands = [places[operand] for operand in operation.operands]
+            places[place] = _emitted(code, operation, operands, kind)
+    for target, symbol in outputs.items():
+        parameters[f"to.{target}"] = None
+        at = code.offset(kind, f"%p.to.{target}", "%j")
+        code.do(f"store {kind} {places[symbol.place]}, ptr {at}, !llvm.access.group !0")
+    taken = ", ".join(["i64 %n", *(f"ptr %p.{source}" for source in parameters)])
+    text = "\n".join(
+        [
+            f"define internal void @{name}({taken}) nounwind noinline {{",
+            "entry:",
+            *entry.lines,
+            "  %any = icmp sgt i64 %n, 0",
+            "  br i1 %any, label %loop, label %end",
+            "loop:",
+            "  %j = phi i64 [ 0, %entry ], [ %next, %loop ]",
+            *code.lines,
+            "  %next = add nuw nsw i64 %j, 1",
+            "  %more = icmp slt i64 %next, %n",
+            # Neurons do not touch each other's memory, whichever arrays are the same.
+            "  br i1 %more, label %loop, label %end, !llvm.loop !LOOP",
+            "end:",
+            "  ret void",
+            "}",
+        ]
+    )
+    return Row(name, text, tuple(parameters))
+
+
+def module(rows: Sequence[Row], functions: Sequence[str], externals: Sequence[str]) -> str:
+    """A module of these rows and functions, the metadata of their loops included."""
+    texts, metadata = [], ["!0 = distinct !{}", '!1 = !{!"llvm.loop.parallel_accesses", !0}']
+    for number, one in enumerate(rows, 2):
+        texts.append(one.text.replace("!LOOP", f"!{number}"))
+        metadata.append(f"!{number} = distinct !{{!{number}, !1}}")
+    return "\n".join([DECLARATIONS, *externals, *texts, *functions, *metadata, ""])

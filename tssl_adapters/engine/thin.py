@@ -1,0 +1,360 @@
+"""A step of a layer of which nothing has changed since the step before.
+
+:func:`tssl_adapters.engine.attach.attach` decides in every call what the layer's numbers are, which
+loops compute it and whether they may. Here that is decided once, and a step only makes sure that
+it still holds: of what the decision rests on, an attribute that is set ends it
+(:meth:`tssl_adapters.adapters.base.Wrapped.__setattr__`), and numbers that lie in tensors are
+looked at.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.engine import launch
+from tssl_adapters.engine.fused import Call, Room, room_of, unseen, watch_call
+from tssl_adapters.engine.kernels import ROWS, Adjoints, BackForm, Given, StepBackend, memory
+from tssl_adapters.engine.once import first_order
+from tssl_adapters.engine.plan import EngineFunction, tells
+from tssl_adapters.engine.state import (
+    Charged,
+    Settings,
+    charged_of,
+    let_go,
+    linked_tag,
+    packed,
+    reset_of,
+    tag,
+)
+from tssl_adapters.engine.threads import over
+from tssl_adapters.engine.window import Position, time_of
+from tssl_adapters.neuron import Value
+
+_grad_enabled = torch.is_grad_enabled
+_transforms = torch._C._are_functorch_transforms_active
+_modes = torch._C._len_torch_dispatch_stack
+_VIEWS = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
+
+
+_backward: defaultdict[Any, dict[Any, Callable[..., None]]] = defaultdict(dict)
+"""Loops that were tried, by what they were compiled for and by which gradients there are."""
+_leaking: dict[Any, bool] = {}
+"""Whether a loop with a synaptic current is right."""
+
+
+class Ran(NamedTuple):
+    """What a step gave.
+
+    Attributes:
+        out: spikes ``[batch, ...]``.
+        state: the membrane potential handed on ``[batch, ...]``.
+        due: r, where a reset comes with the step after the spike ``[batch, ...]``, else ``None``.
+        current: the synaptic current handed on ``[batch, ...]``, where there is one.
+    """
+
+    out: Tensor
+    state: Tensor
+    due: Tensor | None
+    current: Tensor | None
+
+
+class Thin:
+    """What was decided of a layer's steps.
+
+    Args:
+        settings: the layer's.
+        call: a step of it that kernels computed.
+        backend: these.
+        numbers: the neuron's, as the kernels read them; the leak of a current is the last one.
+        leak: k in i' = i + x and i = i' + k i', where there is a synaptic current.
+        pinned: the tensors that, with the layer's attributes, they were made of.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        call: Call,
+        backend: StepBackend,
+        numbers: Any,
+        leak: float | None,
+        pinned: Sequence[Tensor],
+    ) -> None:
+        self.settings = settings
+        self.call = call
+        self.numbers = numbers
+        self.at: int = numbers.at
+        self.dtype: torch.dtype = numbers.dtype
+        self.pinned = [(p, p._version, p.data_ptr(), _view(p), p.item()) for p in pinned]
+        self.reset = reset_of(call.plan.neuron)
+        self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
+        """Kept too, so that autograd refuses a change of them as it does natively."""
+        self.links = call.plan.links
+        self.timed = settings.rule.timed
+        self.looks = settings.rule.looks_ahead or settings.rule.looks_around
+        self.asks = bool(self.links) or self.timed
+        self.late = call.plan.neuron.timing != "immediate"
+        self.delayed = call.plan.neuron.timing == "delayed"
+        self.backend = backend
+        self.leak = leak
+        self.spec = call.spec if leak is None else call.spec.behind_a_synapse
+        self.forward = backend.step_loop(self.spec)
+        detached = call.plan.neuron.detached
+        self.backward = _backward[backend.name, self.spec, settings.rule, detached]
+
+    def fits(
+        self, x: Tensor, v: Tensor, pinned: Sequence[Tensor], current: Tensor | None = None
+    ) -> bool:
+        """Whether all that was decided holds for a step of these, and there is a graph to make."""
+        if (
+            type(x) is not Tensor
+            or type(v) is not Tensor
+            or x.dtype is not self.dtype
+            or v.dtype is not self.dtype
+            or x.shape != v.shape
+            or x.layout is not torch.strided
+            or not (x.is_cpu and v.is_cpu and x.is_contiguous() and v.is_contiguous())
+            or x.is_neg()
+            or v.is_neg()
+            or not (current is None or self._like(x, current))
+            or not _grad_enabled()
+            or _transforms()
+            or _modes()
+        ):
+            return False
+        return self.holds(pinned) and x.numel() > 0
+
+    def holds(self, pinned: Sequence[Tensor]) -> bool:
+        """Whether the neuron's numbers are what they were."""
+        for now, (then, version, address, view, value) in zip(pinned, self.pinned, strict=True):
+            if (
+                now is not then
+                or now._version != version
+                or now.data_ptr() != address
+                or view.value != value
+                or now.requires_grad
+            ):
+                return False
+        return True
+
+    def stands_for(self, call: Call, drive: Tensor, leak: Value | None) -> bool:
+        """Whether it was made for such a step."""
+        return self.call.spec is call.spec and self.dtype is drive.dtype and self.leak == leak
+
+    def _like(self, x: Tensor, current: Tensor) -> bool:
+        return (
+            type(current) is Tensor
+            and current.dtype is self.dtype
+            and current.shape == x.shape
+            and current.is_cpu
+            and current.is_contiguous()
+            and not current.is_neg()
+        )
+
+    def run(self, x: Tensor, v: Tensor, current: Tensor | None = None) -> Ran:
+        """The step; :meth:`fits` has said yes."""
+        found = linked_tag(self.settings, v, self.links) if self.asks else None
+        position = None
+        if self.timed:
+            position = time_of(self.settings, v) if found is None else found.position
+        let_go(v)
+        earlier = charged_of(v, self.reset)
+        link = None if found is None else packed(found.link)
+        left: list[Any] = []
+        given = (self, x, v, current, earlier, link, position, left)
+        out, after, leaked, *new_link = ThinFunction.apply(*given)
+        h, due = left
+        if position is not None:
+            self.settings.last = position = position.after(1, None)
+        recorded = after.requires_grad
+        kept = Charged(h, self.reset, after) if recorded else None
+        tag(after, tuple(new_link) if recorded else (), None, position, kept)
+        return Ran(out, after, due, leaked)
+
+
+def _view(number: Tensor) -> Any:
+    """A look at a number where it lies, which sees what torch does not count as a change."""
+    return _VIEWS[number.dtype].from_address(number.data_ptr())
+
+
+def prepared(
+    settings: Settings, call: Call, drive: Tensor, pinned: Sequence[Tensor], leak: Value | None
+) -> Thin | None:
+    """What can be decided of the layer's next steps, after one that kernels computed; ``None``
+    where each needs a closer look.
+    """
+    plan, neuron = call.plan, call.plan.neuron
+    backend = call.backend
+    if plan.tau_s != 1.0 or settings.rule.windowed or call.spec.form.dense or not tells(neuron):
+        return None
+    if plan.feedback is not None or not isinstance(backend, StepBackend):
+        return None
+    if any(isinstance(v, Tensor) and v.requires_grad for v in neuron.values()):
+        return None
+    if any(p.numel() != 1 or p.dtype not in _VIEWS or not p.is_cpu for p in pinned):
+        return None
+    if not launch.trusted(call):
+        return None
+    if not (leak is None or (isinstance(leak, float) and len(neuron.values()) < ROWS)):
+        return None
+    thin = settings.thin
+    if thin is not None and thin.stands_for(call, drive, leak) and thin.holds(pinned):
+        return thin
+    values: list[Value] = [*neuron.values()]
+    values += [0.0] * (ROWS - len(values))
+    values[-1] = values[-1] if leak is None else leak
+    numbers = backend.numbers(values, False, drive, drive.shape)
+    call = call._replace(plan=plan._replace(position=None, linked=False))
+    thin = Thin(settings, call, backend, numbers, leak, pinned)
+    if leak is not None and thin.spec not in _leaking:
+        _leaking[thin.spec] = _leaks_alike(thin, drive)
+    return thin if leak is None or _leaking[thin.spec] else None
+
+
+@torch.no_grad()
+def _leaks_alike(thin: Thin, like: Tensor) -> bool:
+    """Whether the loop with a synaptic current gives, bit for bit, what torch's operations and the
+    loop without one give, tried on noise.
+    """
+    generator, n = torch.Generator().manual_seed(0), launch.NEURONS
+    x, v, current = torch.randn(3, n, generator=generator).to(like.dtype)
+    found, expected = torch.empty(2, 4, n, dtype=like.dtype)
+    drive = current + x
+    expected[3] = drive + thin.leak * drive
+    plain = thin.backend.step_loop(thin.call.spec)
+    for loop, given, rows in ((thin.forward, x, found), (plain, drive, expected)):
+        out, after, h, leaked = (row.data_ptr() for row in rows)
+        due = torch.empty_like(x)
+        loop(
+            0, n, 1, n, given.data_ptr(), v.data_ptr(), 0, thin.at, out, after, h, 0,
+            due.data_ptr(), current.data_ptr(), leaked,
+        )  # fmt: skip
+    return torch.equal(found, expected)
+
+
+class ThinFunction(EngineFunction):
+    """``(thin, x, v, current, earlier, link, position, left) -> spikes, potential, current, link``.
+
+    It leaves h and r in ``left``: as results that take no gradient they would cost a tenth of a
+    step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        thin: Thin,
+        x: Tensor,
+        v: Tensor,
+        current: Tensor | None,
+        earlier: Tensor | None,
+        link: Tensor | None,
+        position: Position | None,
+        left: list[Any],
+    ) -> tuple[Tensor | None, ...]:
+        out, after, h = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
+        due = torch.empty_like(x) if thin.late else None
+        leaked = None if current is None else torch.empty_like(x)
+        over(
+            thin.forward, 1, x.numel(),
+            x.data_ptr(), v.data_ptr(), 0, thin.at, out.data_ptr(), after.data_ptr(),
+            h.data_ptr(), 0, _at(due), _at(current), _at(leaked),
+        )  # fmt: skip
+        ctx.thin, ctx.position = thin, position
+        ctx.earlier, ctx.linked = earlier is not None, link is not None
+        ctx.save_for_backward(h, v if earlier is None else earlier, *thin.values)
+        ctx.set_materialize_grads(False)
+        if leaked is not None and not (ctx.needs_input_grad[1] or ctx.needs_input_grad[3]):
+            ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
+        left += h, due
+        if not thin.links:
+            return out, after, leaked
+        # One element spread over the shape: the link carries nothing but a gradient.
+        strides = (0,) * (1 + x.ndim)
+        return out, after, leaked, x.new_empty_strided((thin.links, *x.shape), strides)
+
+    @staticmethod
+    @first_order
+    def backward(
+        ctx: Any,
+        grad_out: Tensor | None,
+        grad_after: Tensor | None,
+        grad_current: Tensor | None,
+        link: Tensor | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        thin: Thin = ctx.thin
+        h, state, *_ = ctx.saved_tensors
+        grad_out = None if grad_out is None else memory(grad_out)
+        grad_after = None if grad_after is None else memory(grad_after)
+        grad_current = None if grad_current is None else memory(grad_current)
+        link = None if link is None else memory(link)
+        if thin.looks and unseen(thin.settings, grad_after):
+            call = thin.call._replace(plan=thin.call.plan._replace(position=ctx.position))
+            step = Given(1, h.numel(), h, state, None, thin.numbers, 1.0, ctx.earlier)
+            watch_call(call, thin.spec.told, step, grad_out, grad_after, link)
+        wants = ctx.needs_input_grad[2]
+        variant = (
+            *(grad_out is None, grad_after is None, grad_current is None, link is None),
+            *(ctx.linked, ctx.earlier, wants),
+        )
+        room = room_of(thin.call, h, h.shape, ctx.linked, link, wants)
+        position: Position | None = ctx.position
+        steps = math.inf if position is None else position.stretch.steps
+        loop = thin.backward.get(variant)
+        if loop is not None and _in_a_row(h, thin.dtype) and _in_a_row(state, thin.dtype):
+            loop(h, state, thin.numbers, grad_out, grad_after, grad_current, link, room, steps)
+        else:
+            given = (grad_out, grad_after, grad_current, link)
+            _try(thin, ctx.earlier, variant, h, state, given, room, steps)
+        entering = room.through if ctx.linked and not thin.delayed else room.entering
+        by_current = room.drive if ctx.needs_input_grad[3] else None
+        return None, room.drive, entering, by_current, None, room.chain, None, None
+
+
+def _in_a_row(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether what autograd kept is as it was: hooks may have it in another form."""
+    return tensor.dtype is dtype and tensor.is_contiguous() and tensor.is_cpu
+
+
+def _at(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _try(
+    thin: Thin,
+    earlier: bool,
+    variant: Any,
+    h: Tensor,
+    state: Tensor,
+    grads: tuple[Tensor | None, ...],
+    room: Room,
+    steps: float,
+) -> None:
+    """A step back by the long way, which says whether the loop can be trusted from here on."""
+    call, n = thin.call, h.numel()
+    grad_out, grad_after, grad_current, link = grads
+    again = None if link is None else link.clone()
+    membrane = grad_after is not None or (thin.delayed and link is not None)
+    neuron, rule = call.plan.neuron, call.plan.rule
+    back = BackForm(grad_out is not None, False, membrane, neuron.detached, rule, steps)
+    given = Given(1, n, h, state, None, thin.numbers, 1.0, earlier)
+    adjoints = Adjoints(grad_out, n, grad_after, 0, link, *room, None, None)
+    good = launch.backward(call, call.spec.told, back, given, None, True, adjoints)
+    if grad_current is not None:
+        assert thin.leak is not None
+        room.drive.add_(grad_current).add_(thin.leak * grad_current)
+    if not good:
+        return
+    loop = thin.backend.step_back(thin.spec.told, back, given, adjoints, grad_current is not None)
+    if thin.leak is not None:
+        wants = room.through is not None or room.entering is not None
+        second = room_of(call, h, h.shape, room.chain is not None, again, wants)
+        loop(h, state, thin.numbers, grad_out, grad_after, grad_current, again, second, steps)
+        if not launch.alike(second, room):
+            return
+    thin.backward[variant] = loop

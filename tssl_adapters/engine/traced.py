@@ -1,0 +1,270 @@
+"""A neuron's time step as a line of operations: the recursion, run on symbols.
+
+What :mod:`tssl_adapters.engine.recursion` computes with tensors it writes down here, for the
+engines that compile it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from tssl_adapters.arithmetic import Line, where
+from tssl_adapters.elementwise import at_least
+from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Spec
+from tssl_adapters.engine.plan import LEARNED
+from tssl_adapters.engine.recursion import (
+    RESET_VALUE,
+    Backward,
+    Carried,
+    Moment,
+    added,
+    charge,
+    fires,
+    state_after,
+    through_psc,
+    trace_after,
+)
+from tssl_adapters.engine.sequence import looks_around
+from tssl_adapters.neuron import (
+    LinearCharge,
+    Neuron,
+    Never,
+    Subtract,
+    SubtractAmount,
+    SubtractEarly,
+    ToValue,
+)
+from tssl_adapters.rules import Rule
+
+NUMBERS = ("decay", "gain", "offset", "threshold", "reset_value", "first", "second", "third")
+"""A neuron's numbers in the order of their rows."""
+SUMS = ("by_decay", "by_gain", "by_offset", "by_threshold", "by_reset_value")
+"""What adds up to the gradients of the first of them."""
+
+LINK = ("chain", "decayed_chain", "decayed_membrane", "grad_spike")
+"""What a link may carry from one call to the call before, a row each."""
+CARRIED = (*LINK, "grad_trace", "entering", "followed", *SUMS)
+"""What goes from one step to the step before within a sequence, and what its first step leaves."""
+
+
+class Traced(NamedTuple):
+    """A line, and which of its symbols go where."""
+
+    line: Line
+    outputs: dict[str, Any]
+
+    def without(self, unwanted: Set[str]) -> list[str]:
+        """The results but for those that are unwanted and that no wanted one of the step before
+        asks for.
+        """
+        kept: list[str] = []
+        while (more := [name for name in self.outputs if name not in unwanted]) != kept:
+            kept = more
+            places = self.line.needed(self.outputs[name] for name in kept)
+            operations = (self.line.operations[place] for place in places)
+            unwanted = unwanted - {o.operands[0] for o in operations if o.name == "input"}
+        return kept
+
+
+@cache
+def forward(spec: Spec, tau_s: float, traced: bool) -> Traced:
+    """From ``potential``, ``drive`` and, with a PSC, ``trace`` to the next of these, ``output``,
+    ``charged``, h, and ``due``, r. The trace is zero where it is not ``traced``.
+    """
+    line = Line()
+    neuron = _record(spec, line, detached=False)
+    drive, outputs = _input(line, "drive"), {}
+    with line.rounding():
+        if spec.form.synapse:
+            drive = _input(line, "current") + drive
+            outputs["current"] = drive + _input(line, NUMBERS[-1]) * drive
+        before, charged = charge(neuron, _input(line, "potential"), drive)
+        spike = fires(neuron, charged)
+        outputs["charged"] = charged
+        outputs["potential"] = state_after(neuron, charged, spike, before)
+        if spec.form.psc:
+            outputs["trace"] = trace_after(_input(line, "trace") if traced else None, spike, tau_s)
+    outputs["output"] = outputs.get("trace", spike)
+    if before is not None:
+        outputs["due"] = before
+    return Traced(line, outputs)
+
+
+class Back(NamedTuple):
+    """What of a step's backward pass a line is made for, beside the neuron and the rule.
+
+    Attributes:
+        output: whether the output has a gradient, ``grad_out``.
+        outside: whether the state that the step hands on has one, ``grad_potential``.
+        current: whether the synaptic current that it hands on has one, ``grad_current``; that of
+            the drive is that of the incoming current too.
+        linked: whether a link came in from the call after this one.
+        later: whether ``chain`` and ``decayed_chain`` come from a step after this one, and
+            ``grad_spike`` where the rule asks; in a sequence without a link that is where
+            ``followed`` is not 0.
+        membrane: whether ``decayed_membrane`` does.
+        traced: whether ``grad_trace`` does.
+        around: whether there is ``grad_beside``, c before or after the reset of which
+            ``grad_potential`` is the other, and the rule asks.
+        learns: whether sums for the neuron's own numbers are wanted.
+        adds: whether those of the steps after this one come in, to be added to.
+        detached: whether the library cuts the gradient through the reset.
+        earlier: whether ``potential`` is h of the step before, which was reset at once.
+        trace: what ``trace`` is: a[t] or a[t-1]; ``None`` where that was zero.
+    """
+
+    output: bool
+    outside: bool
+    current: bool
+    linked: bool
+    later: bool
+    membrane: bool
+    traced: bool
+    around: bool
+    learns: bool
+    adds: bool
+    detached: bool
+    earlier: bool
+    trace: Literal["after", "before"] | None
+
+    @classmethod
+    def of(cls, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints) -> Back:
+        """That of a call. What goes from step to step of a sequence starts as zeros."""
+        linked, late = adjoints.link is not None, spec.form.timing == "delayed"
+        sequence, each = given.steps > 1, adjoints.after is not None and adjoints.stride > 0
+        alone = not linked and adjoints.chain is None
+        incoming: Literal["before"] | None = None if given.trace is None else "before"
+        return cls(
+            output=adjoints.out is not None,
+            outside=adjoints.after is not None,
+            current=False,
+            linked=linked,
+            later=linked or sequence,
+            membrane=(linked and late) or (sequence and back.membrane),
+            traced=sequence,
+            around=looks_around(back.rule, each, given.steps, alone),
+            learns=back.learns,
+            adds=sequence,
+            detached=back.detached,
+            earlier=given.earlier,
+            trace="after" if sequence or spec.form.told else incoming,
+        )
+
+
+@cache
+def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
+    """From the potential before a step, its drive (or h, where it is told), and what came in
+    from the step after to the gradient of the drive and what goes on to the step before: through a
+    link, or all at once as the gradient of the potential that is ``entering``.
+
+    With a PSC, ``trace`` is 1 where a[t] is large enough to count, if h is told.
+    """
+    line, form = Line(), spec.form
+    neuron = _record(spec, line, back.detached)
+    state, drive = _input(line, "potential"), _input(line, "drive")
+    with line.rounding():
+        if back.earlier:
+            state = state_after(neuron, state, fires(neuron, state), None)
+        if form.told:
+            before, charged = None if form.timing == "immediate" else fires(neuron, state), drive
+        else:
+            before, charged = charge(neuron, state, drive)
+        moment = Moment(state, drive, before, charged, fires(neuron, charged))
+    outputs: dict[str, Any] = {}
+    own = _input(line, "grad_out") if back.output else None
+    later = _input(line, "grad_trace") if back.traced else None
+    grad_trace, grad_spike = through_psc(own, later, tau_s)
+    active = None
+    if form.psc:
+        outputs["grad_trace"] = grad_trace
+        gate = rule.active_from(tau_s)
+        if gate is not None:
+            trace: Any = None if back.trace is None else _input(line, "trace")
+            if back.trace != "after":
+                with line.rounding():
+                    trace = trace_after(trace, moment.spike, tau_s)
+            active = trace if form.told else at_least(trace, gate)
+    zero: Any = line.number(0.0)
+    signal = zero if grad_spike is None else grad_spike
+    later = _input(line, "grad_spike") if rule.looks_ahead and back.later else None
+    if later is not None and not back.linked:
+        later = where(_input(line, "followed") != 0.0, later, signal)
+        outputs["followed"] = line.number(1.0)
+    arriving = Carried(
+        _input(line, "chain") if back.later else None,
+        _input(line, "decayed_chain") if back.later else None,
+        _input(line, "decayed_membrane") if back.membrane else None,
+        later,
+    )
+    needs = [back.learns] * LEARNED
+    needs[RESET_VALUE] = back.learns and isinstance(neuron.reset, ToValue | SubtractAmount)
+    steps: Any = _input(line, "steps")
+    recorder = _Recorder(neuron, rule, tau_s, needs, arriving, None, steps)
+    recorder.careful = True
+    outside = _input(line, "grad_potential") if back.outside else None
+    around = 0.5 * (outside + _input(line, "grad_beside")) if back.around else None
+    grad_drive = recorder.step(moment, active, signal, outside, around=around)
+    if back.current:
+        later = _input(line, "grad_current")
+        grad_drive = grad_drive + later + _input(line, NUMBERS[-1]) * later
+    outputs["grad_drive"] = grad_drive
+    outputs |= zip(LINK if rule.looks_ahead else LINK[:3], recorder.carried, strict=False)
+    outputs["entering"] = recorder.entering(moment, linked=False)
+    if back.learns:
+        for name, term in zip(SUMS, recorder.sums, strict=True):
+            total = _input(line, name) if back.adds else None
+            outputs[name] = total if term is None else added(total, term)
+    return Traced(line, {name: zero if one is None else one for name, one in outputs.items()})
+
+
+@cache
+def current_step() -> Traced:
+    """A synaptic current: from i[t-1], the ``state``, and ``drive`` to i'[t] = i[t-1] + x[t], the
+    ``out``, and i[t] = i'[t] + k i'[t]. k is the first of the numbers.
+    """
+    line = Line()
+    k = line.input(NUMBERS[0])
+    with line.rounding():
+        charged = line.input("state") + line.input("drive")
+        outputs = {"state": charged + k * charged, "out": charged}
+    return Traced(line, outputs)
+
+
+@cache
+def current_step_back() -> Traced:
+    """The adjoint of :func:`current_step`."""
+    line = Line()
+    k, later = line.input(NUMBERS[0]), line.input("state")
+    total = line.input("grad_out") + later + k * later
+    return Traced(line, {"state": total, "grad_drive": total})
+
+
+class _Recorder(Backward):
+    """The recursion with each neuron's terms of a sum on their own."""
+
+    def _sum(self, index: int, terms: Any) -> None:
+        self.sums[index] = terms
+
+
+def _input(line: Line, name: str) -> Any:
+    """What comes in under a name, as the recursion takes it: in the place of a tensor."""
+    return line.input(name)
+
+
+def _record(spec: Spec, line: Line, detached: bool) -> Neuron:
+    """A neuron of symbols."""
+    numbers = [_input(line, name) for name in NUMBERS]
+    decay, gain, offset, threshold, value, *raw = numbers
+    form, plain = spec.form, spec.reset
+    resets: dict[str, Callable[[], Any]] = {
+        "value": lambda: ToValue(value, plain),  # type: ignore[arg-type]
+        "subtract": lambda: Subtract(plain),  # type: ignore[arg-type]
+        "amount": lambda: SubtractAmount(plain, value),  # type: ignore[arg-type]
+        "early": lambda: SubtractEarly(plain),  # type: ignore[arg-type]
+        "never": Never,
+    }
+    charge = LinearCharge(decay, gain, offset, spec.charge, tuple(raw[: form.raw]))
+    reset = resets[form.kind]()
+    return Neuron(charge, reset, threshold, form.timing, form.strict, detached)

@@ -1,0 +1,168 @@
+"""Triton's kernels on the GPU: what launches them.
+
+Under Triton's interpreter (``TRITON_INTERPRET=1``) they take tensors on the CPU instead, which is
+how they are tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Spec, link_rows
+from tssl_adapters.engine.plan import working_dtype
+from tssl_adapters.engine.traced import Back
+from tssl_adapters.engine.triton import emit
+from tssl_adapters.engine.triton.kernels import backward, forward, scan
+from tssl_adapters.neuron import Value
+
+LONGEST_SPAN = 8
+"""Time steps that a program holds at once. The backward pass computes as many anew, so that the
+forward pass leaves a state for each span but the first: an eighth of a drive."""
+THREADS = 128
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class TritonBackend:
+    """The GPU's kernels, in float16, bfloat16, float32 and float64."""
+
+    name = "triton"
+
+    def takes(self, drive: Tensor) -> bool:
+        device = "cpu" if emit.interpreted() else "cuda"
+        return drive.device.type == device and drive.dtype in _DTYPES
+
+    def numbers(
+        self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
+    ) -> Tensor:
+        """``[8]`` or ``[8, *step]``. Nothing waits for the GPU: what lies there stays there."""
+        dtype, device = working_dtype(drive), drive.device
+        if dense:
+            rows = [torch.as_tensor(v, device=device).detach().to(dtype) for v in values]
+            return torch.stack([row.expand(step) for row in rows]).contiguous()
+        row = _row(tuple(0.0 if isinstance(v, Tensor) else v for v in values), dtype, device)
+        tensors = {k: v for k, v in enumerate(values) if isinstance(v, Tensor)}
+        if tensors:
+            row = row.clone()
+            for k, value in tensors.items():
+                row[k] = value.detach().reshape(())
+        return row
+
+    def forward(
+        self,
+        spec: Spec,
+        given: Given,
+        out: Tensor,
+        after: Tensor,
+        charged: Tensor | None,
+        due: Tensor | None,
+        keep: bool,
+        again: bool,
+    ) -> Tensor | None:
+        spans = _room_for_spans(given, spec) if again else None
+        gate = given.gate if charged is not None and spec.form.psc else None
+        bits = None if gate is None else _room_for_bits(given)
+        _launch(
+            forward, given.drive, given.neurons,
+            *_read(given), out, after, charged, due, spans, bits,
+            given.steps, given.neurons, **_fixed(spec, given), GATE=gate, KEEP=keep,
+        )  # fmt: skip
+        return spans if bits is None else bits
+
+    def backward(
+        self,
+        spec: Spec,
+        back: BackForm,
+        given: Given,
+        kept: Tensor | None,
+        adjoints: Adjoints,
+    ) -> None:
+        told = spec.form.told and spec.form.psc
+        spans, bits = (None, kept) if told else (kept, None)
+        form = Back.of(spec, back, given, adjoints)
+        step = emit.backward_step(spec, back.rule, form, given.tau_s, given.drive.is_cuda)
+        beside = 0
+        if form.around:
+            beside = 1 if spec.form.timing == "delayed" else -1
+        _launch(
+            backward, given.drive, given.neurons, *_read(given), spans, bits,
+            adjoints.out, adjoints.pace, adjoints.after, adjoints.link,
+            adjoints.drive, adjoints.chain, adjoints.through, adjoints.entering,
+            adjoints.trace, adjoints.sums,
+            float(back.steps), given.steps, given.neurons,
+            **_fixed(spec, given), STEP_BACK=step, TAU=given.tau_s, EACH=adjoints.stride > 0,
+            LINKS=link_rows(spec.form.timing, back.rule), BESIDE=beside,
+        )  # fmt: skip
+
+    def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
+        return _scanned(emit.current, drive, start, k, down=False)
+
+    def current_back(self, grad_out: Tensor, k: float) -> Tensor:
+        return _scanned(emit.current_back, grad_out, None, k, down=True)
+
+
+def _scanned(
+    made: Callable[[str, bool], Any], drive: Tensor, start: Tensor | None, k: float, down: bool
+) -> Tensor:
+    """A current through time."""
+    found, steps, neurons = torch.empty_like(drive), drive.shape[0], drive[0].numel()
+    numbers = _row((k,), working_dtype(drive), drive.device)
+    step = made(str(drive.dtype).removeprefix("torch."), drive.is_cuda)
+    _launch(
+        scan, drive, neurons, drive, start, found, numbers, steps, neurons,
+        STEP=step, DOWN=down, SPAN=_span(steps),
+    )  # fmt: skip
+    return found
+
+
+def _span(steps: int) -> int:
+    return min(LONGEST_SPAN, int(triton.next_power_of_2(steps)))
+
+
+def _room_for_spans(given: Given, spec: Spec) -> Tensor | None:
+    """``[spans - 1, 1 or 2, N]`` for the states at the start of every span but the first."""
+    count = triton.cdiv(given.steps, _span(given.steps)) - 1
+    states = 2 if spec.form.psc else 1
+    return given.drive.new_empty((count, states, given.neurons)) if count else None
+
+
+def _room_for_bits(given: Given) -> Tensor:
+    """``[N / 8]`` for a flag a neuron."""
+    return given.drive.new_empty(triton.cdiv(given.neurons, 8), dtype=torch.uint8)
+
+
+def _fixed(spec: Spec, given: Given) -> dict[str, Any]:
+    """What a kernel is compiled for."""
+    step = emit.forward_step(spec, given.tau_s, given.drive.is_cuda)
+    return {"STEP": step, "FORM": spec.form, "SPAN": _span(given.steps)}
+
+
+def _read(given: Given) -> tuple[Tensor | None, ...]:
+    return given.drive, given.state, given.trace, given.numbers
+
+
+@lru_cache(maxsize=1024)
+def _row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers where the kernels find them. Never write to it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _launch(kernel: Any, drive: Tensor, neurons: int, *arguments: Any, **fixed: Any) -> None:
+    """Run a kernel on a drive's device, a value a thread (two in half precision)."""
+    block = THREADS * max(1, 4 // drive.element_size())
+    grid = (triton.cdiv(neurons, block),)
+    with _on(drive.device):
+        kernel[grid](
+            *arguments, **fixed, BLOCK=block, num_warps=THREADS // 32, enable_fp_fusion=False
+        )
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

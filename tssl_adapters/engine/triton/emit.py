@@ -1,0 +1,183 @@
+"""A line of operations as a function that Triton compiles: Python's source, a statement each.
+
+Triton's ``/`` is fast rather than rounded to the nearest, and torch rounds a half-precision tensor
+after every operation. So both are spelt out, as calls of functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from tssl_adapters.arithmetic import Operation
+from tssl_adapters.engine.kernels import Spec
+from tssl_adapters.engine.traced import (
+    CARRIED,
+    NUMBERS,
+    Back,
+    Traced,
+    backward,
+    current_step,
+    current_step_back,
+    forward,
+)
+from tssl_adapters.engine.triton.parts import divided, divided_by_number, to_bfloat16, to_float16
+from tssl_adapters.rules import Rule
+
+_HALF = ("float16", "bfloat16")
+_INEXACT = {"add", "subtract", "multiply", "divide", "exp", "sqrt"}
+_COMPARED = {
+    "greater": "{} > {}",
+    "at least": "{} >= {}",
+    "less": "{} < {}",
+    "at most": "{} <= {}",
+    "equal": "{} == {}",
+    "unequal": "{} != {}",
+}
+_WRITTEN = {
+    "add": "{} + {}",
+    "subtract": "{} - {}",
+    "multiply": "{} * {}",
+    "negate": "-{}",
+    "where": "tl.where({}, {}, {})",
+    # Triton's own may give the other number where one is none.
+    "minimum": "tl.where({1} < {0}, {1}, {0})",
+    "maximum": "tl.where({1} > {0}, {1}, {0})",
+    "absolute": "tl.abs({})",
+    "exp": "tl.exp({})",
+    "sqrt": "tl.sqrt({})",
+    **_COMPARED,
+}
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU."""
+    return not isinstance(divided, triton.runtime.JITFunction)
+
+
+@cache
+def forward_step(spec: Spec, tau_s: float, on_gpu: bool) -> Any:
+    """``(potential, drive, trace, numbers)`` to the output, the potential and the trace after the
+    step, h and, where the reset of an incoming potential may be due, r.
+    """
+    line, given = forward(spec, tau_s, True), ("potential", "drive", "trace", "numbers")
+    late = spec.form.timing != "immediate"
+    results = ("output", "potential", "trace", "charged", *(("due",) if late else ()))
+    return _function(line, given, results, spec.form.dtype, on_gpu)
+
+
+@cache
+def backward_step(spec: Spec, rule: Rule, back: Back, tau_s: float, on_gpu: bool) -> Any:
+    """``(potential, drive, trace, grad_out, grad_potential, grad_beside, carried, numbers, steps)``
+    to the gradient of the drive and what is :data:`CARRIED` to the step before.
+    """
+    arriving = ("grad_out", "grad_potential", "grad_beside", "carried")
+    given = ("potential", "drive", "trace", *arriving, "numbers", "steps")
+    line = backward(spec, rule, back, tau_s)
+    return _function(line, given, ("grad_drive", *CARRIED), spec.form.dtype, on_gpu)
+
+
+@cache
+def current(dtype: str, on_gpu: bool) -> Any:
+    """``(state, drive, numbers)`` of a synaptic current to its state and its output."""
+    given = ("state", "drive", "numbers")
+    return _function(current_step(), given, ("state", "out"), dtype, on_gpu)
+
+
+@cache
+def current_back(dtype: str, on_gpu: bool) -> Any:
+    """``(state, grad_out, numbers)`` of the adjoint to its state and the drive's gradient."""
+    given = ("state", "grad_out", "numbers")
+    return _function(current_step_back(), given, ("state", "grad_drive"), dtype, on_gpu)
+
+
+def _function(
+    traced: Traced, given: Sequence[str], results: Sequence[str], dtype: str, on_gpu: bool
+) -> Any:
+    """A line as a function, for drives of this dtype.
+
+    Args:
+        traced: the line, of whose results one that it does not compute is what came in under the
+            same name.
+        given: the function's parameters; among ``numbers`` and ``carried`` are more.
+        results: what it returns, in this order.
+        dtype: that of the drive. Half precision comes as float32.
+        on_gpu: whether torch would compute on a GPU. Half precision has no kernels in the
+            libraries, so that torch's own operations are the measure there; in float32
+            SpikingJelly's kernels are, which divide.
+    """
+    half, wide = dtype in _HALF, "tl.float64" if dtype == "float64" else "tl.float32"
+    inputs = {name: name for name in given}
+    inputs |= {name: f"numbers[{k}]" for k, name in enumerate(NUMBERS)}
+    inputs |= {name: f"carried[{k}]" for k, name in enumerate(CARRIED)}
+    inputs["steps"] = f"tl.cast(steps, {wide})"
+    operations = traced.line.operations
+    body = []
+    for place in traced.line.needed(traced.outputs.values()):
+        operation = operations[place]
+        if operation.name == "input":
+            found = inputs[operation.operands[0]]
+        elif operation.name == "number":
+            found = f"tl.full((), {_literal(operation.operands[0])}, {wide})"
+        elif half and operation.rounds:
+            found = _rounded(operation, operations, f"to_{dtype}", on_gpu)
+        else:
+            found = _written(operation.name, [f"t{k}" for k in operation.operands], "divided")
+        body.append(f"    t{place} = {found}\n")
+    places = {name: f"t{symbol.place}" for name, symbol in traced.outputs.items()}
+    returned = [places[name] if name in places else inputs[name] for name in results]
+    body.append(f"    return {', '.join(returned)}\n")
+    return _compiled(", ".join(given), "".join(body))
+
+
+def _written(name: str, operands: Sequence[str], divide: str) -> str:
+    """An operation on variables."""
+    if name == "divide":
+        return f"{divide}({', '.join(operands)})"
+    return _WRITTEN[name].format(*operands)
+
+
+def _rounded(
+    operation: Operation, operations: Sequence[Operation], rounded: str, on_gpu: bool
+) -> str:
+    """An operation on tensors in half precision."""
+    name, operands = operation.name, [f"t{k}" for k in operation.operands]
+    if name in _COMPARED:  # torch compares with a number as the tensor's dtype holds it
+        operands = [
+            f"{rounded}({text})" if operations[k].name in ("input", "number") else text
+            for k, text in zip(operation.operands, operands, strict=True)
+        ]
+    found = _written(name, operands, "divided_by_number" if on_gpu else "divided")
+    return f"{rounded}({found})" if name in _INEXACT else found
+
+
+def _literal(bits: str) -> str:
+    """A number that :meth:`tssl_adapters.arithmetic.Line.number` wrote, as Python's source."""
+    value = repr(float.fromhex(bits))
+    return value if value[-1].isdigit() else f'float("{value}")'
+
+
+@cache
+def _compiled(parameters: str, body: str) -> Any:
+    """The one function of this text. Triton tells functions apart by their names."""
+    name = "step_" + hashlib.sha256(f"{parameters}\n{body}".encode()).hexdigest()[:16]
+    source = f"def {name}({parameters}):\n{body}"
+    scope = {
+        "divided": divided,
+        "divided_by_number": divided_by_number,
+        "to_float16": to_float16,
+        "to_bfloat16": to_bfloat16,
+        "tl": tl,  # which Triton wants in sight
+        "__name__": __name__,
+    }
+    # Triton reads a function's source, which inspect finds there.
+    file = f"<{__name__}.{name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), scope)
+    return triton.jit(scope[name])

@@ -1,0 +1,218 @@
+"""The recursion of a whole call in Triton: a program for each block of neurons, time inside.
+
+Each thread keeps the states of its neurons in registers and walks through time in spans of a few
+steps, all of whose drives it asks for before it needs the first. What a step computes comes as a
+function, from :mod:`tssl_adapters.engine.triton.emit`: in the library's order of operations, and
+compiled without fused multiply-adds, so that it rounds as the library does.
+
+The forward pass leaves the states at the start of each span but the first; from there the backward
+pass computes the span anew, in registers. So the memory moved is two tensors of T x N forward
+(drive, output) and three backward (drive, the output's gradient, the drive's), and an eighth more.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tssl_adapters.engine import kernels, traced
+from tssl_adapters.engine.triton.parts import (
+    chosen,
+    inside,
+    load_bits,
+    load_numbers,
+    load_rows,
+    load_span,
+    store_bits,
+    wide,
+)
+
+ROWS = tl.constexpr(kernels.ROWS)
+CARRIED = tl.constexpr(len(traced.CARRIED))
+GRAD_SPIKE = tl.constexpr(traced.CARRIED.index("grad_spike"))
+GRAD_TRACE = tl.constexpr(traced.CARRIED.index("grad_trace"))
+ENTERING = tl.constexpr(traced.CARRIED.index("entering"))
+FIRST_SUM = tl.constexpr(traced.CARRIED.index(traced.SUMS[0]))
+
+
+@triton.jit
+def forward(
+    drive, state, trace, values, out, potential, before_reset, due, spans, bits,
+    steps, neurons,
+    STEP: tl.constexpr, FORM: tl.constexpr, GATE: tl.constexpr,
+    KEEP: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]``.
+
+    It also gives ``potential``, after every step ``[T, N]`` if kept, else after the last one
+    ``[N]``, the potential ``before_reset [T, N]``, and the states at the start of ``spans
+    [T/SPAN - 1, 1 or 2, N]``: the potential and, where there is one, the trace; and of a single
+    step ``due [N]``, r, and ``bits [N / 8]``: whether a[t] is ``GATE`` or more. ``trace``,
+    ``before_reset``, ``due``, ``spans`` and ``bits`` may be ``None``.
+    """
+    j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = j < neurons
+    p = load_rows(values, j, neurons, ROWS) if FORM.dense else load_numbers(values, ROWS)
+    v = wide(tl.load(state + j, mask=here, other=0.0))
+    a = tl.zeros_like(v)
+    if trace is not None:
+        a = wide(tl.load(trace + j, mask=here, other=0.0))
+    for first in range(0, steps, SPAN):
+        if spans is not None:
+            later = here & (tl.zeros_like(j) + first > 0)
+            if FORM.psc:
+                row = tl.cast(first // SPAN - 1, tl.int64) * 2 * neurons
+                tl.store(spans + row + neurons + j, a, mask=later)
+            else:
+                row = tl.cast(first // SPAN - 1, tl.int64) * neurons
+            tl.store(spans + row + j, v, mask=later)
+        xs = load_span(drive, first, steps, j, neurons, neurons, SPAN)
+        for k in tl.static_range(SPAN):
+            now = inside(first + k, steps, j, neurons)
+            row = tl.cast(first + k, tl.int64) * neurons
+            found = STEP(v, xs[k], a, p)
+            v, a = tl.where(now, found[1], v), found[2]
+            tl.store(out + row + j, found[0], mask=now)
+            if before_reset is not None:
+                tl.store(before_reset + row + j, found[3], mask=now)
+            if due is not None:
+                tl.store(due + j, found[4], mask=now)
+            if KEEP:
+                tl.store(potential + row + j, v, mask=now)
+    if not KEEP:
+        tl.store(potential + j, v, mask=here)
+    if bits is not None:
+        store_bits(bits, a >= GATE, neurons, BLOCK)
+
+
+@triton.jit
+def recomputed(v, a, xs, p, STEP: tl.constexpr, SPAN: tl.constexpr):
+    """The potential before, and the trace after, each step of a span."""
+    potentials, traces = tl.tuple(()), tl.tuple(())
+    for k in tl.static_range(SPAN):
+        potentials = potentials + (v,)
+        found = STEP(v, xs[k], a, p)
+        v, a = found[1], found[2]
+        traces = traces + (a,)
+    return potentials, traces
+
+
+@triton.jit
+def backward(
+    drive, state, trace, values, spans, bits,
+    grad_out, pace, grad_after, link_in,
+    grad_drive, chain_out, mu_out, entering, grad_trace, sums,
+    window, steps, neurons,
+    STEP: tl.constexpr, STEP_BACK: tl.constexpr, FORM: tl.constexpr, TAU: tl.constexpr,
+    EACH: tl.constexpr, LINKS: tl.constexpr, BESIDE: tl.constexpr,
+    SPAN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The adjoint of :func:`forward`, whose ``spans`` or ``bits`` it takes.
+
+    ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after``, for every step
+    ``[T, N]`` if ``EACH``, else for the last one ``[N]``, and ``link_in [LINKS, N]``, lambda, F_v
+    lambda, with a delayed reset F_v mu, and G of the call after, may be ``None``. They give
+    ``grad_drive [T, N]`` and, where not ``None``, ``chain_out [LINKS, N]``, ``mu_out [N]``,
+    ``entering [N]``, ``grad_trace [N]`` and ``sums [5, N]``. Of its window a rule may ask how many
+    steps it has, ``window``, and with a step's ``grad_after`` it may be given that of the step
+    which lies ``BESIDE`` it, before (-1) or after (1).
+    """
+    j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = j < neurons
+    p = load_rows(values, j, neurons, ROWS) if FORM.dense else load_numbers(values, ROWS)
+    zero = tl.zeros_like(wide(tl.load(state + j, mask=here, other=0.0)))
+    last_c = zero
+    whole = tl.cast(neurons, tl.int64)
+    carried = tl.tuple(())
+    if link_in is not None:
+        carried = load_rows(link_in, j, neurons, LINKS)
+    for _ in tl.static_range(CARRIED - len(carried)):
+        carried = carried + (zero,)
+    if grad_after is not None:
+        if not EACH:
+            last_c = wide(tl.load(grad_after + j, mask=here, other=0.0))
+    count = tl.cdiv(steps, SPAN)
+    for back in range(0, count):
+        first = (count - 1 - back) * SPAN
+        begins = tl.zeros_like(j) + first == 0
+        v = wide(tl.load(state + j, mask=here & begins, other=0.0))
+        a = zero
+        if trace is not None:
+            a = wide(tl.load(trace + j, mask=here & begins, other=0.0))
+        if spans is not None:
+            goes_on = here & (tl.zeros_like(j) + first > 0)
+            if FORM.psc:
+                row = tl.cast(first // SPAN - 1, tl.int64) * 2 * neurons
+                found = wide(tl.load(spans + row + neurons + j, mask=goes_on, other=0.0))
+                a = tl.where(begins, a, found)
+            else:
+                row = tl.cast(first // SPAN - 1, tl.int64) * neurons
+            found = wide(tl.load(spans + row + j, mask=goes_on, other=0.0))
+            v = tl.where(begins, v, found)
+        xs = load_span(drive, first, steps, j, neurons, neurons, SPAN)
+        if grad_out is not None:
+            gs = load_span(grad_out, first, steps, j, neurons, pace, SPAN)
+        if bits is not None:
+            a = load_bits(bits, j, neurons)
+        if SPAN == 1:
+            potentials, traces = tl.tuple((v,)), tl.tuple((a,))
+        else:
+            potentials, traces = recomputed(v, a, xs, p, STEP, SPAN)
+        for k in tl.static_range(SPAN - 1, -1, -1):
+            now = inside(first + k, steps, j, neurons)
+            row = tl.cast(first + k, tl.int64) * neurons
+            g = zero
+            if grad_out is not None:
+                g = gs[k]
+            c = tl.where(tl.zeros_like(j) + first + k == steps - 1, last_c, zero)
+            if EACH:
+                c = wide(tl.load(grad_after + row + j, mask=now, other=0.0))
+            beside = zero
+            if BESIDE != 0:
+                other = (tl.zeros_like(j) + first + k + BESIDE >= 0) & inside(
+                    first + k + BESIDE, steps, j, neurons
+                )
+                beside = wide(tl.load(grad_after + row + BESIDE * whole + j, mask=other, other=0.0))
+            found = STEP_BACK(potentials[k], xs[k], traces[k], g, c, beside, carried, p, window)
+            tl.store(grad_drive + row + j, found[0], mask=now)
+            carried = chosen(now, found, carried, 1, CARRIED)
+    if chain_out is not None:
+        tl.store(chain_out + j, carried[0], mask=here)
+        tl.store(chain_out + whole + j, carried[1], mask=here)
+        if LINKS > GRAD_SPIKE:
+            tl.store(chain_out + GRAD_SPIKE * whole + j, carried[GRAD_SPIKE], mask=here)
+    if mu_out is not None:
+        tl.store(mu_out + j, carried[2], mask=here)
+    if grad_trace is not None:
+        tl.store(grad_trace + j, carried[GRAD_TRACE] * (1.0 - 1.0 / TAU), mask=here)
+    if entering is not None:
+        tl.store(entering + j, carried[ENTERING], mask=here)
+    if sums is not None:
+        for k in tl.static_range(CARRIED - FIRST_SUM):
+            tl.store(sums + k * whole + j, carried[FIRST_SUM + k], mask=here)
+
+
+@triton.jit
+def scan(
+    source, start, result, values, steps, neurons,
+    STEP: tl.constexpr, DOWN: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One state through time, from the last step to the first if ``DOWN``: ``source [T, N]`` and
+    ``start [N]``, which may be ``None``, give ``result [T, N]``.
+    """
+    j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    p = load_numbers(values, 1)
+    state = tl.zeros_like(wide(tl.load(source + j, mask=j < neurons, other=0.0)))
+    if start is not None:
+        state = wide(tl.load(start + j, mask=j < neurons, other=0.0))
+    count = tl.cdiv(steps, SPAN)
+    for span in range(0, count):
+        first = span * SPAN
+        if DOWN:
+            first = (count - 1 - span) * SPAN
+        xs = load_span(source, first, steps, j, neurons, neurons, SPAN)
+        for k in tl.static_range(SPAN - 1 if DOWN else 0, -1 if DOWN else SPAN, -1 if DOWN else 1):
+            # After the last step there are zeros, which leave a state of zero as it is.
+            state, found = STEP(state, xs[k], p)
+            at = tl.cast(first + k, tl.int64) * neurons + j
+            tl.store(result + at, found, mask=inside(first + k, steps, j, neurons))

@@ -1,0 +1,102 @@
+"""Pieces of Triton's kernels: arithmetic that says how it rounds, and how they read and write."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def divided(left, right):
+    """``left / right``, rounded to the nearest."""
+    if left.dtype == tl.float64:
+        return left / right
+    else:
+        return tl.div_rn(left, right)
+
+
+@triton.jit
+def divided_by_number(left, right):
+    """``left / right`` as torch does it on a GPU where ``right`` is a number: by its reciprocal."""
+    return left * tl.div_rn(1.0, right)
+
+
+@triton.jit
+def to_float16(value):
+    """A float32 rounded to float16."""
+    return value.to(tl.float16).to(tl.float32)
+
+
+@triton.jit
+def to_bfloat16(value):
+    """A float32 rounded to bfloat16."""
+    return value.to(tl.bfloat16).to(tl.float32)
+
+
+@triton.jit
+def wide(value):
+    """A value that was read, in the dtype that is computed with."""
+    if value.dtype == tl.float64:
+        return value
+    else:
+        return value.to(tl.float32)
+
+
+@triton.jit
+def inside(t, steps, j, neurons):
+    """Which neurons ``j`` there are at step ``t``."""
+    return (j < neurons) & (tl.zeros_like(j) + t < steps)
+
+
+@triton.jit
+def load_span(tensor, first, steps, j, neurons, pace, SPAN: tl.constexpr):
+    """The values of a span, a tuple of steps, which lie ``pace`` apart; 0 after the last step."""
+    found = tl.tuple(())
+    for k in tl.static_range(SPAN):
+        at = tl.cast(first + k, tl.int64) * pace + j
+        value = tl.load(tensor + at, mask=inside(first + k, steps, j, neurons), other=0.0)
+        found = found + (wide(value),)
+    return found
+
+
+@triton.jit
+def store_bits(bits, flags, neurons, BLOCK: tl.constexpr):
+    """The flags of a block of neurons, 0 or 1, eight to a byte."""
+    placed = tl.reshape(flags.to(tl.int32), [BLOCK // 8, 8]) << tl.arange(0, 8)[None, :]
+    byte = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
+    tl.store(bits + byte, tl.sum(placed, axis=1).to(tl.uint8), mask=byte * 8 < neurons)
+
+
+@triton.jit
+def load_bits(bits, j, neurons):
+    """The flags of neurons ``j`` that :func:`store_bits` left."""
+    byte = tl.load(bits + j // 8, mask=j < neurons, other=0)
+    return ((byte.to(tl.int32) >> (j % 8).to(tl.int32)) & 1).to(tl.float32)
+
+
+@triton.jit
+def load_rows(tensor, j, neurons, COUNT: tl.constexpr):
+    """``COUNT`` rows of neurons ``j``, in a tuple."""
+    found = tl.tuple(())
+    for k in tl.static_range(COUNT):
+        row = tl.cast(neurons, tl.int64) * k
+        found = found + (tl.load(tensor + row + j, mask=j < neurons, other=0.0),)
+    return found
+
+
+@triton.jit
+def load_numbers(values, COUNT: tl.constexpr):
+    """``COUNT`` numbers that all neurons have, in a tuple."""
+    found = tl.tuple(())
+    for k in tl.static_range(COUNT):
+        found = found + (tl.load(values + k),)
+    return found
+
+
+@triton.jit
+def chosen(condition, yes, no, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """``COUNT`` values of ``yes`` from ``FIRST`` on where it holds, else those of ``no``."""
+    found = tl.tuple(())
+    for k in tl.static_range(COUNT):
+        found = found + (tl.where(condition, yes[FIRST + k], no[k]),)
+    return found
