@@ -40,6 +40,7 @@ RULES = [
     rules.STDBP(),
     rules.STRSBP(credit="spike"),
     rules.STRSBP(),
+    rules.EventProp(),
 ]
 
 
@@ -50,11 +51,10 @@ def reason(rule: rules.Rule, layer: nn.Module) -> str | None:
         return (
             f"{type(rule).__name__} takes linear integrate-and-fire neurons, and {NONLINEAR[name]}"
         )
-    if isinstance(rule, rules.STDBP):
-        if name == "LIFRefrac":
-            return "its refractory period hides spikes"
-        if rule.strict and name not in INTEGRATORS:
-            return "its potential leaks"
+    if isinstance(rule, rules.STDBP | rules.EventProp) and name == "LIFRefrac":
+        return "its refractory period hides spikes"
+    if isinstance(rule, rules.STDBP) and rule.strict and name not in INTEGRATORS:
+        return "its potential leaks"
     if rule == rules.STRSBP() and (type(layer).__name__ not in SEQUENCES or steps(layer)):
         return "it goes step by step, and STRSBP's credit='train' needs whole sequences"
     return None
