@@ -812,6 +812,7 @@ def test_losses_on_a_spiking_potential_are_warned_of_step_by_step(make: Any, eng
             warnings.simplefilter("always")
             total.backward()
         assert [w.category for w in caught] == [RuleWarning] * expected
+        assert layer._tssl_settings.seen_around  # nobody looks again
         for warning in caught:
             assert "knows what a loss on it jumps by at a spike only where" in str(warning.message)
 
