@@ -359,6 +359,23 @@ def test_a_change_counts_from_the_next_call_on(name: str) -> None:
     assert float((before[1][0] - after[1][0]).abs().max()) > 1e-2
 
 
+@pytest.mark.parametrize("which", ["surrogate", "another"])
+def test_a_change_between_two_steps(which: str) -> None:
+    """That were decided of before."""
+    x, found = drive(torch.float32), []
+    for wraps in (False, True):
+        layer = LAYERS["spikingjelly-Sigmoid-s"](x.dtype)
+        layer = wrapped(layer) if wraps else layer
+        given, total = x.clone().requires_grad_(), x.new_zeros(())
+        for t, step in enumerate(given.unbind(0)):
+            if t == 4:
+                assert not wraps or layer._tssl_settings.thin is not None
+                (steeper if which == "surrogate" else another)(layer)
+            total = total + (layer(step) * step.detach()).sum()
+        found += torch.autograd.grad(total, given)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
 def test_a_change_is_seen_by_the_other_ways_to_call_a_layer() -> None:
     x = drive(torch.float64)
     for make, change in (
