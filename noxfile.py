@@ -70,7 +70,7 @@ def tests(session: nox.Session) -> None:
     pytest(session, *session.posargs)
     if not session.posargs:
         pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
-        session.run("python", "tools/versions.py", *LIBRARIES.split(","))
+        session.run("python", "tools/versions.py", "torch", *LIBRARIES.split(","))
 
 
 @nox.session

@@ -245,3 +245,8 @@ def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record = json.loads(versions.RECORD.read_text())
     assert next(iter(record["norse"])) == "0.0.1"  # oldest first
     assert "| Norse | 0.0.1 | torch 9.9, Python" in versions.README.read_text()
+    installed = {"torch": "9.9+cpu", "snntorch": "1.2", "spikingjelly": "3.4", "norse": "5.6"}
+    monkeypatch.setattr(versions, "version", installed.get)
+    run_tool(versions, ["torch"], monkeypatch)
+    line = "| torch | 9.9 | snnTorch 1.2, SpikingJelly 3.4, Norse 5.6, Python"
+    assert line in versions.README.read_text()

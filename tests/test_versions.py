@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from models import MODELS, SPIKING, anatomy, assert_same_anatomy, equal, numbers
 from test_imports import python
 from torch import nn
+from torch.torch_version import TorchVersion
 
 import tssl_adapters
 from tssl_adapters import adapters, versions
-from tssl_adapters.adapters.snntorch.layers import WrappedSynaptic
+from tssl_adapters.adapters.snntorch.layers import WrappedLeaky, WrappedSynaptic
 from tssl_adapters.errors import LibraryVersionError, UntestedVersionWarning
 
 LIBRARIES = ["snntorch", "spikingjelly", "norse"]
@@ -51,7 +53,16 @@ def test_inspect_names_the_version(library: str) -> None:
 
 @pytest.fixture
 def untested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "tested", lambda library: ("0.1", "0.2"))
+    """Every library's version, with a torch that was."""
+    known = dict.fromkeys(LIBRARIES, ("0.1", "0.2")) | {"torch": (torch.__version__,)}
+    monkeypatch.setattr(versions, "tested", known.__getitem__)
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch, with libraries that were tested."""
+    known = {library: (adapters.version_of(library),) for library in LIBRARIES}
+    monkeypatch.setattr(versions, "tested", (known | {"torch": ("1.0.0", "1.13.1")}).__getitem__)
 
 
 @pytest.mark.usefixtures("untested")
@@ -72,6 +83,48 @@ def test_an_untested_version_is_wrapped_with_a_warning(library: str) -> None:
         tssl_adapters.wrap(model)
     assert [warning.filename for warning in caught] == [__file__]
     assert tssl_adapters.is_wrapped(model)
+
+
+@pytest.mark.usefixtures("newer")
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_newer_torch_passes_the_same_trial(library: str) -> None:
+    """One warning, with the library that was tried."""
+    model = MODELS[library]()
+    named = f"{library} {adapters.version_of(library)} with torch {torch.__version__}"
+    message = rf"{re.escape(named.partition('+')[0])} was not tested .*; of torch: 1.0.0, 1.13.1\."
+    with pytest.warns(UntestedVersionWarning, match=message) as caught:
+        tssl_adapters.wrap(model)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert tssl_adapters.is_wrapped(model)
+
+
+@pytest.mark.usefixtures("newer")
+def test_a_newer_torch_that_fails_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS["snntorch"]()
+    before = anatomy(model)
+    monkeypatch.setattr(WrappedLeaky, "forward", lambda layer, x: 0.5 * x)
+    with pytest.raises(LibraryVersionError, match=r"Leaky of snntorch .* with torch .*: 1.0.0"):
+        tssl_adapters.wrap(model)
+    assert_same_anatomy(anatomy(model), before)
+
+
+@pytest.mark.parametrize(
+    ("installed", "newer"),
+    [
+        ("2.14.2+cu130", "2.14.2"),
+        ("2.15.0.dev20261101+cpu", "2.15.0.dev20261101"),
+        ("10.0.0+cpu", "10.0.0"),
+        ("2.14.1+cu130", None),  # the label is the build's
+        ("2.14.0a0+git1234567", None),
+        ("2.7.0+cpu", None),
+    ],
+)
+def test_which_torch_is_newer_than_the_newest_that_was_tested(
+    installed: str, newer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "tested", {"torch": ("2.0.0", "2.14.1")}.__getitem__)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(installed))
+    assert versions.newer_torch() == newer
 
 
 @pytest.mark.usefixtures("untested")
@@ -105,7 +158,7 @@ from models import MODELS
 import tssl_adapters
 from tssl_adapters import versions
 model = MODELS[{library!r}]()
-versions.tested = lambda library: ()
+versions.tested = lambda product: ("0",)
 with {mode}:
     tssl_adapters.wrap(model)
 print(json.dumps(tssl_adapters.is_wrapped(model)))
@@ -113,7 +166,10 @@ print(json.dumps(tssl_adapters.is_wrapped(model)))
     assert python(script) is True
 
 
-def test_a_tested_version_gets_none(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_tested_version_gets_none(
+    recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "tested", lambda product: (adapters.version_of(product),))
     tssl_adapters.wrap(MODELS["mixed"]())
     assert not [w for w in recwarn if issubclass(w.category, UntestedVersionWarning)]
 

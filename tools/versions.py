@@ -1,6 +1,7 @@
-"""Write down that the suite passed with a library's installed version, and the README's table.
+"""Write down that the suite passed with an installed version, and the README's table.
 
 python tools/versions.py snntorch
+python tools/versions.py torch
 
 nox calls it at the end of each session that passed. `wrap` reads the same record: a version that
 is not in it gets a warning.
@@ -20,27 +21,34 @@ ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "tssl_adapters" / "tested_versions.json"
 README = ROOT / "README.md"
 START, END = "<!-- versions: written by nox -->\n", "<!-- end of versions -->\n"
-NAMES = {"snntorch": "snnTorch", "spikingjelly": "SpikingJelly", "norse": "Norse"}
+LIBRARIES = {"snntorch": "snnTorch", "spikingjelly": "SpikingJelly", "norse": "Norse"}
+NAMES = {**LIBRARIES, "torch": "torch"}
 
 Record = dict[str, dict[str, str]]
-"""By library and version: what it was run with."""
+"""By library, or torch, and version: what it was run with."""
 
 
-def add(record: Record, library: str) -> Record:
-    """The record with the installed version of a library, oldest version first."""
+def installed(product: str) -> str:
+    """The installed version, without the label that tells torch's builds apart."""
+    return version(product).split("+")[0]
+
+
+def add(record: Record, product: str) -> Record:
+    """The record with the installed version of a library or of torch, oldest version first."""
+    beside = LIBRARIES if product == "torch" else ["torch"]
     python = ".".join(platform.python_version_tuple()[:2])
-    ran = {version(library): f"torch {version('torch').split('+')[0]}, Python {python}"}
-    versions = sorted((record[library] | ran).items(), key=lambda item: Version(item[0]))
-    return record | {library: dict(versions)}
+    ran = [*(f"{NAMES[name]} {installed(name)}" for name in beside), f"Python {python}"]
+    versions = record.get(product, {}) | {installed(product): ", ".join(ran)}
+    return record | {product: dict(sorted(versions.items(), key=lambda item: Version(item[0])))}
 
 
 def table(record: Record) -> str:
-    """Markdown: one line for each library and environment."""
+    """Markdown: one line for each library and environment, and for torch."""
     lines = ["| library | versions | with |", "|---|---|---|"]
-    for library, versions in record.items():
+    for product, versions in record.items():
         for environment in dict.fromkeys(versions.values()):
             ran = [name for name, where in versions.items() if where == environment]
-            lines.append(f"| {NAMES[library]} | {', '.join(ran)} | {environment} |")
+            lines.append(f"| {NAMES[product]} | {', '.join(ran)} | {environment} |")
     return "\n".join(lines) + "\n"
 
 
@@ -52,12 +60,12 @@ def with_table(readme: str, record: Record) -> str:
 
 
 def main() -> None:
-    """Add the libraries named on the command line."""
+    """Add what is named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("libraries", nargs="+", choices=NAMES)
+    parser.add_argument("products", nargs="+", choices=NAMES)
     record: Record = json.loads(RECORD.read_text())
-    for library in parser.parse_args().libraries:
-        record = add(record, library)
+    for product in parser.parse_args().products:
+        record = add(record, product)
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
     README.write_text(with_table(README.read_text(), record))
 

@@ -1,4 +1,4 @@
-"""Versions of the libraries: which were tested, and a trial of those that were not."""
+"""Versions of the libraries and of torch: which were tested, and a trial of those that were not."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from tssl_adapters.adapters import Adapter, version_of
 from tssl_adapters.elementwise import ordinary
@@ -25,14 +26,24 @@ _STRONGEST = 30.0
 
 
 @cache
-def tested(library: str) -> tuple[str, ...]:
-    """The versions of a library with which the suite passed, oldest first."""
+def tested(product: str) -> tuple[str, ...]:
+    """The versions of a library, or of torch, with which the suite passed, oldest first."""
     record = resources.files("tssl_adapters").joinpath("tested_versions.json")
-    return tuple(json.loads(record.read_text(encoding="utf-8"))[library])
+    return tuple(json.loads(record.read_text(encoding="utf-8"))[product])
+
+
+def newer_torch() -> str | None:
+    """The installed torch's version, if it is newer than all that were tested.
+
+    One between two that were tested is taken for tested: there are many, and they differ little.
+    """
+    version, _, _ = torch.__version__.partition("+")  # what follows is which build it is
+    return version if TorchVersion(version) > tested("torch")[-1] else None
 
 
 def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
-    """Warn about a version that was not tested, once its classes passed a trial.
+    """Warn about a version, of the library or of torch, that was not tested, once its classes
+    passed a trial.
 
     Args:
         adapter: the library.
@@ -41,27 +52,30 @@ def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
     Raises:
         LibraryVersionError: a class does not do what its adapter expects.
     """
-    version = version_of(adapter.library)
-    if version in tested(adapter.library):
+    version, newer = version_of(adapter.library), newer_torch()
+    if newer is None and version in tested(adapter.library):
         return
     named = f"{adapter.library} {version}"
-    advice = f"Versions that were tested: {', '.join(tested(adapter.library))}."
+    advice = f"Versions that were tested: {', '.join(tested(adapter.library))}"
+    if newer is not None:
+        named += f" with torch {newer}"
+        advice += f"; of torch: {', '.join(tested('torch'))}"
     for cls in classes:
         try:
             passed = _same_as_native(adapter, cls)
         except Exception as error:
             raise LibraryVersionError(
                 f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: on a trial "
-                f"it failed ({type(error).__name__}: {error}). {advice}"
+                f"it failed ({type(error).__name__}: {error}). {advice}."
             ) from error
         if not passed:
             raise LibraryVersionError(
                 f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: on a trial "
-                f"its forward pass was not the same wrapped. {advice}"
+                f"its forward pass was not the same wrapped. {advice}."
             )
     warnings.warn(
         f"{named} was not tested with tssl_adapters; a trial of its layers found nothing wrong. "
-        f"{advice}",
+        f"{advice}.",
         UntestedVersionWarning,
         stacklevel=4,
     )
