@@ -17,6 +17,8 @@ OLDER = {
     "norse": ("0.0.7.post1", "1.0.0"),
 }
 """The newest ones are in constraints/tested.txt; `tests` runs them together."""
+TORCH = ("2.6", "2.14")
+"""Each has a file of constraints; `tests` runs one in between."""
 OPERATOR_LEFT_OUT = {"norse"}
 """Older versions come as sources with a C++ operator, which takes a compiler and three minutes, and
 which pip builds against a torch of its own. They do without it."""
@@ -24,6 +26,12 @@ TRITON = "triton==3.9.0"
 """No constraint, as torch's CUDA builds bring a version of their own."""
 TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
 SUITE = [f"tests/test_{name}.py" for name in TESTS]
+LAYERS = [
+    *SUITE,
+    *(f"tests/test_{name}_{library}.py" for name in ("neurons", "versions") for library in OLDER),
+    *("tests/test_wrap.py", "tests/test_register.py"),
+]
+"""All about layers; the newest versions of the libraries take it whole."""
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -121,6 +129,22 @@ def faults(session: nox.Session) -> None:
     """Put faults into copies of the project, and see whether the tests notice each; not in CI."""
     install(session, f".[{LIBRARIES},dev]")
     session.run("python", "tools/faults.py", *(session.posargs or ["--jobs", "2"]))
+
+
+@nox.session
+@nox.parametrize("version", TORCH, ids=TORCH)
+def torch(session: nox.Session, version: str) -> None:
+    """Run the layers' suite against another torch, with all three libraries.
+
+    From the registry it is a CUDA build: an environment has up to 6 GB.
+    """
+    file = f"constraints/torch-{version}.txt"
+    tools = ("hypothesis", "pytest", "pytest-xdist", "sybil")
+    session.install(f".[{LIBRARIES},fast]", *tools, env={"PIP_CONSTRAINT": file})
+    pytest(session, *(session.posargs or LAYERS))
+    if not session.posargs:
+        pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
+        session.run("python", "tools/versions.py", "torch")
 
 
 @nox.session

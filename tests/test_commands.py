@@ -26,6 +26,8 @@ import nox.registry
 import pytest
 import rule_costs
 import versions
+from packaging.requirements import Requirement
+from packaging.version import Version
 from test_examples import SMALL
 from torch.distributed.run import get_args_parser
 
@@ -250,3 +252,18 @@ def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run_tool(versions, ["torch"], monkeypatch)
     line = "| torch | 9.9 | snnTorch 1.2, SpikingJelly 3.4, Norse 5.6, Python"
     assert line in versions.README.read_text()
+
+
+def test_every_torch_that_is_claimed_was_run() -> None:
+    """Each file of constraints has passed with its libraries; the oldest of them is the floor."""
+    ran = {}
+    for file in (ROOT / "constraints").glob("*.txt"):
+        pins = dict(re.findall(r"^([\w-]+)==(\S+)$", file.read_text(), re.MULTILINE))
+        beside = (f"{name} {pins[library]}" for library, name in versions.LIBRARIES.items())
+        ran[pins["torch"]] = f"{', '.join(beside)}, Python 3.11"
+    assert ran == json.loads(versions.RECORD.read_text())["torch"]
+    files = {file.stem.removeprefix("torch-") for file in (ROOT / "constraints").glob("torch-*")}
+    assert files == set(runpy.run_path("noxfile.py")["TORCH"])
+    needs = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    (floor,) = (Requirement(need).specifier for need in needs if need.startswith("torch"))
+    assert str(floor) == f">={'.'.join(min(ran, key=Version).split('.')[:2])}"
