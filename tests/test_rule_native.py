@@ -511,10 +511,9 @@ def test_spikes_without_a_gradient_in_evaluation(training: bool) -> None:
     x = drive(torch.float64)
     layer = neuron.ComplementaryLIFNode(3.0, 0.6, step_mode="s").train(training)
     theirs = gradients(layer, x)
-    ours = tssl_adapters.wrap(
-        neuron.ComplementaryLIFNode(3.0, 0.6, step_mode="s"), rule="native"
-    ).train(training)
-    same(gradients(ours, x), theirs, 1e-12)
+    ours = wrapped(neuron.ComplementaryLIFNode(3.0, 0.6, step_mode="s").train(not training))
+    gradients(ours, x)
+    same(gradients(ours.train(training), x), theirs, 1e-12)
 
 
 # --- the rest ----------------------------------------------------------------------------------
@@ -551,6 +550,14 @@ def test_copies_and_pickles_follow_their_own_layer() -> None:
         theirs = gradients(node(neuron.LIFNode, "m", surrogate.Sigmoid(1.0)), x)
         same(gradients(twin, x), theirs, 1e-12)
     same(gradients(layer, x), gradients(node(neuron.LIFNode, "m", surrogate.Sigmoid()), x), 1e-12)
+    shared = wrapped(snntorch.Leaky(beta=0.8, threshold=0.6))  # copies have the same function
+    gradients(shared, x)
+    shared.reset_mem()
+    native = snntorch.Leaky(beta=0.8, threshold=0.6)
+    same(gradients(copy.deepcopy(shared), x), gradients(native, x), 1e-12)
+    cell = wrapped(norse.IAFCell(norse.IAFParameters(alpha=torch.ones(5))))  # left to torch
+    cell(x[0].requires_grad_())
+    assert type(pickle.loads(pickle.dumps(cell))) is type(cell)
 
 
 def test_unwrap() -> None:
