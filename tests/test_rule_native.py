@@ -216,6 +216,18 @@ def test_formula(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=rounding, atol=rounding)
 
 
+@pytest.mark.parametrize("name", NORSE)
+def test_a_number_that_is_float32(name: str) -> None:
+    """As Norse makes it where none is given: its square is rounded to that in a float64 layer."""
+    layer = norse.LIFCell(norse.LIFParameters(method=name, alpha=torch.tensor(1.7)))
+    found = of_norse(layer)
+    assert found.arithmetic
+    x = torch.linspace(-3.1, 3.3, 977, dtype=torch.float64)
+    theirs = by_autograd(x, lambda x: threshold(x, name, layer.p.alpha))
+    torch.testing.assert_close(found(x), theirs, rtol=1e-13, atol=1e-13)
+    assert of_norse(norse.LIFCell(norse.LIFParameters(method=name))).arithmetic
+
+
 @pytest.mark.parametrize("alpha", [2.5, 40.0, 1.0])
 def test_a_power_that_is_no_short_product_is_left_to_torch(alpha: float) -> None:
     assert not of_spikingjelly(surrogate.QPseudoSpike(alpha)).arithmetic

@@ -52,9 +52,9 @@ def _tanh(x: Number, alpha: float) -> Number:
 
 
 @arithmetic
-def _circ(x: Number, alpha: float) -> Number:
+def _circ(x: Number, alpha: float, alphas: float) -> Number:
     square = x * x
-    squares = alpha * alpha + square
+    squares = alphas + square  # alpha's square as the library rounds it
     root = sqrt(squares)
     return (1.0 / (2.0 * root) - square / (2.0 * squares * root)) * 2.0 * alpha
 
@@ -93,4 +93,7 @@ def surrogate(layer: Any) -> Surrogate:
     p = spiking(layer.p)
     alpha = number(p.alpha)
     known = FORMULAS.get(p.method, ()) if isinstance(alpha, int | float) else ()
-    return surrogate_of(spikes(layer), [Surrogate(one, (float(alpha),)) for one in known])
+    numbers = (alpha, p.alpha**2) if p.method == "circ" else (alpha,)
+    return surrogate_of(
+        spikes(layer), [Surrogate(one, tuple(map(float, numbers))) for one in known]
+    )
