@@ -11,7 +11,7 @@ import snntorch
 import torch
 from models import MODELS, SPIKING, anatomy, assert_same_anatomy, equal, numbers
 from test_imports import python
-from torch import nn
+from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 import tssl_adapters
@@ -193,6 +193,19 @@ def test_an_untested_version_that_fails_its_trial(
         tssl_adapters.wrap(model)
     assert_same_anatomy(anatomy(model), before)
     tssl_adapters.wrap(model[0])
+
+
+@pytest.mark.usefixtures("untested")
+def test_an_untested_version_of_another_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial does not do with the library's own gradient."""
+    native = snntorch.Leaky.forward
+
+    def forward(self: Any, input_: Tensor, mem: Any = None) -> Any:
+        return native(self, 1.5 * input_, mem)
+
+    monkeypatch.setattr(snntorch.Leaky, "forward", forward)
+    with pytest.raises(LibraryVersionError, match=r"Leaky of snntorch .* on a trial it failed"):
+        tssl_adapters.wrap(snntorch.Leaky(beta=0.9))
 
 
 class NeedsArguments(snntorch.Leaky):

@@ -20,7 +20,9 @@ from tssl_adapters.arithmetic import Symbol, where
 
 def operand(value: Tensor | float, like: Tensor) -> Tensor | float:
     """A value as the other side of an operation on a floating tensor, which it does not promote."""
-    if isinstance(value, Tensor | Symbol) or not like.ndim or torch._C._len_torch_dispatch_stack():
+    if isinstance(value, Tensor | Symbol) or not isinstance(like, Tensor):
+        return value
+    if not like.ndim or torch._C._len_torch_dispatch_stack():
         return value
     return _scalar(value)
 

@@ -175,6 +175,8 @@ def reduced(grad: Tensor | None, like: Tensor | Like) -> Tensor | None:
 def value_gradients(backward: Backward) -> list[Tensor | None]:
     """Gradients of the values that learn, then ``None`` for the others."""
     values = backward.neuron.values()
+    if not backward.needs_any:
+        return [None] * len(values)
     learned = [
         reduced(total, value) if isinstance(value, Tensor) else None
         for total, value in zip(backward.sums, values, strict=False)

@@ -464,8 +464,11 @@ class Backward:
             assert moment.before is not None
             decay = decay * (1 - moment.before)
         times = product if self.careful else torch.mul
-        decayed = (None if part is None else times(decay, part) for part in (chain, membrane))
-        self.carried = Carried(chain, *decayed)
+        self.carried = Carried(
+            chain,
+            None if chain is None else times(decay, chain),
+            None if membrane is None else times(decay, membrane),
+        )
 
     def hand_back(self, grad_spike: Tensor | None) -> None:
         """Have the call before know G of this call's first step, where :meth:`step` was given what

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.arithmetic import absolute, arithmetic, exp, maximum, minimum
+from tssl_adapters.arithmetic import arithmetic, bell, inverse
+from tssl_adapters.elementwise import operand
 from tssl_adapters.neuron import Subtract, SubtractEarly, Traits
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 from tssl_adapters.rules.checks import flag, has_numbers, one_of, positive
@@ -60,7 +61,7 @@ class TSSLBP(Rule):
 
     @arithmetic
     def slope(self, step: Step) -> Tensor:
-        rate: Tensor = minimum(maximum(1.0 / step.increment, 0.0), self.max_slope)
+        rate: Tensor = inverse(step.increment, self.max_slope)
         return rate * step.spike
 
     @arithmetic
@@ -82,10 +83,8 @@ class TSSLBP(Rule):
         if not self.fallback:
             return None
         # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
-        scale = 1.0 / self.fallback_width
-        distance = absolute(step.charged - step.threshold) * scale
-        e = exp(-minimum(distance, 8.0))
-        smooth = grad_spike * (e * scale / ((1.0 + e) * (1.0 + e)))
+        scale = operand(1.0 / self.fallback_width, step.charged)
+        smooth = bell(step.charged - step.threshold, scale, 8.0, grad_spike)
         return Fallback(smooth, step.spike if step.active is None else step.active)
 
     def remarks(

@@ -14,7 +14,7 @@ from torch import Tensor
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse import neurons, surrogates
 from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
-from tssl_adapters.adapters.norse.values import emitting, number, parts, spikes
+from tssl_adapters.adapters.norse.values import emitting, number, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 from tssl_adapters.neuron import ToValue, Traits
 from tssl_adapters.rules.native import Surrogate
@@ -48,8 +48,8 @@ class _Layer(Wrapped):
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
         return spikes(layer)
 
-    def _tssl_parts(self) -> tuple[Any, ...]:
-        return parts(self)
+    def _tssl_parts(self: Any) -> tuple[Any, ...]:
+        return self.activation, getattr(self.p, "method", None)
 
     def _tssl_emitted(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         return emitting(self, x, state)

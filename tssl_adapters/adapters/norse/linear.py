@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters.base import Wrapped, eager
 from tssl_adapters.adapters.norse import surrogates
-from tssl_adapters.adapters.norse.values import emitting, number, parts, resting, spikes
+from tssl_adapters.adapters.norse.values import emitting, number, resting, spikes
 from tssl_adapters.adapters.parts import stepped_with_state
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.attach import Native, attach
@@ -126,8 +126,8 @@ class Layer(Wrapped):
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
         return spikes(layer)
 
-    def _tssl_parts(self) -> tuple[Any, ...]:
-        return parts(self)
+    def _tssl_parts(self: Any) -> tuple[Any, ...]:
+        return self.activation, self.p.method
 
     def _tssl_emitted(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         return emitting(self, x, state)
@@ -269,7 +269,8 @@ class _LIF(Layer):
         return current + x
 
     def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
-        return LIFFeedForwardState(v, drive + _rounded(record.minus_leak, drive.dtype) * drive)
+        k = _rounded(record.minus_leak, drive.dtype)
+        return LIFFeedForwardState(v, drive + operand(k, drive) * drive)
 
 
 def _rounded(number: Value, dtype: torch.dtype) -> Value:
@@ -292,6 +293,9 @@ class WrappedLIF(_LIF, norse.LIF):  # type: ignore[misc]
 
 
 class _LIFBox(Layer):
+    def _tssl_parts(self: Any) -> tuple[Any, ...]:
+        return (*super()._tssl_parts(), getattr(self.p, "reset_method", None))
+
     def _tssl_record(self: Any) -> _Record:
         method = getattr(self.p, "reset_method", None)  # older versions reset to a value
         subtract = method is not None and method is norse.reset_subtract

@@ -41,12 +41,6 @@ def spikes(layer: Any) -> Callable[[Tensor], Tensor]:
     return lambda distance: threshold(distance, p.method, p.alpha)
 
 
-def parts(layer: Any) -> tuple[Any, ...]:
-    """The functions that a layer is made of."""
-    named = (getattr(layer.p, name, None) for name in ("method", "reset_method"))
-    return (layer.activation, *named)
-
-
 def emitting(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
     """The PSC of the library's spikes, and its state."""
     spikes, after = layer._tssl_native.forward(layer, x, state)
