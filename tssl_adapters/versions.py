@@ -38,7 +38,8 @@ def newer_torch() -> str | None:
     One between two that were tested is taken for tested: there are many, and they differ little.
     """
     version, _, _ = torch.__version__.partition("+")  # what follows is which build it is
-    return version if TorchVersion(version) > tested("torch")[-1] else None
+    known = tested("torch")
+    return version if known and TorchVersion(version) > known[-1] else None
 
 
 def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
