@@ -5,15 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING or hasattr(torch, "compiler"):
-    from torch.compiler import disable
-else:
-    from torch._dynamo import disable  # torch 2.0
+from torch.compiler import disable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,13 +72,5 @@ def _old_exporting() -> bool:
 
 
 _callback = torch._C._dynamo.eval_frame.get_eval_frame_callback
-_compiler = getattr(torch, "compiler", None)
-_compiling = getattr(_compiler, "is_compiling", None) or torch._dynamo.is_compiling
-if hasattr(_compiler, "is_exporting"):
-    _exporting = torch.compiler.is_exporting
-elif hasattr(_compiler, "is_dynamo_compiling"):
-    _exporting = _old_exporting
-else:
-
-    def _exporting() -> bool:
-        return False
+_compiling = torch.compiler.is_compiling
+_exporting = getattr(torch.compiler, "is_exporting", _old_exporting)
