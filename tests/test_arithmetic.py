@@ -56,8 +56,8 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "plus times a number": lambda a, b: plus(a, 2.0, b),
     "minus": lambda a, b: minus(a, b, a),
     "exp": lambda a, b: exp(a),
-    "inverse": lambda a, b: inverse(a, 8.0),
-    "bell": lambda a, b: bell(a, 5.0, 8.0, b),
+    "inverse": lambda a, b: inverse(a, 8.0, b),
+    "bell": lambda a, b: bell(a, 0.5, 5.0, 8.0, b),
 }
 VALUES = [0.0, -0.0, 1.0, -1.0, 0.25, 3.5, -80.0, 1e-30, 1e30, math.inf, -math.inf, math.nan]
 

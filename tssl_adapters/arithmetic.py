@@ -244,21 +244,23 @@ def maximum(left: Number, right: Number) -> Number:
     return right.clamp(min=left) if isinstance(right, Tensor) else max(left, right)
 
 
-def inverse(value: Number, most: float) -> Number:
-    """``1 / value``, at least 0 and at most that. On a tensor it is computed in one place."""
-    if isinstance(value, Tensor):
-        return value.reciprocal().clamp_(0.0, most)
-    return minimum(maximum(1.0 / value, 0.0), most)
-
-
-def bell(value: Number, scale: Number, most: float, grad: Number) -> Number:
-    """``grad`` times the derivative of ``1 / (1 + exp(-scale * value))`` by ``value``; where the
-    exponent is larger than ``most`` it is taken for that. On tensors it takes two places.
+def inverse(value: Number, most: float, factor: Number) -> Number:
+    """``factor / value``, but with ``1 / value`` at least 0 and at most that. On tensors it is
+    computed in one place.
     """
     if isinstance(value, Tensor):
-        sigmoid = (value * scale).clamp_(-most, most).sigmoid_()
+        return value.reciprocal().clamp_(0.0, most).mul_(factor)
+    return minimum(maximum(1.0 / value, 0.0), most) * factor
+
+
+def bell(value: Number, level: Number, scale: Number, most: float, grad: Number) -> Number:
+    """``grad`` times the derivative of ``1 / (1 + exp(-scale * (value - level)))`` by ``value``;
+    where the exponent is larger than ``most`` it is taken for that. On tensors it takes two places.
+    """
+    if isinstance(value, Tensor):
+        sigmoid = (value - level).mul_(scale).clamp_(-most, most).sigmoid_()
         return torch.ops.aten.sigmoid_backward.default(grad, sigmoid).mul_(scale)
-    e = exp(-minimum(absolute(value) * scale, most))
+    e = exp(-minimum(absolute(value - level) * scale, most))
     return grad * (e * scale / ((1.0 + e) * (1.0 + e)))
 
 

@@ -61,8 +61,8 @@ class TSSLBP(Rule):
 
     @arithmetic
     def slope(self, step: Step) -> Tensor:
-        rate: Tensor = inverse(step.increment, self.max_slope)
-        return rate * step.spike
+        slope: Tensor = inverse(step.increment, self.max_slope, step.spike)
+        return slope
 
     @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
@@ -84,7 +84,7 @@ class TSSLBP(Rule):
             return None
         # The paper's z / (w (1 + z)^2) is the derivative of a sigmoid of width w.
         scale = operand(1.0 / self.fallback_width, step.charged)
-        smooth = bell(step.charged - step.threshold, scale, 8.0, grad_spike)
+        smooth = bell(step.charged, step.threshold, scale, 8.0, grad_spike)
         return Fallback(smooth, step.spike if step.active is None else step.active)
 
     def remarks(
