@@ -1,7 +1,7 @@
 """Arithmetic that is written once, and runs on tensors, on numbers and in compiled code.
 
 A function of plain operators and of the functions below computes on whatever it is given. Given
-:class:`Symbol` it computes nothing: the operations are written down, in a :class:`Line`, from which
+``Symbol`` it computes nothing: the operations are written down, in a ``Line``, from which
 the engines generate code. Python decides what Python knows: an ``if`` about an option of a rule is
 gone from the line, one about a symbol is an error, and :func:`where` is what to use instead.
 """

@@ -183,9 +183,7 @@ class Rule(ABC):
         return self.spike_chain and not self.windowed and all(marked)
 
     def following(self, surrogate: Any) -> Rule:
-        """The rule for a layer with this surrogate, a
-        :class:`tssl_adapters.rules.native.Surrogate`, where it ``follows`` it.
-        """
+        """The rule for a layer with this ``rules.native.Surrogate``, where it ``follows`` it."""
         return self
 
     def _check_checkpoint(self) -> None:
