@@ -140,7 +140,7 @@ def torch(session: nox.Session, version: str) -> None:
     """
     file = f"constraints/torch-{version}.txt"
     tools = ("hypothesis", "pytest", "pytest-xdist", "sybil")
-    session.install(f".[{LIBRARIES},fast]", *tools, env={"PIP_CONSTRAINT": file})
+    session.install(f".[{LIBRARIES}]", *tools, env={"PIP_CONSTRAINT": file})
     pytest(session, *(session.posargs or LAYERS))
     if not session.posargs:
         pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")

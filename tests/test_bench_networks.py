@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from bench_cases import lines
+from plot_networks import recorded
 
 from tssl_adapters import is_wrapped
 from tssl_adapters.bench import networks as command
@@ -430,15 +431,6 @@ def test_other_starts_are_told() -> None:
 
 
 # what was measured with it
-
-
-def recorded() -> pd.DataFrame:
-    """Runs of the recorded results; of one that is there twice the first."""
-    found: dict[tuple[Any, ...], Any] = {}
-    for folder in ("networks", "networks_fashion"):
-        for line in lines(ROOT / "benchmarks" / folder / "results.jsonl"):
-            found.setdefault((line["network"], line["rule"], line["seed"]), line)
-    return tables.frame([*found.values()])
 
 
 def points(values: pd.Series) -> str:

@@ -81,9 +81,9 @@ def test_every_contestant_runs_the_same_forward() -> None:
                 assert torch.equal(entry.run(entry.model, x), expected), (mine.name, entry.name)
 
 
-def test_wrapped_contestants_have_the_rule_that_readme_names() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    named = re.findall(r'^\*\*Time and memory\*\* under `rule="([\w-]+)"`', readme, re.M)
+def test_wrapped_contestants_have_the_rule_that_the_page_names() -> None:
+    page = (Path(__file__).parent.parent / "docs/speed.md").read_text()
+    named = re.findall(r'^\*\*Time and memory\*\* under `rule="([\w-]+)"`', page, re.M)
     assert named == [RULE]
     rule = [BY_NAME[name]() for name in named]
     for mine in works.load()[0]:

@@ -23,6 +23,7 @@ import demo
 import learning
 import nox.project
 import nox.registry
+import plot_networks
 import pytest
 import rule_costs
 import versions
@@ -237,8 +238,17 @@ def test_figures_on_learning_are_those_recorded() -> None:
         assert f"{100 * sum(finals) / len(finals):.1f}" in page, name
 
 
+def test_the_picture_is_that_of_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's, as the tested version of matplotlib draws it."""
+    out = tmp_path / "networks.svg"
+    run_tool(plot_networks, ["--out", str(out)], monkeypatch)
+    assert out.read_text() == (ROOT / "docs/assets/networks.svg").read_text()
+
+
 def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RECORD", "README"):
+    for name in ("RECORD", "PAGE"):
         copied = tmp_path / name
         copied.write_text(getattr(versions, name).read_text())
         monkeypatch.setattr(versions, name, copied)
@@ -246,12 +256,12 @@ def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run_tool(versions, ["norse"], monkeypatch)
     record = json.loads(versions.RECORD.read_text())
     assert next(iter(record["norse"])) == "0.0.1"  # oldest first
-    assert "| Norse | 0.0.1 | torch 9.9, Python" in versions.README.read_text()
+    assert "| Norse | 0.0.1 | torch 9.9, Python" in versions.PAGE.read_text()
     installed = {"torch": "9.9+cpu", "snntorch": "1.2", "spikingjelly": "3.4", "norse": "5.6"}
     monkeypatch.setattr(versions, "version", installed.get)
     run_tool(versions, ["torch"], monkeypatch)
     line = "| torch | 9.9 | snnTorch 1.2, SpikingJelly 3.4, Norse 5.6, Python"
-    assert line in versions.README.read_text()
+    assert line in versions.PAGE.read_text()
 
 
 def test_every_torch_that_is_claimed_was_run() -> None:

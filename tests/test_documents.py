@@ -1,4 +1,4 @@
-"""README and the documentation: every Python block runs, and the API page has every name.
+"""README and documentation: every Python block runs, links lead somewhere, the API page is whole.
 
 Blocks of a file run in order and share their names. What a reader does not need (set-up, and what
 must hold afterwards) is in comments that Markdown does not show.
@@ -36,6 +36,15 @@ def test_code_blocks_run(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         visible += FENCE.match(document.text, example.region.start) is not None
         example.evaluate()
     assert visible == len(FENCE.findall(document.text))
+
+
+def test_readme_is_a_first_look() -> None:
+    """Short, and what it points to is there; mkdocs checks the links between pages."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert "docs/assets/networks.svg" in targets
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
 
 
 def test_api_page_has_every_public_name() -> None:

@@ -151,7 +151,7 @@ def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
         tssl_adapters.wrap(layer, rule="tsslbp")
     monkeypatch.setenv("TSSL_ADAPTERS_ENGINE", "cpu")
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
-    with pytest.raises(EngineNotAvailableError, match="llvmlite is not installed; pip install"):
+    with pytest.raises(EngineNotAvailableError, match="llvmlite is not installed; python -m pip"):
         tssl_adapters.wrap(layer, rule="tsslbp")
     assert [e.available for e in tssl_adapters.engines()] == [True, False, False]
 
@@ -179,7 +179,7 @@ def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyP
     assert copied(x).grad_fn.name() == "SequenceFunctionBackward"
     monkeypatch.setattr("tssl_adapters._engines.find_spec", lambda package: None)
     _engines._say_what_is_missing.cache_clear()
-    with pytest.warns(EngineWarning, match="llvmlite is not installed; pip install"):
+    with pytest.warns(EngineWarning, match="llvmlite is not installed; python -m pip"):
         layer = tssl_adapters.wrap(spikingjelly_model()[0], rule="tsslbp")
     assert layer._tssl_settings.engine == "torch"
     tssl_adapters.wrap(spikingjelly_model()[0])  # said once: a second warning would be an error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,15 +217,6 @@ def test_steps_without_a_batch() -> None:
     found = tssl_adapters.multi_step_forward(model, x)
     model[1].reset_mem()
     assert torch.equal(found, loop(model, x))
-
-
-def test_the_readmes_example() -> None:
-    text = Path(__file__).parent.parent.joinpath("README.md").read_text()
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "multi_step_f" in b)
-    names: dict[str, Any] = {"torch": torch, "snn": snn, "tssl_adapters": tssl_adapters}
-    exec(block, names)
-    assert names["spk"].shape == names["mem"].shape == (50, 32, 10)
-    assert [layer._tssl_settings.loops != {} for layer in names["layers"][1::2]] == [True, True]
 
 
 def test_a_node_is_given_its_step_mode_back() -> None:

@@ -1,4 +1,4 @@
-"""Write down that the suite passed with an installed version, and the README's table.
+"""Write down that the suite passed with an installed version, and the documentation's table.
 
 python tools/versions.py snntorch
 python tools/versions.py torch
@@ -19,7 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "tssl_adapters" / "tested_versions.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "supported.md"
 START, END = "<!-- versions: written by nox -->\n", "<!-- end of versions -->\n"
 LIBRARIES = {"snntorch": "snnTorch", "spikingjelly": "SpikingJelly", "norse": "Norse"}
 NAMES = {**LIBRARIES, "torch": "torch"}
@@ -52,9 +52,9 @@ def table(record: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str, record: Record) -> str:
-    """The README with the table between its two marks."""
-    before, rest = readme.split(START)
+def with_table(page: str, record: Record) -> str:
+    """The page with the table between its two marks."""
+    before, rest = page.split(START)
     _, after = rest.split(END)
     return f"{before}{START}\n{table(record)}\n{END}{after}"
 
@@ -67,7 +67,7 @@ def main() -> None:
     for product in parser.parse_args().products:
         record = add(record, product)
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
-    README.write_text(with_table(README.read_text(), record))
+    PAGE.write_text(with_table(PAGE.read_text(), record))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ RENAMED = {"numba": "cpu"}
 
 
 _MISSING = {
-    "cpu": "llvmlite is not installed; pip install 'tssl_adapters[fast]'",
+    "cpu": "llvmlite is not installed; python -m pip install llvmlite",
     "triton": "triton is not installed; it comes with torch's CUDA builds for Linux",
 }
 
