@@ -263,7 +263,7 @@ def test_without_gradient_no_states_are_kept() -> None:
     plan = Plan(neuron, rule, 1.0, link_size(neuron, rule), False, False, False)
     call, rest = call_of(TRITON, plan, drive, state), (state, None, None, None, *neuron.values())
     with torch.no_grad():
-        out, after, _ = call.run(drive, *rest)
+        out, after, *_ = call.run(drive, *rest)
     recorded, *_ = call.run(drive.clone().requires_grad_(), *rest)
     assert torch.equal(out, recorded)
     assert after.grad_fn is None

@@ -160,10 +160,8 @@ def attach(
     charged, spike, before = None, None, None
     if kernels is not None:
         rest = (earlier, packed(link), *neuron.values())
-        out, membrane, told, *new_link = kernels.run(drive, state, trace, *rest)
-        if not sequence and neuron.timing != "immediate":
-            before = fires(neuron, state.detach())
-            before = before.detach() if before.requires_grad else before
+        out, membrane, told, due, *new_link = kernels.run(drive, state, trace, *rest)
+        before = None if sequence else due
         if pinned is not None and told is not None and trace is None and native is not None:
             settings.thin = prepared(settings, kernels, drive, pinned, leak)
     else:

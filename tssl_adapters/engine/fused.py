@@ -24,6 +24,7 @@ from tssl_adapters.engine.kernels import (
     Spec,
     memory,
     plain,
+    rows,
     spec_of,
 )
 from tssl_adapters.engine.once import first_order
@@ -33,6 +34,7 @@ from tssl_adapters.engine.plan import (
     EngineFunction,
     Like,
     Plan,
+    nothing,
     reduced,
     tells,
     working_dtype,
@@ -69,16 +71,19 @@ class Call(NamedTuple):
     path: str = ""
 
     def run(self, drive: Tensor, state: Tensor, trace: Tensor | None, *rest: Any) -> Any:
-        """Output, membrane potential, h[t] of a step where it is kept, and link of the call, with
-        the rule's gradient.
+        """Output, membrane potential, h[t] of a step where it is kept, r of one whose incoming
+        potential may still be due its reset, and link of the call, with the rule's gradient.
 
         ``rest`` are h of the step before, ``None`` where it is not known, the link that came in,
         ``[links, batch, ...]`` in one tensor or ``None``, and the neuron's values.
         """
         if not torch.is_grad_enabled():
-            out, after, *_ = compute(self, self.given(drive, state, trace), None, again=False)
-            return out, after, None
-        return FusedFunction.apply(self, drive, state, trace, *rest)
+            given = self.given(drive, state, trace)
+            out, after, due, *_ = compute(self, given, None, again=False)
+            return out, after, None, due
+        left: list[Tensor | None] = []
+        out, after, *link = FusedFunction.apply(self, left, drive, state, trace, *rest)
+        return out, after, *left, *link
 
     def knows(self, drive: Tensor) -> bool:
         """Whether the kernels are for drives of this dtype."""
@@ -99,8 +104,7 @@ class Call(NamedTuple):
         """The call's tensors as memory; ``numbers`` where they were made before."""
         steps, step = self.shape(drive)
         if numbers is None:
-            values: list[Value] = [*self.plan.neuron.values()]
-            values += [0.0] * (ROWS - len(values))
+            values = rows(self.plan.neuron.values())
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
         start, current = spread(state, step, drive), spread(trace, step, drive)
         room = (memory(drive), start, current)
@@ -245,16 +249,18 @@ def compute(
 
 
 class FusedFunction(EngineFunction):
-    """``(call, drive, state, trace, earlier, link, *neuron values) -> out, states, charged, link``.
+    """``(call, left, drive, state, trace, earlier, link, *neuron values) -> out, states, link``.
 
-    ``charged``, which takes no gradient, is h[t] of a single step. It is what the step keeps: it
-    stands for the drive, and in the call after, as ``earlier``, for the state.
+    It leaves h[t] of a single step and r in ``left``: as results that take no gradient they would
+    cost a tenth of a step. h[t] is what the step keeps: it stands for the drive, and in the call
+    after, as ``earlier``, for the state.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         call: Call,
+        left: list[Tensor | None],
         drive: Tensor,
         state: Tensor,
         trace: Tensor | None,
@@ -263,10 +269,10 @@ class FusedFunction(EngineFunction):
         *values: Value,
     ) -> tuple[Tensor | None, ...]:
         given, again = call.given(drive, state, trace), any(ctx.needs_input_grad)
-        needs_drive = ctx.needs_input_grad[6 + GAIN]
+        needs_drive = ctx.needs_input_grad[7 + GAIN]
         told = again and not call.sequence and tells(call.plan.neuron) and not needs_drive
         charged = torch.empty_like(given.drive) if told else None
-        out, after, _, kept, ctx.compiled = compute(call, given, charged, again)
+        out, after, due, kept, ctx.compiled = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers
         ctx.told, ctx.earlier, ctx.trace = told, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
@@ -274,15 +280,9 @@ class FusedFunction(EngineFunction):
         trace = None if told else trace  # of which the kernels kept a bit a neuron
         ctx.save_for_backward(charged if told else drive, before, trace, kept, *tensors)
         ctx.set_materialize_grads(False)
-        if charged is not None:
-            ctx.mark_non_differentiable(charged)
+        left += charged, due
         links, (_, step) = call.plan.links, call.shape(drive)
-        if not links:
-            return out, after, charged
-        # One element spread over the shape: the link carries nothing but a gradient.
-        strides = (0,) * (1 + len(step))
-        link = drive.new_empty_strided((links, *step), strides, dtype=working_dtype(drive))
-        return out, after, charged, link
+        return (out, after, nothing(drive, (links, *step))) if links else (out, after)
 
     @staticmethod
     @first_order
@@ -290,7 +290,6 @@ class FusedFunction(EngineFunction):
         ctx: Any,
         grad_out: Tensor | None,
         grad_after: Tensor | None,
-        _charged: None,
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
@@ -298,21 +297,17 @@ class FusedFunction(EngineFunction):
         drive, state, trace, kept, *_ = ctx.saved_tensors
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
         spec = call.spec.told if ctx.told else call.spec
-        needs = ctx.needs_input_grad[6:][:LEARNED]
-        late = plan.neuron.timing == "delayed"
-        membrane = grad_after is not None or (late and link is not None)
-        back = BackForm(
-            grad_out is not None, any(needs), membrane, plan.neuron.detached, plan.rule,
-            plan.steps(),
-        )  # fmt: skip
+        needs = ctx.needs_input_grad[7:][:LEARNED]
+        back = back_form(plan, any(needs), grad_out, grad_after, link, plan.steps())
         watch_call(call, spec, given, grad_out, grad_after, link)
-        wants = (ctx.needs_input_grad[2], ctx.trace is not None)
+        wants = (ctx.needs_input_grad[3], ctx.trace is not None)
         adjoints = _adjoints(call, given, back, wants, grad_out, grad_after, link)
         launch.backward(call, spec, back, given, kept, ctx.compiled, adjoints)
         entering = adjoints.entering
-        if plan.linked and not late:
+        if plan.linked and plan.neuron.timing != "delayed":
             entering = adjoints.through
         return (
+            None,
             None,
             adjoints.drive,
             reduced(entering, state),
@@ -321,6 +316,20 @@ class FusedFunction(EngineFunction):
             adjoints.chain,
             *_learned(call, adjoints.sums, needs),
         )
+
+
+def back_form(
+    plan: Plan,
+    learns: bool,
+    grad_out: Tensor | None,
+    grad_after: Tensor | None,
+    link: Tensor | None,
+    steps: float,
+) -> BackForm:
+    """What is fixed of a backward pass with these gradients, over a window of so many steps."""
+    neuron = plan.neuron
+    membrane = grad_after is not None or (link is not None and neuron.timing == "delayed")
+    return BackForm(grad_out is not None, learns, membrane, neuron.detached, plan.rule, steps)
 
 
 def watch_call(
@@ -338,7 +347,7 @@ def watch_call(
     later = None if link is None else link[3]
     if not call.sequence:
         if unseen(plan.position.stretch.settings, grad_after):
-            spikes = None if grad_after is None else spikes_of(spec, plan.neuron, given)
+            spikes = None if grad_after is None else _fired(spec, plan.neuron, given)
             watch(plan, grad_out, later, grad_after, spikes)
     elif grad_out is not None and watches(plan):
         watch_times(plan.position, grad_out.unbind(), later)
@@ -349,7 +358,7 @@ def unseen(settings: Settings, grad_after: Tensor | None) -> bool:
     return not (settings.watched and (settings.seen_around or grad_after is None))
 
 
-def spikes_of(spec: Spec, neuron: Neuron, given: Given) -> Tensor:
+def _fired(spec: Spec, neuron: Neuron, given: Given) -> Tensor:
     """s of a single step, in the shape of its potential."""
     if spec.form.told:
         return fires(neuron, given.drive)

@@ -184,6 +184,11 @@ def memory(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg().contiguous()
 
 
+def rows(values: Sequence[Value]) -> list[Value]:
+    """A neuron's values as :data:`ROWS` numbers: those that it has not are 0."""
+    return [*values, *[0.0] * (ROWS - len(values))]
+
+
 def link_rows(timing: Timing, rule: Rule) -> int:
     """How many rows a link has, where there is one: the first of those that
     :class:`tssl_adapters.engine.recursion.Carried` has. The third stays zero without delay.
@@ -250,7 +255,9 @@ class StepBackend(Backend, Protocol):
     """
 
     def step_loop(self, spec: Spec) -> Callable[..., None]:
-        """One step forward that tells h[t], to be called with addresses that are right."""
+        """One step forward that tells h[t], to be called with tensors that are right:
+        ``(drive, state, numbers, out, after, charged, due, current, leaked)``.
+        """
 
     def step_back(
         self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool

@@ -20,7 +20,6 @@ from torch import Tensor
 from tssl_adapters.engine import reference
 from tssl_adapters.engine.kernels import (
     RESET_VALUE,
-    ROWS,
     Adjoints,
     Backend,
     BackForm,
@@ -28,6 +27,7 @@ from tssl_adapters.engine.kernels import (
     MismatchError,
     Spec,
     link_rows,
+    rows,
 )
 from tssl_adapters.engine.plan import LEARNED, Plan, working_dtype
 from tssl_adapters.engine.reference import Reference, for_neurons
@@ -204,9 +204,8 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
     traced = kernels.spec.form.psc and (steps > 1 or given.trace is not None)
     trace = noise(NEURONS).abs() if traced else None
     drive = noise(steps, NEURONS)
-    values = [*neuron.values(), *[0.0] * (ROWS - len(neuron.values()))]
     dense = kernels.spec.form.dense
-    numbers = kernels.backend.numbers(values, dense, drive, drive.shape[1:])
+    numbers = kernels.backend.numbers(rows(neuron.values()), dense, drive, drive.shape[1:])
     few = Given(steps, NEURONS, drive, state, trace, numbers, given.tau_s, gate=given.gate)
     return kernels.plan._replace(neuron=neuron), few
 

@@ -113,10 +113,14 @@ def empty_links(plan: Plan, like: Tensor) -> list[Tensor]:
     """Tensors of one element, spread over the state's shape: they carry only gradients."""
     if not plan.links:
         return []
-    strides = (0,) * like.ndim
-    first = like.new_empty_strided(like.shape, strides, dtype=working_dtype(like))
+    first = nothing(like, like.shape)
     # Nobody reads or writes them, so that they may be one, which takes less than making another.
     return [first, *(first.detach() for _ in range(plan.links - 1))]
+
+
+def nothing(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of one element, spread over a shape: a link carries nothing but a gradient."""
+    return like.new_empty_strided(shape, (0,) * len(shape), dtype=working_dtype(like))
 
 
 def save(ctx: Any, plan: Plan, tensors: Sequence[Tensor | None], values: Sequence[Value]) -> None:

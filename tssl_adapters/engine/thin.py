@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine import launch
-from tssl_adapters.engine.fused import Call, Room, room_of, unseen, watch_call
-from tssl_adapters.engine.kernels import ROWS, Adjoints, BackForm, Given, StepBackend, memory
+from tssl_adapters.engine.fused import Call, Room, back_form, room_of, unseen, watch_call
+from tssl_adapters.engine.kernels import ROWS, Adjoints, Given, StepBackend, memory, rows
 from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.plan import EngineFunction, tells
+from tssl_adapters.engine.plan import EngineFunction, nothing, tells
 from tssl_adapters.engine.state import (
     Charged,
     Settings,
@@ -33,7 +33,6 @@ from tssl_adapters.engine.state import (
     reset_of,
     tag,
 )
-from tssl_adapters.engine.threads import over
 from tssl_adapters.engine.window import Position, time_of
 from tssl_adapters.neuron import Value
 
@@ -72,6 +71,7 @@ class Thin:
         settings: the layer's.
         call: a step of it that kernels computed.
         backend: these.
+        dtype: that of the drive.
         numbers: the neuron's, as the kernels read them; the leak of a current is the last one.
         leak: k in i' = i + x and i = i' + k i', where there is a synaptic current.
         pinned: the tensors that, with the layer's attributes, they were made of.
@@ -82,6 +82,7 @@ class Thin:
         settings: Settings,
         call: Call,
         backend: StepBackend,
+        dtype: torch.dtype,
         numbers: Any,
         leak: float | None,
         pinned: Sequence[Tensor],
@@ -89,8 +90,7 @@ class Thin:
         self.settings = settings
         self.call = call
         self.numbers = numbers
-        self.at: int = numbers.at
-        self.dtype: torch.dtype = numbers.dtype
+        self.dtype = dtype
         self.pinned = [(p, p._version, p.data_ptr(), _view(p), p.item()) for p in pinned]
         self.reset = reset_of(call.plan.neuron)
         self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
@@ -112,23 +112,17 @@ class Thin:
         self, x: Tensor, v: Tensor, pinned: Sequence[Tensor], current: Tensor | None = None
     ) -> bool:
         """Whether all that was decided holds for a step of these, and there is a graph to make."""
-        if (
-            type(x) is not Tensor
-            or type(v) is not Tensor
-            or x.dtype is not self.dtype
-            or v.dtype is not self.dtype
-            or x.shape != v.shape
-            or x.layout is not torch.strided
-            or not (x.is_cpu and v.is_cpu and x.is_contiguous() and v.is_contiguous())
-            or x.is_neg()
-            or v.is_neg()
-            or not (current is None or self._like(x, current))
-            or not _grad_enabled()
-            or _transforms()
-            or _modes()
-        ):
-            return False
-        return self.holds(pinned) and x.numel() > 0
+        return (
+            self._plain(x)
+            and self._plain(v)
+            and x.shape == v.shape
+            and (current is None or (self._plain(current) and x.shape == current.shape))
+            and _grad_enabled()
+            and not _transforms()
+            and not _modes()
+            and self.holds(pinned)
+            and x.numel() > 0
+        )
 
     def holds(self, pinned: Sequence[Tensor]) -> bool:
         """Whether the neuron's numbers are what they were."""
@@ -147,14 +141,15 @@ class Thin:
         """Whether it was made for such a step."""
         return self.call.spec is call.spec and self.dtype is drive.dtype and self.leak == leak
 
-    def _like(self, x: Tensor, current: Tensor) -> bool:
+    def _plain(self, tensor: Tensor) -> bool:
+        """Whether it is memory as the loops take it."""
         return (
-            type(current) is Tensor
-            and current.dtype is self.dtype
-            and current.shape == x.shape
-            and current.is_cpu
-            and current.is_contiguous()
-            and not current.is_neg()
+            type(tensor) is Tensor
+            and tensor.dtype is self.dtype
+            and tensor.layout is torch.strided
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not tensor.is_neg()
         )
 
     def run(self, x: Tensor, v: Tensor, current: Tensor | None = None) -> Ran:
@@ -206,12 +201,11 @@ def prepared(
     thin = settings.thin
     if thin is not None and thin.stands_for(call, drive, leak) and thin.holds(pinned):
         return thin
-    values: list[Value] = [*neuron.values()]
-    values += [0.0] * (ROWS - len(values))
+    values = rows(neuron.values())
     values[-1] = values[-1] if leak is None else leak
     numbers = backend.numbers(values, False, drive, drive.shape)
     call = call._replace(plan=plan._replace(position=None, linked=False))
-    thin = Thin(settings, call, backend, numbers, leak, pinned)
+    thin = Thin(settings, call, backend, drive.dtype, numbers, leak, pinned)
     if leak is not None and thin.spec not in _leaking:
         _leaking[thin.spec] = _leaks_alike(thin, drive)
     return thin if leak is None or _leaking[thin.spec] else None
@@ -228,13 +222,11 @@ def _leaks_alike(thin: Thin, like: Tensor) -> bool:
     drive = current + x
     expected[3] = drive + thin.leak * drive
     plain = thin.backend.step_loop(thin.call.spec)
-    for loop, given, rows in ((thin.forward, x, found), (plain, drive, expected)):
-        out, after, h, leaked = (row.data_ptr() for row in rows)
-        due = torch.empty_like(x)
-        loop(
-            0, n, 1, n, given.data_ptr(), v.data_ptr(), 0, thin.at, out, after, h, 0,
-            due.data_ptr(), current.data_ptr(), leaked,
-        )  # fmt: skip
+    for loop, given, (out, after, h, leaked) in (
+        (thin.forward, x, found),
+        (plain, drive, expected),
+    ):
+        loop(given, v, thin.numbers, out, after, h, torch.empty_like(x), current, leaked)
     return torch.equal(found, expected)
 
 
@@ -260,11 +252,7 @@ class ThinFunction(EngineFunction):
         out, after, h = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
         due = torch.empty_like(x) if thin.late else None
         leaked = None if current is None else torch.empty_like(x)
-        over(
-            thin.forward, 1, x.numel(),
-            x.data_ptr(), v.data_ptr(), 0, thin.at, out.data_ptr(), after.data_ptr(),
-            h.data_ptr(), 0, _at(due), _at(current), _at(leaked),
-        )  # fmt: skip
+        thin.forward(x, v, thin.numbers, out, after, h, due, current, leaked)
         ctx.thin, ctx.position = thin, position
         ctx.earlier, ctx.linked = earlier is not None, link is not None
         ctx.save_for_backward(h, v if earlier is None else earlier, *thin.values)
@@ -274,9 +262,7 @@ class ThinFunction(EngineFunction):
         left += h, due
         if not thin.links:
             return out, after, leaked
-        # One element spread over the shape: the link carries nothing but a gradient.
-        strides = (0,) * (1 + x.ndim)
-        return out, after, leaked, x.new_empty_strided((thin.links, *x.shape), strides)
+        return out, after, leaked, nothing(x, (thin.links, *x.shape))
 
     @staticmethod
     @first_order
@@ -321,10 +307,6 @@ def _in_a_row(tensor: Tensor, dtype: torch.dtype) -> bool:
     return tensor.dtype is dtype and tensor.is_contiguous() and tensor.is_cpu
 
 
-def _at(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _try(
     thin: Thin,
     earlier: bool,
@@ -339,9 +321,7 @@ def _try(
     call, n = thin.call, h.numel()
     grad_out, grad_after, grad_current, link = grads
     again = None if link is None else link.clone()
-    membrane = grad_after is not None or (thin.delayed and link is not None)
-    neuron, rule = call.plan.neuron, call.plan.rule
-    back = BackForm(grad_out is not None, False, membrane, neuron.detached, rule, steps)
+    back = back_form(call.plan, False, grad_out, grad_after, link, steps)
     given = Given(1, n, h, state, None, thin.numbers, 1.0, earlier)
     adjoints = Adjoints(grad_out, n, grad_after, 0, link, *room, None, None)
     good = launch.backward(call, call.spec.told, back, given, None, True, adjoints)

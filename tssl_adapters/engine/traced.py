@@ -130,7 +130,9 @@ class Back(NamedTuple):
     trace: Literal["after", "before"] | None
 
     @classmethod
-    def of(cls, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints) -> Back:
+    def of(
+        cls, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
+    ) -> Back:
         """That of a call. What goes from step to step of a sequence starts as zeros."""
         linked, late = adjoints.link is not None, spec.form.timing == "delayed"
         sequence, each = given.steps > 1, adjoints.after is not None and adjoints.stride > 0
@@ -139,7 +141,7 @@ class Back(NamedTuple):
         return cls(
             output=adjoints.out is not None,
             outside=adjoints.after is not None,
-            current=False,
+            current=current,
             linked=linked,
             later=linked or sequence,
             membrane=(linked and late) or (sequence and back.membrane),

@@ -179,8 +179,28 @@ class CpuBackend:
             adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
 
     def step_loop(self, spec: Spec) -> Callable[..., None]:
-        """One step forward that tells h[t], to be called with addresses that are right."""
-        return _forward_step(spec, 1.0, False, True, None)
+        """One step forward that tells h[t], for memory that is right."""
+        loop = _forward_step(spec, 1.0, False, True, None)
+
+        def run(
+            drive: Tensor,
+            state: Tensor,
+            numbers: Numbers,
+            out: Tensor,
+            after: Tensor,
+            charged: Tensor,
+            due: Tensor | None,
+            current: Tensor | None,
+            leaked: Tensor | None,
+        ) -> None:
+            over(
+                loop, 1, drive.numel(),
+                drive.data_ptr(), state.data_ptr(), 0, numbers.at,
+                out.data_ptr(), after.data_ptr(), charged.data_ptr(), 0, _own(due),
+                _own(current), _own(leaked),
+            )  # fmt: skip
+
+        return run
 
     def step_back(
         self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
@@ -234,7 +254,7 @@ def _backward_loop(
     spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
 ) -> Callable[..., None]:
     """The loop for a backward pass with these inputs and results."""
-    form = Back.of(spec, back, given, adjoints)._replace(current=current)
+    form = Back.of(spec, back, given, adjoints, current)
     places = {
         "chain": adjoints.chain,
         "decayed_chain": adjoints.chain,
