@@ -651,9 +651,7 @@ def test_inspect_prints_a_table() -> None:
     text = str(report)
     assert repr(report) == text
     lines = text.splitlines()
-    assert all(
-        word in lines[0] for word in ("layer", "class", "library", "status", "how, or why not")
-    )
+    assert lines[0].split() == "layer class library status how, or why not".split()
     assert len(report) == 9
     assert report[0].path == "block.0"
     assert report[-1].path == "head"
@@ -662,26 +660,93 @@ def test_inspect_prints_a_table() -> None:
     for row in report:
         line = next(line for line in lines if line.startswith(f"{row.path} "))
         assert line.split()[1] == row.layer
-        assert f" {row.library} {row.version} " in line
+        assert f" {row.library} " in line
         assert f" {row.status} " in line
         assert row.detail.split()[0] in line
-    assert max(map(len, lines)) < 130
+    assert max(map(len, lines)) <= 100
+
+
+def test_inspect_fits_100_columns_whatever_the_names() -> None:
+    """Long names are broken, at dots where they have some; no letter is lost."""
+    stream = nn.Sequential(snntorch.Leaky(0.9), snntorch.Synaptic(0.9, 0.8))
+    layers = {"encoder": nn.ModuleDict({"visual_stream_of_the_whole_model": stream})}
+    model = nn.ModuleDict(layers | {"a" * 120: snntorch.LeakyParallel(2, 2)})
+    table, *_ = str(tssl_adapters.inspect(model)).split("\n\n")
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 100
+    width = lines[0].index("class")
+    names = [line[:width].strip() for line in lines[1:]]
+    assert "".join(names) == "".join(row.path for row in tssl_adapters.inspect(model))
+    assert "encoder." in names
+    assert "visual_stream_of_the_whole_model.1" in names
+
+
+def test_a_library_is_named_once() -> None:
+    """Where all layers are of the same; its column makes room."""
+    layer = snntorch.Leaky(0.9)
+    (row,) = report = tssl_adapters.inspect(layer)
+    assert str(report).splitlines()[:4] == [
+        "layer  class  status  how, or why not",
+        f"Leaky  Leaky  wrap    {row.detail}",
+        "",
+        f"library: snntorch {row.version}",
+    ]
+
+
+def last(report: Any) -> str:
+    """What is said below a table, last."""
+    return " ".join(str(report).split("\n\n")[-1].split())
 
 
 def test_inspect_says_what_to_do() -> None:
-    """The last line; what it says of skip works."""
+    """The last paragraph; the call that it shows works."""
     model = EveryStatus()
-    assert str(tssl_adapters.inspect(model)).endswith(
-        "1 wrapped already: unwrap(model) gives them back."
+    assert last(tssl_adapters.inspect(model)) == (
+        "Wrapped already: 1 layer. Next: train as before; unwrap(model) gives them the library's "
+        "gradient back."
     )
     tssl_adapters.unwrap(model)
-    verdict = str(tssl_adapters.inspect(model)).splitlines()[-1]
-    assert "wrap(model, skip=['other', 'quantised'])" in verdict
+    said = last(tssl_adapters.inspect(model))
+    assert "Next: wrap(model, skip=['other', 'quantised']) leaves" in said
+    assert said.endswith("wraps 6 layers.")
     skip = ["other", "quantised"]
-    verdict = str(tssl_adapters.inspect(model, skip=skip)).splitlines()[-1]
-    assert verdict == "wrap(model) would wrap 6 layer(s)."
+    assert last(tssl_adapters.inspect(model, skip=skip)) == (
+        "Next: wrap(model, skip=['other', 'quantised']) wraps 6 layers; your training loop stays "
+        "as it is."
+    )
     tssl_adapters.wrap(model, skip=skip)
-    assert str(tssl_adapters.inspect(norse.LI())).endswith("Nothing here to wrap.")
+    nothing = last(tssl_adapters.inspect(norse.LI()))
+    assert nothing.startswith("Nothing here to wrap. Next: print(tssl_adapters.supported())")
+    assert last(tssl_adapters.inspect(nn.Linear(2, 2))).endswith("layers that can be wrapped.")
+
+
+def test_inspect_repeats_the_arguments_that_it_was_given() -> None:
+    """So that what it says to do is the call that was meant; and the call works."""
+    model = nn.Sequential(
+        snntorch.Leaky(0.9), snntorch.Leaky(0.9), snntorch.LeakyParallel(2, 2), norse.LIF()
+    )
+    said = last(
+        tssl_adapters.inspect(
+            model, rule="native", tau_s=2.0, skip=[norse.LIF, "1"], engine="torch"
+        )
+    )
+    call = "wrap(model, rule='native', tau_s=2.0, engine='torch', skip=[LIF, '1', '2'])"
+    assert f"Next: {call} leaves what is refused native and wraps 1 layer." in said
+    eval(
+        f"tssl_adapters.{call}", {"tssl_adapters": tssl_adapters, "model": model, "LIF": norse.LIF}
+    )
+    assert [tssl_adapters.is_wrapped(layer) for layer in model] == [True, False, False, False]
+    said = last(tssl_adapters.inspect(snntorch.LeakyParallel(2, 2)))
+    assert said.startswith("Refused: 1 layer, and nothing else to wrap. Next: take a layer of")
+
+
+def test_supported_says_what_to_do() -> None:
+    text = str(tssl_adapters.supported())
+    assert text.splitlines()[0].split() == ["layer", "library", "called", "by"]
+    assert max(map(len, text.splitlines())) <= 100
+    for row in tssl_adapters.supported():
+        assert f"\n{row.layer} " in text
+    assert last(tssl_adapters.supported()).startswith("Next: print(tssl_adapters.inspect(model))")
 
 
 def test_a_wrapped_layer_names_the_options_of_its_rule() -> None:
@@ -726,7 +791,7 @@ def test_inspect_of_one_layer_and_of_none() -> None:
     assert (row.path, row.status) == ("LIFNode", "wrap")
     report = tssl_adapters.inspect(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
     assert list(report) == []
-    assert str(report) == "No layer of snnTorch, SpikingJelly or Norse in this model."
+    assert str(report).startswith("No layer of snnTorch, SpikingJelly or Norse in this model. Next")
 
 
 NATIVE: dict[str, Callable[[], nn.Module]] = {
@@ -785,7 +850,7 @@ def test_supported_is_the_adapters_table() -> None:
         assert f"{row.library} {row.version}" in str(report)
         assert row.layer in str(report)
         both = row.library == "spikingjelly" and name != "GatedLIFNode"
-        mode = "step and sequence (step_mode)" if both else None
+        mode = "step or sequence" if both else None
         adapter = next(a for a in adapters.loaded() if a.library == row.library)
         made = cls(T=3) if name == "GatedLIFNode" else cls.__new__(cls)
         assert row.mode == (mode or adapter.mode(made))

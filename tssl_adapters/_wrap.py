@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from inspect import isfunction
+from inspect import isfunction, signature
 from numbers import Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -203,29 +203,69 @@ def inspect(
         EngineNotAvailableError: what the engine needs is not installed.
     """
     _check_module(model, "inspect")
-    rule = _checked_rule(rule)
+    rule_given, rule, skip = rule, _checked_rule(rule), _checked_skip(skip)
     asked = Settings("", rule, _checked_tau_s(tau_s), _engines.checked(engine))
-    decided = _decide(model, _checked_skip(skip), asked)
+    decided = _decide(model, skip, asked)
     reports = [found.report for found in decided]
     headings = ("layer", "class", "library", "status", "how, or why not")
-    empty = "No layer of snnTorch, SpikingJelly or Norse in this model."
-    last = [_verdict(reports), *_remarks(model, rule, _traits(decided), tau_s)]
-    return Report(headings, reports, empty, "\n".join(last))
+    empty = (
+        "No layer of snnTorch, SpikingJelly or Norse in this model. Next: "
+        "print(tssl_adapters.supported()) lists the layers that can be wrapped."
+    )
+    call = _Call({"rule": rule_given, "tau_s": tau_s, "engine": engine}, skip)
+    last = [*_remarks(model, rule, _traits(decided), tau_s), _verdict(reports, call)]
+    return Report(headings, reports, empty, last, once="library")
 
 
-def _verdict(reports: list[LayerReport]) -> str:
-    """What :func:`wrap` would say to these layers, and what to do then."""
+class _Call(NamedTuple):
+    """The arguments that ``inspect`` was given, to be shown in a call of ``wrap``."""
+
+    options: Mapping[str, object]
+    skip: tuple[str | type[nn.Module], ...]
+
+    def skipping(self, paths: Iterable[str] = ()) -> str:
+        """The call, with these layers skipped too."""
+        names = [item.__name__ if isinstance(item, type) else repr(item) for item in self.skip]
+        skip = ", ".join([*names, *map(repr, paths)])
+        defaults = signature(wrap).parameters
+        given = [
+            f"{name}={value!r}"
+            for name, value in self.options.items()
+            if value != defaults[name].default
+        ]
+        return f"wrap({', '.join(['model', *given, *([f'skip=[{skip}]'] if skip else [])])})"
+
+
+def _verdict(reports: list[LayerReport], call: _Call) -> str:
+    """What :func:`wrap` would say to these layers, and what to do next."""
     by_status = {
         status: [r.path for r in reports if r.status == status]
         for status in ("wrapped", "refused", "wrap")
     }
+    wrapped, refused, others = (_counted(by_status[status]) for status in by_status)
     if by_status["wrapped"]:
-        return f"{len(by_status['wrapped'])} wrapped already: unwrap(model) gives them back."
+        return (
+            f"Wrapped already: {wrapped}. Next: train as before; unwrap(model) gives them the "
+            "library's gradient back."
+        )
+    if by_status["refused"] and not by_status["wrap"]:
+        return (
+            f"Refused: {refused}, and nothing else to wrap. Next: take a layer of "
+            "print(tssl_adapters.supported()), or a rule that takes these."
+        )
     if by_status["refused"]:
-        paths = ", ".join(map(repr, by_status["refused"]))
-        return f"wrap(model) would refuse; wrap(model, skip=[{paths}]) leaves those layers native."
-    number = len(by_status["wrap"])
-    return f"wrap(model) would wrap {number} layer(s)." if number else "Nothing here to wrap."
+        return (
+            f"Refused: {refused}, so that {call.skipping()} would raise an error and change "
+            f"nothing. Next: {call.skipping(by_status['refused'])} leaves what is refused native "
+            f"and wraps {others}."
+        )
+    if by_status["wrap"]:
+        return f"Next: {call.skipping()} wraps {others}; your training loop stays as it is."
+    return "Nothing here to wrap. Next: print(tssl_adapters.supported()) lists what can be wrapped."
+
+
+def _counted(paths: Sequence[str]) -> str:
+    return f"{len(paths)} layer{'' if len(paths) == 1 else 's'}"
 
 
 def supported() -> Report[Supported]:
@@ -240,8 +280,14 @@ def supported() -> Report[Supported]:
         for layer, mode in layers.items()
         if installed(layer)
     ]
-    empty = f"None of {', '.join(KNOWN)} is installed."
-    return Report(("library", "layer", "wrapped by"), rows, empty)
+    empty = f"None of {', '.join(KNOWN)} is installed. Next: python -m pip install one of them."
+    last = [
+        "A layer is called step by step, or once with the whole sequence; SpikingJelly's as its "
+        "step_mode says.",
+        "Next: print(tssl_adapters.inspect(model)) says which layers of a model these are. "
+        "tssl_adapters.register(MyNeuron, like=...) adds a class of yours.",
+    ]
+    return Report(("layer", "library", "called by"), rows, empty, last)
 
 
 def _decide(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -55,20 +56,37 @@ class Supported:
     mode: str
 
     def cells(self) -> tuple[str, ...]:
-        return (f"{self.library} {self.version}", self.layer, self.mode)
+        return (self.layer, f"{self.library} {self.version}", self.mode)
 
 
 R = TypeVar("R", bound=Row)
+COLUMNS = 100
+"""How wide a printed table may be."""
+_AT_LEAST = 36
+"""What a column gets of that, if it needs so much, before names are broken."""
 
 
 class Report(Sequence[R], Generic[R]):
-    """Rows under headings, and last lines on the whole; ``print`` it, iterate it, index it."""
+    """Rows under headings, and last lines on the whole; ``print`` it, iterate it, index it.
+
+    Args:
+        headings: one for each cell of a row; the first cell is a name, which may be dotted.
+        rows: the lines.
+        empty: what is printed where there are none.
+        last: paragraphs below the table, the last of which says what to do next.
+        once: a heading whose column is said once below the table if all rows have the same there.
+    """
 
     def __init__(
-        self, headings: tuple[str, ...], rows: Sequence[R], empty: str, verdict: str = ""
+        self,
+        headings: tuple[str, ...],
+        rows: Sequence[R],
+        empty: str,
+        last: Sequence[str] = (),
+        once: str | None = None,
     ) -> None:
         self._headings, self._rows = headings, tuple(rows)
-        self._empty, self._verdict = empty, verdict
+        self._empty, self._last, self._once = empty, tuple(last), once
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         return self._rows[index]
@@ -81,21 +99,47 @@ class Report(Sequence[R], Generic[R]):
 
     def __str__(self) -> str:
         if not self._rows:
-            return self._empty
-        table = [self._headings, *(row.cells() for row in self._rows)]
-        widths = [max(len(line[i]) for line in table) for i in range(len(self._headings) - 1)]
-        indent = sum(widths) + 2 * len(widths)
-        lines = []
-        for line in table:
-            fixed = "".join(
-                f"{cell:<{width + 2}}" for cell, width in zip(line, widths, strict=False)
-            )
-            last = textwrap.wrap(line[-1], 60) or [""]
-            lines.append(fixed + last[0])
-            lines.extend(" " * indent + more for more in last[1:])
-        if self._verdict:
-            for paragraph in self._verdict.splitlines():
-                lines += ["", *textwrap.wrap(paragraph, 100)]
-        return "\n".join(line.rstrip() for line in lines)
+            return _filled(self._empty)
+        columns = dict(
+            zip(self._headings, zip(*(row.cells() for row in self._rows), strict=True), strict=True)
+        )
+        last = list(self._last)
+        if self._once is not None and len(same := set(columns[self._once])) == 1:
+            del columns[self._once]
+            last.insert(0, f"{self._once}: {same.pop()}")
+        return "\n\n".join([_table(columns), *map(_filled, last)])
 
     __repr__ = __str__
+
+
+def _table(columns: Mapping[str, Sequence[str]]) -> str:
+    """Texts under their headings, side by side."""
+    from rich.console import Console  # here, as only what prints a table needs it
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for heading in columns:
+        table.add_column(heading, overflow="fold")
+    names, *others = columns.values()
+    needed = [max(map(len, (heading, *texts))) for heading, texts in columns.items()]
+    room = COLUMNS - sum(2 + min(_AT_LEAST, width) for width in needed[1:])
+    for name, *texts in zip(names, *others, strict=True):
+        table.add_row(_broken_at_dots(name, max(room, _AT_LEAST // 2)), *texts)
+    console = Console(
+        file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, emoji=False,
+        highlight=False, legacy_windows=False, _environ={},
+    )  # fmt: skip
+    with console.capture() as printed:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in printed.get().splitlines())
+
+
+def _broken_at_dots(name: str, width: int) -> str:
+    if len(name) <= width:
+        return name
+    spaced = textwrap.wrap(name.replace(".", ". "), width, break_long_words=False)
+    return "\n".join(line.replace(". ", ".") for line in spaced)
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, COLUMNS, break_long_words=False, break_on_hyphens=False)

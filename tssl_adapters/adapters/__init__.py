@@ -40,8 +40,7 @@ KNOWN: dict[str, dict[str, str]] = {
         for name in ("Leaky", "Lapicque", "Synaptic", "Alpha", "RLeaky", "RSynaptic")
     },
     "spikingjelly": {
-        f"spikingjelly.activation_based.neuron.{name}": "step and sequence (step_mode)"
-        for name in _SPIKINGJELLY
+        f"spikingjelly.activation_based.neuron.{name}": "step or sequence" for name in _SPIKINGJELLY
     }
     | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"}
     | {
