@@ -1,3 +1,5 @@
+import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -7,7 +9,7 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "docs", "tests", "triton", "versions"]
+nox.options.sessions = ["lint", "docs", "readme", "tests", "triton", "versions"]
 nox.options.error_on_missing_interpreters = True
 
 LIBRARIES = "snntorch,spikingjelly,norse"
@@ -164,6 +166,18 @@ def docs(session: nox.Session) -> None:
     install(session, *extras["docs"])
     environment = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme's successor
     session.run("mkdocs", "build", "--strict", *session.posargs, env=environment)
+
+
+@nox.session(reuse_venv=False)
+def readme(session: nox.Session) -> None:
+    """Do what README says to a new user: install by its line, then run every Python block.
+
+    Constraints stand in for PyTorch's own line; blocks of the documentation count as README's.
+    """
+    (line,) = re.findall(r"^python -m pip install (.*)$", Path("README.md").read_text(), re.M)
+    install(session, *shlex.split(line, comments=True))
+    install(session, "pytest", "sybil")  # nothing that a block could use
+    session.run("pytest", "-p", "no:cacheprovider", "tests/test_documents.py", *session.posargs)
 
 
 @nox.session
