@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import compiler
 import norse.torch as norse
 import pytest
 import snntorch
@@ -84,7 +85,7 @@ def made(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", STACKS)
 def test_a_stack(name: str) -> None:
     plain, model, whole = made(name), made(name), STACKS[name][1]
-    torch._dynamo.reset()
+    compiler.forget()
     expected = numbers(plain, plain, whole)
     found = numbers(model, torch.compile(model, backend="aot_eager"), whole)
     assert 0.02 < float(expected[0].detach().mean()) < 0.98
@@ -106,7 +107,7 @@ def test_graphs_behind_a_layer_are_for_its_size() -> None:
     model = nn.Sequential(*parts)
     functional.set_step_mode(model, "m")
     tssl_adapters.wrap(model)
-    torch._dynamo.reset()
+    compiler.forget()
     torch.compile(model, backend=backend)(torch.rand(3, 4, 1, 8, 8))
     assert len(graphs) >= 2
     assert not [one for examples in graphs for one in examples if isinstance(one, torch.SymInt)]
@@ -118,7 +119,7 @@ def test_graphs_behind_a_layer_are_for_its_size() -> None:
 )
 def test_the_break_says_why() -> None:
     model = made("spikingjelly-m")
-    torch._dynamo.reset()
+    compiler.forget()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="wrapped by tssl_adapters computes its gradient itself"):
         compiled(torch.rand(3, 4, 1, 8, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import compiler
 import norse.torch as norse
 import pytest
 import snntorch
@@ -150,7 +151,7 @@ def test_the_program_computes_what_the_model_computes(name: str, tau_s: float) -
 def test_strict_export(name: str) -> None:
     """Through torch.compile's front end, which Norse's layers do not pass natively."""
     model, x = tssl_adapters.wrap(made(name)), inputs(1)
-    torch._dynamo.reset()
+    compiler.forget()
     program = export.export(model, (inputs(0),), strict=True).module()
     assert torch.equal(program(x), model(x))
 
@@ -190,7 +191,7 @@ def test_compiled_without_a_graph() -> None:
     """Where nothing is to be learned the layer compiles as the library's own does."""
     model = tssl_adapters.wrap(made("spikingjelly-LIF-m"))
     compiled = torch.compile(model.net, backend="eager", fullgraph=True)
-    torch._dynamo.reset()
+    compiler.forget()
     with torch.no_grad():
         expected = model(inputs(1))
         functional.reset_net(model)

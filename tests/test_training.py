@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import compiler
 import pytest
 import snntorch
 import torch
@@ -99,7 +100,7 @@ def test_compiled_models(name: str, tau_s: float, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])
     model = made(name, tau_s)
     expected = numbers(model)
-    torch._dynamo.reset()
+    compiler.forget()
     compiled = torch.compile(model, backend="aot_eager")
     x = inputs()
     for _ in range(2):
@@ -115,7 +116,7 @@ def test_compiled_models(name: str, tau_s: float, monkeypatch: pytest.MonkeyPatc
 def test_compiled_whole() -> None:
     """fullgraph=True cannot be had, and torch says so rather than taking another gradient."""
     model = made("spikingjelly")
-    torch._dynamo.reset()
+    compiler.forget()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with pytest.raises(Exception, match=r"torch\.compiler\.disable"):
         compiled(inputs())

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import compiler
 import pytest
 import torch
 from cases import Case
@@ -150,7 +151,7 @@ def test_compiled(name: str, tau_s: float) -> None:
         return [*values, *torch.autograd.grad(weighed(values), parameters)]
 
     plain, model = Model(), Model()
-    torch._dynamo.reset()
+    compiler.forget()
     compiled = torch.compile(model, backend="aot_eager")
     near(run(compiled, list(model.fc.parameters())), run(plain, list(plain.fc.parameters())))
 
