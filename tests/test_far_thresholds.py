@@ -52,7 +52,7 @@ Make = Callable[[float], Any]
 LAYERS: dict[str, tuple[Make, Callable[[Any, Tensor], list[Tensor]]]] = {
     **{
         f"{name}-{mode}": (
-            lambda th, name=name, mode=mode, settings=settings: getattr(neuron, name)(
+            lambda th, name=name, mode=mode, settings=settings: getattr(neuron, name.split("-")[0])(
                 v_threshold=th, step_mode=mode, **settings
             ),
             spikingjelly,
@@ -60,6 +60,7 @@ LAYERS: dict[str, tuple[Make, Callable[[Any, Tensor], list[Tensor]]]] = {
         for mode in "sm"
         for name, settings in {
             "IFNode": {},
+            "IFNode-soft": {"v_reset": None},
             "LIFNode": {"tau": 1.005, "decay_input": False, "store_v_seq": True},
             "ParametricLIFNode": {"init_tau": 1.001},
             "QIFNode": {"v_reset": None},

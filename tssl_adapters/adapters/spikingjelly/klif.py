@@ -10,7 +10,7 @@ from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode, States
 from tssl_adapters.engine.attach import Native, Result
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.engine.state import hand_over
-from tssl_adapters.neuron import Reset, Subtract, ToValue
+from tssl_adapters.neuron import Reset, Subtract, SubtractAmount, ToValue
 
 
 class KLIF(SmoothNode):
@@ -46,7 +46,7 @@ class KLIF(SmoothNode):
             v * fixed,
             trace,
             Native(x, lambda: (spike, after * k), probe),
-            reset=self._tssl_reset_of([]),
+            reset=self._tssl_scaled_reset(v),
             threshold=self.v_threshold,
             strict=False,
             detached=self._tssl_detached(),
@@ -56,6 +56,12 @@ class KLIF(SmoothNode):
         return result, (hand_over(result.state, valued(after, result.state / k), by_k),)
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
-        if self.v_reset is None:
-            return Subtract()
-        return ToValue(self.v_reset * self.k if self.scale_reset and self.v_reset else self.v_reset)
+        return Subtract() if self.v_reset is None else ToValue(self.v_reset)
+
+    def _tssl_scaled_reset(self: Any, v: Tensor) -> Reset:
+        """What a spike does to k times the potential."""
+        if self.v_reset is not None:
+            return ToValue(self.v_reset * self.k if self.v_reset else self.v_reset)
+        # The library takes theta / k, which it rounds to the precision of k, not of v.
+        k = self.k.detach()
+        return SubtractAmount(amount=(self.v_threshold / k).to(v) * k)
