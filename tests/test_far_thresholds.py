@@ -1,4 +1,5 @@
-"""Thresholds far from the potentials in use, infinite ones among them, and starts that are tensors.
+"""Thresholds and resets far from the potentials in use, infinite thresholds among them, and starts
+that are tensors.
 
 A potential is compared with its threshold where rounding there says something; it is the neuron
 that computes what the library computes, not one that is told apart by how numbers at 1e9 round.
@@ -96,6 +97,33 @@ def test_it_runs_as_natively(name: str, threshold: float) -> None:
     native, wrapped = make(threshold), tssl_adapters.wrap(make(threshold))
     for ours, theirs in zip(run(wrapped, x), run(native, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_far_reset_leaves_a_learned_time_constant_its_digits(
+    mode: str, decay_input: bool, engine: str
+) -> None:
+    """The leak is towards v_reset: at 1e9 a float32 has no room for what it is a difference of."""
+
+    def gradient(wrap: Callable[[Any], Any]) -> Tensor:
+        node = neuron.ParametricLIFNode(3.0, decay_input, v_reset=-1e9, step_mode=mode)
+        node.store_v_seq = mode == "m"
+        layer = wrap(node)
+        steps = x if mode == "m" else x.unbind()
+        seen = [(layer(step), layer.v)[1] for step in ([steps] if mode == "m" else steps)]
+        potentials = layer.v_seq if mode == "m" else torch.stack(seen)
+        (potentials * weight).sum().backward()
+        found: Tensor = node.w.grad
+        return found
+
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(2, 6, 40, 10, generator=generator)
+    expected = gradient(lambda node: node)
+    ours = gradient(lambda node: tssl_adapters.wrap(node, rule="native", engine=engine))
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0.0)
+    assert bool(expected) is decay_input
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

@@ -47,12 +47,13 @@ def computes(plain: Callable[..., Any]) -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class LinearCharge:
-    """``h = decay * v + gain * x + offset``.
+    """``h = decay * (v - centre) + gain * x + offset``.
 
     ``decay``, ``gain`` and ``offset`` broadcast against one step ``[batch, ...]`` and may carry a
     graph to the library's parameters: the engine differentiates with respect to them.
     ``formula(v, x, *raw)`` computes the same charge in the library's own order of operations, so
-    that it can be recomputed bit for bit.
+    that it can be recomputed bit for bit. The centre is 0 or, where ``centred`` says so, that one of
+    ``raw``, which has no graph then: a potential may lie far from 0, and close to what it decays to.
     """
 
     decay: Value
@@ -60,6 +61,7 @@ class LinearCharge:
     offset: Value
     formula: Callable[..., Tensor]
     raw: tuple[Value, ...] = ()
+    centred: int | None = None
 
 
 def _to_value(charged: Any, due: Any, value: Any) -> Any:
@@ -223,7 +225,8 @@ class Neuron:
     def with_values(self, values: Sequence[Value]) -> Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""
         decay, gain, offset, threshold, value, *raw = values
-        charge = LinearCharge(decay, gain, offset, self.charge.formula, tuple(raw))
+        parts = (decay, gain, offset, self.charge.formula, tuple(raw), self.charge.centred)
+        charge = LinearCharge(*parts)
         reset = self.reset
         if isinstance(reset, ToValue | ByFormula):
             reset = replace(reset, value=value)

@@ -206,6 +206,7 @@ def call_of(
         neuron.timing,
         neuron.strict,
         plan.tau_s != 1.0,
+        neuron.charge.centred,
     )
     reset = None if isinstance(neuron.reset, Never) else _plain(_formula_of(neuron))
     return Call(plan, spec_of(_plain(neuron.charge.formula), reset, form), sequence, backend, path)

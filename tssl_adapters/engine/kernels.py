@@ -38,6 +38,7 @@ class Form(NamedTuple):
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
         psc: whether the output is the trace rather than the spikes.
+        centred: which of those numbers the decay counts from, if not from 0.
         told: whether a backward pass is given h[t] in the drive's place.
         synapse: whether a single step has a synaptic current in front of the membrane, whose leak
             is the last of the numbers.
@@ -50,6 +51,7 @@ class Form(NamedTuple):
     timing: Timing
     strict: bool
     psc: bool
+    centred: int | None = None
     told: bool = False
     synapse: bool = False
 

@@ -479,7 +479,10 @@ class Backward:
 
     def _charge_sums(self, moment: Moment, emitted: Tensor) -> None:
         if self.needs[DECAY]:
-            self._sum(DECAY, emitted * _held(self.neuron, moment))
+            charge, held = self.neuron.charge, _held(self.neuron, moment)
+            if charge.centred is not None:
+                held = held - charge.raw[charge.centred]
+            self._sum(DECAY, emitted * held)
         if self.needs[GAIN]:
             self._sum(GAIN, emitted * moment.drive)
         if self.needs[OFFSET]:

@@ -267,6 +267,7 @@ def _record(spec: Spec, line: Line, detached: bool) -> Neuron:
         "early": lambda: SubtractEarly(plain),  # type: ignore[arg-type]
         "never": Never,
     }
-    charge = LinearCharge(decay, gain, offset, spec.charge, tuple(raw[: form.raw]))
+    raw = raw[: form.raw]
+    charge = LinearCharge(decay, gain, offset, spec.charge, tuple(raw), form.centred)
     reset = resets[form.kind]()
     return Neuron(charge, reset, threshold, form.timing, form.strict, detached)

@@ -172,12 +172,15 @@ class ParametricLIF(LinearNode):
 
     def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = self.w.sigmoid(), rest_of(self)
+        # A potential that starts at v_reset, however far that is, tells the decay nothing.
+        centred = isinstance(rest, float) and rest != 0.0
         return LinearCharge(
             decay=1.0 - rate,
             gain=rate if self.decay_input else 1.0,
-            offset=rest * rate,
+            offset=rest if centred else rest * rate,
             formula=_learned_leak_input if self.decay_input else _learned_leak_only,
             raw=(rate, rest),
+            centred=1 if centred else None,
         )
 
 
