@@ -248,14 +248,21 @@ def test_the_picture_is_that_of_the_records(
 
 
 def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RECORD", "PAGE"):
+    for name in ("TORCH", "PAGE"):
         copied = tmp_path / name
         copied.write_text(getattr(versions, name).read_text())
         monkeypatch.setattr(versions, name, copied)
+    files = {library: tmp_path / f"{library}.json" for library in versions.FILES}
+    before = {library: json.loads(file.read_text()) for library, file in versions.FILES.items()}
+    for library, file in files.items():
+        file.write_text(json.dumps(before[library]))
+    monkeypatch.setattr(versions, "FILES", files)
     monkeypatch.setattr(versions, "version", {"torch": "9.9", "norse": "0.0.1"}.get)
     run_tool(versions, ["norse"], monkeypatch)
-    record = json.loads(versions.RECORD.read_text())
-    assert next(iter(record["norse"])) == "0.0.1"  # oldest first
+    after = {library: json.loads(file.read_text()) for library, file in files.items()}
+    assert next(iter(after["norse"].pop("tested"))) == "0.0.1"  # oldest first
+    del before["norse"]["tested"]
+    assert after == before
     assert "| Norse | 0.0.1 | torch 9.9, Python" in versions.PAGE.read_text()
     installed = {"torch": "9.9+cpu", "snntorch": "1.2", "spikingjelly": "3.4", "norse": "5.6"}
     monkeypatch.setattr(versions, "version", installed.get)
@@ -271,7 +278,7 @@ def test_every_torch_that_is_claimed_was_run() -> None:
         pins = dict(re.findall(r"^([\w-]+)==(\S+)$", file.read_text(), re.MULTILINE))
         beside = (f"{name} {pins[library]}" for library, name in versions.LIBRARIES.items())
         ran[pins["torch"]] = f"{', '.join(beside)}, Python 3.11"
-    assert ran == json.loads(versions.RECORD.read_text())["torch"]
+    assert ran == versions.read()["torch"]
     files = {file.stem.removeprefix("torch-") for file in (ROOT / "constraints").glob("torch-*")}
     assert files == set(runpy.run_path("noxfile.py")["TORCH"])
     needs = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]

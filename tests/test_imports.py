@@ -15,7 +15,7 @@ import torch
 from models import SpikingJellyNet, inputs
 
 import tssl_adapters
-from tssl_adapters.adapters import KNOWN, installed
+from tssl_adapters.adapters.library import installed, libraries
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = ("snntorch", "spikingjelly", "norse")
@@ -56,8 +56,8 @@ def test_import_imports_no_library() -> None:
     """Nor do inspect, supported and wrap, as long as the model needs none."""
     steps = python(
         f"""
-import tssl_adapters
-from tssl_adapters.adapters import KNOWN
+import tssl_adapters, tssl_adapters.adapters
+before = set(sys.modules)
 after_import = {LOADED}
 from torch import nn
 model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -71,15 +71,16 @@ try:
     tssl_adapters.wrap(model)
 except tssl_adapters.errors.NoSpikingLayersError as error:
     said = str(error)
-adapters = [m for m in sys.modules if m.startswith("tssl_adapters.adapters.")]
+adapters = [m for m in set(sys.modules) - before if m.startswith("tssl_adapters.adapters.")]
 print(json.dumps([after_import, {LOADED}, adapters, rows, text, wrapped, same, said, prints]))
 """
     )
     after_import, at_the_end, adapters, rows, text, wrapped, same, said, prints = steps
     assert not prints  # until a table is
     assert after_import == at_the_end == []
-    assert sorted(adapters) == ["tssl_adapters.adapters.base", "tssl_adapters.adapters.parts"]
-    assert rows == [layer for layers in KNOWN.values() for layer in layers if installed(layer)]
+    assert adapters == []
+    known = [layer for library in libraries().values() for layer in library.layers]
+    assert rows == [layer for layer in known if installed(layer)]
     assert text.startswith("No layer of snnTorch")
     assert (wrapped, same) == (False, True)
     assert "Sequential has no spiking layer to wrap" in said
@@ -90,7 +91,6 @@ def test_without_any_library() -> None:
     importable, rows, text, said, version = python(
         f"""{blocked}
 import tssl_adapters
-from tssl_adapters.adapters import KNOWN
 importable = []
 for name in {LIBRARIES}:
     try:

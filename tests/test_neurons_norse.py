@@ -19,7 +19,7 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.adapters import KNOWN
+from tssl_adapters.adapters.library import libraries
 from tssl_adapters.adapters.norse import ADAPTER
 from tssl_adapters.errors import LostTraceError, UnsupportedConfigError, UnsupportedLayerError
 
@@ -43,10 +43,10 @@ def data(seed: int = 0) -> Tensor:
 
 def test_every_class_is_known_and_has_its_mode() -> None:
     ours = {f"norse.torch.{cls.__name__}" for cls in ADAPTER.kinds}
-    assert ours == set(KNOWN["norse"])
+    assert ours == set(libraries()["norse"].layers)
     for name, form in LAYERS:
         mode = "sequence" if form in ("", "Recurrent") else "step"
-        assert KNOWN["norse"][f"norse.torch.{name}{form}"] == mode
+        assert libraries()["norse"].layers[f"norse.torch.{name}{form}"] == mode
         assert tssl_adapters.inspect(layer(name, form))[0].detail.startswith(f"{mode}: ")
 
 

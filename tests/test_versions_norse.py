@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.adapters import KNOWN
+from tssl_adapters.adapters.library import libraries
 from tssl_adapters.adapters.norse import ADAPTER
 
 STEPS = 8
@@ -71,7 +71,7 @@ def as_natively(made: Made, run: Run) -> None:
 
 
 def test_every_class_of_this_version_is_wrapped() -> None:
-    names = {name.removeprefix("norse.torch.") for name in KNOWN["norse"]}
+    names = {name.removeprefix("norse.torch.") for name in libraries()["norse"].layers}
     assert {cls.__name__ for cls in ADAPTER.kinds} == {n for n in names if hasattr(norse, n)}
 
 

@@ -28,6 +28,7 @@ from compat_spikingjelly import (
 from torch import Tensor, nn
 
 import tssl_adapters
+from tssl_adapters.adapters.library import libraries
 from tssl_adapters.errors import LostLinkWarning, UnsupportedLayerError
 
 STEPS, BATCH, NEURONS = 8, 3, 5
@@ -286,7 +287,7 @@ def test_supported_names_what_is_there() -> None:
     """Every class of the static table that this version has can be wrapped, and no other."""
     (kinds,) = (a.kinds for a in tssl_adapters.adapters.loaded() if a.library == "spikingjelly")
     prefix = f"{PACKAGE}.neuron."
-    known = [name for name in tssl_adapters.adapters.KNOWN["spikingjelly"] if prefix in name]
+    known = [name for name in libraries()["spikingjelly"].layers if prefix in name]
     there = {name.removeprefix(prefix) for name in known if has(name.removeprefix(prefix))}
     assert there == {cls.__name__ for cls in kinds if cls.__module__.startswith(prefix[:-1])}
 

@@ -18,11 +18,13 @@ from pathlib import Path
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-RECORD = ROOT / "tssl_adapters" / "tested_versions.json"
+PACKAGE = ROOT / "tssl_adapters"
 PAGE = ROOT / "docs" / "supported.md"
 START, END = "<!-- versions: written by nox -->\n", "<!-- end of versions -->\n"
 LIBRARIES = {"snntorch": "snnTorch", "spikingjelly": "SpikingJelly", "norse": "Norse"}
 NAMES = {**LIBRARIES, "torch": "torch"}
+FILES = {library: PACKAGE / "adapters" / library / "library.json" for library in LIBRARIES}
+TORCH = PACKAGE / "tested_versions.json"
 
 Record = dict[str, dict[str, str]]
 """By library, or torch, and version: what it was run with."""
@@ -59,14 +61,31 @@ def with_table(page: str, record: Record) -> str:
     return f"{before}{START}\n{table(record)}\n{END}{after}"
 
 
+def read() -> Record:
+    """What is written down of the libraries, each beside its adapter, and of torch."""
+    told = {library: json.loads(file.read_text())["tested"] for library, file in FILES.items()}
+    return told | json.loads(TORCH.read_text())
+
+
+def write(record: Record) -> None:
+    """Put the record back where it was read."""
+    for library, file in FILES.items():
+        _dump(file, json.loads(file.read_text()) | {"tested": record[library]})
+    _dump(TORCH, {"torch": record["torch"]})
+
+
+def _dump(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def main() -> None:
     """Add what is named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("products", nargs="+", choices=NAMES)
-    record: Record = json.loads(RECORD.read_text())
+    record = read()
     for product in parser.parse_args().products:
         record = add(record, product)
-    RECORD.write_text(json.dumps(record, indent=2) + "\n")
+    write(record)
     PAGE.write_text(with_table(PAGE.read_text(), record))
 
 

@@ -13,9 +13,17 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from tssl_adapters import _engines, adapters, trial, versions
-from tssl_adapters.adapters import KNOWN, Adapter, Kind, Wrapped, installed, version_of
-from tssl_adapters.adapters.base import copied, no_spikes, rule_for, where
+from tssl_adapters import _engines, trial, versions
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, no_spikes, rule_for
+from tssl_adapters.adapters.library import (
+    copied,
+    installed,
+    libraries,
+    titles,
+    version_of,
+    where,
+)
+from tssl_adapters.adapters.loading import loaded
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
@@ -56,7 +64,8 @@ def wrap(
     working. :func:`unwrap` undoes it.
 
     Args:
-        model: a model, or one layer, made of snnTorch, SpikingJelly or Norse layers.
+        model: a model, or one layer, made of layers of snnTorch, SpikingJelly, Norse or another
+            library with an adapter.
         tau_s: synaptic time constant in time steps. At 1 a layer emits its spikes, as it does
             natively. Above 1 it is the neuron of the TSSL-BP paper and emits its post-synaptic
             current, a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, in the shape of the spikes.
@@ -147,7 +156,7 @@ def unwrap(model: M) -> M:
         TypeError: ``model`` is not a module.
     """
     _check_module(model, "unwrap")
-    kinds = {cls: kind for adapter in adapters.loaded() for cls, kind in adapter.made().items()}
+    kinds = {cls: kind for adapter in loaded() for cls, kind in adapter.made().items()}
     for module in model.modules():
         if isinstance(module, Wrapped):
             native = module._tssl_native
@@ -209,7 +218,7 @@ def inspect(
     reports = [found.report for found in decided]
     headings = ("layer", "class", "library", "status", "how, or why not")
     empty = (
-        "No layer of snnTorch, SpikingJelly or Norse in this model. Next: "
+        f"No layer of {titles()} in this model. Next: "
         "print(tssl_adapters.supported()) lists the layers that can be wrapped."
     )
     call = _Call({"rule": rule_given, "tau_s": tau_s, "engine": engine}, skip)
@@ -274,13 +283,15 @@ def supported() -> Report[Supported]:
     Imports none of them; an older version may not have every class of a module.
     """
     rows = [
-        Supported(library, version, layer, mode)
-        for library, layers in KNOWN.items()
-        if (version := version_of(library)) is not None
-        for layer, mode in layers.items()
+        Supported(name, version, layer, mode)
+        for name, library in libraries().items()
+        if (version := version_of(name)) is not None
+        for layer, mode in library.layers.items()
         if installed(layer)
     ]
-    empty = f"None of {', '.join(KNOWN)} is installed. Next: python -m pip install one of them."
+    empty = (
+        f"None of {', '.join(libraries())} is installed. Next: python -m pip install one of them."
+    )
     last = [
         "A layer is called step by step, or once with the whole sequence; SpikingJelly's as its "
         "step_mode says.",
@@ -293,7 +304,7 @@ def supported() -> Report[Supported]:
 def _decide(
     model: nn.Module, skip: tuple[str | type[nn.Module], ...], asked: Settings
 ) -> list[_Found]:
-    loaded = list(adapters.loaded(*map(type, model.modules())))
+    known = list(loaded(*map(type, model.modules())))
     found = []
     everything = dict(model.named_modules(remove_duplicate=False))
     left_alone: set[int] = set()
@@ -305,7 +316,7 @@ def _decide(
                 f"skip: {item!r} matches nothing in {type(model).__name__}.", stacklevel=3
             )
     for path, module in model.named_modules():
-        for adapter in loaded:
+        for adapter in known:
             skipped = id(module) in left_alone
             decision = _decide_one(adapter, path, module, skipped, asked)
             if decision is not None:
@@ -407,7 +418,7 @@ def _on_meta(module: nn.Module) -> bool:
     def tensors(value: object) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, tuple):  # Norse's parameters
+        elif isinstance(value, tuple):
             for part in value:
                 yield from tensors(part)
 
@@ -467,7 +478,7 @@ def _refuse_what_cannot_be_wrapped(model: nn.Module, reports: list[LayerReport])
 def _check_versions(found: list[_Found]) -> None:
     """Try the classes of a model out where their library's version was not tested."""
     kinds = {id(f.kind) for f in found if f.report.status == "wrap"}
-    for adapter in adapters.loaded():
+    for adapter in loaded():
         known = adapter.derived | adapter.kinds
         classes = [cls for cls, kind in known.items() if id(kind) in kinds]
         theirs = {library_class(adapter, cls): None for cls in classes}

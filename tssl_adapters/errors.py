@@ -24,6 +24,10 @@ class LibraryVersionError(TSSLAdaptersError):
     """The installed version of a library does not behave as the adapter expects."""
 
 
+class AdapterError(TSSLAdaptersError):
+    """What is installed as the adapter of a library is none."""
+
+
 class AlreadyWrappedError(TSSLAdaptersError):
     """The model, or a layer of it, is wrapped already."""
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters import adapters, stateless
-from tssl_adapters.adapters import Adapter
+from tssl_adapters import stateless
+from tssl_adapters.adapters.base import Adapter
+from tssl_adapters.adapters.loading import loaded
 from tssl_adapters.adapters.parts import Part, as_it_is, folded, stepped
 from tssl_adapters.errors import NotSequentialError
 from tssl_adapters.tracing import untraced
@@ -29,7 +30,7 @@ def multi_step_forward(model: nn.Module, x_seq: Tensor, state: Any = None) -> An
 
     The model is made of ``torch.nn.Sequential`` (or a subclass that keeps its ``forward``),
     ``norse.torch.SequentialState`` and ``Lift``, SpikingJelly's containers, and layers of torch and
-    of the three libraries; or it is one layer. Layers hold the states that they hold in the loop,
+    of the libraries; or it is one layer. Layers hold the states that they hold in the loop,
     before and after, with the same graph. A model made for whole sequences already (Norse's
     ``LIF``, SpikingJelly's ``step_mode="m"``) is called on ``x_seq`` as it is, but for what it
     would cut into steps.
@@ -86,14 +87,15 @@ def _parted(model: nn.Module) -> Part:
     Raises:
         NotSequentialError: it has layers that do not allow it.
     """
-    loaded = list(adapters.loaded())
-    modes = dict(reversed([*_modes(loaded, "", model)]))  # the first layer of each
-    walk = _Walk(loaded, "sequence" in modes)
+    known = list(loaded())
+    modes = dict(reversed([*_modes(known, "", model)]))  # the first layer of each
+    walk = _Walk(known, "sequence" in modes)
     if len(modes) > 1:
         whole, one = (_named(model, modes[mode]) for mode in ("sequence", "step"))
+        by = "; ".join(adapter.modes for adapter in known if adapter.modes)
         why = (
             f"it takes whole sequences and '{one}' takes single steps, so that no loop runs both; "
-            "make all layers of one kind (SpikingJelly: functional.set_step_mode)"
+            "make all layers of one kind" + (f" ({by})" if by else "")
         )
         walk.refuse(whole, model.get_submodule(modes["sequence"]), why)
     part = walk.part("", model)
@@ -161,7 +163,7 @@ class _Walk:
             return as_it_is(module)
         cls = type(module)
         if not stateless.computes_torchs(cls):
-            return self.refuse(path, module, _CUSTOM)
+            return self.refuse(path, module, _CUSTOM + self._containers(module, ", "))
         return self.stateless(path, module)
 
     def stateless(self, path: str, module: nn.Module) -> Part:
@@ -177,8 +179,9 @@ class _Walk:
         parts = [self.part(*member) for member in members]
         if not self.whole:
             for part, member in zip(parts, members, strict=True):
+                child = member[1]
                 if part.threads and not threading:
-                    self.refuse(*member, _LOSES_STATE)
+                    self.refuse(*member, _LOSES_STATE + self._containers(child, "; put "))
                 elif not part.single and part is not parts[-1]:
                     self.refuse(*member, _SEVERAL)
         return parts
@@ -195,6 +198,15 @@ class _Walk:
             return x, None
 
         return Part(run, parts[-1].single)
+
+    def _containers(self, module: nn.Module, before: str) -> str:
+        """What the libraries of a module's layers have to run one after the other."""
+        told = [
+            adapter.containers
+            for adapter in self.loaded
+            if adapter.containers and any(adapter.mode(m) is not None for m in module.modules())
+        ]
+        return before + ", ".join(told) if told else ""
 
     def in_steps(self) -> _Walk:
         return _Walk(self.loaded, False, self.problems, self.held)
@@ -213,14 +225,10 @@ class _Walk:
 
 _CUSTOM = (
     "its forward is its own, so what it passes from layer to layer and from step to step (states "
-    "such as mem) is not known; put its layers into an nn.Sequential, snnTorch's with "
-    "init_hidden=True, Norse's into a norse.torch.SequentialState"
+    "such as mem) is not known; put its layers into an nn.Sequential"
 )
 _HOOKED = "it has hooks, which would see all steps at once, once; remove them"
-_LOSES_STATE = (
-    "its state is passed from step to step, which nn.Sequential does not do; use "
-    "norse.torch.SequentialState"
-)
+_LOSES_STATE = "its state is passed from step to step, which nn.Sequential does not do"
 _SEVERAL = "it gives its states beside its spikes, but another layer follows; use output=False"
 _TWICE = (
     "it comes twice, and holds a state that goes from one place to the other within a step; use a "

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from tssl_adapters import adapters
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, additions, from_library
+from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, additions
+from tssl_adapters.adapters.library import from_library
+from tssl_adapters.adapters.loading import loaded
 from tssl_adapters.errors import UnsupportedLayerError
 from tssl_adapters.rules import Rule
 
@@ -146,7 +147,7 @@ def _kind_of(cls: Any, like: type[nn.Module], kind: Kind, said: bool = False) ->
 
 
 def _adapter_of(cls: type[nn.Module]) -> Adapter | None:
-    return next((adapter for adapter in adapters.loaded() if cls in adapter.kinds), None)
+    return next((adapter for adapter in loaded() if cls in adapter.kinds), None)
 
 
 def _like(adapter: Adapter, cls: type[nn.Module]) -> Any:
@@ -176,7 +177,7 @@ class _Made(Wrapped):
 
 def _new(cls: Any, like: Any, registered: bool, *arguments: Any) -> Any:
     """Unpickle: an empty object of the wrapped class."""
-    adapter = next(a for a in adapters.loaded(like) if a.base(like) is not None)
+    adapter = next(a for a in loaded(like) if a.base(like) is not None)
     if registered:
         register(cls, like=like)
     elif cls not in adapter.derived:

@@ -27,7 +27,7 @@ from tssl_adapters.rules import Rule, SurrogateGradient
 
 _STEPS, _BATCH = 4, 8
 _STRONGEST = 30.0
-"""Enough for every library's defaults to spike, Norse's among them."""
+"""Enough for every library's defaults to spike, whatever it scales its input by."""
 _ROUNDING = 1e-3
 """What a gradient may be off by, of its largest element."""
 
@@ -125,9 +125,9 @@ class _Trial:
 
     def _first_that_runs(self) -> tuple[Tensor, _Ran]:
         problem = None
-        like = next((t for t in _tensors(self.layer) if t.is_floating_point()), torch.empty(0))
-        steps = getattr(self.layer, "T", _STEPS)
-        for shape in _shapes(self.layer):
+        like = next((t for t in self._tensors() if t.is_floating_point()), torch.empty(0))
+        steps = self.adapter.steps(self.layer) or _STEPS
+        for shape in _shapes(self._tensors()):
             x = torch.rand((steps, *shape), dtype=torch.float64) ** 3 * _STRONGEST - 0.5
             x = x.to(like)
             try:
@@ -166,13 +166,22 @@ class _Trial:
         if not self.own:
             return {*vars(self.layer), *self.layer._buffers}
         example = self.adapter.example(self.like, 1)
-        self.adapter.record(example, torch.zeros(getattr(example, "T", _STEPS), 1, 1))
+        self.adapter.record(example, torch.zeros(self.adapter.steps(example) or _STEPS, 1, 1))
         return {*vars(example), *example._buffers}
 
+    def _tensors(self) -> list[Tensor]:
+        """What may tell the layer's shapes: all that it registers, and holds by name."""
+        layer = self.layer
+        held = [*layer.parameters(), *layer.buffers(), *vars(layer).values()]
+        for kept in self.adapter.registries:
+            held += vars(layer).get(kept, {}).values()
+        held += [part for value in held if isinstance(value, tuple) for part in value]
+        return [value for value in held if isinstance(value, Tensor)]
 
-def _shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
+
+def _shapes(tensors: list[Tensor]) -> Iterator[tuple[int, ...]]:
     """Shapes ``[batch, ...]`` of a step that a layer may take, as far as its tensors tell."""
-    sizes = [tuple(n if n > 1 else 3 for n in t.shape) for t in _tensors(layer) if t.ndim]
+    sizes = [tuple(n if n > 1 else 3 for n in t.shape) for t in tensors if t.ndim]
     for size in dict.fromkeys(sizes):
         yield (_BATCH, size[-1])
         yield (_BATCH, *size)
@@ -180,14 +189,6 @@ def _shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
         yield size
     yield (_BATCH, 3)
     yield (_BATCH, 3, 6, 6)
-
-
-def _tensors(layer: nn.Module) -> list[Tensor]:
-    """What may tell a layer's shapes: all that it registers, and holds by name."""
-    held = [*layer.parameters(), *layer.buffers(), *vars(layer).values()]
-    held += vars(layer).get("_memories", {}).values()
-    held += [part for value in held if isinstance(value, tuple) for part in value]
-    return [value for value in held if isinstance(value, Tensor)]
 
 
 class _Cut(TorchFunctionMode):

@@ -1,144 +1,159 @@
-"""The libraries: which are loaded, and the static table of what is known of each.
+"""What a package implements so that :func:`tssl_adapters.wrap` knows another library's layers.
 
-A library's adapter is imported only once the library itself was: a model cannot hold layers of a
-library that nobody imported.
+snnTorch, SpikingJelly and Norse are adapted by this interface and nothing else;
+``examples/adapter_for_sinabs`` does it from outside, and the page "Adding a library" says how.
+
+**How it is found.** A package that adapts to a library ``abc`` has an entry point of the group
+``tssl_adapters.adapters``. Its name is the library's top-level module, its value an
+:class:`Adapter`::
+
+    [project.entry-points."tssl_adapters.adapters"]
+    abc = "adapter_for_abc:ADAPTER"
+
+It is loaded only once one of the modules that the library's layers live in was imported: a model
+cannot hold layers of a library that nobody imported. What has to be known before is in a file
+``library.json`` beside the ``__init__.py`` of the entry point's module:
+
+- ``layers``: the supported classes by their paths, and what a call of each brings, for
+  :func:`tssl_adapters.supported`;
+- ``tested``: versions with which the adapter's tests passed, oldest first, and what these were run
+  with. A layer of any other version has to pass a trial when it is wrapped;
+- ``title`` and ``distribution``: the library's name as one writes it, and the one it is installed
+  under, where these are not that of its module;
+- ``copies``, where other packages have copies of the library's neurons: ``bases``, what classes
+  these derive from, by name, and an attribute ``having`` that tells them from others.
+
+**What it consists of.** An :class:`Adapter`, and for every class that it wraps a subclass that
+mixes in :class:`Wrapped`. Its ``forward``, under :func:`eager`, has the library compute its values
+and the engine the gradient: :func:`attach` takes a call of a neuron whose charge is linear,
+:func:`attach_smooth` a step of any other. Whatever such a class has of its own begins with
+``_tssl_``, so that it cannot collide with the library's names.
+
+:mod:`tssl_adapters.testing` has the tests that every adapter should pass.
 """
 
-from __future__ import annotations
-
-import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator
-from functools import cache
-from importlib import metadata
-from pathlib import Path
-
-from torch import nn
-
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, copied
-from tssl_adapters.elementwise import ordinary
-from tssl_adapters.errors import LibraryVersionError
-
-
-def _norse(name: str, *, module: bool = True, recurrent: bool = True) -> dict[str, str]:
-    """A neuron's cells and modules in Norse."""
-    forms = {f"{name}Cell": "step", f"{name}": "sequence"} if module else {f"{name}Cell": "step"}
-    if recurrent:
-        forms |= {f"{name}RecurrentCell": "step", f"{name}Recurrent": "sequence"}
-    return {f"norse.torch.{form}": mode for form, mode in forms.items()}
-
-
-_SPIKINGJELLY = (
-    *("LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode", "KLIFNode", "QIFNode"),
-    *("EIFNode", "IzhikevichNode", "ComplementaryLIFNode", "CUBALIFNode", "RAFNode"),
-    *("SimpleIFNode", "SimpleLIFNode"),
+from tssl_adapters.adapters.base import (
+    Adapter,
+    Kind,
+    Kinds,
+    Mode,
+    Wrapped,
+    always_fits,
+    eager,
+    untouched,
 )
-KNOWN: dict[str, dict[str, str]] = {
-    "snntorch": {
-        f"snntorch.{name}": "step"
-        for name in ("Leaky", "Lapicque", "Synaptic", "Alpha", "RLeaky", "RSynaptic")
-    },
-    "spikingjelly": {
-        f"spikingjelly.activation_based.neuron.{name}": "step or sequence" for name in _SPIKINGJELLY
-    }
-    | {"spikingjelly.activation_based.neuron.GatedLIFNode": "sequence"}
-    | {
-        f"spikingjelly.clock_driven.neuron.{name}": "step"
-        for name in ("LIFNode", "IFNode", "ParametricLIFNode", "QIFNode", "EIFNode")
-    }
-    | {
-        f"spikingjelly.clock_driven.neuron.MultiStep{name}": "sequence"
-        for name in ("LIFNode", "IFNode", "ParametricLIFNode", "EIFNode")
-    },
-    "norse": {
-        "norse.torch.LIFCell": "step",
-        "norse.torch.LIFBoxCell": "step",
-        "norse.torch.LIF": "sequence",
-        "norse.torch.LIFRecurrentCell": "step",
-        "norse.torch.LIFRecurrent": "sequence",
-        **_norse("IAF", recurrent=False),
-        **_norse("LIFEx"),
-        **_norse("LIFAdEx"),
-        **_norse("LSNN"),
-        **_norse("Izhikevich"),
-        **_norse("LIFRefrac", module=False),
-        **_norse("LIFAdExRefrac", module=False),
-    },
-}
-"""Supported classes by library, and what a call of each brings."""
+from tssl_adapters.adapters.library import (
+    copied,
+    defined_by,
+    derives_from_copy,
+    from_library,
+    version_of,
+)
+from tssl_adapters.adapters.loading import loaded
+from tssl_adapters.adapters.parts import (
+    Part,
+    Walk,
+    as_it_is,
+    folded,
+    stacked,
+    stepped,
+    stepped_with_state,
+)
+from tssl_adapters.elementwise import greater, operand
+from tssl_adapters.engine.attach import SAME_NEURON, Native, Result, apart, attach
+from tssl_adapters.engine.exported import emitted
+from tssl_adapters.engine.filter import synaptic_current
+from tssl_adapters.engine.plan import HALF
+from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
+from tssl_adapters.engine.state import (
+    OtherNeuronError,
+    Settings,
+    hand_over,
+    tag,
+    trace_beside,
+    trace_of,
+    untag,
+)
+from tssl_adapters.engine.thin import Thin
+from tssl_adapters.neuron import (
+    ByFormula,
+    LinearCharge,
+    Neuron,
+    Never,
+    Reset,
+    Subtract,
+    SubtractAmount,
+    SubtractEarly,
+    ToValue,
+    Traits,
+    Value,
+    computes,
+)
+from tssl_adapters.rules import Feedback
+from tssl_adapters.rules.native import Surrogate, surrogate_of
+from tssl_adapters.stateless import computes_torchs, torch_class
+from tssl_adapters.tracing import exporting, untraced
 
-_ENTRANCES = {
-    "snntorch": ("snntorch",),
-    "spikingjelly": ("spikingjelly.activation_based.neuron", "spikingjelly.clock_driven.neuron"),
-    "norse": ("norse.torch",),
-}
-
-
-def loaded(*classes: type[nn.Module]) -> Iterator[Adapter]:
-    """The adapters of the libraries that were imported already, or that some classes are copies of.
-
-    Raises:
-        LibraryVersionError: a library lacks what its adapter needs.
-    """
-    copies = {copied(cls) for cls in classes}
-    for library, entrances in _ENTRANCES.items():
-        imported = any(entrance in sys.modules for entrance in entrances)
-        if imported or library in copies or f"{__name__}.{library}" in sys.modules:
-            yield _adapter(library, imported)
-
-
-def _adapter(library: str, imported: bool) -> Adapter:
-    try:
-        with ordinary():  # it asks the library what it computes
-            adapter = importlib.import_module(f"tssl_adapters.adapters.{library}").ADAPTER
-            if imported and not adapter.kinds:
-                kinds, loops = adapter.find()
-                adapter.kinds.update(kinds)
-                adapter.loops.update(loops)
-    except (ImportError, AttributeError) as error:
-        raise LibraryVersionError(
-            f"{library} {version_of(library)} lacks what tssl_adapters needs of it ({error}); use "
-            "a version that was tested."
-        ) from error
-    assert isinstance(adapter, Adapter)
-    return adapter
-
-
-def installed(path: str) -> bool:
-    """Whether the module of a class is there; imports nothing."""
-    library, *inner = path.split(".")[:-1]
-    spec = importlib.util.find_spec(library)
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    found = [Path(folder, *inner) for folder in folders]
-    return any(file.is_dir() or file.with_suffix(".py").is_file() for file in found)
-
-
-def version_of(library: str) -> str | None:
-    """The installed version, read from the metadata; ``None`` where it is not installed.
-
-    Of a package of that name that was imported from elsewhere it is where that lies.
-    """
-    file = getattr(sys.modules.get(library), "__file__", None)
-    elsewhere = None if file is None else _elsewhere(library, file)
-    try:
-        return elsewhere or metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-@cache
-def _elsewhere(library: str, file: str) -> str | None:
-    """Where an imported package lies, if that is not where its distribution was installed."""
-    folder = Path(file).resolve().parent
-    try:
-        distribution = metadata.distribution(library)
-    except metadata.PackageNotFoundError:
-        return f"in {folder}"
-    origin = distribution.read_text("direct_url.json")
-    editable = origin is not None and '"editable": true' in origin
-    same = Path(str(distribution.locate_file(library))).resolve() == folder
-    return None if same or editable else f"in {folder}"
-
-
-__all__ = ["KNOWN", "Adapter", "Kind", "Wrapped", "installed", "loaded", "version_of"]
+__all__ = [
+    "HALF",
+    "SAME_NEURON",
+    "Adapter",
+    "ByFormula",
+    "Feedback",
+    "Kind",
+    "Kinds",
+    "LinearCharge",
+    "Mode",
+    "Native",
+    "Neuron",
+    "Never",
+    "OtherNeuronError",
+    "Part",
+    "Reset",
+    "Result",
+    "Settings",
+    "Subtract",
+    "SubtractAmount",
+    "SubtractEarly",
+    "Surrogate",
+    "Thin",
+    "ToValue",
+    "Traits",
+    "Value",
+    "Walk",
+    "Wrapped",
+    "always_fits",
+    "apart",
+    "as_it_is",
+    "attach",
+    "attach_smooth",
+    "computes",
+    "computes_torchs",
+    "copied",
+    "defined_by",
+    "derives_from_copy",
+    "eager",
+    "emitted",
+    "exporting",
+    "folded",
+    "from_library",
+    "greater",
+    "hand_over",
+    "held_back",
+    "loaded",
+    "operand",
+    "stacked",
+    "stepped",
+    "stepped_with_state",
+    "surrogate_of",
+    "synaptic_current",
+    "tag",
+    "torch_class",
+    "trace_beside",
+    "trace_of",
+    "untag",
+    "untouched",
+    "untraced",
+    "valued",
+    "version_of",
+]

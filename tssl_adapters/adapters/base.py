@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tssl_adapters.adapters.library import copied, from_library
 from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.elementwise import ordinary
 from tssl_adapters.engine.state import OtherNeuronError, Settings
@@ -242,37 +243,50 @@ class Adapter:
     """One library.
 
     Attributes:
-        library: import name and name of the distribution.
-        kinds: supported classes, matched exactly, never by isinstance.
+        library: its top-level module.
         spiking: whether a module of the library emits spikes.
         native: whether a module that does not spike is worth a line in ``inspect``.
-        loops: containers that hand a layer's spikes back to it, wrapped for rules that leave that
-            out of the gradient.
-        reasons: why a class, or its subclasses, cannot be wrapped, by class name.
         mode: ``"step"`` or ``"sequence"``: what a call of a layer brings; ``None`` for a module to
             which that makes no difference.
         part: what a module of the library is over a whole sequence, ``None`` for another's.
         example: makes a layer of a supported class, of so many neurons, with default settings.
+            Where it cannot be copied, the same one at the same state of torch's generator.
         record: a layer's outputs over ``[T, batch, ...]``, from rest, and its states after them.
-        derived: classes of the user's that were found to be a supported one, or a copy of it.
-        find: the supported classes and the loops of the library, once that was imported.
+        kinds: supported classes, matched exactly, never by isinstance.
+        loops: containers that hand a layer's spikes back to it, wrapped for rules that leave that
+            out of the gradient.
+        find: makes ``kinds`` and ``loops`` once the library was imported, where they are empty.
         copy: how a class of that name is wrapped that is a copy of the library's, of whatever
             version: a kind without the class itself.
+        reasons: why a class, or its subclasses, cannot be wrapped, by class name.
+        reset: puts the states that a model's layers hold back to rest.
+        steps: how many time steps a layer takes at once, ``None`` for any number.
+        registries: attributes of a layer that are dicts of what it registers by name, beside
+            torch's own, each with what one such thing is called.
+        containers: how the library's layers go into a model that ``multi_step_forward`` runs.
+        modes: what in the library makes all layers of a model take steps, or sequences.
+        derived: classes of the user's that were found to be a supported one, or a copy of it;
+            written by the package.
     """
 
     library: str
-    kinds: dict[type[nn.Module], Kind]
     spiking: Callable[[nn.Module], bool]
     native: Callable[[nn.Module], bool]
     mode: Callable[[nn.Module], Mode | None]
     part: Callable[[Walk, str, nn.Module], Part | None]
     example: Callable[[type[nn.Module], int], nn.Module]
     record: Callable[[Any, Tensor], list[Tensor]]
-    derived: dict[type[nn.Module], Kind] = field(default_factory=dict)
+    kinds: Kinds = field(default_factory=dict)
+    loops: Kinds = field(default_factory=dict)
     find: Callable[[], tuple[Kinds, Kinds]] = field(default=lambda: ({}, {}))
     copy: Callable[[type[nn.Module]], Kind | None] = field(default=lambda cls: None)
-    loops: dict[type[nn.Module], Kind] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    reset: Callable[[nn.Module], None] = field(default=lambda model: None)
+    steps: Callable[[Any], int | None] = field(default=lambda layer: None)
+    registries: Mapping[str, str] = field(default_factory=dict)
+    containers: str = ""
+    modes: str = ""
+    derived: Kinds = field(default_factory=dict)
 
     def kind(self, cls: type[nn.Module], rule: Rule) -> Kind | None:
         """How a class is wrapped for a rule, if it is."""
@@ -331,8 +345,8 @@ _REGISTERED = {
     "_parameters": "parameter",
     "_buffers": "buffer",
     "_modules": "module",
-    "_memories": "memory",
 }
+"""Where torch keeps what a module registers, and what that is called."""
 
 
 def additions(adapter: Adapter, layer: nn.Module, base: type[nn.Module]) -> str:
@@ -348,9 +362,10 @@ def additions(adapter: Adapter, layer: nn.Module, base: type[nn.Module]) -> str:
         return f"defines {', '.join(defines)}"
     with torch.random.fork_rng(devices=[]), ordinary():
         example = vars(adapter.example(base, 1))
-    known = {name for kept in _REGISTERED for name in example.get(kept) or ()}
+    registries = {**_REGISTERED, **adapter.registries}
+    known = {name for kept in registries for name in example.get(kept) or ()}
     known.update(signature(base).parameters)  # what a setting of its own makes
-    for kept, called in _REGISTERED.items():
+    for kept, called in registries.items():
         more = [name for name in vars(layer).get(kept) or () if name not in known]
         if more:
             return f"registers the {called} {', '.join(map(repr, more))}"
@@ -362,40 +377,3 @@ def _matters(name: str, value: Any, base: type) -> bool:
     if name in _UNTOUCHED:
         return False
     return callable(value) or hasattr(type(value), "__get__") or hasattr(base, name)
-
-
-_ROOTS = {
-    "spikingjelly": (("BaseNode", "SimpleBaseNode"), "register_memory"),
-    "snntorch": (("SpikingNeuron",), "instances"),
-}
-"""The classes that a library's neurons derive from, and what these have."""
-
-
-def copied(cls: type) -> str | None:
-    """The library of which a class is a copy, in a package that is not the library."""
-    for library in _ROOTS:
-        if derives_from_copy(library, cls) or library in cls.__module__.split(".")[1:]:
-            return library
-    return None
-
-
-def derives_from_copy(library: str, cls: type) -> bool:
-    """Whether a class is a neuron by what it derives from, which is not the library's."""
-    names, has = _ROOTS[library]
-    roots = [base for base in cls.__mro__ if base.__name__ in names and hasattr(base, has)]
-    return bool(roots) and not any(from_library(library, base) for base in (cls, *roots))
-
-
-def where(cls: type) -> str:
-    """A class with the module that it lives in."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def defined_by(library: str, module: nn.Module) -> bool:
-    """Whether a module's own class is the library's, rather than the user's."""
-    return from_library(library, type(module))
-
-
-def from_library(library: str, cls: type) -> bool:
-    """Whether a class is the library's."""
-    return cls.__module__.split(".")[0] == library

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from tssl_adapters import _engines
+from tssl_adapters.adapters.library import libraries
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.settings import Settings
 
@@ -25,7 +26,8 @@ CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 RESULTS, FAILURES = "results.jsonl", "failures.jsonl"
 TOLD_APART_BY = ("library", "rule", "tau_s", "data", "network", "seed", "loss")
 """What says whose run a line of the results is."""
-PACKAGES = ("torch", "numpy", "snntorch", "spikingjelly", "norse", "llvmlite", "tssl-adapters")
+PACKAGES = ("torch", "numpy", "llvmlite", "tssl-adapters")
+"""Beside the libraries."""
 
 
 class ExperimentError(Exception):
@@ -168,11 +170,12 @@ def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
 def environment() -> dict[str, Any]:
     """Versions, commit, machine, and the engine where none is named."""
     versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
+    named = (*PACKAGES, *(library.distribution for library in libraries().values()))
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {name: versions[name] for name in PACKAGES if name in versions},
+        "versions": {name: versions[name] for name in named if name in versions},
         "machine": {
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tssl_adapters import inspect, wrap
+from tssl_adapters.adapters import loaded
 from tssl_adapters.bench import architectures, rules
 from tssl_adapters.bench.report.tables import REFERENCE
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.source import SourceError, attribute
 from tssl_adapters.bench.workload import Batch, Workload
+from tssl_adapters.registry import kind_of
+from tssl_adapters.rules import Native
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -56,10 +57,8 @@ class Task:
 
 def run_from_rest(model: nn.Module, x: Tensor) -> Tensor:
     """Reset the states that layers hold, in whichever library, and call the model."""
-    if "spikingjelly" in sys.modules:
-        importlib.import_module("spikingjelly.activation_based.functional").reset_net(model)
-    if "snntorch" in sys.modules:
-        importlib.import_module("snntorch.utils").reset(model)
+    for adapter in loaded():
+        adapter.reset(model)
     output = model(x)
     first: Tensor = output[0] if isinstance(output, tuple) else output  # Norse's come with states
     return first
@@ -107,6 +106,12 @@ def library_of(model: nn.Module) -> str:
     return spiking_layers(model)[0][0]
 
 
+def surrogate_of(layer: nn.Module) -> architectures.Surrogate:
+    """The surrogate of a layer that can be wrapped: from h - theta to spikes."""
+    kinds = (kind_of(adapter, layer, Native()) for adapter in loaded(type(layer)))
+    return next(kind.wrapped._tssl_spikes(layer) for kind in kinds if kind is not None)
+
+
 def apply_rule(model: nn.Module, rule: str, tau_s: float, engine: str | None = None) -> None:
     """Give a model a rule of the benchmark; ``native`` is each layer's own surrogate.
 
@@ -120,7 +125,7 @@ def apply_rule(model: nn.Module, rule: str, tau_s: float, engine: str | None = N
         return
     for name, layer in spiking_layers(model):
         if contestant.surrogate in ("", REFERENCE):
-            surrogate = architectures.library(name).surrogate_of(layer)
+            surrogate = surrogate_of(layer)
         else:
             surrogate = rules.surrogate(name, contestant.surrogate)
         chosen = contestant.make(architectures.derivative(surrogate))

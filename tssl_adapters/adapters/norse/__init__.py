@@ -18,7 +18,12 @@ from norse.torch.functional.lif import lif_feed_forward_step
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Wrapped, defined_by
+from tssl_adapters.adapters import (
+    Adapter,
+    Kind,
+    Wrapped,
+    defined_by,
+)
 from tssl_adapters.adapters.norse import layers, linear
 from tssl_adapters.adapters.norse.classic import LATE
 from tssl_adapters.adapters.norse.sequential import mode, part
@@ -188,4 +193,5 @@ ADAPTER = Adapter(
     example=_example,
     record=_record,
     reasons=_REASONS,
+    containers="Norse's into a norse.torch.SequentialState",
 )

@@ -11,14 +11,18 @@ from norse.torch.module import snn
 from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.adapters import (
+    Surrogate,
+    ToValue,
+    Traits,
+    Wrapped,
+    eager,
+    exporting,
+)
 from tssl_adapters.adapters.norse import neurons, surrogates
 from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
 from tssl_adapters.adapters.norse.values import emitting, number, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
-from tssl_adapters.neuron import ToValue, Traits
-from tssl_adapters.rules.native import Surrogate
-from tssl_adapters.tracing import exporting
 
 
 class _Layer(Wrapped):

@@ -18,19 +18,30 @@ from norse.torch.functional.lif import LIFFeedForwardState
 from norse.torch.module.snn import SNN
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.adapters import (
+    HALF,
+    LinearCharge,
+    Native,
+    Neuron,
+    OtherNeuronError,
+    Subtract,
+    Surrogate,
+    Thin,
+    ToValue,
+    Traits,
+    Value,
+    Wrapped,
+    attach,
+    computes,
+    eager,
+    exporting,
+    operand,
+    stepped_with_state,
+    synaptic_current,
+    trace_of,
+)
 from tssl_adapters.adapters.norse import surrogates
 from tssl_adapters.adapters.norse.values import emitting, number, resting, spikes
-from tssl_adapters.adapters.parts import stepped_with_state
-from tssl_adapters.elementwise import operand
-from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.engine.filter import synaptic_current
-from tssl_adapters.engine.plan import HALF
-from tssl_adapters.engine.state import OtherNeuronError, trace_of
-from tssl_adapters.engine.thin import Thin
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, Traits, Value, computes
-from tssl_adapters.rules.native import Surrogate
-from tssl_adapters.tracing import exporting
 
 
 def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tssl_adapters.adapters import Value
 from tssl_adapters.adapters.norse.values import number
-from tssl_adapters.neuron import Value
 
 
 @dataclass(frozen=True)

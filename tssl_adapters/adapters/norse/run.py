@@ -16,13 +16,20 @@ from norse.torch.functional.threshold import threshold
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tssl_adapters.adapters import (
+    Native,
+    Result,
+    Settings,
+    ToValue,
+    Value,
+    attach_smooth,
+    held_back,
+    trace_of,
+    valued,
+)
 from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
 from tssl_adapters.adapters.norse.neurons import LIF
 from tssl_adapters.adapters.norse.values import number, resting
-from tssl_adapters.engine.attach import Native, Result
-from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
-from tssl_adapters.engine.state import Settings, trace_of
-from tssl_adapters.neuron import ToValue, Value
 
 Activation: TypeAlias = Callable[..., "tuple[Tensor, Any]"]
 

@@ -9,9 +9,16 @@ import norse.torch as norse
 from norse.torch.module.snn import SNN, SNNRecurrent
 from torch import nn
 
-from tssl_adapters.adapters.base import Mode, defined_by, from_library
+from tssl_adapters.adapters import (
+    Mode,
+    Part,
+    Walk,
+    as_it_is,
+    defined_by,
+    from_library,
+    stepped_with_state,
+)
 from tssl_adapters.adapters.norse import linear
-from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stepped_with_state
 
 _OTHERS = [getattr(norse, name, None) for name in ("LConv2d", "ExpFilter")]
 _SEQUENCES = (SNN, SNNRecurrent, norse.Lift, *filter(None, _OTHERS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tssl_adapters.adapters import Surrogate, surrogate_of
 from tssl_adapters.adapters.norse.values import number, spikes, spiking
 from tssl_adapters.arithmetic import (
     Number,
@@ -19,7 +20,6 @@ from tssl_adapters.arithmetic import (
     maximum,
     sqrt,
 )
-from tssl_adapters.rules.native import Surrogate, surrogate_of
 
 _ROOT_OF_PI = 1.7724539041519165
 """As the library has it, which takes the root in float32."""

@@ -9,8 +9,7 @@ from norse.torch.functional.threshold import threshold
 from norse.torch.module.snn import SNN, SNNRecurrent
 from torch import Tensor
 
-from tssl_adapters.engine.exported import emitted
-from tssl_adapters.neuron import Value
+from tssl_adapters.adapters import Value, emitted
 
 
 def number(value: Value) -> Value:

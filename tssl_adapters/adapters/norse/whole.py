@@ -13,15 +13,18 @@ from norse.torch.functional.lif import lif_step
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tssl_adapters.adapters import (
+    Feedback,
+    Native,
+    attach,
+    synaptic_current,
+    trace_of,
+    valued,
+)
 from tssl_adapters.adapters.norse.classic import LATE
 from tssl_adapters.adapters.norse.linear import leaky_charge, neuron_of
 from tssl_adapters.adapters.norse.run import Cell, Incoming, through
 from tssl_adapters.adapters.norse.values import number, resting
-from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.engine.filter import synaptic_current
-from tssl_adapters.engine.smooth import valued
-from tssl_adapters.engine.state import trace_of
-from tssl_adapters.rules import Feedback
 
 
 def goes_whole(activation: Any) -> bool:

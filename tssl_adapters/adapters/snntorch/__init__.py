@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kind, Kinds, defined_by
+from tssl_adapters.adapters import (
+    Adapter,
+    Kind,
+    Kinds,
+    defined_by,
+    untag,
+)
 from tssl_adapters.adapters.snntorch.classic import neuron_of, two_forwards, unlisted
 from tssl_adapters.adapters.snntorch.layer import RESET_CODES, Layer, bound_reset, setting_problem
 from tssl_adapters.adapters.snntorch.neurons import NEURONS, RSynaptic
 from tssl_adapters.adapters.snntorch.sequence import inherits, mode, part
-from tssl_adapters.engine.state import untag
 
 
 def _problem(wrapped: Any, layer: Any) -> str | None:
@@ -97,9 +102,12 @@ def _first(layer: Any) -> tuple[Any, ...]:
     return state if isinstance(state, tuple) else (state,)
 
 
+def _reset(model: nn.Module) -> None:
+    importlib.import_module("snntorch.utils").reset(model)
+
+
 ADAPTER = Adapter(
     library="snntorch",
-    kinds={},
     find=_find,
     copy=_copy,
     spiking=_spiking,
@@ -108,6 +116,8 @@ ADAPTER = Adapter(
     part=part,
     example=_example,
     record=_record,
+    reset=_reset,
+    containers="snnTorch's with init_hidden=True",
     reasons={
         "SLSTM": "an LSTM cell has gates, not a leaky potential with a reset",
         "SConv2dLSTM": "an LSTM cell has gates, not a leaky potential with a reset",

@@ -17,6 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.adapters import (
+    LinearCharge,
+    Reset,
+    SubtractEarly,
+    Value,
+)
 from tssl_adapters.adapters.snntorch.layer import Layer, States, bound_reset
 from tssl_adapters.adapters.snntorch.neurons import (
     NEURONS,
@@ -27,7 +33,6 @@ from tssl_adapters.adapters.snntorch.neurons import (
     RSynaptic,
     Synaptic,
 )
-from tssl_adapters.neuron import LinearCharge, Reset, SubtractEarly, Value
 
 
 class _Classic(Layer):

@@ -13,28 +13,34 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Wrapped, untouched
-from tssl_adapters.adapters.snntorch.surrogates import surrogate
-from tssl_adapters.elementwise import greater, operand
-from tssl_adapters.engine.attach import SAME_NEURON, Native, apart, attach
-from tssl_adapters.engine.exported import emitted
-from tssl_adapters.engine.state import OtherNeuronError, trace_of
-from tssl_adapters.engine.thin import Thin
-from tssl_adapters.neuron import (
+from tssl_adapters.adapters import (
+    SAME_NEURON,
     LinearCharge,
+    Native,
     Neuron,
     Never,
+    OtherNeuronError,
     Reset,
     Subtract,
     SubtractAmount,
     SubtractEarly,
+    Surrogate,
+    Thin,
     ToValue,
     Traits,
     Value,
+    Wrapped,
+    apart,
+    attach,
     computes,
+    emitted,
+    exporting,
+    greater,
+    operand,
+    trace_of,
+    untouched,
 )
-from tssl_adapters.rules.native import Surrogate
-from tssl_adapters.tracing import exporting
+from tssl_adapters.adapters.snntorch.surrogates import surrogate
 
 States = dict[str, Tensor]
 

@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters.base import eager
+from tssl_adapters.adapters import (
+    LinearCharge,
+    Never,
+    Value,
+    computes,
+    eager,
+)
 from tssl_adapters.adapters.snntorch.layer import (
     RESET_CODES,
     RESETS,
@@ -22,7 +28,6 @@ from tssl_adapters.adapters.snntorch.layer import (
     bound_reset,
     held,
 )
-from tssl_adapters.neuron import LinearCharge, Never, Value, computes
 
 
 def _plain_leaky_charge(mem: Any, drive: Any, beta: Any) -> Any:

@@ -7,13 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Mode, copied, from_library, untouched
-from tssl_adapters.adapters.parts import Part, Walk, as_it_is, stacked, stepped
+from tssl_adapters.adapters import (
+    Mode,
+    Native,
+    OtherNeuronError,
+    Part,
+    Result,
+    Walk,
+    as_it_is,
+    attach,
+    copied,
+    exporting,
+    from_library,
+    stacked,
+    stepped,
+    trace_of,
+    untouched,
+)
 from tssl_adapters.adapters.snntorch.classic import two_forwards
 from tssl_adapters.adapters.snntorch.layer import Layer, States
-from tssl_adapters.engine.attach import Native, Result, attach
-from tssl_adapters.engine.state import OtherNeuronError, trace_of
-from tssl_adapters.tracing import exporting
 
 _SEQUENCES = ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
 

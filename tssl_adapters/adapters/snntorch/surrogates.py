@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
+from tssl_adapters.adapters import Surrogate, surrogate_of
 from tssl_adapters.arithmetic import Number, absolute, arithmetic, constant, exp, where
-from tssl_adapters.rules.native import Surrogate, surrogate_of
 
 
 @arithmetic

@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.adapters.base import Adapter, Kinds, defined_by, derives_from_copy, from_library
+from tssl_adapters.adapters import (
+    Adapter,
+    Kinds,
+    defined_by,
+    derives_from_copy,
+    from_library,
+)
 from tssl_adapters.adapters.spikingjelly.copies import kind_of_copy
 from tssl_adapters.adapters.spikingjelly.node import TRACE, sequences
 from tssl_adapters.adapters.spikingjelly.reasons import REASONS
@@ -88,9 +94,14 @@ def _loops() -> Kinds:
     return found
 
 
+def _reset(model: nn.Module) -> None:
+    for module in model.modules():
+        if "_memories" in vars(module):
+            module.reset()  # type: ignore[operator]
+
+
 ADAPTER = Adapter(
     library="spikingjelly",
-    kinds={},
     find=_find,
     copy=kind_of_copy,
     spiking=_spiking,
@@ -100,4 +111,8 @@ ADAPTER = Adapter(
     example=_example,
     record=_record,
     reasons=REASONS,
+    reset=_reset,
+    steps=lambda node: getattr(node, "T", None),
+    registries={"_memories": "memory"},
+    modes="SpikingJelly: functional.set_step_mode",
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from spikingjelly.clock_driven import neuron
 
-from tssl_adapters.adapters.base import Kind
+from tssl_adapters.adapters import Kind
 from tssl_adapters.adapters.spikingjelly.classic import ClockDriven, InSingle, classic_problem
 from tssl_adapters.adapters.spikingjelly.linear import IF, LIF, ParametricLIF
 from tssl_adapters.adapters.spikingjelly.node import start, stop

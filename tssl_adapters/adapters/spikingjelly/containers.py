@@ -11,8 +11,12 @@ from typing import Any
 from spikingjelly.activation_based import layer
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Kind, Wrapped
-from tssl_adapters.neuron import ToValue, Traits
+from tssl_adapters.adapters import (
+    Kind,
+    ToValue,
+    Traits,
+    Wrapped,
+)
 
 
 class _Container(Wrapped):

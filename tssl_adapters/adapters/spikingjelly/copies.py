@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tssl_adapters.adapters.base import Kind
+from tssl_adapters.adapters import Kind
 from tssl_adapters.adapters.spikingjelly.classic import (
     Classic,
     ClockDriven,

@@ -13,11 +13,17 @@ import torch
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor
 
+from tssl_adapters.adapters import (
+    ByFormula,
+    Native,
+    Result,
+    Subtract,
+    Traits,
+    attach_smooth,
+    tag,
+    valued,
+)
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran
-from tssl_adapters.engine.attach import Native, Result
-from tssl_adapters.engine.smooth import attach_smooth, valued
-from tssl_adapters.engine.state import tag
-from tssl_adapters.neuron import ByFormula, Subtract, Traits
 
 _PARAMETERS = "alpha beta gamma tau v_threshold linear_decay v_subreset".split()
 

@@ -6,11 +6,18 @@ from typing import Any
 
 from torch import Tensor
 
+from tssl_adapters.adapters import (
+    Native,
+    Reset,
+    Result,
+    Subtract,
+    SubtractAmount,
+    ToValue,
+    attach_smooth,
+    hand_over,
+    valued,
+)
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode, States
-from tssl_adapters.engine.attach import Native, Result
-from tssl_adapters.engine.smooth import attach_smooth, valued
-from tssl_adapters.engine.state import hand_over
-from tssl_adapters.neuron import Reset, Subtract, SubtractAmount, ToValue
 
 
 class KLIF(SmoothNode):

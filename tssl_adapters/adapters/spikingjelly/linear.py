@@ -8,10 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters.base import untouched
+from tssl_adapters.adapters import (
+    LinearCharge,
+    Native,
+    Neuron,
+    Traits,
+    Value,
+    attach,
+    computes,
+    untouched,
+)
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
-from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.neuron import LinearCharge, Neuron, Traits, Value, computes
 
 
 class LinearNode(Node):

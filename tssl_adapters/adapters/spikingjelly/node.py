@@ -8,15 +8,25 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters.base import Wrapped, eager
+from tssl_adapters.adapters import (
+    OtherNeuronError,
+    Reset,
+    Subtract,
+    Surrogate,
+    Thin,
+    ToValue,
+    Traits,
+    Value,
+    Wrapped,
+    eager,
+    emitted,
+    exporting,
+    trace_beside,
+    untag,
+    untraced,
+)
 from tssl_adapters.adapters.spikingjelly import surrogates
-from tssl_adapters.engine.exported import emitted
-from tssl_adapters.engine.state import OtherNeuronError, trace_beside, untag
-from tssl_adapters.engine.thin import Thin
 from tssl_adapters.errors import UnsupportedConfigError
-from tssl_adapters.neuron import Reset, Subtract, ToValue, Traits, Value
-from tssl_adapters.rules.native import Surrogate
-from tssl_adapters.tracing import exporting, untraced
 
 TRACE = "tssl_psc"
 """The memory that holds the trace at ``tau_s > 1``, after the library's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spikingjelly.activation_based import neuron
 
-from tssl_adapters.adapters.base import Kind
+from tssl_adapters.adapters import Kind
 from tssl_adapters.adapters.spikingjelly.gated import WrappedGatedLIFNode
 from tssl_adapters.adapters.spikingjelly.klif import KLIF
 from tssl_adapters.adapters.spikingjelly.linear import IF, LIF, ParametricLIF

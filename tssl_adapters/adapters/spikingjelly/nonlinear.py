@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.adapters import ByFormula, Reset, Traits
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
-from tssl_adapters.neuron import ByFormula, Reset, Traits
 
 
 class QIF(SmoothNode):

@@ -6,9 +6,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tssl_adapters import stateless
-from tssl_adapters.adapters.base import Mode, Wrapped, copied, from_library
-from tssl_adapters.adapters.parts import Part, Walk, as_it_is, folded, stepped
+from tssl_adapters.adapters import (
+    Mode,
+    Part,
+    Walk,
+    Wrapped,
+    as_it_is,
+    computes_torchs,
+    copied,
+    folded,
+    from_library,
+    stepped,
+    torch_class,
+)
 from tssl_adapters.adapters.spikingjelly.node import sequences
 
 _FEEDBACK = (
@@ -21,7 +31,7 @@ def mode(module: nn.Module) -> Mode | None:
     if not (hasattr(module, "step_mode") or _remembers(module)):
         old = _is(module, "MultiStepContainer") or _is(module, "SeqToANNContainer")
         return "sequence" if old else None
-    if stateless.computes_torchs(type(module)):
+    if computes_torchs(type(module)):
         return None
     return "sequence" if sequences(module) else "step"
 
@@ -41,7 +51,7 @@ def part(walk: Walk, path: str, module: Any) -> Part | None:
         return _memory(walk, path, module)
     if _is(module, "VotingLayer"):
         return folded(module)
-    known = stateless.torch_class(type(module))
+    known = torch_class(type(module))
     if known is None or not from_library("spikingjelly", _computes(module)):
         return None
     return walk.stateless(path, module)

@@ -10,9 +10,9 @@ import torch
 from spikingjelly.activation_based import base, neuron
 from torch import Tensor
 
+from tssl_adapters.adapters import Traits, Value
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import Recorder, SmoothNode, States, shadow
-from tssl_adapters.neuron import Traits, Value
 
 STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
 """What a class has to leave as it is: only ``neuronal_charge`` may differ."""

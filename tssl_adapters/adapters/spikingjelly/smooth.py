@@ -13,10 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.adapters import (
+    Native,
+    Reset,
+    Result,
+    attach_smooth,
+    valued,
+)
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, sequences
-from tssl_adapters.engine.attach import Native, Result
-from tssl_adapters.engine.smooth import attach_smooth, valued
-from tssl_adapters.neuron import Reset
 
 States = tuple[Any, ...]
 

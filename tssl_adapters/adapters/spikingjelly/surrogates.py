@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tssl_adapters.adapters.base import from_library
+from tssl_adapters.adapters import Surrogate, from_library, surrogate_of
 from tssl_adapters.arithmetic import (
     Number,
     absolute,
@@ -20,7 +20,6 @@ from tssl_adapters.arithmetic import (
     minimum,
     where,
 )
-from tssl_adapters.rules.native import Surrogate, surrogate_of
 
 LONGEST = 16
 """Up to which power a product stands for it."""

@@ -41,10 +41,6 @@ class Library(Protocol):
 
     SURROGATES: dict[str, Surrogate]
 
-    def surrogate_of(self, layer: nn.Module) -> Surrogate:
-        """The surrogate that a layer of the library's was made with."""
-        ...
-
     def network(self, connections: list[nn.Module], surrogate: str) -> Network:
         """Neurons with the surrogate of that name after each connection."""
         ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import norse.torch as norse
 import torch
@@ -44,12 +43,6 @@ class Gain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gain * x
-
-
-def surrogate_of(layer: nn.Module) -> Surrogate:
-    """The surrogate that a layer was made with."""
-    parameters: Any = layer.p
-    return lambda x: threshold(x, parameters.method, parameters.alpha)
 
 
 def network(connections: list[nn.Module], surrogate: str) -> Network:

@@ -45,12 +45,6 @@ class Net(nn.Module):
         return torch.stack(outputs)
 
 
-def surrogate_of(layer: nn.Module) -> Surrogate:
-    """The surrogate that a layer was made with."""
-    found: Surrogate = layer.spike_grad  # type: ignore[assignment]
-    return found
-
-
 def network(connections: list[nn.Module], surrogate: str) -> Network:
     """Neurons with the surrogate of that name after each connection."""
     return Network(Net(connections, SURROGATES[surrogate]), Net.__call__, snntorch.Leaky)

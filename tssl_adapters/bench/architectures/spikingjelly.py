@@ -15,12 +15,6 @@ SURROGATES: dict[str, Surrogate] = {
 }
 
 
-def surrogate_of(layer: nn.Module) -> Surrogate:
-    """The surrogate that a layer was made with."""
-    found: Surrogate = layer.surrogate_function  # type: ignore[assignment]
-    return found
-
-
 def network(connections: list[nn.Module], surrogate: str) -> Network:
     """Neurons h = (1 - 1/tau) v + x, reset to zero, after each connection."""
     layers: list[nn.Module] = []
