@@ -1,9 +1,11 @@
 """Train on several processes, with SpikingJelly and PyTorch's DistributedDataParallel.
 
-torchrun --nproc-per-node 2 examples/train_distributed.py
+torchrun --nproc-per-node 2 examples/train_distributed.py --dtype float64
+torchrun --nproc-per-node 1 examples/train_distributed.py --dtype float64 --batch-size 100
 
 Wrap first, then hand the model to DistributedDataParallel: the gradients of all processes are
-averaged as natively, so that N processes with batches of B images train as one with N B would.
+averaged as natively, so that N processes with batches of B images train as one with N B would:
+the two commands print the same.
 """
 
 import argparse
@@ -34,11 +36,11 @@ def build_network(num_pixels: int, rule: str, tau_s: float) -> nn.Module:
     return model if rule == "native" else tssl_adapters.wrap(model, rule=rule, tau_s=tau_s)
 
 
-def spike_counts(model: nn.Module, pixels: Tensor, num_steps: int) -> Tensor:
+def spike_counts(model: nn.Module, pixels: Tensor, args: argparse.Namespace) -> Tensor:
     """Output summed over time, from rest: ``[batch, 10]``."""
     functional.reset_net(model)
-    x = pixels.flatten(1).float().div(255.0)
-    counts: Tensor = model(x.expand(num_steps, *x.shape)).sum(0)
+    x = pixels.flatten(1).to(args.device, args.dtype).div(255.0)
+    counts: Tensor = model(x.expand(args.time_steps, *x.shape)).sum(0)
     return counts
 
 
@@ -50,7 +52,7 @@ def train_epoch(
 ) -> None:
     """One pass over this process's share of the images."""
     for pixels, labels in batches:
-        counts = spike_counts(model, pixels.to(args.device), args.time_steps)
+        counts = spike_counts(model, pixels, args)
         loss = F.cross_entropy(counts, labels.to(args.device))
         optimizer.zero_grad()
         loss.backward()
@@ -60,7 +62,7 @@ def train_epoch(
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data, args: argparse.Namespace) -> float:
     """On all test images."""
-    counts = spike_counts(model, data.test_images.to(args.device), args.time_steps)
+    counts = spike_counts(model, data.test_images, args)
     return float((counts.argmax(1).cpu() == data.test_labels).float().mean())
 
 
@@ -80,7 +82,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50, help="of each process")
     parser.add_argument("--time-steps", type=int, default=5)
     parser.add_argument("--tau-s", type=float, default=1.0)
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     args = parser.parse_args()
+    args.dtype = getattr(torch, args.dtype)
     if args.rule == "native" and args.tau_s != 1:
         parser.error("--rule native emits spikes; train it at --tau-s 1")
 
@@ -88,7 +92,7 @@ def main() -> None:
     dist.init_process_group("nccl" if cuda else "gloo")
     args.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else "cpu"
     data = load(args.data, None, args.time_steps)
-    model = build_network(data.num_pixels, args.rule, args.tau_s).to(args.device)
+    model = build_network(data.num_pixels, args.rule, args.tau_s).to(args.device, args.dtype)
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=5e-4)
     train_set = TensorDataset(data.train_images, data.train_labels)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +20,7 @@ from distributed import Client, LocalCluster
 from tssl_adapters.bench import runs
 from tssl_adapters.bench.display import Display
 from tssl_adapters.bench.experiment import Experiment
-from tssl_adapters.bench.grid import run_with_dask
+from tssl_adapters.bench.grid import cluster_client, run_with_dask
 from tssl_adapters.bench.runs import Event, Job
 
 
@@ -58,6 +63,47 @@ def test_killed_workers_run_is_taken_up_by_another(cluster: LocalCluster, tmp_pa
     )
     assert max(epochs.values()) == 1
     assert len(epochs) >= 2 * 12 - 1  # the one whose end was not told any more
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Of a scheduler with two workers, by the commands of the page on it."""
+    page = (Path(__file__).parent.parent / "docs/scaling.md").read_text()
+    scheduler, worker = re.findall(r"^    (dask .*)$", page, re.M)
+    file = str(tmp_path / "scheduler.json")
+    scheduler = scheduler.replace("--port 8786", f"--port 0 --no-dashboard --scheduler-file {file}")
+    worker = worker.replace("ADDRESS", f"--scheduler-file {file} --no-dashboard")
+    with ExitStack() as processes:
+        for command in (scheduler, worker):
+            words = [sys.executable, "-m", *command.split()]
+            process = processes.enter_context(subprocess.Popen(words, stderr=subprocess.DEVNULL))
+            processes.callback(process.terminate)
+        with Client(scheduler_file=file) as client:
+            client.wait_for_workers(2, timeout=120)
+            yield client.scheduler.address
+
+
+def test_cluster_of_processes_gives_what_this_one_gives(tmp_path: Path, address: str) -> None:
+    options = "--libraries spikingjelly,norse --rules native,smooth-tsslbp --seeds 1 --epochs 2"
+    assert accuracy(tmp_path / "cluster", f"{options} --scheduler {address}") == 0
+    assert accuracy(tmp_path / "here", options) == 0
+    there, here = results(tmp_path / "cluster"), results(tmp_path / "here")
+    for record in (*there, *here):
+        record.pop("kept_bytes")  # counted by addresses, which a process may use twice
+    assert len(here) == 2 * 2 * 2
+    assert there == here
+
+
+def test_workers_with_threads_are_refused() -> None:
+    """Runs in one process would draw from one generator."""
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        pytest.raises(ValueError, match=r"has 2 threads.*--nthreads 1"),
+        cluster_client(1, cluster.scheduler_address),
+    ):
+        raise AssertionError("not refused")
 
 
 def test_command_with_workers_of_its_own(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,19 +76,24 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         close(first[name, tau_s], first[name, tau_s, "alone"])
 
 
-def test_the_distributed_example() -> None:
-    """Under torchrun, on two processes: it learns."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += [f"--master-port={29500 + os.getpid() % 1000}", EXAMPLES / "train_distributed.py"]
-    options = ["--data", "digits", "--epochs", "3"]
-    run = subprocess.run(
-        [*map(str, command), *options], capture_output=True, text=True, timeout=300, check=False
-    )
+def distributed_example(processes: int, options: str) -> list[str]:
+    """What the example prints under torchrun, line by line."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    script = str(EXAMPLES / "train_distributed.py")
+    words = [*command, f"--nproc-per-node={processes}", script, *options.split()]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    lines = [line for line in run.stdout.splitlines() if "test accuracy" in line]
-    accuracies = [float(line.split()[-1].rstrip("%")) for line in lines]
+    return [line for line in run.stdout.splitlines() if "test accuracy" in line]
+
+
+def test_the_distributed_example() -> None:
+    """Under torchrun, two processes learn, and as one does with batches twice as large."""
+    options = "--data digits --epochs 3 --dtype float64"
+    two = distributed_example(2, options)
+    accuracies = [float(line.split()[-1].rstrip("%")) for line in two]
     assert len(accuracies) == 3
     assert accuracies[-1] > max(40.0, accuracies[0])
+    assert two == distributed_example(1, f"{options} --batch-size 100")
 
 
 @pytest.mark.parametrize("tau_s", TAUS)

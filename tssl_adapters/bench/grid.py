@@ -69,9 +69,20 @@ def run_with_dask(
 
 @contextmanager
 def cluster_client(workers: int, scheduler: str | None) -> Iterator[Client]:
-    """Of worker processes of one thread each on this machine, or of a scheduler that runs."""
+    """Of worker processes of one thread each on this machine, or of a scheduler that runs.
+
+    Raises:
+        ValueError: a worker of the scheduler has several threads.
+    """
     if scheduler is not None:
         with Client(scheduler) as client:
+            for worker, threads in client.nthreads().items():
+                if threads > 1:  # torch's random numbers are the process's
+                    raise ValueError(
+                        f"The worker {worker} of the Dask cluster {scheduler} has {threads} "
+                        "threads, and runs in one process would share its random numbers. "
+                        "Start workers with --nthreads 1, and more of them by --nworkers."
+                    )
             yield client
         return
     cluster = LocalCluster(
