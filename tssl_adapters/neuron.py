@@ -52,8 +52,9 @@ class LinearCharge:
     ``decay``, ``gain`` and ``offset`` broadcast against one step ``[batch, ...]`` and may carry a
     graph to the library's parameters: the engine differentiates with respect to them.
     ``formula(v, x, *raw)`` computes the same charge in the library's own order of operations, so
-    that it can be recomputed bit for bit. The centre is 0 or, where ``centred`` says so, that one of
-    ``raw``, which has no graph then: a potential may lie far from 0, and close to what it decays to.
+    that it can be recomputed bit for bit. The centre is 0 or, where ``centred`` says so, that one
+    of ``raw``, which has no graph then: a potential may lie far from 0, and close to what it
+    decays to.
     """
 
     decay: Value
