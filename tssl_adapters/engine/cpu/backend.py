@@ -28,8 +28,9 @@ from tssl_adapters.engine.traced import Back
 from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
 
-LARGEST_BLOCK = 1024
-"""Neurons that the backward pass holds at once, at most."""
+LARGEST_BLOCK = 256
+"""Neurons that the backward pass holds at once, at most: few enough that what the next step reads
+can be brought to the caches meanwhile."""
 SCRATCH = 2**17
 """Values of a block that the backward pass holds at once: they stay in the second cache, and of a
 thousand steps there are neurons enough side by side. A quarter of it took 1.3 times as long, at

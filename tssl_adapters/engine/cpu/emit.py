@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ DECLARATIONS = "".join(
     f"declare {kind} @llvm.{name}.{suffix}({kind})\n"
     for kind, suffix in _SUFFIX.items()
     for name in _CALLED.values()
+) + "".join(
+    f"declare {kind} @llvm.fmuladd.{suffix}({kind}, {kind}, {kind})\n"
+    for kind, suffix in _SUFFIX.items()
 )
 
 
@@ -33,7 +37,9 @@ class _Exponential(NamedTuple):
     """How exp is computed: 2^k e^r with k whole and r at most half of ln 2.
 
     ``high + low`` is ln 2, of which multiples of the first are exact; e^r is its Taylor series up
-    to ``terms``; beyond ``largest`` k would not fit an exponent, and the result is 0 or infinite.
+    to ``terms``; beyond ``largest`` and ``smallest`` k would not fit an exponent, and the result is
+    infinite or 0. A number to which ``rounding`` is added is rounded to a whole one, which is in
+    its last bits; ``mantissa`` is how many bits lie below an exponent, of which 1 has ``one``.
     """
 
     high: float
@@ -41,14 +47,19 @@ class _Exponential(NamedTuple):
     terms: int
     largest: float
     smallest: float
-    bias: int
-    shift: int
+    mantissa: int
+    one: int
+
+    @property
+    def rounding(self) -> float:
+        """1.5 times the number from which on only whole ones can be told apart."""
+        return 1.5 * 2.0**self.mantissa
 
 
 _EXPONENTIALS = {
-    "float": _Exponential(0.693359375, -2.12194440e-4, 8, 88.7, -87.3, 127, 23),
+    "float": _Exponential(0.693359375, -2.12194440e-4, 8, 88.7, -87.3, 23, 127),
     "double": _Exponential(
-        0.693147180369123816490, 1.90821492927058770002e-10, 14, 709.7, -708.3, 1023, 52
+        0.693147180369123816490, 1.90821492927058770002e-10, 14, 709.7, -708.3, 52, 1023
     ),
 }
 
@@ -151,35 +162,27 @@ def _exponential(code: Code, x: str, kind: str) -> str:
     def number(value: float) -> str:
         return constant(value, kind)
 
-    def times(left: str, right: str) -> str:
-        return code.get(f"fmul {kind} {left}, {right}")
+    def fused(left: str, right: str, total: str) -> str:
+        """left * right + total, rounded once where the machine can."""
+        operands = ", ".join(f"{kind} {operand}" for operand in (left, right, total))
+        return code.get(f"call {kind} @llvm.fmuladd.{_SUFFIX[kind]}({operands})")
 
     below = code.get(f"fcmp olt {kind} {x}, {number(how.smallest)}")
     above = code.get(f"fcmp ogt {kind} {x}, {number(how.largest)}")
     y = _chosen(code, above, number(how.largest), x, kind)
     y = _chosen(code, below, number(how.smallest), y, kind)
-    scaled = times(y, number(1.4426950408889634))
-    negative = code.get(f"fcmp olt {kind} {scaled}, {number(0.0)}")
-    half = _chosen(code, negative, number(-0.5), number(0.5), kind)
-    nearest = code.get(f"fadd {kind} {scaled}, {half}")
-    k32 = code.get(f"fptosi {kind} {nearest} to i32")
-    k = code.get(f"sitofp i32 {k32} to {kind}")
-    r = code.get(f"fsub {kind} {y}, {times(k, number(how.high))}")
-    r = code.get(f"fsub {kind} {r}, {times(k, number(how.low))}")
-    # 1 + r (1 + r/2 (1 + r/3 (...)))
-    found = number(1.0)
-    for term in range(how.terms - 1, 0, -1):
-        product = times(times(r, number(1.0 / term)), found)
-        found = code.get(f"fadd {kind} {product}, {number(1.0)}")
-    wide = k32 if whole == "i32" else code.get(f"sext i32 {k32} to i64")
-    biased = code.get(f"add {whole} {wide}, {how.bias}")
-    bits = code.get(f"shl {whole} {biased}, {how.shift}")
-    power = code.get(f"bitcast {whole} {bits} to {kind}")
-    found = times(found, power)
+    rounded = fused(y, number(1.4426950408889634), number(how.rounding))
+    k = code.get(f"fsub {kind} {rounded}, {number(how.rounding)}")
+    r = fused(k, number(-how.low), fused(k, number(-how.high), y))
+    found = number(1.0 / math.factorial(how.terms - 1))
+    for term in range(how.terms - 2, -1, -1):
+        found = fused(found, r, number(1.0 / math.factorial(term)))
+    bits = code.get(f"bitcast {kind} {rounded} to {whole}")
+    shifted = code.get(f"shl {whole} {bits}, {how.mantissa}")
+    power = code.get(f"add {whole} {shifted}, {how.one << how.mantissa}")
+    found = code.get(f"fmul {kind} {found}, {code.get(f'bitcast {whole} {power} to {kind}')}")
     found = _chosen(code, above, number(float("inf")), found, kind)
-    found = _chosen(code, below, number(0.0), found, kind)
-    unordered = code.get(f"fcmp uno {kind} {x}, {x}")
-    return _chosen(code, unordered, x, found, kind)
+    return _chosen(code, below, number(0.0), found, kind)
 
 
 class Row(NamedTuple):
