@@ -9,7 +9,7 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "docs", "readme", "tests", "triton", "versions"]
+nox.options.sessions = ["lint", "docs", "package", "readme", "tests", "triton", "versions"]
 nox.options.error_on_missing_interpreters = True
 
 LIBRARIES = "snntorch,spikingjelly,norse"
@@ -24,6 +24,8 @@ TORCH = ("2.6", "2.14")
 OPERATOR_LEFT_OUT = {"norse"}
 """Older versions come as sources with a C++ operator, which takes a compiler and three minutes, and
 which pip builds against a torch of its own. They do without it."""
+WHEEL_BYTES = 1_000_000
+"""What the wheel may have at most."""
 TRITON = "triton==3.9.0"
 """No constraint, as torch's CUDA builds bring a version of their own."""
 TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
@@ -178,6 +180,23 @@ def readme(session: nox.Session) -> None:
     install(session, *shlex.split(line, comments=True))
     install(session, "pytest", "sybil")  # nothing that a block could use
     session.run("pytest", "-p", "no:cacheprovider", "tests/test_documents.py", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the source distribution and the wheel; check contents, size and metadata."""
+    install(session, "build", "check-wheel-contents", "twine")
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = {"PIP_CONSTRAINT": str(Path("constraints/tested.txt").absolute())}
+        session.run("python", "-m", "build", "--outdir", folder, env=constraints)
+        (wheel,) = Path(folder).glob("*.whl")
+        session.run("twine", "check", "--strict", *map(str, Path(folder).iterdir()))
+        whole = ("--package", "tssl_adapters", "--toplevel", "tssl_adapters")
+        session.run("check-wheel-contents", "--no-config", *whole, str(wheel))
+        if (size := wheel.stat().st_size) > WHEEL_BYTES:
+            session.error(
+                f"The wheel has {size} bytes, more than {WHEEL_BYTES}: what came into it?"
+            )
 
 
 @nox.session
