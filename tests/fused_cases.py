@@ -18,15 +18,8 @@ from tssl_adapters.engine import fused
 from tssl_adapters.engine.kernels import Backend
 from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.engine.sequence import SequenceFunction
-from tssl_adapters.neuron import (
-    LinearCharge,
-    Neuron,
-    Never,
-    Subtract,
-    SubtractEarly,
-    ToValue,
-    computes,
-)
+from tssl_adapters.neuron import LinearCharge, Neuron, computes
+from tssl_adapters.resets import Never, Subtract, SubtractEarly, ToValue
 from tssl_adapters.rules import TSSLBP, EventProp, Rule, SmoothTSSLBP, SurrogateGradient
 
 T, BATCH, FEATURES = 7, 3, 5

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Neuron, Subtract, SubtractAmount, SubtractEarly, ToValue, Value
+from tssl_adapters.neuron import Neuron, Value
+from tssl_adapters.resets import Subtract, SubtractAmount, SubtractEarly, ToValue
 from tssl_adapters.rules import Rule, Step, Window
 
 
@@ -48,7 +49,7 @@ class Gradients:
 
 def forward(neuron: Neuron, tau_s: float, drive: Tensor, state: Tensor, trace: Tensor) -> Forward:
     """Run the neuron from the state v[-1] and the trace a[-1]."""
-    charge, theta, amount = neuron.charge, neuron.threshold, neuron.amount
+    charge, theta, amount = neuron.charge, neuron.threshold, _amount(neuron)
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
     early = isinstance(neuron.reset, SubtractEarly)
 
@@ -88,7 +89,7 @@ def backward(
     grad_state: Tensor,
 ) -> Gradients:
     """Go back from ``grad_psc`` and ``grad_state``, the gradients of a[t] and v[t]."""
-    decay, theta, size = neuron.charge.decay, neuron.threshold, neuron.amount
+    decay, theta, size = neuron.charge.decay, neuron.threshold, _amount(neuron)
     to_value, subtract = isinstance(neuron.reset, ToValue), isinstance(neuron.reset, Subtract)
     early = isinstance(neuron.reset, SubtractEarly)
     delayed, both = neuron.timing == "delayed", neuron.timing == "both"
@@ -177,6 +178,12 @@ def backward(
         trace=(1 - 1 / tau_s) * tau_s * G[0] if tau_s > 1 else zero,
         **sums,
     )
+
+
+def _amount(neuron: Neuron) -> Value:
+    """What a spike takes by subtraction."""
+    reset = neuron.reset
+    return reset.amount if isinstance(reset, SubtractAmount) else neuron.threshold
 
 
 def product(factor: Value, adjoint: Tensor) -> Tensor:

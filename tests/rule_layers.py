@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Subtract, ToValue, Value
+from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
+from tssl_adapters.resets import Subtract, ToValue
 from tssl_adapters.rules import Rule
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -30,7 +30,7 @@ from tssl_adapters.engine.cpu import compile as compiling
 from tssl_adapters.engine.cpu import loops
 from tssl_adapters.engine.kernels import Form, spec_of
 from tssl_adapters.engine.traced import Back, Traced
-from tssl_adapters.neuron import _by_subtraction, _to_value
+from tssl_adapters.resets import Subtract, ToValue, _by_subtraction, _to_value
 
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b + 1.0,
@@ -197,10 +197,10 @@ def test_loops_compile_for_other_machines(triple: str) -> None:
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(triple).create_target_machine(opt=3, jit=True)
-    form = Form("float32", False, 1, "subtract", "delayed", True, True)
-    spec = spec_of(lambda v, x, beta: beta * v + x, _by_subtraction, form)
+    form = Form("float32", False, 1, "delayed", True, True)
+    spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(_by_subtraction), form)
     hard = spec_of(
-        lambda v, x: v + x, _to_value, form._replace(kind="value", raw=0, dtype="float64")
+        lambda v, x: v + x, ToValue(0.0, _to_value), form._replace(raw=0, dtype="float64")
     )
     back = a_sequence_back(traced=True, trace="after")
     for source in (
@@ -214,8 +214,8 @@ def test_loops_compile_for_other_machines(triple: str) -> None:
 
 
 def test_the_inner_loops_are_vectorised() -> None:
-    form = Form("float32", False, 1, "subtract", "delayed", True, False)
-    spec = spec_of(lambda v, x, beta: beta * v + x, _by_subtraction, form)
+    form = Form("float32", False, 1, "delayed", True, False)
+    spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(_by_subtraction), form)
     back = a_sequence_back(traced=False, trace=None)
     source = loops.backward_sequence("v", spec, rules.TSSLBP(), back, 1.0, frozenset())
     text = str(compiling.optimised(compiling.whole(source), compiling._machine()))

@@ -30,7 +30,8 @@ from tssl_adapters.engine import attach as attach_module
 from tssl_adapters.engine.attach import Native, attach
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import LostLinkWarning, LostTraceError, NativeGradientWarning
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
+from tssl_adapters.neuron import LinearCharge, Neuron
+from tssl_adapters.resets import Subtract, ToValue
 
 
 @pytest.mark.parametrize(("tau_s", "loud"), [(1.0, 1), (2.0, 3), (3.0, 4)])

@@ -21,7 +21,8 @@ import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.neuron import LinearCharge, Neuron, ToValue
+from tssl_adapters.neuron import LinearCharge, Neuron
+from tssl_adapters.resets import ToValue
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYERS = dict(np.load(GOLDEN / "lif_psc_layer.npz"))

@@ -52,6 +52,16 @@ def python(code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def test_nobody_asks_which_reset_it_is() -> None:
+    """Its arithmetic is its own: only those that make a reset of a layer know the kinds."""
+    users = {
+        path.relative_to(ROOT / "tssl_adapters").parts[0]
+        for path in (ROOT / "tssl_adapters").rglob("*.py")
+        if "tssl_adapters.resets" in path.read_text()
+    }
+    assert users == {"adapters", "neuron.py"}  # the latter in words
+
+
 def test_import_imports_no_library() -> None:
     """Nor do inspect, supported and wrap, as long as the model needs none."""
     steps = python(

@@ -37,7 +37,8 @@ from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import LostLinkWarning, RuleWarning, UnsupportedConfigError
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
+from tssl_adapters.neuron import LinearCharge, Neuron
+from tssl_adapters.resets import Subtract, ToValue
 
 DATA = dict(np.load(Path(__file__).parent / "golden" / "rule_eventprop.npz"))
 TAU_M, TAU_S, T = 20.0, 5.0, 60.0

@@ -16,7 +16,8 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
+from tssl_adapters.neuron import LinearCharge, Neuron
+from tssl_adapters.resets import Subtract, ToValue
 from tssl_adapters.rules import SmoothTSSLBP, SurrogateGradient
 
 F64 = torch.float64

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import losses, rules
 from tssl_adapters.errors import RuleWarning
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue
+from tssl_adapters.neuron import LinearCharge, Neuron
+from tssl_adapters.resets import Subtract, ToValue
 
 DATA = golden("stdbp")
 CASES = [f"discrete/case{i:02d}" for i in range(int(DATA["discrete/n_cases"]))]

@@ -15,7 +15,8 @@ from tssl_adapters import rules
 from tssl_adapters.engine.attach import Native
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.engine.state import Settings
-from tssl_adapters.neuron import ByFormula, Reset, Subtract, ToValue
+from tssl_adapters.neuron import Reset
+from tssl_adapters.resets import ByFormula, Subtract, ToValue
 
 
 def derivative(distance: Tensor) -> Tensor:

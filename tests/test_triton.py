@@ -48,7 +48,8 @@ from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.engine.sequence import SequenceFunction
 from tssl_adapters.engine.sequence import compute as sequence_values
 from tssl_adapters.errors import EngineNotAvailableError
-from tssl_adapters.neuron import LinearCharge, Neuron, Subtract, ToValue, computes
+from tssl_adapters.neuron import LinearCharge, Neuron, computes
+from tssl_adapters.resets import Subtract, ToValue
 from tssl_adapters.rules import TSSLBP, Rule, SmoothTSSLBP
 
 pytest.importorskip("triton")

@@ -15,7 +15,8 @@ from tssl_adapters.engine import fused, launch
 from tssl_adapters.engine.fused_filter import FusedCurrent
 from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, link_size
-from tssl_adapters.neuron import LinearCharge, Neuron, ToValue, computes
+from tssl_adapters.neuron import LinearCharge, Neuron, computes
+from tssl_adapters.resets import ToValue
 from tssl_adapters.rules import TSSLBP, Rule
 
 triton = pytest.importorskip("triton")

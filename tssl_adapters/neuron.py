@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
-
-from tssl_adapters.elementwise import operand
 
 Value: TypeAlias = "float | Tensor"
 Timing: TypeAlias = Literal["immediate", "delayed", "both"]
@@ -65,94 +63,118 @@ class LinearCharge:
     centred: int | None = None
 
 
-def _to_value(charged: Any, due: Any, value: Any) -> Any:
-    return (1.0 - due) * charged + due * value
+class Told(NamedTuple):
+    """What arrives at a step's threshold and at its reset, ``[batch, ...]``; ``None`` is zero.
 
-
-def _by_subtraction(charged: Any, due: Any, threshold: Any) -> Any:
-    return charged - due * threshold
-
-
-@computes(_to_value)
-def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
-    """``(1 - due) * charged + due * value``."""
-    kept = (operand(1.0, due) - due).mul_(charged)
-    return kept if isinstance(value, float) and value == 0.0 else kept.add_(due * value)
-
-
-@computes(_by_subtraction)
-def reset_by_subtraction(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
-    """``charged - due * threshold``."""
-    return charged - due * threshold
-
-
-@dataclass(frozen=True)
-class ToValue:
-    """A spike sets the membrane potential to ``value``.
-
-    ``formula(charged, due, value)`` does so in the library's own order of operations.
+    Attributes:
+        firing: what reaches the potential through the spike.
+        due: where the potential is reset, s or s - r.
+        after: what the potential after that is told.
+        before: r, where the charge met a reset that was due.
+        charged: what h is told.
+        decay: what multiplies the potential in a step.
+        delayed: whether the step's own reset only comes with the next one.
+        along: whether a reset moves along with the threshold.
     """
 
-    value: Value = 0.0
-    formula: Callable[[Tensor, Tensor, Value], Tensor] = reset_to_value
+    firing: Tensor
+    due: Tensor
+    after: Tensor | None
+    before: Tensor | None
+    charged: Tensor | None
+    decay: Value
+    delayed: bool
+    along: bool
 
 
-@dataclass(frozen=True)
-class Subtract:
-    """A spike takes the threshold from the membrane potential.
+class Reset:
+    """What a spike does to the potential; :mod:`tssl_adapters.resets` has each kind's arithmetic.
 
-    ``formula(charged, due, threshold)`` does so in the library's own order of operations.
+    It takes tensors ``[batch, ...]`` or symbols. ``due`` is 1 where a reset is to be done, else 0;
+    with timing ``both`` it is -1 where one was done without a spike to follow. The answers here are
+    those of a reset that does nothing.
     """
 
-    formula: Callable[[Tensor, Tensor, Value], Tensor] = reset_by_subtraction
+    happens: ClassVar[bool] = True
+    """Whether a spike does anything to the potential."""
+    numbered: ClassVar[bool] = False
+    """Whether there is a :attr:`number`."""
+    follows_charge: ClassVar[bool] = False
+    """Whether, with delay, it is done after the next charge."""
+    stepwise: ClassVar[bool] = False
+    """Whether :meth:`at` makes that number anew at each step."""
 
+    @property
+    def number(self) -> Value:
+        """A number of its own, beside the threshold."""
+        return 0.0
 
-@dataclass(frozen=True)
-class SubtractEarly(Subtract):
-    """With delay: the threshold goes before the charge, which lets it decay with the potential.
+    def with_number(self, number: Value) -> Reset:
+        """The same with another number."""
+        return self
 
-    h = charge(v - r threshold), so that R is the threshold whatever the decay.
-    """
+    @property
+    def target(self) -> Value | None:
+        """Where a spike sets the potential, whatever it was; ``None`` where it does not."""
+        return None
 
+    def taking(self, amount: Value) -> Reset:
+        """The same, but that what a spike takes is this and not the threshold."""
+        return self
 
-@dataclass(frozen=True)
-class SubtractAmount(Subtract):
-    """A spike takes an ``amount`` that is not quite the threshold, as where a library rounds it."""
+    def plain(self) -> Reset | None:
+        """The same without its number and in plain arithmetic (:func:`computes`), for compiled
+        loops; ``None`` where nobody said it so.
+        """
+        return self
 
-    amount: Value = 0.0
+    def at(self, charged: Tensor, due: Tensor) -> Reset:
+        """The same with its number at one step."""
+        return self
 
+    def apply(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        """The potential after the spike test, in the library's own order of operations."""
+        return charged
 
-@dataclass(frozen=True)
-class Never:
-    """A spike leaves the membrane potential alone."""
+    def before_charge(self, state: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        """What a charge takes of a state whose reset is due."""
+        return state
 
+    def after_charge(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        """The potential after the charge, for what the reset only does then."""
+        return charged
 
-@dataclass(frozen=True)
-class ByFormula:
-    """The potential after a spike test is any smooth ``formula(charged, due, *others)``.
+    def left(self, state: Tensor, due: Tensor, threshold: Value, removed: Value) -> Tensor:
+        """u[t-1], from a state whose reset is due and of which :meth:`removed` goes."""
+        return self.before_charge(state, due, threshold)
 
-    ``others`` may carry a graph, as states and parameters do. ``value`` is how their graph is
-    reached: the engine puts the formula's result at fixed ``charged`` and ``due`` there.
-    """
+    def lets_in(self, due: Tensor) -> Tensor | None:
+        """The derivative of :meth:`before_charge` by the state; ``None`` is 1."""
+        return None
 
-    formula: Callable[..., Tensor]
-    others: tuple[Value, ...] = ()
-    value: Value = 0.0
+    def removed(
+        self, charged: Tensor, spike: Tensor, threshold: Value, decay: Value | None
+    ) -> Value:
+        """R[t] = -du/ds; with delay, the next step's ``decay`` is given."""
+        return 0.0
 
-    def apply(self, charged: Tensor, due: Tensor) -> Tensor:
-        """The formula without the graph of the others."""
-        return self.formula(charged, due, *map(_held, self.others))
+    def step_down(self, threshold: Value, decay: Value | None) -> Value | None:
+        """R where it is the same whatever the potential, else ``None``."""
+        return None
 
-    def at(self, charged: Tensor, due: Tensor) -> ByFormula:
-        """The same reset with its ``value`` at one step."""
-        return replace(self, value=self.formula(charged.detach(), due.detach(), *self.others))
+    def drop(self, threshold: Value) -> Value:
+        """What a spike takes from a potential that is at the threshold; where it takes nothing,
+        the threshold.
+        """
+        return threshold
 
+    def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
+        """1 - du/dh at a fixed spike; ``None`` is zero."""
+        return None
 
-def _held(value: Value) -> Value:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-Reset: TypeAlias = "ToValue | Subtract | Never | ByFormula"
+    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the threshold and of the number, neuron by neuron."""
+        return -told.firing, None
 
 
 @dataclass(frozen=True)
@@ -206,31 +228,13 @@ class Neuron:
     def values(self) -> tuple[Value, ...]:
         """Every number of the neuron in a fixed order: what autograd has to see as inputs."""
         charge = self.charge
-        numbers = (charge.decay, charge.gain, charge.offset, self.threshold, self.reset_value)
+        numbers = (charge.decay, charge.gain, charge.offset, self.threshold, self.reset.number)
         return (*numbers, *charge.raw)
-
-    @property
-    def reset_value(self) -> Value:
-        """Where a reset to a value, or by a formula, goes, or the amount that one by subtraction
-        takes where that is not the threshold; 0 for other resets.
-        """
-        if isinstance(self.reset, SubtractAmount):
-            return self.reset.amount
-        return self.reset.value if isinstance(self.reset, ToValue | ByFormula) else 0.0
-
-    @property
-    def amount(self) -> Value:
-        """What a spike takes from the potential by subtraction."""
-        return self.reset.amount if isinstance(self.reset, SubtractAmount) else self.threshold
 
     def with_values(self, values: Sequence[Value]) -> Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""
         decay, gain, offset, threshold, value, *raw = values
         parts = (decay, gain, offset, self.charge.formula, tuple(raw), self.charge.centred)
         charge = LinearCharge(*parts)
-        reset = self.reset
-        if isinstance(reset, ToValue | ByFormula):
-            reset = replace(reset, value=value)
-        elif isinstance(reset, SubtractAmount):
-            reset = replace(reset, amount=value)
+        reset = self.reset.with_number(value)
         return replace(self, charge=charge, reset=reset, threshold=threshold)

@@ -75,20 +75,8 @@ from tssl_adapters.engine.state import (
     untag,
 )
 from tssl_adapters.engine.thin import Thin
-from tssl_adapters.neuron import (
-    ByFormula,
-    LinearCharge,
-    Neuron,
-    Never,
-    Reset,
-    Subtract,
-    SubtractAmount,
-    SubtractEarly,
-    ToValue,
-    Traits,
-    Value,
-    computes,
-)
+from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Traits, Value, computes
+from tssl_adapters.resets import ByFormula, Never, Subtract, SubtractAmount, SubtractEarly, ToValue
 from tssl_adapters.rules import Feedback
 from tssl_adapters.rules.native import Surrogate, surrogate_of
 from tssl_adapters.stateless import computes_torchs, torch_class

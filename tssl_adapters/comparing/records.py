@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import ByFormula, ToValue, Traits, Value
+from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules import Rule, Step
 from tssl_adapters.rules.smooth import scale_of
 
@@ -93,11 +93,11 @@ class Potentials:
     def _carry(self, step: Step, slope: Tensor) -> Tensor | None:
         """What multiplies lambda[t+1] on its way to lambda[t], ``[batch, ...]``."""
         rule, traits = self._rule, self._traits
-        if not (rule.chain and rule.spike_chain) or isinstance(traits.reset, ByFormula):
+        if not (rule.chain and rule.spike_chain) or traits.reset.stepwise:
             return None
         decay = _held(step.decay)
-        taken = isinstance(traits.reset, ToValue) and not rule.continuous
-        taken = taken or rule.ends_at_spikes
+        sets = traits.reset.target is not None and not rule.continuous
+        taken = sets or rule.ends_at_spikes
         carry = decay * (1.0 - step.spike) if taken else decay * torch.ones_like(step.spike)
         reset = rule.chain_reset(step)
         if reset is None:

@@ -45,15 +45,7 @@ from tssl_adapters.engine.sequence import watches
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.engine.step import watch
 from tssl_adapters.engine.window import watch_times
-from tssl_adapters.neuron import (
-    Neuron,
-    Never,
-    Subtract,
-    SubtractAmount,
-    SubtractEarly,
-    ToValue,
-    Value,
-)
+from tssl_adapters.neuron import Neuron, Value
 
 ENOUGH = 4096
 """Values that must come out bit-equal before the kernels stand in for torch."""
@@ -140,7 +132,7 @@ def why_not(plan: Plan) -> str | None:
         return "the neuron has states of other kinds"
     if len(neuron.charge.raw) > ROWS - LEARNED or _plain(neuron.charge.formula) is None:
         return "the neuron's charge has no plain formula"
-    if not isinstance(neuron.reset, Never) and _plain(_formula_of(neuron)) is None:
+    if neuron.reset.plain() is None:
         return "the neuron's reset has no plain formula"
     return None
 
@@ -184,10 +176,6 @@ def _plain(formula: Any) -> Any:
     return getattr(formula, "plain", None)
 
 
-def _formula_of(neuron: Neuron) -> Any:
-    return getattr(neuron.reset, "formula", None)
-
-
 def call_of(
     plan: Plan,
     dtype: torch.dtype,
@@ -202,24 +190,14 @@ def call_of(
         str(dtype).removeprefix("torch."),
         dense,
         len(neuron.charge.raw),
-        _kind(neuron),
         neuron.timing,
         neuron.strict,
         plan.tau_s != 1.0,
         neuron.charge.centred,
     )
-    reset = None if isinstance(neuron.reset, Never) else _plain(_formula_of(neuron))
+    reset = neuron.reset.plain()
+    assert reset is not None
     return Call(plan, spec_of(_plain(neuron.charge.formula), reset, form), sequence, backend, path)
-
-
-def _kind(neuron: Neuron) -> str:
-    if isinstance(neuron.reset, ToValue):
-        return "value"
-    if isinstance(neuron.reset, SubtractEarly):
-        return "early"
-    if isinstance(neuron.reset, SubtractAmount):
-        return "amount"
-    return "subtract" if isinstance(neuron.reset, Subtract) else "never"
 
 
 @overload

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Timing, Value
+from tssl_adapters.neuron import Reset, Timing, Value
 from tssl_adapters.rules import Rule
 
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
@@ -33,8 +33,6 @@ class Form(NamedTuple):
         dtype: name of the drive's dtype, ``"float32"``, say.
         dense: whether a neuron's numbers are given one by one rather than once for all neurons.
         raw: how many numbers of its own the charge's formula takes.
-        kind: what a spike does: ``"value"``, ``"subtract"``, ``"amount"``, ``"early"`` or
-            ``"never"``.
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
         psc: whether the output is the trace rather than the spikes.
@@ -47,7 +45,6 @@ class Form(NamedTuple):
     dtype: str
     dense: bool
     raw: int
-    kind: str
     timing: Timing
     strict: bool
     psc: bool
@@ -58,14 +55,15 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """A neuron as kernels know it: two formulas in plain arithmetic, and how they are put together.
+    """A neuron as kernels know it: charge and reset in plain arithmetic, and how they are put
+    together.
 
-    ``reset`` is ``None`` where a spike resets nothing. Made by :func:`spec_of`, one object each,
-    because what is compiled for one is looked up in every call.
+    Made by :func:`spec_of`, one object each, because what is compiled for one is looked up in every
+    call.
     """
 
     charge: Callable[..., Any]
-    reset: Callable[..., Any] | None
+    reset: Reset
     form: Form
 
     def shaped(self, **fields: Any) -> Spec:
@@ -84,7 +82,7 @@ class Spec:
 
 
 @cache
-def spec_of(charge: Callable[..., Any], reset: Callable[..., Any] | None, form: Form) -> Spec:
+def spec_of(charge: Callable[..., Any], reset: Reset, form: Form) -> Spec:
     """The one :class:`Spec` of these."""
     return Spec(charge, reset, form)
 

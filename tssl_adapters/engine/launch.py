@@ -266,7 +266,7 @@ def _backward_holds(
         start = start._replace(earlier=given.earlier)
         backend.backward(spec, back, start, kept, adjoints)
         sums = adjoints.sums
-        if sums is not None and form.kind != "value":
+        if sums is not None and not spec.reset.numbered:
             sums = sums[:RESET_VALUE]  # there is no such number
         _, _, _, _, _, *written = adjoints._replace(sums=sums)
         found.append([t for t in written if t is not None])

@@ -27,18 +27,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.arithmetic import Symbol, minus, plus, where
+from tssl_adapters.arithmetic import Symbol, plus, where
 from tssl_adapters.elementwise import at_least, greater, operand
 from tssl_adapters.engine.kernels import plain
-from tssl_adapters.neuron import (
-    ByFormula,
-    Neuron,
-    Subtract,
-    SubtractAmount,
-    SubtractEarly,
-    ToValue,
-    Value,
-)
+from tssl_adapters.neuron import Neuron, Told, Value
 from tssl_adapters.rules import Rule, Step, Window
 from tssl_adapters.rules.base import Fallback
 
@@ -100,14 +92,9 @@ def _unrounded(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | N
     if neuron.timing == "immediate":
         return None, formula(state, drive, *raw)
     before = fires(neuron, state)
-    if isinstance(neuron.reset, ToValue):
-        return before, formula((1 - before) * state, drive, *raw)
-    if isinstance(neuron.reset, SubtractEarly):
-        return before, formula(neuron.reset.formula(state, before, neuron.threshold), drive, *raw)
-    charged = formula(state, drive, *raw)
-    if isinstance(neuron.reset, Subtract):
-        charged = minus(charged, before, neuron.amount)  # the product is exact: one rounding
-    return before, charged
+    entering = neuron.reset.before_charge(state, before, neuron.threshold)
+    charged = formula(entering, drive, *raw)
+    return before, neuron.reset.after_charge(charged, before, neuron.threshold)
 
 
 def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor | None) -> Tensor:
@@ -115,13 +102,7 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
     if neuron.timing == "delayed":
         return charged
     due = spike if before is None else spike - before
-    if isinstance(neuron.reset, ToValue):
-        return neuron.reset.formula(charged, due, neuron.reset.value)
-    if isinstance(neuron.reset, Subtract):
-        return neuron.reset.formula(charged, due, neuron.amount)
-    if isinstance(neuron.reset, ByFormula):
-        return neuron.reset.apply(charged, due)
-    return charged if isinstance(charged, Symbol) else charged.clone()
+    return neuron.reset.apply(charged, due, neuron.threshold)
 
 
 def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
@@ -146,75 +127,35 @@ def through_psc(
     return total, None if total is None else total / tau_s
 
 
-def _is(value: Value, number: float) -> bool:
-    """Whether a value is this number, without looking into a tensor."""
-    return isinstance(value, float) and value == number
-
-
 def _held(neuron: Neuron, moment: Moment) -> Tensor:
     """What the decay multiplies."""
-    if moment.before is not None and isinstance(neuron.reset, ToValue):
-        return (1 - moment.before) * moment.state
-    if moment.before is not None and isinstance(neuron.reset, SubtractEarly):
-        return moment.state - moment.before * neuron.threshold
-    return moment.state
+    if moment.before is None:
+        return moment.state
+    return neuron.reset.before_charge(moment.state, moment.before, neuron.threshold)
 
 
 def _increment(neuron: Neuron, moment: Moment, removed: Value) -> Tensor:
     """d[t] = h[t] - u[t-1]; a delayed reset makes u[t-1] out of the incoming h[t-1]."""
     if neuron.timing != "delayed":
         return moment.charged - moment.state
-    if isinstance(neuron.reset, Subtract) and not isinstance(neuron.reset, SubtractEarly):
-        assert moment.before is not None
-        before: Tensor = minus(moment.state, moment.before, removed)
-        return moment.charged - before
-    return moment.charged - _held(neuron, moment)
+    assert moment.before is not None
+    left = neuron.reset.left(moment.state, moment.before, neuron.threshold, removed)
+    return moment.charged - left
 
 
 def _removed(neuron: Neuron, moment: Moment) -> Value:
     """R[t] = -du/ds."""
-    charged = moment.charged
-    if isinstance(neuron.reset, ByFormula):
-        return -_partial(neuron.reset, moment, 1)
-    if isinstance(neuron.reset, ToValue):
-        value = neuron.reset.value
-        return charged if _is(value, 0.0) else charged - value
-    if isinstance(neuron.reset, Subtract):
-        late = neuron.timing == "delayed" and not isinstance(neuron.reset, SubtractEarly)
-        return neuron.amount / neuron.charge.decay if late else neuron.amount
-    return 0.0
-
-
-def dropped(neuron: Neuron) -> Value:
-    """What a spike takes from a potential that is at the threshold."""
-    if isinstance(neuron.reset, ToValue) and not _is(neuron.reset.value, 0.0):
-        return neuron.threshold - neuron.reset.value
-    return neuron.amount
-
-
-def _partial(reset: ByFormula, moment: Moment, index: int) -> Tensor:
-    """The derivative of the potential after the reset by h (0) or by the spike (1)."""
-
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
-        leaves = [moment.charged.detach(), moment.spike.detach()]
-        leaves[index].requires_grad_()
-        (partial,) = torch.autograd.grad(reset.apply(*leaves).sum(), leaves[index])
-    return partial
+    decay = neuron.charge.decay if neuron.timing == "delayed" else None
+    return neuron.reset.removed(moment.charged, moment.spike, neuron.threshold, decay)
 
 
 def _taken(neuron: Neuron, moment: Moment) -> Tensor | None:
     """1 - D[t], where D[t] = du/dh at a fixed spike; ``None`` is zero."""
-    if isinstance(neuron.reset, ByFormula):
-        return 1.0 - _partial(neuron.reset, moment, 0)
-    if not isinstance(neuron.reset, ToValue):
-        return None
+    due = moment.spike
     if neuron.timing == "both":
         assert moment.before is not None
-        return moment.spike - moment.before
-    return moment.spike
+        due = due - moment.before
+    return neuron.reset.taken(moment.charged, moment.spike, due)
 
 
 def _looks_cheap(tensor: Tensor) -> bool:
@@ -228,10 +169,6 @@ def product(factor: Value, adjoint: Tensor) -> Tensor:
     if isinstance(found, Symbol):
         return where(factor != 0.0, found, 0.0)
     return torch.where(torch.as_tensor(factor != 0.0, device=found.device), found, 0.0)
-
-
-def _less(total: Tensor | None, factor: Tensor, adjoint: Tensor) -> Tensor:
-    return -(factor * adjoint) if total is None else minus(total, factor, adjoint)
 
 
 def added(left: Tensor | None, right: Tensor | None) -> Tensor | None:
@@ -313,7 +250,7 @@ class Backward:
             neuron.threshold,
             self.tau_s,
             neuron.detached,
-            dropped(neuron),
+            neuron.reset.drop(neuron.threshold),
             self.window,
             last,
             neuron.charge.decay,
@@ -460,9 +397,10 @@ class Backward:
 
     def _carry(self, moment: Moment, chain: Tensor | None, membrane: Tensor | None) -> None:
         decay = operand(self.neuron.charge.decay, moment.charged)
-        if self.neuron.timing == "both" and isinstance(self.neuron.reset, ToValue):
+        if self.neuron.timing == "both":
             assert moment.before is not None
-            decay = decay * (1 - moment.before)
+            let_in = self.neuron.reset.lets_in(moment.before)
+            decay = decay if let_in is None else decay * let_in
         times = product if self.careful else torch.mul
         self.carried = Carried(
             chain,
@@ -498,27 +436,12 @@ class Backward:
         if neuron.timing != "delayed":
             after = added(grad_state, after)
         due = moment.spike if moment.before is None else moment.spike - moment.before
-        if isinstance(neuron.reset, Subtract):
-            own = isinstance(neuron.reset, SubtractAmount)  # then the amount is another number
-            total = None if own else -firing
-            if self.rule.continuous:  # the reset is where the threshold is
-                after, adjoint = None, None
-            if neuron.timing != "delayed" and after is not None:
-                total = _less(total, due, after)
-            if moment.before is not None and adjoint is not None:
-                early = isinstance(neuron.reset, SubtractEarly)
-                before = moment.before * neuron.charge.decay if early else moment.before
-                total = _less(total, before, adjoint)
-            if own and self.needs[RESET_VALUE] and total is not None:
-                self._sum(RESET_VALUE, total)
-            if self.needs[THRESHOLD]:
-                self._sum(THRESHOLD, -firing if total is None or own else total)
-            return
-        if self.needs[THRESHOLD]:
-            self._sum(THRESHOLD, -firing)
-        if self.needs[RESET_VALUE] and after is not None:
-            by_formula = isinstance(neuron.reset, ByFormula)
-            self._sum(RESET_VALUE, after if by_formula else due * after)
+        delayed, along = neuron.timing == "delayed", self.rule.continuous
+        decay = neuron.charge.decay
+        told = Told(firing, due, after, moment.before, adjoint, decay, delayed, along)
+        for index, terms in zip((THRESHOLD, RESET_VALUE), neuron.reset.learned(told), strict=True):
+            if self.needs[index] and terms is not None:
+                self._sum(index, terms)
 
     def _sum(self, index: int, terms: Tensor) -> None:
         value = self.neuron.values()[index]
@@ -535,7 +458,6 @@ class Backward:
         if linked:
             return None
         total = added(chain, membrane)
-        if total is not None and isinstance(self.neuron.reset, ToValue):
-            assert first.before is not None
-            total = total * (1 - first.before)
-        return total
+        assert first.before is not None
+        let_in = self.neuron.reset.lets_in(first.before)
+        return total if total is None or let_in is None else total * let_in

@@ -32,7 +32,7 @@ from tssl_adapters.engine.sequence import (
     grad_of_state,
     looks_around,
 )
-from tssl_adapters.neuron import Neuron, ToValue, Value
+from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
 
 
@@ -143,10 +143,10 @@ def for_neurons(neuron: Neuron, given: Given, learns: bool, chosen: Tensor | Non
 
     Where they are to learn there is one for each neuron, so that no sum is taken over neurons.
     """
-    like, resets_to = given.state, isinstance(neuron.reset, ToValue)
+    like, learned = given.state, LEARNED if neuron.reset.numbered else RESET_VALUE
 
     def flat(k: int, value: Value) -> Value:
-        wanted = learns and k < (LEARNED if resets_to else RESET_VALUE)
+        wanted = learns and k < learned
         if not isinstance(value, Tensor):
             return like.new_full((given.neurons,), value) if wanted else value
         value = value.detach()

@@ -18,7 +18,7 @@ from torch import Tensor
 from tssl_adapters.engine.attach import Native, Result, attach
 from tssl_adapters.engine.recursion import trace_after
 from tssl_adapters.engine.state import Settings, link_at, link_of, position_at, tag, unpacked
-from tssl_adapters.neuron import ByFormula, LinearCharge, Neuron, Reset, Value
+from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 
 Charge: TypeAlias = Callable[[Tensor], Tensor]
 """Maps the membrane potential ``[batch, ...]`` to h, with a graph to all else that h depends on."""
@@ -64,7 +64,7 @@ def attach_smooth(
         slope = _slope(charge, held.expand(drive.shape)) if torch.is_grad_enabled() else 1.0
     elif isinstance(slope, Tensor):
         slope = slope.detach()  # parameters have their gradient through the charge itself
-    if isinstance(reset, ByFormula):
+    if reset.stepwise:
         spikes, after = native.values()
         native = native._replace(values=lambda: (spikes, after))
         reset = reset.at(drive, spikes)

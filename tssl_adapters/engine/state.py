@@ -163,7 +163,7 @@ def reset_of(neuron: Neuron) -> tuple[Any, ...]:
         *(neuron.timing, neuron.strict, neuron.quantiser),
         *(type(neuron.reset), getattr(neuron.reset, "formula", None)),
         *_pinned(neuron.threshold),
-        *_pinned(neuron.reset_value),
+        *_pinned(neuron.reset.number),
     )
 
 

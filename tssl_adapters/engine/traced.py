@@ -6,7 +6,7 @@ engines that compile it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Set
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -27,15 +27,7 @@ from tssl_adapters.engine.recursion import (
     trace_after,
 )
 from tssl_adapters.engine.sequence import looks_around
-from tssl_adapters.neuron import (
-    LinearCharge,
-    Neuron,
-    Never,
-    Subtract,
-    SubtractAmount,
-    SubtractEarly,
-    ToValue,
-)
+from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.rules import Rule
 
 NUMBERS = ("decay", "gain", "offset", "threshold", "reset_value", "first", "second", "third")
@@ -201,7 +193,7 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
         later,
     )
     needs = [back.learns] * LEARNED
-    needs[RESET_VALUE] = back.learns and isinstance(neuron.reset, ToValue | SubtractAmount)
+    needs[RESET_VALUE] = back.learns and neuron.reset.numbered
     steps: Any = _input(line, "steps")
     recorder = _Recorder(neuron, rule, tau_s, needs, arriving, None, steps)
     recorder.careful = True
@@ -259,15 +251,8 @@ def _record(spec: Spec, line: Line, detached: bool) -> Neuron:
     """A neuron of symbols."""
     numbers = [_input(line, name) for name in NUMBERS]
     decay, gain, offset, threshold, value, *raw = numbers
-    form, plain = spec.form, spec.reset
-    resets: dict[str, Callable[[], Any]] = {
-        "value": lambda: ToValue(value, plain),  # type: ignore[arg-type]
-        "subtract": lambda: Subtract(plain),  # type: ignore[arg-type]
-        "amount": lambda: SubtractAmount(plain, value),  # type: ignore[arg-type]
-        "early": lambda: SubtractEarly(plain),  # type: ignore[arg-type]
-        "never": Never,
-    }
+    form = spec.form
     raw = raw[: form.raw]
     charge = LinearCharge(decay, gain, offset, spec.charge, tuple(raw), form.centred)
-    reset = resets[form.kind]()
+    reset = spec.reset.with_number(value)
     return Neuron(charge, reset, threshold, form.timing, form.strict, detached)

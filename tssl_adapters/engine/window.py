@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.recursion import dropped
 from tssl_adapters.engine.state import Settings, above_us, position_of
 from tssl_adapters.errors import RuleWarning
 from tssl_adapters.neuron import Neuron
@@ -82,7 +81,7 @@ class Position(NamedTuple):
 
 def _made(rule: Rule, counts: Tensor, steps: int, neuron: Neuron) -> Window:
     active = counts.clamp(max=1.0)
-    window = Window(counts, active, steps, neuron.charge.decay, dropped(neuron))
+    window = Window(counts, active, steps, neuron.charge.decay, neuron.reset.drop(neuron.threshold))
     return window._replace(factor=rule.factor(window))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules import dropout, pooling
 
-from tssl_adapters.neuron import ToValue, Traits, Value
+from tssl_adapters.neuron import Traits, Value
 
 MOST_TAKEN = 1e4
 """A reset that takes more than so many thresholds is a way to have a neuron fire once."""
@@ -103,18 +103,16 @@ def takes_too_much(rule: str, traits: Traits) -> str | None:
 
 def out_of_reach(traits: Traits) -> float | None:
     """What a reset leads to, where that is so far from the threshold that a neuron fires once."""
-    if not isinstance(traits.reset, ToValue):
+    if traits.reset.target is None:
         return None
-    threshold, value = _number(traits.threshold), _number(traits.reset.value)
+    threshold, value = _number(traits.threshold), _number(traits.reset.target)
     far = abs(threshold - value) > MOST_TAKEN * max(1.0, abs(threshold))
     return value if far else None
 
 
 def has_numbers(traits: Traits) -> bool:
     """Whether threshold, decay and reset can be looked at: on the meta device they cannot."""
-    values = [traits.threshold, traits.decay]
-    if isinstance(traits.reset, ToValue):
-        values.append(traits.reset.value)
+    values = [traits.threshold, traits.decay, traits.reset.number]
     return not any(isinstance(value, torch.Tensor) and value.is_meta for value in values)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tssl_adapters.arithmetic import arithmetic, minimum, where
-from tssl_adapters.neuron import Never, Traits
+from tssl_adapters.neuron import Traits
 from tssl_adapters.rules.base import ChainReset, Rule, Step
 from tssl_adapters.rules.checks import losing_times, positive
 
@@ -110,7 +110,7 @@ class EventProp(Rule):
     def problem(self, traits: Traits, tau_s: float) -> str | None:
         if traits.nonlinear is not None:
             return f"EventProp takes linear integrate-and-fire neurons, and {traits.nonlinear}"
-        if isinstance(traits.reset, Never):
+        if not traits.reset.happens:
             return (
                 "nothing resets this neuron, and EventProp follows the potential through its "
                 "resets; give it one, or skip a read-out whose spikes nobody uses"

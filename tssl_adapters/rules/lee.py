@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.neuron import Never, Traits
+from tssl_adapters.neuron import Traits
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
 from tssl_adapters.rules.checks import flag, one_of, takes_too_much
 
@@ -122,7 +122,7 @@ class Lee(Rule):
             return "Lee is made for layers that emit spikes; use tau_s=1, or STRSBP or TSSLBP"
         if traits.nonlinear is not None:
             return f"Lee takes linear integrate-and-fire neurons, and {traits.nonlinear}"
-        if isinstance(traits.reset, Never):
+        if not traits.reset.happens:
             return (
                 "Lee relies on what a spike takes from the potential, and nothing resets this "
                 "neuron; give it a reset, or skip it where its potential is what is read"

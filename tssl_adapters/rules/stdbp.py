@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.neuron import Never, Traits, Value
+from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
 from tssl_adapters.rules.checks import flag, losing_times, one_of, positive
 
@@ -119,7 +119,7 @@ class STDBP(Rule):
             return "STDBP is made for layers that emit spikes; use tau_s=1"
         if traits.nonlinear is not None:
             return f"STDBP takes linear integrate-and-fire neurons, and {traits.nonlinear}"
-        if isinstance(traits.reset, Never):
+        if not traits.reset.happens:
             return "nothing resets this neuron, so that it goes on firing; give it a reset"
         if traits.refractory:
             return (

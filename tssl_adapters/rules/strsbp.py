@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tssl_adapters.neuron import Never, Traits, Value
+from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import ChainReset, Fallback, Feedback, Rule, Step, Window
 from tssl_adapters.rules.checks import one_of, takes_too_much
 
@@ -155,7 +155,7 @@ class STRSBP(Rule):
     def problem(self, traits: Traits, tau_s: float) -> str | None:
         if traits.nonlinear is not None:
             return f"STRSBP takes linear integrate-and-fire neurons, and {traits.nonlinear}"
-        if isinstance(traits.reset, Never):
+        if not traits.reset.happens:
             return "STRSBP counts what spikes take from the potential, and nothing resets this one"
         if traits.graded:
             return "its spikes are graded, and STRSBP counts spikes; use graded_spikes_factor=1"

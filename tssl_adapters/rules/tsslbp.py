@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tssl_adapters.arithmetic import arithmetic, bell, inverse
 from tssl_adapters.elementwise import operand
-from tssl_adapters.neuron import Subtract, SubtractEarly, Traits
+from tssl_adapters.neuron import Traits
 from tssl_adapters.rules.base import ChainReset, Fallback, Rule, Step
 from tssl_adapters.rules.checks import flag, has_numbers, one_of, positive
 
@@ -107,13 +107,12 @@ class TSSLBP(Rule):
 
     def _carry(self, traits: Traits) -> float:
         """The most that a spike multiplies lambda by, from one step to the one before."""
-        if self.reset_path != "reference" or not isinstance(traits.reset, Subtract):
+        if self.reset_path != "reference" or not has_numbers(traits):
             return 0.0
-        if not has_numbers(traits):
+        decay, threshold = map(torch.as_tensor, (traits.decay, traits.threshold))
+        removed = traits.reset.step_down(threshold, decay if traits.delayed else None)
+        if removed is None:
             return 0.0
-        decay, removed = map(torch.as_tensor, (traits.decay, traits.threshold))
-        if traits.delayed and not isinstance(traits.reset, SubtractEarly):
-            removed = removed / decay
         carry = (decay + (1.0 - decay) * removed * self.max_slope).detach()
         return float(carry.max())
 

@@ -22,8 +22,6 @@ from tssl_adapters.adapters import (
     OtherNeuronError,
     Reset,
     Subtract,
-    SubtractAmount,
-    SubtractEarly,
     Surrogate,
     Thin,
     ToValue,
@@ -156,10 +154,7 @@ class Layer(Wrapped):
     @classmethod
     def _tssl_decayless(cls, layer: Any) -> bool:
         """Whether what a spike takes from the potential would have to be infinite."""
-        reset = cls._tssl_reset(layer)
-        if not (isinstance(reset, Subtract) and cls._tssl_delayed(layer)):
-            return False
-        if isinstance(reset, SubtractEarly):
+        if not (cls._tssl_reset(layer).follows_charge and cls._tssl_delayed(layer)):
             return False
         decay = cls._tssl_charge(layer).decay
         if isinstance(decay, Tensor):
@@ -331,7 +326,7 @@ class Layer(Wrapped):
                 raise self._tssl_refusal(why)
         delayed = self._tssl_delayed(self)
         reset, threshold = self._tssl_reset(self), held(self, "threshold")
-        if type(reset) is Subtract and threshold.dtype is torch.float64:
+        if reset.follows_charge and threshold.dtype is torch.float64:
             reset = self._tssl_rounded(reset, states["mem"])
         return Neuron(
             charge=charge,
@@ -343,7 +338,7 @@ class Layer(Wrapped):
             quantiser=quantiser,
         )
 
-    def _tssl_rounded(self: Any, reset: Subtract, mem: Tensor) -> Reset:
+    def _tssl_rounded(self: Any, reset: Reset, mem: Tensor) -> Reset:
         """The reset by a float64 threshold without dimensions: the library multiplies it by spikes
         that are float32, and so takes what float32 makes of it.
         """
@@ -354,7 +349,7 @@ class Layer(Wrapped):
         amount = torch.ones_like(due) * self.threshold
         if amount.dtype == mem.dtype:
             return reset
-        return SubtractAmount(reset.formula, amount.to(mem.dtype))
+        return reset.taking(amount.to(mem.dtype))
 
     def _tssl_refusal(self, why: str) -> OtherNeuronError:
         return OtherNeuronError(f"Layer '{self._tssl_settings.path}': {why}.")

@@ -11,7 +11,6 @@ from tssl_adapters.adapters import (
     Reset,
     Result,
     Subtract,
-    SubtractAmount,
     ToValue,
     attach_smooth,
     hand_over,
@@ -71,4 +70,4 @@ class KLIF(SmoothNode):
             return ToValue(self.v_reset * self.k if self.v_reset else self.v_reset)
         # The library takes theta / k, which it rounds to the precision of k, not of v.
         k = self.k.detach()
-        return SubtractAmount(amount=(self.v_threshold / k).to(v) * k)
+        return Subtract().taking((self.v_threshold / k).to(v) * k)

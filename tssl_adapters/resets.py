@@ -1,0 +1,285 @@
+"""The kinds of reset: to a value, by subtraction, early, never, by a formula; each its arithmetic.
+
+With delay a reset is done in the next step: before its charge where that is all the same, and after
+it where the library has it so (:class:`Subtract`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.arithmetic import Symbol, minus
+from tssl_adapters.elementwise import operand
+from tssl_adapters.neuron import Reset, Told, Value, computes
+
+Formula = Callable[[Tensor, Tensor, Value], Tensor]
+
+
+def _to_value(charged: Any, due: Any, value: Any) -> Any:
+    return (1.0 - due) * charged + due * value
+
+
+def _by_subtraction(charged: Any, due: Any, threshold: Any) -> Any:
+    return charged - due * threshold
+
+
+@computes(_to_value)
+def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
+    """``(1 - due) * charged + due * value``."""
+    kept = (operand(1.0, due) - due).mul_(charged)
+    return kept if _zero(value) else kept.add_(due * value)
+
+
+@computes(_by_subtraction)
+def reset_by_subtraction(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+    """``charged - due * threshold``."""
+    return charged - due * threshold
+
+
+def _zero(value: Value) -> bool:
+    """Whether it is, without looking into a tensor."""
+    return isinstance(value, float) and value == 0.0
+
+
+@dataclass(frozen=True)
+class ToValue(Reset):
+    """A spike sets the membrane potential to ``value``.
+
+    ``formula(charged, due, value)`` does so in the library's own order of operations. With delay
+    the value is 0.
+    """
+
+    value: Value = 0.0
+    formula: Formula = reset_to_value
+
+    numbered = True
+
+    @property
+    def number(self) -> Value:
+        return self.value
+
+    def with_number(self, number: Value) -> Reset:
+        return replace(self, value=number)
+
+    @property
+    def target(self) -> Value | None:
+        return self.value
+
+    def plain(self) -> Reset | None:
+        return _plain(self)
+
+    def apply(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return self.formula(charged, due, self.value)
+
+    def before_charge(self, state: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return (1 - due) * state
+
+    def lets_in(self, due: Tensor) -> Tensor | None:
+        return 1 - due
+
+    def removed(
+        self, charged: Tensor, spike: Tensor, threshold: Value, decay: Value | None
+    ) -> Value:
+        return charged if _zero(self.value) else charged - self.value
+
+    def drop(self, threshold: Value) -> Value:
+        return threshold if _zero(self.value) else threshold - self.value
+
+    def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
+        return due
+
+    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+        return -told.firing, None if told.after is None else told.due * told.after
+
+
+@dataclass(frozen=True)
+class Subtract(Reset):
+    """A spike takes the threshold from the membrane potential.
+
+    ``formula(charged, due, threshold)`` does so in the library's own order of operations. With
+    delay it is taken after the next charge, so that R is the threshold over the decay.
+    """
+
+    formula: Formula = reset_by_subtraction
+
+    follows_charge = True
+
+    def taking(self, amount: Value) -> Reset:
+        return SubtractAmount(self.formula, amount)
+
+    def plain(self) -> Reset | None:
+        return _plain(self)
+
+    def amount_of(self, threshold: Value) -> Value:
+        """What a spike takes."""
+        return threshold
+
+    def apply(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return self.formula(charged, due, self.amount_of(threshold))
+
+    def after_charge(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        # The product is exact: one rounding.
+        found: Tensor = minus(charged, due, self.amount_of(threshold))
+        return found
+
+    def left(self, state: Tensor, due: Tensor, threshold: Value, removed: Value) -> Tensor:
+        found: Tensor = minus(state, due, removed)
+        return found
+
+    def removed(
+        self, charged: Tensor, spike: Tensor, threshold: Value, decay: Value | None
+    ) -> Value:
+        return self.step_down(threshold, decay)
+
+    def step_down(self, threshold: Value, decay: Value | None) -> Value:
+        amount = self.amount_of(threshold)
+        return amount if decay is None else amount / decay
+
+    def drop(self, threshold: Value) -> Value:
+        return self.amount_of(threshold)
+
+    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+        return self._through(told, -told.firing), None
+
+    def _through(self, told: Told, total: Tensor | None) -> Tensor | None:
+        """``total`` and what the amount does to the potentials."""
+        if told.along:
+            return total
+        if not told.delayed and told.after is not None:
+            total = _less(total, told.due, told.after)
+        if told.before is not None and told.charged is not None:
+            total = _less(total, self._passed(told.before, told.decay), told.charged)
+        return total
+
+    def _passed(self, before: Tensor, decay: Value) -> Tensor:
+        """The derivative of h by an amount that was due before it, but for its sign."""
+        return before
+
+
+@dataclass(frozen=True)
+class SubtractEarly(Subtract):
+    """With delay: the threshold goes before the charge, which lets it decay with the potential.
+
+    h = charge(v - r threshold), so that R is the threshold whatever the decay.
+    """
+
+    follows_charge = False
+
+    def before_charge(self, state: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return self.formula(state, due, self.amount_of(threshold))
+
+    def after_charge(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return charged
+
+    def step_down(self, threshold: Value, decay: Value | None) -> Value:
+        return self.amount_of(threshold)
+
+    def _passed(self, before: Tensor, decay: Value) -> Tensor:
+        return before * decay
+
+
+@dataclass(frozen=True)
+class SubtractAmount(Subtract):
+    """A spike takes an ``amount`` that is not quite the threshold, as where a library rounds it."""
+
+    amount: Value = 0.0
+
+    numbered = True
+
+    @property
+    def number(self) -> Value:
+        return self.amount
+
+    def with_number(self, number: Value) -> Reset:
+        return replace(self, amount=number)
+
+    def amount_of(self, threshold: Value) -> Value:
+        return self.amount
+
+    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+        return -told.firing, self._through(told, None)
+
+
+@dataclass(frozen=True)
+class Never(Reset):
+    """A spike leaves the membrane potential alone."""
+
+    happens = False
+
+    def apply(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return charged if isinstance(charged, Symbol) else charged.clone()
+
+
+@dataclass(frozen=True)
+class ByFormula(Reset):
+    """The potential after a spike test is any smooth ``formula(charged, due, *others)``.
+
+    ``others`` may carry a graph, as states and parameters do. ``value`` is how their graph is
+    reached: :meth:`at` puts the formula's result at fixed ``charged`` and ``due`` there.
+    """
+
+    formula: Callable[..., Tensor]
+    others: tuple[Value, ...] = ()
+    value: Value = 0.0
+
+    numbered = True
+    stepwise = True
+
+    @property
+    def number(self) -> Value:
+        return self.value
+
+    def with_number(self, number: Value) -> Reset:
+        return replace(self, value=number)
+
+    def plain(self) -> Reset | None:
+        return None
+
+    def at(self, charged: Tensor, due: Tensor) -> Reset:
+        return self.with_number(self.formula(charged.detach(), due.detach(), *self.others))
+
+    def apply(self, charged: Tensor, due: Tensor, threshold: Value = 0.0) -> Tensor:
+        """The formula without the graph of the others."""
+        return self.formula(charged, due, *map(_held, self.others))
+
+    def removed(
+        self, charged: Tensor, spike: Tensor, threshold: Value, decay: Value | None
+    ) -> Value:
+        return -self._partial(charged, spike, 1)
+
+    def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
+        return 1.0 - self._partial(charged, spike, 0)
+
+    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+        return -told.firing, told.after
+
+    def _partial(self, charged: Tensor, spike: Tensor, index: int) -> Tensor:
+        """The derivative of the potential after the reset by h (0) or by the spike (1)."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+            leaves = [charged.detach(), spike.detach()]
+            leaves[index].requires_grad_()
+            (partial,) = torch.autograd.grad(self.apply(*leaves).sum(), leaves[index])
+        return partial
+
+
+def _plain(reset: ToValue | Subtract) -> Reset | None:
+    formula = getattr(reset.formula, "plain", None)
+    return None if formula is None else replace(reset, formula=formula).with_number(0.0)
+
+
+def _held(value: Value) -> Value:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _less(total: Tensor | None, factor: Tensor, adjoint: Tensor) -> Tensor:
+    found: Tensor = -(factor * adjoint) if total is None else minus(total, factor, adjoint)
+    return found
