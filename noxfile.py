@@ -176,7 +176,7 @@ def readme(session: nox.Session) -> None:
 
     Constraints stand in for PyTorch's own line; blocks of the documentation count as README's.
     """
-    (line,) = re.findall(r"^python -m pip install (.*)$", Path("README.md").read_text(), re.M)
+    (line,) = re.findall(r'^python -m pip install ("\..*)$', Path("README.md").read_text(), re.M)
     install(session, *shlex.split(line, comments=True))
     install(session, "pytest", "sybil")  # nothing that a block could use
     session.run("pytest", "-p", "no:cacheprovider", "tests/test_documents.py", *session.posargs)
