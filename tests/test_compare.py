@@ -492,6 +492,17 @@ def test_a_model_that_is_wrapped_is_compared_as_it_is() -> None:
     assert [one.status for one in other.layers] == ["wrapped", "wrapped"]
 
 
+def test_a_model_that_was_trained_wrapped_is_compared_as_before() -> None:
+    """What its steps know of each other by then does not hide them."""
+    model, step = network(2.0, layers=2)
+    tssl_adapters.wrap(model)
+    before = tssl_adapters.compare(model, step)
+    step(model).backward()
+    assert [layer._tssl_settings.thin is not None for layer in model[1:4:2]] == [True, True]
+    assert str(tssl_adapters.compare(model, step)) == str(before)
+    assert before.layers[0].rise is not None
+
+
 # As it was.
 
 
