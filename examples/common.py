@@ -21,7 +21,8 @@ from tssl_adapters import rules
 from tssl_adapters.bench.architectures import Forward, Network
 from tssl_adapters.bench.architectures.connections import hidden_sizes
 from tssl_adapters.bench.data import Data, load
-from tssl_adapters.bench.method import FEWEST_STEPS, TAU_M, SumPool2d, encode, init_weights
+from tssl_adapters.bench.known import FEWEST_STEPS
+from tssl_adapters.bench.method import TAU_M, SumPool2d, encode, init_weights
 from tssl_adapters.bench.observer import Observer, Progress, Record, describe
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import CheckpointError, InterruptedRunError, Trainer

@@ -32,7 +32,8 @@ from tssl_adapters import losses, rules
 from tssl_adapters.bench.architectures.connections import hidden_sizes
 from tssl_adapters.bench.architectures.spikingjelly import Integrate
 from tssl_adapters.bench.data import Data, load
-from tssl_adapters.bench.method import LATENCY, latencies, scores
+from tssl_adapters.bench.known import LATENCY
+from tssl_adapters.bench.method import latencies, scores
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
 from tssl_adapters.bench.workload import Batch, Workload

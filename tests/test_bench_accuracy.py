@@ -24,7 +24,7 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import _engines
-from tssl_adapters.bench import architectures, data, rules, runs
+from tssl_adapters.bench import architectures, data, known, rules, runs
 from tssl_adapters.bench.__main__ import command_of
 from tssl_adapters.bench.architectures import connections
 from tssl_adapters.bench.experiment import Experiment, environment
@@ -33,7 +33,7 @@ from tssl_adapters.bench.observer import Progress
 from tssl_adapters.bench.runs import Job
 from tssl_adapters.bench.trainer import InterruptedRunError, Trainer
 
-every_library = pytest.mark.parametrize("library", architectures.LIBRARIES)
+every_library = pytest.mark.parametrize("library", known.LIBRARIES)
 both_tau_s = pytest.mark.parametrize("tau_s", [1.0, 3.0])
 
 

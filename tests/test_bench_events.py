@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench_cases import accuracy, lines, results
+from bench_cases import accuracy, results
 
 from tssl_adapters.bench import data
 from tssl_adapters.bench.method import encode
@@ -73,9 +73,21 @@ def test_training_on_events(shd: Path, tmp_path: Path) -> None:
     assert line["data"] == "shd"
 
 
-def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_is_downloaded(
+    there: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nor is anything written where the folder is missing, or holds no recordings."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if there:
+        (tmp_path / "NMNIST").mkdir()
     options = f"--data n-mnist --data-dir {tmp_path} --libraries norse --rules tsslbp --seeds 1"
-    assert accuracy(tmp_path / "out", f"{options} --epochs 1") == 1
-    (failure,) = lines(tmp_path / "out" / "failures.jsonl")
-    assert f"n-mnist was not found. Looked in:\n  {tmp_path}/NMNIST\n" in failure["error"]
+    with pytest.raises(SystemExit, match="2"):
+        accuracy(tmp_path / "out", f"{options} --epochs 1")
+    said = capsys.readouterr().err
+    assert f"n-mnist's recordings are not in {tmp_path}/NMNIST; name the folder that was" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

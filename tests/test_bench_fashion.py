@@ -13,6 +13,7 @@ from test_examples import idx
 from zoo.torchvision_stub import declare_missing_operators
 
 import tssl_adapters
+from tssl_adapters.bench import places
 from tssl_adapters.bench.data import images
 from tssl_adapters.bench.networks import fashion, suite, training
 
@@ -32,7 +33,7 @@ each_network = pytest.mark.parametrize(
 def folder(tmp_path):
     """Small idx files of the data set."""
     draw = np.random.default_rng(0)
-    for name, number in zip(images.IDX_FILES, (6, 6, BATCH, BATCH), strict=True):
+    for name, number in zip(places.IDX_FILES, (6, 6, BATCH, BATCH), strict=True):
         shape, highest = ((number, 28, 28), 256) if "images" in name else ((number,), 10)
         array = draw.integers(highest, size=shape).astype(np.uint8)
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(idx(array)))

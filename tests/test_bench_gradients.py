@@ -11,7 +11,7 @@ import torch
 from bench_cases import settings
 from torch import Tensor, nn
 
-from tssl_adapters.bench import architectures, data, gradients, runs
+from tssl_adapters.bench import data, gradients, known, runs
 from tssl_adapters.bench.__main__ import main
 from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.spread import cosines, spread
@@ -72,7 +72,7 @@ def test_cosines() -> None:
     )
 
 
-@pytest.mark.parametrize("library", architectures.LIBRARIES)
+@pytest.mark.parametrize("library", known.LIBRARIES)
 def test_norms_are_those_of_a_training_step(library: str) -> None:
     """And the drives' gradients add up, over time, to the last weight's bias-like sum."""
     group = [settings(library=library, rule=rule, tau_s=3.0, loss="kernel", batch_size=30)
@@ -101,7 +101,7 @@ def test_command(tmp_path: Path) -> None:
     out = ["--quiet", "--out", str(tmp_path)]
     assert main(["gradients", *options.split(), *out]) == 0
     found = json.loads((tmp_path / "gradients.json").read_text())
-    assert [group["library"] for group in found] == list(architectures.LIBRARIES)
+    assert [group["library"] for group in found] == list(known.LIBRARIES)
     activity = [group["activity"] for group in found]
     assert activity[0] == activity[1] == activity[2]  # one network, three libraries
     page = (tmp_path / "report.html").read_text()

@@ -12,7 +12,7 @@ from bench_cases import settings
 from torch import Tensor, nn
 
 from tssl_adapters import losses
-from tssl_adapters.bench import architectures, data, gradients, options, rules, runs
+from tssl_adapters.bench import architectures, choices, data, gradients, options, rules, runs
 from tssl_adapters.bench.__main__ import main
 from tssl_adapters.bench.experiment import Experiment
 from tssl_adapters.bench.method import batch_loss, encode, init_weights, scores
@@ -174,7 +174,7 @@ def test_rules_that_refuse_a_setting_are_left_out() -> None:
     options.add_grid_options(parser)
     options.add_training_options(parser)
     chosen = "--libraries norse --rules lee,stdbp,strsbp --tau-s 1,3 --seeds 2"
-    grid, left_out = options.settings_of(parser.parse_args(chosen.split()))
+    grid, left_out = choices.settings_of(parser.parse_args(chosen.split()))
     found = [(run.rule, run.tau_s, run.loss, run.seed) for run in grid]
     assert found == [
         ("lee", 1.0, "cross-entropy", 0), ("strsbp", 1.0, "cross-entropy", 0),

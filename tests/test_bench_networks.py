@@ -16,9 +16,10 @@ from bench_cases import lines
 from plot_networks import recorded
 
 from tssl_adapters import is_wrapped
+from tssl_adapters.bench import known, rules
 from tssl_adapters.bench import networks as command
-from tssl_adapters.bench import rules
 from tssl_adapters.bench.__main__ import main
+from tssl_adapters.bench.commands.networks import seeds
 from tssl_adapters.bench.experiment import ExperimentError
 from tssl_adapters.bench.networks import samples, suite, tables, training
 from tssl_adapters.bench.networks.results import Results
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 ROOT = Path(__file__).parent.parent
-NAMES = [name for names in suite.SETS.values() for name in names]
+NAMES = [name for names in known.SETS.values() for name in names]
 TINY = ("spikingjelly-poisson", "norse-patterns")
 SOURCE = "from tssl_adapters.rules import TSSLBP\nmine = TSSLBP(max_slope=2.0)\n"
 
@@ -66,7 +67,7 @@ def test_split_names_each_network_once_and_each_kind_in_each_set() -> None:
     in_suite = [name for name, network in suite.networks().items() if network.kind != "fashion"]
     assert Counter(NAMES) == Counter(in_suite)
     assert len(NAMES) == 20
-    for names in suite.SETS.values():
+    for names in known.SETS.values():
         kinds = Counter(suite.networks()[name].kind for name in names)
         assert set(kinds) == {"ordinary", "stress", "timing"}
         assert min(kinds.values()) >= 2
@@ -364,7 +365,7 @@ def test_lines_that_are_not_gone_on_with(
     [("3", [0, 1, 2]), ("0,2", [0, 2]), ("7,", [7]), ("5-7,1", [5, 6, 7, 1]), ("2,2", [2])],
 )
 def test_seeds(text: str, meant: list[int]) -> None:
-    assert command.seeds(text) == meant
+    assert seeds(text) == meant
 
 
 # its report
@@ -470,7 +471,7 @@ def test_the_table_of_kinds_is_that_of_the_records() -> None:
     differences = tables.paired(recorded())
     by_network = differences.groupby(["kind", "network", "rule"], sort=False)["final"].mean()
     readme = (ROOT / "README.md").read_text()
-    for kind in suite.KINDS:
+    for kind in known.KINDS:
         table = by_network[kind].unstack()
         default, worst = table["smooth-tsslbp"], table["smooth-tsslbp"].idxmin()
         paper = f"{100 * table['tsslbp'].mean():+.1f}" if "tsslbp" in table else "not run"

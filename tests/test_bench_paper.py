@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from bench_cases import results
 
-from tssl_adapters.bench import paper
+from tssl_adapters.bench import known, paper, places
 from tssl_adapters.bench.__main__ import command_of, main
 from tssl_adapters.bench.data import images
+
+WHOLE = ["--experiments", ",".join(paper.TRIALS), "--epochs", "100"]
+"""What the paper did, but for its seeds."""
 
 
 def args(*more: str) -> Namespace:
@@ -20,7 +23,7 @@ def args(*more: str) -> Namespace:
 
 
 def test_set_up_is_the_papers() -> None:
-    grid, _ = paper.settings_of(args("--libraries", "norse", "--seeds", "1"))
+    grid, _ = paper.settings_of(args("--libraries", "norse", *WHOLE, "--seeds", "1"))
     found = [(run.data, run.network, run.batch_size) for run in grid]
     assert found == [
         ("fashion-mnist", "400-400", 100), ("fashion-mnist", "cnn-fashion", 50),
@@ -29,8 +32,8 @@ def test_set_up_is_the_papers() -> None:
     for run in grid:
         assert (run.tau_s, run.loss, run.time_steps, run.lr) == (3.0, "kernel", 5, 5e-4)
         assert (run.rule, run.epochs, run.schedule) == ("tsslbp", 100, "constant")
-    assert len(paper.settings_of(args())[0]) == 3 * 3 * 3
-    grid, left_out = paper.settings_of(args("--rules", "arctan", "--seeds", "1"))
+    assert len(paper.settings_of(args(*WHOLE, "--seeds", "5"))[0]) == 3 * 3 * 5
+    grid, left_out = paper.settings_of(args(*WHOLE, "--rules", "arctan"))
     assert len(grid) == 3 * 2
     assert left_out == [
         "arctan in norse, kernel, tau_s = 3: norse has no arctan surrogate; it has native, "
@@ -38,7 +41,16 @@ def test_set_up_is_the_papers() -> None:
     ]
 
 
+def test_unless_more_is_asked_for_it_is_minutes() -> None:
+    """One network, one seed and a few epochs in each library."""
+    grid, _ = paper.settings_of(args())
+    assert [(run.library, run.network, run.epochs, run.seed) for run in grid] == [
+        (library, "400-400", 5, 0) for library in known.LIBRARIES
+    ]
+
+
 def test_report_has_the_published_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "find_idx_files", lambda name, folder: tmp_path)
     monkeypatch.setattr(images, "fashion_mnist", lambda folder: images.mnist5k())
     options = "--experiments fashion-400-400 --libraries spikingjelly --seeds 1 --epochs 1"
     where = ["--limit", "100", "--workers", "0", "--quiet", "--out", str(tmp_path)]

@@ -32,7 +32,7 @@ from packaging.version import Version
 from test_examples import SMALL
 from torch.distributed.run import get_args_parser
 
-from tssl_adapters.bench import architectures, speed
+from tssl_adapters.bench import known, speed
 from tssl_adapters.bench.__main__ import COMMANDS, command_of, main
 from tssl_adapters.bench.options import with_config
 from tssl_adapters.bench.speed.floors import Floor
@@ -58,7 +58,7 @@ PLACEHOLDERS = {
     "COMMAND": [f"{name} --help" for name in COMMANDS],  # its required options are not shown
     "DIR": ["folder"],
     "FILE": ["file"],
-    "LIBRARY": list(architectures.LIBRARIES),
+    "LIBRARY": list(known.LIBRARIES),
     "NET": ["400", "400-400"],
     " N ": [" 0 "],
     "RULE": ["native", "smooth-tsslbp", "tsslbp"],

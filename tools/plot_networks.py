@@ -17,7 +17,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tssl_adapters.bench.networks import suite, tables
+from tssl_adapters.bench import known
+from tssl_adapters.bench.networks import tables
 
 RECORDS = Path(__file__).parent.parent / "benchmarks"
 RULE = "smooth-tsslbp"
@@ -39,7 +40,7 @@ def figure(table: pd.DataFrame) -> Figure:
     """Differences to the library's own gradient, in points: a dot a seed, a bar at their mean."""
     differences = tables.paired(table)
     differences = differences[differences["rule"] == RULE]
-    by_kind = differences.groupby(pd.Categorical(differences["kind"], suite.KINDS), observed=True)
+    by_kind = differences.groupby(pd.Categorical(differences["kind"], known.KINDS), observed=True)
     drawn, place, ticks = Figure(figsize=(8, 5.4), layout="constrained"), 0, {}
     axes = drawn.subplots()
     axes.axvline(0, color="0.6", linewidth=1)

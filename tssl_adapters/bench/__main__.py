@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
+
+from tssl_adapters.bench import checks, options
+from tssl_adapters.bench.options import Parser
 
 PROGRAM = "python -m tssl_adapters.bench"
 COMMANDS = {
@@ -17,49 +21,63 @@ COMMANDS = {
     "gradients": "compare the rules' gradients on one batch, layer by layer",
     "speed": "time layers and networks, wrapped and native, and what they keep",
 }
-"""By name, which is that of a module here; it is imported when its command is used."""
+"""By name: a module of ``commands``, which needs no torch, says how it is called, and the one here
+runs it."""
 
 
-class Command(Protocol):
-    """What a command's module has."""
+class Runner(Protocol):
+    """What the module that runs a command has."""
 
-    __doc__: str | None
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's options."""
-        ...
-
-    def main(self, parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    def main(self, parser: Parser, args: Namespace) -> int:
         """Run the command; returns the exit status."""
         ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hand over to the command that is asked for."""
+    """Read the command that is asked for, and only then import what runs it."""
     argv = sys.argv[1:] if argv is None else argv
+    name = _chooser().parse_args(argv[:1]).command
+    parser = command_of(name)[1]
+    args = options.parse(parser, argv[1:])
+    try:
+        checks.at_once(args)
+        runner = runner_of(name)
+    except ValueError as error:
+        parser.refuse(str(error))
+    except ModuleNotFoundError as error:
+        parser.refuse(
+            f"{error.name} is not installed; python -m pip install 'tssl-adapters[bench]'"
+        )
+    return runner.main(parser, args)
+
+
+def runner_of(name: str) -> Runner:
+    """What runs a command; imports torch."""
+    runner: Runner = import_module(f"tssl_adapters.bench.{name}")
+    return runner
+
+
+def _chooser() -> Parser:
     about = "\n".join(f"  {name:<10} {does}" for name, does in COMMANDS.items())
-    chooser = argparse.ArgumentParser(
+    chooser = Parser(
         prog=PROGRAM,
-        description=f"What a gradient is worth.\n\n{about}",
+        usage="%(prog)s COMMAND --help",
+        description=f"What a gradient is worth.\n\ncommands:\n{about}",
+        epilog="The first minutes:\n"
+        f"  {PROGRAM} accuracy --data digits --out digits\n"
+        "train two rules in each installed library, and write digits/report.html.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    chooser.add_argument("command", choices=COMMANDS)
-    name = chooser.parse_args(argv[:1]).command
-    command, parser = command_of(name)
-    return command.main(parser, argv[1:])
+    chooser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    chooser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    return chooser
 
 
-def command_of(name: str) -> tuple[Command, argparse.ArgumentParser]:
-    """A command, and what reads its options."""
-    command: Command = import_module(f"tssl_adapters.bench.{name}")
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} {name}",
-        description=command.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.add_options(parser)
-    return command, parser
+def command_of(name: str) -> tuple[options.Command, Parser]:
+    """How a command is called, and what reads its options."""
+    command: options.Command = import_module(f"tssl_adapters.bench.commands.{name}")
+    return command, options.parser_of(f"{PROGRAM} {name}", command)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,4 @@
-"""Train data x library x network x rule x seed, and compare the rules.
-
-Each rule has the same forward pass, first weights and order of samples. The same command goes on
-where it was left, and repeats nothing.
-
-python -m tssl_adapters.bench accuracy --data digits --rules native,smooth-tsslbp --out DIR
-"""
+"""Runs ``accuracy``: a grid of trainings, and its report."""
 
 from __future__ import annotations
 
@@ -12,15 +6,18 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-from tssl_adapters.bench import gradients, options
-from tssl_adapters.bench.data import EVENTS, load
+from rich.console import Console
+from rich.table import Table
+
+from tssl_adapters.bench import checks, choices, gradients, options
 from tssl_adapters.bench.display import Display
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.grid import run_here, run_with_dask
-from tssl_adapters.bench.report import NOTHING_PUBLISHED, Published, write_report
+from tssl_adapters.bench.observer import Record
+from tssl_adapters.bench.options import Parser
+from tssl_adapters.bench.report import NOTHING_PUBLISHED, Published, names, tables, write_report
 from tssl_adapters.bench.runs import Event, Job
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError
@@ -29,53 +26,49 @@ FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit", "validation")
 """Options that the runs of one folder share."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    options.add_grid_options(parser)
-    options.add_training_options(parser)
-    options.add_run_options(parser)
-    options.add_config_option(parser)
-
-
-def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def main(parser: Parser, args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    args = parser.parse_args(options.with_config(parser, argv))
     try:
-        grid, left_out = options.settings_of(args)
-    except ValueError as error:
-        parser.error(str(error))
-    experiment = Experiment(args.out)
-    fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
-    try:
-        options.check_validation(args, args.data, args.time_steps)
-        experiment.check(grid)
-        experiment.open(options.recorded(args), fixed)
+        grid, left_out = choices.settings_of(args)
+        return train(args, grid, left_out, FIXED)
     except (ValueError, ExperimentError) as error:
-        parser.error(str(error))
-    return train(args, experiment, grid, left_out)
+        parser.refuse(str(error))
 
 
 def train(
     args: argparse.Namespace,
-    experiment: Experiment,
     grid: list[Settings],
     left_out: list[str],
+    fixed: Sequence[str],
     published: Mapping[tuple[str, str], Published] = NOTHING_PUBLISHED,
 ) -> int:
     """Train what is not trained yet; the exit status is 1 where a run failed, 130 after ctrl-C.
 
-    ``published`` accuracies, by data and network, go into the report.
+    Args:
+        args: the command's options.
+        grid: the runs.
+        left_out: what was left out of them, and why.
+        fixed: options that the runs of one folder share, beside the epochs of a cosine schedule.
+        published: accuracies for the report, by data and network.
+
+    Raises:
+        ValueError: something that the first run needs is missing; nothing was written.
+        ExperimentError: the folder's runs are others.
     """
+    experiment = Experiment(args.out)
+    experiment.check(grid)
     done = {settings: len(experiment.records(settings)) for settings in grid}
     pending = [settings for settings in grid if done[settings] < settings.epochs]
     source = getattr(args, "source", None)
+    checks.before_the_first_run(
+        [] if source else pending, args.data_dir, args.device, args.scheduler
+    )
+    with_epochs = [] if args.schedule == "constant" else ["epochs"]
+    experiment.open(options.recorded(args), [*fixed, *with_epochs], args.command_line)
     jobs = [
         Job(settings, experiment.folder, args.data_dir, args.device, source) for settings in pending
     ]
     status = 0
-    for name in {settings.data for settings in pending} & set(EVENTS):
-        with suppress(FileNotFoundError, ModuleNotFoundError):  # then each run says so
-            load(name, args.data_dir, pending[0].time_steps)  # shows a bar, and fills the cache
     with Display(pending, sum(done[settings] for settings in pending), args.quiet) as display:
         for line in left_out:
             display.console.print(f"left out: {line}", markup=False, highlight=False)
@@ -96,7 +89,32 @@ def train(
         write_report(experiment, records, failures, left_out, found, published)
     if args.json:
         print(json.dumps(summary(experiment, records, failures), indent=1))
+    elif records and not args.quiet:
+        show(records)
+        print(f"report: {experiment.folder / 'report.html'}")
     return status or int(bool(failures))
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print what each rule came to, in its last epochs."""
+    rows = tables.rows(tables.frame(names.of_records(records)))
+    settings = tables.differing(rows)
+    table = Table(title="test accuracy after the last epoch (%), means over seeds, 95 % intervals")
+    for heading in (*settings, "rule"):
+        table.add_column(heading)
+    for heading in ("seeds", "epochs", "accuracy", "minus native's"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        beside = row.last_difference
+        table.add_row(
+            *(row.setting[name] for name in settings),
+            row.rule,
+            str(row.seeds),
+            str(row.epochs),
+            row.last.percent(),
+            "" if beside is None else beside.percent("+"),
+        )
+    Console().print(table)
 
 
 def start(args: argparse.Namespace, jobs: list[Job], tell: Any) -> None:

@@ -19,11 +19,12 @@ import yaml
 
 from tssl_adapters import _engines
 from tssl_adapters.adapters.library import libraries
+from tssl_adapters.bench.known import RESULTS
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.settings import Settings
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
-RESULTS, FAILURES = "results.jsonl", "failures.jsonl"
+FAILURES = "failures.jsonl"
 TOLD_APART_BY = ("library", "rule", "tau_s", "data", "network", "seed", "loss")
 """What says whose run a line of the results is."""
 PACKAGES = ("torch", "numpy", "llvmlite", "tssl-adapters")
@@ -48,12 +49,13 @@ class Experiment:
         self.folder = folder
         self.runs, self.checkpoints = folder / "runs", folder / "checkpoints"
 
-    def open(self, config: dict[str, Any], fixed: Iterable[str]) -> None:
+    def open(self, config: dict[str, Any], fixed: Iterable[str], command: str = "") -> None:
         """Make the folder, or go on with what it holds.
 
         Args:
             config: the options, by name.
             fixed: those that must be what they were: the name of a run does not have them.
+            command: the command line.
 
         Raises:
             ExperimentError: one of these is another than before, or a result does not say which
@@ -70,16 +72,17 @@ class Experiment:
         self._results()  # refused before anything is written
         for folder in (self.runs, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        self.describe(config)
+        self.describe(config, command)
 
-    def describe(self, config: dict[str, Any]) -> None:
-        """Write down the options, and where they are used."""
+    def describe(self, config: dict[str, Any], command: str = "") -> None:
+        """Write down the options, and where and by which command line they are used."""
         self.folder.mkdir(parents=True, exist_ok=True)
         plain = {
             name: str(value) if isinstance(value, Path) else value for name, value in config.items()
         }
         write(self.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False))
-        write(self.folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+        where = {"command": command, **environment()}
+        write(self.folder / ENVIRONMENT, json.dumps(where, indent=1) + "\n")
 
     def checkpoint(self, settings: Settings) -> Path:
         """A run's checkpoint."""

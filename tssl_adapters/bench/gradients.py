@@ -1,10 +1,4 @@
-"""Compare the rules' gradients on one batch, layer by layer.
-
-Norms, cosines to each other, growth through depth and time, and what the neurons do. Each rule has
-the same weights and the same batch: those of the start, or of an experiment's run.
-
-python -m tssl_adapters.bench gradients --data digits --rules native,smooth-tsslbp --out DIR
-"""
+"""Runs ``gradients``: the rules' gradients on one batch, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,15 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from tssl_adapters.bench import data, options, runs
+from tssl_adapters.bench import checks, choices, data, options, runs
 from tssl_adapters.bench.experiment import Experiment, key, write
 from tssl_adapters.bench.method import batch_loss, encode
+from tssl_adapters.bench.options import Parser
 from tssl_adapters.bench.report import write_report
 from tssl_adapters.bench.settings import OF_THE_RULE, Settings
 from tssl_adapters.bench.spread import Spread, cosines, spread
@@ -31,27 +28,16 @@ from tssl_adapters.errors import TSSLAdaptersError
 GRADIENTS = "gradients.json"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    options.add_grid_options(parser)
-    options.add_training_options(parser)
-    options.add_run_options(parser)
-    options.add_config_option(parser)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
-        help="take the weights of a run of the same network, from its checkpoint"
-    )  # fmt: skip
-
-
-def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def main(parser: Parser, args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    args = parser.parse_args(options.with_config(parser, argv))
     try:
-        grid, left_out = options.settings_of(args)
+        grid, left_out = choices.settings_of(args)
+        checks.before_the_first_run(grid, args.data_dir, "cpu", scheduler=None)
         found = figures(grid, args.data_dir, args.checkpoint)
-    except (ValueError, FileNotFoundError, TSSLAdaptersError) as error:
-        parser.error(str(error))
+    except (ValueError, TSSLAdaptersError) as error:
+        parser.refuse(str(error))
     experiment = Experiment(args.out)
-    experiment.describe(options.recorded(args))
+    experiment.describe(options.recorded(args), args.command_line)
     write(args.out / GRADIENTS, json.dumps(found, indent=1) + "\n")
     write_report(experiment, left_out=left_out, gradients=found)
     if args.json:
@@ -60,6 +46,7 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         for line in left_out:
             print(f"left out: {line}")
         show(found)
+        print(f"report: {args.out / 'report.html'}")
     return 0
 
 
@@ -117,7 +104,7 @@ def compare(
 def _spread(settings: Settings, samples: data.Data, checkpoint: Path | None) -> Spread:
     model, forward, neuron = runs.network(settings, samples)
     if checkpoint is not None:
-        model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+        _load(model, checkpoint)
     x = encode(samples.train_images, settings.time_steps, settings.tau_s, settings.once)
     labels = samples.train_labels
     return spread(
@@ -128,6 +115,22 @@ def _spread(settings: Settings, samples: data.Data, checkpoint: Path | None) -> 
         lambda output: batch_loss(settings.loss, output, labels, settings.tau_s),
         settings.tau_s,
     )
+
+
+def _load(model: nn.Module, checkpoint: Path) -> None:
+    """Give a model a run's weights.
+
+    Raises:
+        ValueError: the file is no checkpoint of such a run.
+    """
+    try:
+        model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    except (RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"--checkpoint {checkpoint}: not of a run of this network ({said}); name one of the "
+            "same --data, --networks and --libraries"
+        ) from error
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:

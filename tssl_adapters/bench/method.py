@@ -10,18 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tssl_adapters import losses
+from tssl_adapters.bench.known import LATENCY
 
 TAU_M = 5.0
 PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, which the authors use for every data set
 MAX_WEIGHT = 4.0
 MAX_GRADIENT_NORM = 1.0
-LATENCY = "latency"
-"""The loss of spike times: its networks and their inputs spike once."""
 LATENCY_TAU = 2.0  # in steps
 FIRED = -1e9  # a reset to it leaves no second spike
 MEAN_LOSSES = ("cross-entropy", LATENCY)  # the others are summed, as the authors do
-FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3, LATENCY: 4}
-"""The losses, and the time steps in which their targets or their inputs differ."""
 
 
 def encode(samples: Tensor, num_steps: int, tau_s: float, once: bool = False) -> Tensor:

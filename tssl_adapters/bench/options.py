@@ -1,25 +1,101 @@
-"""Options that several commands share, on the command line or in a YAML file."""
+"""Options that several commands share. Nothing here needs torch: a wrong word is told at once."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from itertools import product
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from textwrap import indent
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import yaml
 
-from tssl_adapters.bench import architectures, data, rules
-from tssl_adapters.bench.method import FEWEST_STEPS, LATENCY
-from tssl_adapters.bench.settings import Settings
+from tssl_adapters.bench import known
+from tssl_adapters.bench.source import SourceError, parts
 
-LOCAL = ("config", "source", "out", "workers", "scheduler", "quiet", "json", "report")
+LOCAL = (
+    *("config", "source", "out", "workers", "scheduler", "quiet", "json", "report"),
+    "command_line",
+)
 """Options that no result depends on."""
+DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu)(?::\d+)?")
+EXAMPLE = re.compile(r"^python -m ", re.MULTILINE)
 
 T = TypeVar("T")
+
+
+class Command(Protocol):
+    """How a command is called: what each module of ``bench.commands`` has.
+
+    Its docstring is the description, and from its first line ``python -m ...`` on the examples.
+    """
+
+    __doc__: str | None
+    USAGE: str
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        ...
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong word with one line: what, and where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            there = re.findall(r"--[\w-]+", self.format_help())
+            message = _meant(message.split()[2].partition("=")[0], there) + message
+        self.refuse(f"{message} (--help lists the options)")
+
+    def refuse(self, message: str) -> NoReturn:
+        """End with status 2 and a message that says all there is to say."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parser_of(program: str, command: Command) -> Parser:
+    """What reads a command's options: its help in groups, examples at the end."""
+    about = (command.__doc__ or "").replace("``", "")
+    start = match.start() if (match := EXAMPLE.search(about)) else len(about)
+    parser = Parser(
+        prog=program,
+        usage=f"%(prog)s {command.USAGE}",
+        description=about[:start].strip(),
+        epilog=f"examples:\n{indent(about[start:].strip(), '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    command.add_options(parser)
+    if parser.get_default("rules"):
+        parser.add_argument_group("rules", _rules())
+    add = parser.add_argument_group("more").add_argument
+    add("--config", type=Path, metavar="FILE",
+        help="YAML: the options by name, lists as lists; those of the command line come first"
+    )  # fmt: skip
+    add("-h", "--help", action="help", help="show this, and do nothing else")
+    return parser
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """The options, and the command line as ``command_line``."""
+    args = parser.parse_args(with_config(parser, argv))
+    args.command_line = f"{parser.prog} {shlex.join(argv)}"
+    return args
+
+
+def _rules() -> str:
+    """What each is."""
+    return "\n".join(f"{name:<22}{about}" for name, about in known.RULES.items())
+
+
+def _meant(word: str, words: Sequence[str]) -> str:
+    """A guess at what a wrong word was to be; empty without one."""
+    close = get_close_matches(word, words, n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def positive(text: str) -> int:
@@ -29,11 +105,32 @@ def positive(text: str) -> int:
     return number
 
 
+def rate(text: str) -> float:
+    """A learning rate."""
+    if not (math.isfinite(number := float(text)) and number > 0):
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not {text}")
+    return number
+
+
 def time_constant(text: str) -> float:
     """A synaptic time constant."""
     if not (math.isfinite(tau_s := float(text)) and tau_s >= 1):
         raise argparse.ArgumentTypeError(f"must be a finite number, 1 or more, not {text}")
     return tau_s
+
+
+def device(text: str) -> str:
+    """The name of a device; whether it is there, torch has to say."""
+    if DEVICE.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device, such as cpu, cuda or cuda:1")
+    return text
+
+
+def workers(text: str) -> int:
+    """How many processes; 0 is this one."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {number}")
+    return number
 
 
 def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
@@ -46,12 +143,28 @@ def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     return parse
 
 
-def one_of(known: Sequence[str]) -> Callable[[str], str]:
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """A name among others."""
 
     def parse(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+        if text not in names:
+            guess = _meant(text, names)
+            raise argparse.ArgumentTypeError(f"{guess}{text!r} is none of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def of_installed(names: Sequence[str]) -> Callable[[str], str]:
+    """A library, or something that is named for one, which has to be there."""
+    known_name = one_of(names)
+
+    def parse(text: str) -> str:
+        library = known.library_of(known_name(text))
+        if library in known.LIBRARIES and not known.installed(library):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} needs {library}, which is not installed; python -m pip install {library}"
+            )
         return text
 
     return parse
@@ -59,47 +172,104 @@ def one_of(known: Sequence[str]) -> Callable[[str], str]:
 
 def rule(text: str) -> str:
     """A rule of the benchmark, or ``path/to/file.py:name`` of one of the user's own."""
+    if text in known.RULES:
+        return text
+    if ":" not in text:
+        raise argparse.ArgumentTypeError(
+            f"{_meant(text, list(known.RULES))}{text!r} is none of {', '.join(known.RULES)}, nor "
+            "path/to/file.py:name of a rule of yours"
+        )
     try:
-        rules.contestant(text)
-    except rules.UnknownRuleError as error:
+        parts(text, "rule")
+    except SourceError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def network(text: str) -> str:
+    """Layers in the paper's notation, or a name of some."""
+    for part in known.PRESETS.get(text, text).split(known.BETWEEN):
+        if not (part == known.POOL or part.isdecimal() or known.CONVOLUTION.fullmatch(part)):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none of {', '.join(known.PRESETS)}, nor layers such as 400-400 or "
+                "15C5-P2-40C5-P2-300"
+            )
+    return text
+
+
+def libraries() -> list[str]:
+    """Those that are installed, which are compared unless others are named."""
+    return [name for name in known.LIBRARIES if known.installed(name)]
+
+
+def add_libraries_option(add: Callable[..., Any]) -> None:
+    """Whose neurons."""
+    add("--libraries", type=listed(of_installed(known.LIBRARIES)), default=libraries(),
+        metavar="LIST", help=f"of {', '.join(known.LIBRARIES)} (default: those installed)"
+    )  # fmt: skip
+
+
+def add_rules_option(add: Callable[..., Any], default: Sequence[str] = known.COMPARED) -> None:
+    """Which gradients."""
+    add("--rules", type=listed(rule), default=list(default), metavar="LIST",
+        help="names out of the list of rules below, or path/to/file.py:name of rules of your own "
+        f"(default: {','.join(default)})")  # fmt: skip
 
 
 def add_grid_options(parser: argparse.ArgumentParser) -> None:
     """What is compared; each list is gone through in full."""
     add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
-    add("--data", type=listed(one_of(list(data.LOADERS))), default=["mnist5k"], metavar="LIST",
-        help=f"of {', '.join(data.LOADERS)} (default: mnist5k)")  # fmt: skip
-    add("--libraries", type=listed(one_of(architectures.LIBRARIES)),
-        default=list(architectures.LIBRARIES), metavar="LIST",
-        help=f"of {', '.join(architectures.LIBRARIES)} (default: all)")  # fmt: skip
-    add("--networks", "--network", type=listed(str), default=["400-400"], metavar="LIST",
+    add("--data", type=listed(one_of(known.DATA)), default=["mnist5k"], metavar="LIST",
+        help=f"of {', '.join(known.DATA)} (default: mnist5k)")  # fmt: skip
+    add_libraries_option(add)
+    add("--networks", "--network", type=listed(network), default=["400-400"], metavar="LIST",
         help="hidden layers, such as 400-400 or 15C5-P2-40C5-P2-300, or one of "
-        f"{', '.join(architectures.PRESETS)} (default: 400-400)")  # fmt: skip
-    add("--rules", type=listed(rule), default=list(rules.COMPARED), metavar="LIST",
-        help=f"of {', '.join(rules.RULES)}, or path/to/file.py:name of rules of your own "
-        f"(default: {','.join(rules.COMPARED)})")  # fmt: skip
+        f"{', '.join(known.PRESETS)} (default: 400-400)")  # fmt: skip
+    add_rules_option(add)
     add("--tau-s", type=listed(time_constant), default=[1.0], metavar="LIST",
         help="synaptic time constants in steps; above 1 every layer emits its PSC, under each "
         "rule (default: 1)")  # fmt: skip
-    add("--losses", "--loss", type=listed(one_of(list(FEWEST_STEPS))), metavar="LIST",
-        help=f"of {', '.join(FEWEST_STEPS)} (default: kernel above tau_s = 1, else "
-        f"cross-entropy); {LATENCY} takes inputs and neurons that fire once")  # fmt: skip
+    add("--losses", "--loss", type=listed(one_of(list(known.FEWEST_STEPS))), metavar="LIST",
+        help=f"of {', '.join(known.FEWEST_STEPS)} (default: kernel above tau_s = 1, else "
+        f"cross-entropy); {known.LATENCY} takes inputs and neurons that fire once")  # fmt: skip
     add("--seeds", type=positive, default=3, metavar="N", help="how many (default: %(default)s)")
     add("--first-seed", type=int, default=0, metavar="N", help="default: %(default)s")
+
+
+def add_schedule_option(add: Callable[..., Any]) -> None:
+    """How the learning rate goes on."""
+    add("--schedule", choices=known.SCHEDULES, default="constant",
+        help="of the learning rate: cosine ends at 0 (default: %(default)s)")  # fmt: skip
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """How each run is trained."""
     add = parser.add_argument_group("how it is trained").add_argument
-    add("--epochs", type=positive, default=20, metavar="N", help="in all (default: %(default)s)")
+    add("--epochs", type=positive, default=10, metavar="N", help="in all (default: %(default)s)")
     add("--time-steps", type=positive, default=5, metavar="T", help="default: %(default)s")
     add("--batch-size", type=positive, default=100, metavar="N", help="default: %(default)s")
-    add("--lr", type=float, default=5e-4, help="AdamW's learning rate (default: %(default)s)")
-    add("--schedule", choices=["constant", "cosine"], default="constant",
-        help="of the learning rate: cosine ends at 0 (default: %(default)s)")  # fmt: skip
+    add("--lr", type=rate, default=5e-4, help="AdamW's learning rate (default: %(default)s)")
+    add_schedule_option(add)
     add_place_options(parser)
+
+
+def losses_of(args: argparse.Namespace, tau_s: float) -> list[str]:
+    """The losses at a ``tau_s``.
+
+    Raises:
+        ValueError: one of them does not fit the other options.
+    """
+    losses: list[str] = args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]
+    for loss in losses:
+        if args.time_steps < known.FEWEST_STEPS[loss]:
+            raise ValueError(f"--loss {loss} needs --time-steps {known.FEWEST_STEPS[loss]} or more")
+    if known.LATENCY in losses and tau_s > 1:
+        raise ValueError(f"--loss {known.LATENCY} needs layers that emit spikes, --tau-s 1")
+    if known.LATENCY in losses and (events := sorted({*args.data} & {*known.EVENTS})):
+        raise ValueError(
+            f"--loss {known.LATENCY} needs images, not the events of {', '.join(events)}"
+        )
+    return losses
 
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:
@@ -114,26 +284,21 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--data-dir", type=Path, metavar="DIR",
         help="folder of the data's files; without it, the usual ones are searched")  # fmt: skip
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    add(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Where it runs, and what it writes."""
     add = parser.add_argument_group("where it runs, and what it writes").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="the experiment's folder")
-    add("--workers", type=int, metavar="N",
+    add("--workers", type=workers, metavar="N",
         help="worker processes, of one thread each; 0: this process (default: one a core)"
     )  # fmt: skip
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, instead of local workers")
     add("--quiet", action="store_true", help="no progress bars and no tables")
     add("--json", action="store_true", help="print the summary as JSON")
-
-
-def add_config_option(parser: argparse.ArgumentParser) -> None:
-    """A file of options."""
-    parser.add_argument("--config", type=Path, metavar="FILE",
-        help="YAML: the options by name, lists as lists; those of the command line come first"
-    )  # fmt: skip
 
 
 def with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
@@ -146,7 +311,7 @@ def with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[st
     try:
         options = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        parser.error(f"--config {path}: {error}")
+        parser.error(f"--config {path}: {' '.join(str(error).split())}")
     if not isinstance(options, dict):
         parser.error(f"--config {path}: must hold options by name, not {options!r}")
     return [*(word for name, value in options.items() for word in _words(name, value)), *argv]
@@ -161,102 +326,6 @@ def _words(name: str, value: Any) -> list[str]:
         return [option]
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return [f"{option}={text}"]
-
-
-class Choice(NamedTuple):
-    """What decides whether a run can be trained at all."""
-
-    library: str
-    rule: str
-    tau_s: float
-    loss: str
-
-
-def trainable(offered: Iterable[Choice]) -> tuple[list[Choice], list[str]]:
-    """What can be trained, and why the rest is left out.
-
-    Raises:
-        ValueError: nothing can.
-    """
-    why = {
-        choice: rules.why_not(choice.library, choice.rule, choice.tau_s, choice.loss == LATENCY)
-        for choice in offered
-    }
-    left_out = [
-        f"{choice.rule} in {choice.library}, {choice.loss}, tau_s = {choice.tau_s:g}: {reason}"
-        for choice, reason in why.items()
-        if reason is not None
-    ]
-    chosen = [choice for choice, reason in why.items() if reason is None]
-    if not chosen:
-        raise ValueError("\n  ".join(["nothing is left to train:", *left_out]))
-    return chosen, left_out
-
-
-def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
-    """The grid's runs, seed by seed, and what is left out of them.
-
-    Raises:
-        ValueError: a loss does not fit, or all is left out.
-    """
-    choices, left_out = trainable(
-        Choice(library, rule, tau_s, loss)
-        for tau_s, library, rule in product(args.tau_s, args.libraries, args.rules)
-        for loss in _losses_of(args, tau_s)
-    )
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    grid = [
-        Settings(
-            choice.library,
-            dataset,
-            network,
-            choice.rule,
-            choice.tau_s,
-            choice.loss,
-            args.time_steps,
-            args.batch_size,
-            args.lr,
-            args.epochs,
-            seed,
-            args.limit,
-            args.schedule,
-            args.validation,
-            rules.definition(choice.rule),
-        )
-        for seed, dataset, network, choice in product(seeds, args.data, args.networks, choices)
-    ]
-    return grid, left_out
-
-
-def _losses_of(args: argparse.Namespace, tau_s: float) -> list[str]:
-    """The losses at a ``tau_s``.
-
-    Raises:
-        ValueError: one of them does not fit the other options.
-    """
-    losses: list[str] = args.losses or ["kernel" if tau_s > 1 else "cross-entropy"]
-    for loss in losses:
-        if args.time_steps < FEWEST_STEPS[loss]:
-            raise ValueError(f"--loss {loss} needs --time-steps {FEWEST_STEPS[loss]} or more")
-    if LATENCY in losses and tau_s > 1:
-        raise ValueError(f"--loss {LATENCY} needs layers that emit spikes, --tau-s 1")
-    if LATENCY in losses and (events := sorted({*args.data} & {*data.EVENTS})):
-        raise ValueError(f"--loss {LATENCY} needs images, not the events of {', '.join(events)}")
-    return losses
-
-
-def check_validation(args: argparse.Namespace, names: Iterable[str], num_steps: int) -> None:
-    """See that ``--validation`` leaves something to train on, of data that is there.
-
-    Raises:
-        ValueError: it does not.
-    """
-    for name in names if args.validation is not None else ():
-        with suppress(FileNotFoundError, ModuleNotFoundError):  # then each run says so
-            try:
-                data.load(name, args.data_dir, num_steps, validation=args.validation)
-            except ValueError as error:
-                raise ValueError(f"--validation, {name}: {error}") from error
 
 
 def recorded(args: argparse.Namespace) -> dict[str, Any]:

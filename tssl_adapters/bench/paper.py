@@ -1,20 +1,15 @@
-"""Train the networks of the TSSL-BP paper in its set-up, through each library.
-
-T = 5, tau_m = 5, tau_s = 3, kernel loss; the report puts the accuracies that the authors published
-beside these. The same command goes on where it was left, and repeats nothing.
-
-python -m tssl_adapters.bench paper --experiments fashion-400-400 --libraries spikingjelly --out DIR
-"""
+"""Runs ``paper``: the paper's networks in its set-up, and what its authors published."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from tssl_adapters.bench import accuracy, architectures, options, rules
-from tssl_adapters.bench.experiment import Experiment, ExperimentError
+from tssl_adapters.bench import accuracy, rules
+from tssl_adapters.bench.choices import Choice, trainable
+from tssl_adapters.bench.experiment import ExperimentError
+from tssl_adapters.bench.options import Parser
 from tssl_adapters.bench.report import Published
 from tssl_adapters.bench.settings import Settings
 
@@ -38,44 +33,14 @@ TRIALS = {
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    add = parser.add_argument_group("what is trained (lists are separated by commas)").add_argument
-    one_of, listed = options.one_of, options.listed
-    add("--experiments", type=listed(one_of(list(TRIALS))), default=list(TRIALS), metavar="LIST",
-        help=f"of {', '.join(TRIALS)} (default: all)")  # fmt: skip
-    add("--libraries", type=listed(one_of(architectures.LIBRARIES)),
-        default=list(architectures.LIBRARIES), metavar="LIST",
-        help=f"of {', '.join(architectures.LIBRARIES)} (default: all)")  # fmt: skip
-    add("--rules", type=listed(options.rule), default=["tsslbp"], metavar="LIST",
-        help="as for accuracy (default: tsslbp)")  # fmt: skip
-    add("--seeds", type=options.positive, default=3, metavar="N", help="default: %(default)s")
-    add("--epochs", type=options.positive, default=100, metavar="N", help="default: %(default)s")
-    add("--schedule", choices=["constant", "cosine"], default="constant",
-        help="of the learning rate; the paper's is %(default)s, the default")  # fmt: skip
-    options.add_place_options(parser)
-    options.add_run_options(parser)
-    options.add_config_option(parser)
-
-
-def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def main(parser: Parser, args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    args = parser.parse_args(options.with_config(parser, argv))
+    published = {(trial.data, trial.network): trial.published for trial in TRIALS.values()}
     try:
         grid, left_out = settings_of(args)
-        names = {TRIALS[trial].data for trial in args.experiments}
-        options.check_validation(args, names, TIME_STEPS)
-    except ValueError as error:
-        parser.error(str(error))
-    experiment = Experiment(args.out)
-    fixed = FIXED if args.schedule == "constant" else (*FIXED, "epochs")
-    try:
-        experiment.check(grid)
-        experiment.open(options.recorded(args), fixed)
-    except ExperimentError as error:
-        parser.error(str(error))
-    published = {(trial.data, trial.network): trial.published for trial in TRIALS.values()}
-    return accuracy.train(args, experiment, grid, left_out, published)
+        return accuracy.train(args, grid, left_out, FIXED, published)
+    except (ValueError, ExperimentError) as error:
+        parser.refuse(str(error))
 
 
 def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
@@ -85,9 +50,7 @@ def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
         ValueError: all of it is.
     """
     offered = product(args.libraries, args.rules)
-    choices, left_out = options.trainable(
-        options.Choice(library, rule, TAU_S, LOSS) for library, rule in offered
-    )
+    choices, left_out = trainable(Choice(library, rule, TAU_S, LOSS) for library, rule in offered)
     grid = [
         Settings(
             library=choice.library,

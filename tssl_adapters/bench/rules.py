@@ -45,19 +45,19 @@ class Contestant(NamedTuple):
     """A rule of the benchmark.
 
     Attributes:
-        about: what it is, in a line of the report.
+        make: makes the rule from the surrogate's derivative.
         surrogate: the library's surrogate that it is made of; empty where it needs none.
-        make: makes the rule from that surrogate's derivative.
         plain: whether the library computes it by itself where layers emit spikes.
         reset: whether its gradient depends on what a reset takes from the potential, by a factor
             or by its scale, which says nothing where that is no more than a way to fire once.
+        definition: of a rule of the user's own, what it is.
     """
 
-    about: str
     make: Callable[[Derivative], Rule]
     surrogate: str = "native"
     plain: bool = False
     reset: bool = False
+    definition: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,73 +98,45 @@ def _fallback(x: Tensor) -> Tensor:
     return sigmoid * (1 - sigmoid) / width
 
 
-def _surrogate(name: str, about: str) -> Contestant:
-    return Contestant(about, SurrogateGradient, name, plain=True)
+def _surrogate(name: str) -> Contestant:
+    return Contestant(SurrogateGradient, name, plain=True)
 
 
-def _fixed(about: str, rule: Rule) -> Contestant:
-    return Contestant(about, lambda _: rule, surrogate="")
+def _fixed(rule: Rule) -> Contestant:
+    return Contestant(lambda _: rule, surrogate="")
 
 
 RULES = {
-    "native": _surrogate("native", "the library's default surrogate"),
-    "native-compiled": _fixed("native, out of this package's engines", Native())._replace(
-        reset=True
-    ),
-    "arctan": _surrogate("arctan", "the library's arctan surrogate"),
-    "fast-sigmoid": _surrogate("fast-sigmoid", "the library's fast sigmoid (SuperSpike)"),
-    "native-detached": Contestant(
-        "the default surrogate, nothing through the reset",
-        partial(SurrogateGradient, reset_path="none"),
-    ),
+    "native": _surrogate("native"),
+    "native-compiled": _fixed(Native())._replace(reset=True),
+    "arctan": _surrogate("arctan"),
+    "fast-sigmoid": _surrogate("fast-sigmoid"),
+    "native-detached": Contestant(partial(SurrogateGradient, reset_path="none")),
     "native-complete-reset": Contestant(
-        "the default surrogate with the complete reset dependency",
-        partial(SurrogateGradient, reset_path="complete"),
-        reset=True,
+        partial(SurrogateGradient, reset_path="complete"), reset=True
     ),
-    "native-no-chain": Contestant(
-        "the default surrogate without a temporal chain (SLTT)",
-        partial(SurrogateGradient, chain=False),
-    ),
-    "smooth-tsslbp": _fixed("SmoothTSSLBP, the default of wrap", SmoothTSSLBP())._replace(
-        reset=True
-    ),
-    "tsslbp": _fixed("TSSL-BP", TSSLBP()),
-    "tsslbp-no-fallback": _fixed("TSSL-BP, silent steps emit nothing", TSSLBP(fallback=False)),
-    "tsslbp-fallback-only": _fixed(
-        "TSSL-BP's fallback at every step, no spike times",
-        SurrogateGradient(_fallback, reset_path="none"),
-    ),
-    "tsslbp-no-reset": _fixed("TSSL-BP without its reset term", TSSLBP(reset_path="none")),
-    "tsslbp-complete-reset": _fixed(
-        "TSSL-BP with the complete reset dependency", TSSLBP(reset_path="complete")
-    ),
-    "tsslbp-no-chain": _fixed("TSSL-BP without a temporal chain", ChainlessTSSLBP()),
-    "lee": _fixed("Lee et al. 2016; layers that emit spikes alone", Lee()),
-    "strsbp": _fixed("ST-RSBP, its error at each spike, as steps need it", STRSBP(credit="spike")),
-    "stdbp": _fixed("STDBP; neurons that fire once alone", STDBP()),
+    "native-no-chain": Contestant(partial(SurrogateGradient, chain=False)),
+    "smooth-tsslbp": _fixed(SmoothTSSLBP())._replace(reset=True),
+    "tsslbp": _fixed(TSSLBP()),
+    "tsslbp-no-fallback": _fixed(TSSLBP(fallback=False)),
+    "tsslbp-fallback-only": _fixed(SurrogateGradient(_fallback, reset_path="none")),
+    "tsslbp-no-reset": _fixed(TSSLBP(reset_path="none")),
+    "tsslbp-complete-reset": _fixed(TSSLBP(reset_path="complete")),
+    "tsslbp-no-chain": _fixed(ChainlessTSSLBP()),
+    "lee": _fixed(Lee()),
+    "strsbp": _fixed(STRSBP(credit="spike")),
+    "stdbp": _fixed(STDBP()),
     **{
-        f"superspike-{steepness}": _fixed(
-            f"SuperSpike, (1 + {steepness} |h - theta|)^-2",
-            SurrogateGradient(partial(_superspike, steepness)),
-        )
+        f"superspike-{steepness}": _fixed(SurrogateGradient(partial(_superspike, steepness)))
         for steepness in (10, 25, 100)
     },
     **{
-        f"arctan-{narrowness}": _fixed(
-            f"arctan of width theta / {narrowness} and peak 1 / theta",
-            InThresholds(partial(_arctan, narrowness)),
-        )
+        f"arctan-{narrowness}": _fixed(InThresholds(partial(_arctan, narrowness)))
         for narrowness in (1, 10, 20)
     },
 }
-RULES |= {
-    name: _fixed(rule.__name__, rule()) for name, rule in BY_NAME.items() if name not in RULES
-}
-"""By name; those that ``wrap`` knows by name and that need no word of their own come last."""
-
-COMPARED = ("native", "smooth-tsslbp")
-"""Unless others are named: the library itself, and what ``wrap`` gives it by default."""
+RULES |= {name: _fixed(rule()) for name, rule in BY_NAME.items() if name not in RULES}
+"""By name, those that have no options here last; what they are is in ``bench.known``."""
 
 
 def contestant(name: str) -> Contestant:
@@ -196,19 +168,19 @@ def _own(name: str, written: int) -> Contestant:
         raise UnknownRuleError(f"{name} is no tssl_adapters.rules.Rule but {type(rule).__name__}")
     complete = isinstance(rule, SurrogateGradient) and rule.reset_path == "complete"
     reset = complete or isinstance(rule, SmoothTSSLBP)
-    return _fixed(_definition(rule), rule)._replace(reset=reset)
+    return _fixed(rule)._replace(reset=reset, definition=_definition(rule))
 
 
 def definition(name: str) -> str:
     """What a rule of the user's own is, the same in every process; empty for the others."""
-    return "" if name in RULES else contestant(name).about
+    return contestant(name).definition
 
 
 def describe(name: str) -> str:
     """What a rule is, with all of its options; the same in every process."""
     if name in RULES:
         return without_addresses(repr(RULES[name].make(_of_the_layer)))
-    return contestant(name).about
+    return contestant(name).definition
 
 
 def _of_the_layer(x: Tensor) -> Tensor:

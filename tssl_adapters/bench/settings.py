@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
-from tssl_adapters.bench.method import LATENCY
+from tssl_adapters.bench.known import LATENCY
 
 Schedule = Literal["constant", "cosine"]
 OF_THE_RULE = ("rule", "definition")

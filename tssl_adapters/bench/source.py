@@ -22,16 +22,26 @@ def attribute(source: str, example: str) -> Any:
     Raises:
         SourceError: there is no such file or name, or running the file raised an error.
     """
-    path, _, name = source.rpartition(":")
-    if not path or not name or not Path(path).is_file():
-        raise SourceError(f"{source}: name a file and what it has, as in path/to/file.py:{example}")
+    path, name = parts(source, example)
     try:
-        module = _module(Path(path))
+        module = _module(path)
     except Exception as error:
         raise SourceError(f"{path}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise SourceError(f"{path} has no {name}")
     return getattr(module, name)
+
+
+def parts(source: str, example: str) -> tuple[Path, str]:
+    """The file and the name in ``path/to/file.py:name``; runs nothing.
+
+    Raises:
+        SourceError: there is no such file, or no name.
+    """
+    path, _, name = source.rpartition(":")
+    if not path or not name or not Path(path).is_file():
+        raise SourceError(f"{source}: name a file and what it has, as in path/to/file.py:{example}")
+    return Path(path), name
 
 
 def _module(path: Path) -> Any:

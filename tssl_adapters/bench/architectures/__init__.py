@@ -9,9 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from tssl_adapters.bench.architectures.connections import PRESETS, connections
-
-LIBRARIES = ("snntorch", "spikingjelly", "norse")
+from tssl_adapters.bench.architectures.connections import connections
 
 Surrogate = Callable[[Tensor], Tensor]
 """A library's surrogate: from h - theta to spikes, with a derivative of its own."""
@@ -74,8 +72,6 @@ def derivative(surrogate: Surrogate) -> Surrogate:
 
 
 __all__ = [
-    "LIBRARIES",
-    "PRESETS",
     "Forward",
     "Library",
     "Network",

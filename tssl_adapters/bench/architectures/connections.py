@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
 
+from tssl_adapters.bench.known import BETWEEN, CONVOLUTION, POOL, PRESETS
 from tssl_adapters.bench.method import SumPool2d
-
-PRESETS = {
-    "cnn": "15C5-P2-40C5-P2-300",
-    "cnn-fashion": "32C5p2-P2-64C5p2-P2-1024",
-    "cnn-nmnist": "12C5p1-P2-64C5-P2",
-}
-"""The paper's convolutional networks."""
-
-CONVOLUTION = re.compile(r"([1-9]\d*)C([1-9]\d*)(?:p(\d+))?")
-POOL, MIDDLE = "P2", "-"
 
 
 def hidden_sizes(network: str) -> list[int]:
@@ -27,7 +17,7 @@ def hidden_sizes(network: str) -> list[int]:
     Raises:
         ValueError: it is no such name.
     """
-    sizes = network.split(MIDDLE)
+    sizes = network.split(BETWEEN)
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise ValueError(f"--network must be cnn or sizes such as 400-400, not {network}")
     return [int(size) for size in sizes]
@@ -49,7 +39,7 @@ def connections(network: str, shape: Sequence[int], num_classes: int) -> list[nn
     channels, height, width = shape
     found: list[nn.Module] = []
     before: list[nn.Module] = []
-    parts = PRESETS.get(network, network).split(MIDDLE)
+    parts = PRESETS.get(network, network).split(BETWEEN)
     spatial = [part for part in parts if not part.isdecimal()]
     if parts[: len(spatial)] != spatial:
         raise _not_understood(network)

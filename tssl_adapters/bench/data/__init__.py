@@ -8,10 +8,9 @@ from pathlib import Path
 
 from tssl_adapters.bench.data import images
 from tssl_adapters.bench.data.images import Data
+from tssl_adapters.bench.known import EVENTS
 
 Loader = Callable[[Path | None, int], Data]
-
-EVENTS = ("n-mnist", "dvs-gesture", "shd")
 
 
 def _events(name: str, folder: Path | None, num_steps: int) -> Data:

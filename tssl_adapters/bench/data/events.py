@@ -13,17 +13,15 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from tssl_adapters.bench.data.images import DATA_ROOTS, Data
-
-CLASSES = {"n-mnist": "NMNIST", "dvs-gesture": "DVSGesture", "shd": "SHD"}
-"""Tonic's, by our names."""
+from tssl_adapters.bench.data.images import Data
+from tssl_adapters.bench.places import TONIC, cached, check, no_recordings, roots
 
 
 def load(name: str, folder: Path | None, num_steps: int) -> Data:
     """Count a data set's events into frames, once: they are kept in the user's cache.
 
     Args:
-        name: one of :data:`CLASSES`.
+        name: one of ``bench.known.EVENTS``.
         folder: the one that was given to tonic as ``save_to``; ``None`` searches the usual places.
         num_steps: frames of equal duration in a recording, from its first event to its last.
 
@@ -35,7 +33,7 @@ def load(name: str, folder: Path | None, num_steps: int) -> Data:
         ModuleNotFoundError: tonic is not installed.
         FileNotFoundError: the recordings are not there; nothing is downloaded.
     """
-    cache = _cache() / f"{name}-{num_steps}-mixed.pt"
+    cache = cached(name, num_steps)
     if not cache.is_file():
         parts = [part for train in (True, False) for part in _read(name, folder, num_steps, train)]
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +41,6 @@ def load(name: str, folder: Path | None, num_steps: int) -> Data:
         torch.save(parts, unfinished)
         os.replace(unfinished, cache)
     return Data(*torch.load(cache, weights_only=True, mmap=True))
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root, "tssl_adapters", "bench")
 
 
 def _read(name: str, folder: Path | None, num_steps: int, train: bool) -> tuple[Tensor, Tensor]:
@@ -76,28 +69,18 @@ def _read(name: str, folder: Path | None, num_steps: int, train: bool) -> tuple[
 
 def _recordings(name: str, folder: Path | None, train: bool) -> tuple[Any, tuple[int, int, int]]:
     """Tonic's data set, in the first folder that has it, and its sensor's size."""
-    try:
-        from tonic import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} is read with tonic; pip install 'tssl_adapters[events]'"
-        ) from error
+    check(name, folder, num_steps=0)
+    from tonic import datasets
 
     def refuse(_: object) -> None:
         raise FileNotFoundError
 
-    known = getattr(datasets, CLASSES[name])
+    known = getattr(datasets, TONIC[name])
     # Of the same name, which is its folder's; it would download what it does not find.
     local = type(known.__name__, (known,), {"download": refuse})
-    folders = [root.expanduser() for root in DATA_ROOTS] if folder is None else [folder]
-    for candidate in folders:
+    for candidate in roots(folder):
         try:
             return local(save_to=str(candidate), train=train), known.sensor_size
         except FileNotFoundError:
             continue
-    looked_in = "".join(f"  {(candidate / CLASSES[name]).absolute()}\n" for candidate in folders)
-    raise FileNotFoundError(
-        f"{name} was not found. Looked in:\n{looked_in}"
-        f"To get it: python -c \"import tonic; tonic.datasets.{CLASSES[name]}('data')\", "
-        "or name the folder that was given to tonic with --data-dir."
-    )
+    raise no_recordings(name, folder)

@@ -12,15 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-TORCHVISION = {"Fashion-MNIST": Path("FashionMNIST", "raw"), "MNIST": Path("MNIST", "raw")}
-DATASETS_FOLDER = Path("/usr/share/datasets")  # Debian's
-DATA_ROOTS = (Path("."), Path("data"), Path("~/data"), Path("~/datasets"))
+from tssl_adapters.bench.places import IDX_FILES, find_idx_files, idx_file
 
 
 class Data(NamedTuple):
@@ -108,53 +100,11 @@ def mnist(folder: Path | None = None) -> Data:
 
 def _read_idx_files(folder: Path) -> Data:
     train_images, train_labels, test_images, test_labels = (
-        read_idx(_idx_file(folder, name)) for name in IDX_FILES
+        read_idx(idx_file(folder, name)) for name in IDX_FILES
     )
     return Data(
         train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long()
     )
-
-
-def find_idx_files(name: str, folder: Path | None) -> Path:
-    """The first folder that holds all four files of a data set, as ``FILE`` or ``FILE.gz``.
-
-    ``name`` is Fashion-MNIST or MNIST, ``folder`` the files' own or torchvision's root.
-    """
-    inside = TORCHVISION[name]
-    if folder is None:  # not the roots themselves: both sets' files have the same names
-        roots = [root.expanduser() / inside for root in DATA_ROOTS]
-        folders = [DATASETS_FOLDER / name.lower(), *roots]
-    else:
-        folders = [folder, folder / inside]
-    for candidate in folders:
-        if all(_idx_file(candidate, file).is_file() for file in IDX_FILES):
-            return candidate
-    raise FileNotFoundError(
-        f"{name} was not found. Looked in:\n"
-        + "".join(f"  {candidate.absolute()}\n" for candidate in folders)
-        + "for these four files, as they are or with .gz:\n"
-        + "".join(f"  {file}\n" for file in IDX_FILES)
-        + f"To get them, {_how_to_get(name)}\nor name their folder with --data-dir."
-    )
-
-
-def _how_to_get(name: str) -> str:
-    torchvision = (
-        "where torchvision works,\n"
-        f'  python -c "import torchvision; torchvision.datasets.{TORCHVISION[name].parts[0]}'
-        "('data', download=True)\""
-    )
-    if name == "MNIST":
-        return torchvision
-    return (
-        "either\n  apt-get install dataset-fashion-mnist   "
-        f"(Debian, into {DATASETS_FOLDER / name.lower()})\nor, {torchvision}"
-    )
-
-
-def _idx_file(folder: Path, name: str) -> Path:
-    raw = folder / name
-    return raw if raw.is_file() else folder / f"{name}.gz"
 
 
 def read_idx(path: Path) -> Tensor:

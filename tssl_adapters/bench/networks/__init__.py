@@ -1,12 +1,4 @@
-"""Train the suite: networks as the libraries' tutorials, examples and zoos build them.
-
-Each has its own recipe. Every rule is compared with ``native``, the library as it is, not wrapped,
-from the same first weights, on the same batches, with the same forward. The same command goes on
-where it was left, and repeats nothing.
-
-python -m tssl_adapters.bench networks --rules native,smooth-tsslbp --seeds 1 --out DIR
-python -m tssl_adapters.bench networks --networks reporting --seeds 5-9 --out DIR
-"""
+"""Runs ``networks``: the suite of networks, and its report."""
 
 from __future__ import annotations
 
@@ -16,72 +8,40 @@ import os
 import traceback
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 
 from distributed import as_completed
 from rich.console import Console
+from rich.table import Table
 
-from tssl_adapters import engines
-from tssl_adapters.bench import options, rules
+from tssl_adapters import _engines
+from tssl_adapters.bench import checks, known, options, rules
 from tssl_adapters.bench.experiment import Experiment, ExperimentError, environment
 from tssl_adapters.bench.grid import cluster_client
-from tssl_adapters.bench.networks import suite
+from tssl_adapters.bench.networks import suite, tables
 from tssl_adapters.bench.networks.page import write_page
 from tssl_adapters.bench.networks.results import Results
 from tssl_adapters.bench.networks.training import Job, failure, refusal, run
 from tssl_adapters.bench.observer import Record
+from tssl_adapters.bench.options import Parser
+from tssl_adapters.bench.report import names
+from tssl_adapters.errors import EngineNotAvailableError
 
 RECORDED = ("commit", "versions")
 """What each line has of the environment."""
 
 
-def seeds(text: str) -> list[int]:
-    """How many, counted from 0, or which: ``5``, ``0,1,2``, ``5-9``, ``7,``."""
-    if text.isdecimal():
-        return list(range(options.positive(text)))
-    found: list[int] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} names no seed")
-    return list(dict.fromkeys(found))
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
-    add("--networks", type=options.listed(str), default=[suite.ALL], metavar="LIST",
-        help=f"names, {', '.join(suite.SETS)}, {', '.join(suite.KINDS)}, or {suite.ALL} that are "
-        f"in a set (default: {suite.ALL})")  # fmt: skip
-    add("--rules", type=options.listed(options.rule), default=list(rules.COMPARED), metavar="LIST",
-        help=f"of {', '.join(rules.RULES)}, or path/to/file.py:name of rules of your own "
-        f"(default: {','.join(rules.COMPARED)})")  # fmt: skip
-    add("--seeds", type=seeds, default=[0], metavar="N",
-        help="how many, or which: 5, or 0,1,2, or 5-9, or 7, with a comma (default: 1)"
-    )  # fmt: skip
-    add = parser.add_argument_group("how it is computed").add_argument
-    add("--engine", choices=[row.name for row in engines()], default="torch",
-        help="of the wrapped layers (default: %(default)s)")  # fmt: skip
-    add("--data-dir", type=Path, metavar="DIR",
-        help="folder of the data's files, of networks that need some")  # fmt: skip
-    add("--report", action="store_true", help="train nothing, report what is there")
-    options.add_run_options(parser)
-    options.add_config_option(parser)
-
-
-def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def main(parser: Parser, args: argparse.Namespace) -> int:
     """Run the command; the exit status is 1 where a run failed, 130 after ctrl-C."""
-    args = parser.parse_args(options.with_config(parser, argv))
     results = Results(args.out)
     try:
         jobs, left_out = _jobs(args)
         done = results.of(jobs)
-    except (ValueError, ExperimentError) as error:
-        parser.error(str(error))
+        pending = [] if args.report else [job for job in jobs if job not in done]
+        _check(pending, args)
+    except (ValueError, ExperimentError, EngineNotAvailableError) as error:
+        parser.refuse(str(error))
     experiment = Experiment(args.out)
-    experiment.describe(options.recorded(args))
-    pending = [] if args.report else [job for job in jobs if job not in done]
+    experiment.describe(options.recorded(args), args.command_line)
     console = Console(stderr=True, quiet=args.quiet)
     for line in left_out:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -106,7 +66,42 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if args.json:
         summary = {"folder": str(args.out), "runs": len(found), "failures": failures}
         print(json.dumps(summary, indent=1))
+    elif found and not args.quiet:
+        show([found[job] for job in jobs if job in found])
+        print(f"report: {args.out / 'report.html'}")
     return status or int(bool(failures))
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print how far each rule is from native, over all networks and each kind of them."""
+    table = Table(title="final test accuracy minus native's (points), 95 % intervals over networks")
+    for heading in ("networks", "rule"):
+        table.add_column(heading)
+    for heading in ("number", "difference", "worst"):
+        table.add_column(heading, justify="right")
+    for row in tables.pooled(tables.frame(names.of_records(records))):
+        if row.group in (known.ALL, *known.KINDS):
+            worst = f"{100 * row.worst:+.2f} {row.worst_network}"
+            number = str(row.networks)
+            table.add_row(row.group, row.rule, number, row.final.percent("+"), worst)
+    if table.rows:
+        Console().print(table)
+
+
+def _check(pending: Sequence[Job], args: argparse.Namespace) -> None:
+    """See that all is there that the runs need.
+
+    Raises:
+        ValueError: it is not; says what, where and what to do.
+        EngineNotAvailableError: what the engine needs is not there.
+    """
+    _engines.checked(args.engine)
+    for network in dict.fromkeys(suite.networks()[job.network] for job in pending):
+        try:
+            network.data(args.data_dir)
+        except FileNotFoundError as error:
+            raise ValueError(f"{network.name}: {error}") from error
+    checks.scheduler_answers(args.scheduler if pending else None)
 
 
 def _jobs(args: argparse.Namespace) -> tuple[list[Job], list[str]]:
@@ -116,6 +111,8 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], list[str]]:
         ValueError: a word names no network, or all is left out.
     """
     chosen = suite.chosen(args.networks)
+    for rule in args.rules:
+        rules.contestant(rule)
     pairs = list(product(chosen, args.rules))
     why = {(network.name, rule): refusal(network, rule) for network, rule in pairs}
     left_out = [f"{rule} in {name}: {reason}" for (name, rule), reason in why.items() if reason]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tssl_adapters.bench import rules
-from tssl_adapters.bench.experiment import FAILURES, RESULTS, ExperimentError, write
+from tssl_adapters.bench.experiment import FAILURES, ExperimentError, write
+from tssl_adapters.bench.known import RESULTS
 from tssl_adapters.bench.networks.training import Job
 from tssl_adapters.bench.observer import Record
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
-from pathlib import Path
-from typing import get_args
 
-import yaml
-
-from tssl_adapters.bench.architectures import LIBRARIES
-from tssl_adapters.bench.networks.spec import Kind, Network
+from tssl_adapters.bench.known import ALL, KINDS, LIBRARIES, SETS, installed
+from tssl_adapters.bench.networks.spec import Network
 
 FILES = (*LIBRARIES, "fashion")
 """Modules beside this one, each with its ``NETWORKS``."""
-SETS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("split.yaml").read_text())
-"""Names of networks: those that a rule is chosen on, and those that it is reported on."""
-ALL = "all"
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @cache
 def networks() -> dict[str, Network]:
-    """All of them by name; imports the three libraries."""
-    found = (import_module(f"{__package__}.{file}").NETWORKS for file in FILES)
-    return {network.name: network for networks in found for network in networks}
+    """Those of the installed libraries, by name; imports these libraries."""
+    files = [file for file in FILES if file not in LIBRARIES or installed(file)]
+    found = (import_module(f"{__package__}.{file}").NETWORKS for file in files)
+    return {
+        network.name: network
+        for networks in found
+        for network in networks
+        if installed(network.library)
+    }
 
 
 def set_of(name: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from tssl_adapters.bench import known
 from tssl_adapters.bench.networks import suite
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.report.tables import REFERENCE, Estimate, estimate
@@ -140,13 +141,13 @@ def of_networks(table: pd.DataFrame) -> list[NetworkRow]:
 
 def groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The runs of all networks in a set, of each kind, of each set, and of each kind in each."""
-    yield suite.ALL, table[table["group"] != ""]
-    for kind in suite.KINDS:
+    yield known.ALL, table[table["group"] != ""]
+    for kind in known.KINDS:
         yield kind, table[table["kind"] == kind]
-    for name in suite.SETS:
+    for name in known.SETS:
         of_set = table[table["group"] == name]
         yield name, of_set
-        for kind in suite.KINDS:
+        for kind in known.KINDS:
             yield f"{name}, {kind}", of_set[of_set["kind"] == kind]
 
 

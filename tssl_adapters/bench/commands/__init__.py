@@ -1,0 +1,1 @@
+"""How each command is called. Nothing here needs torch, so that ``--help`` answers at once."""
