@@ -202,7 +202,7 @@ def package(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
-    install(session, ".", "mypy", "ruff")
+    install(session, ".[testing]", "mypy", "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

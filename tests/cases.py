@@ -1,48 +1,15 @@
-"""What a layer under test is, and the libraries' surrogate derivatives.
-
-A :class:`Case` makes a layer and runs it over ``[T, batch, neurons]`` the way a user's loop would,
-so that one suite serves all three libraries.
-"""
+"""The libraries' surrogate derivatives, and the layers under test of the shared suite."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-BATCH, NEURONS = 3, 5
+from tssl_adapters.testing import BATCH, NEURONS, Case, Run
 
-
-class Run(NamedTuple):
-    """What a run gives: outputs, membrane potentials ``[T, ...]``, other states."""
-
-    out: Tensor
-    membrane: Tensor
-    others: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class Case:
-    """A layer with its settings."""
-
-    name: str
-    make: Callable[[torch.dtype], nn.Module]
-    run: Callable[[nn.Module, Tensor, Tensor | None], Run]
-    derivative: Callable[[Tensor], Tensor]
-    params: Callable[[nn.Module], list[Tensor]] = field(
-        default=lambda layer: list(layer.parameters())
-    )
-    rest: float = 0.0
-    float64: bool = True
-    psc: bool = True
-    """Whether the layer can be wrapped at ``tau_s > 1``."""
-
-    def __str__(self) -> str:
-        return self.name
+__all__ = ["BATCH", "NEURONS", "Case", "Run", "atan", "sigmoid"]
 
 
 def atan(x: Tensor) -> Tensor:

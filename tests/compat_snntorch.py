@@ -19,6 +19,10 @@ STATES = {
 }
 
 
+FLOAT32 = 5e-6
+"""Its spikes are float32 whatever the input, and so are the gradients that come to them."""
+
+
 def start(layer: Any) -> tuple[Tensor, ...]:
     """The library's states at rest, as its users get them; a hidden layer then holds them."""
     name = layer._get_name()

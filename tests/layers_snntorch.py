@@ -9,7 +9,7 @@ from typing import Any
 import snntorch
 import torch
 from cases import NEURONS, Case, Run, atan
-from compat_snntorch import delay, delays, start
+from compat_snntorch import FLOAT32, delay, delays, start
 from torch import Tensor, nn
 
 
@@ -73,6 +73,7 @@ def snntorch_cases() -> Iterator[Case]:
             run_snntorch_hidden if kind == "hidden" else run_snntorch,
             atan,
             _snntorch_params,
+            tolerance=FLOAT32,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import snntorch
 import torch
 from cases import BATCH, NEURONS, Case, Run, atan
-from compat_snntorch import STATES, delay, delays, has, runs, start
+from compat_snntorch import FLOAT32, STATES, delay, delays, has, runs, start
 from snntorch.functional import quant
 from torch import Tensor, nn
 
@@ -204,7 +204,7 @@ def cases() -> Iterator[Case]:
 
             hidden = "init_hidden" in settings
             run = run_hidden if hidden else run_explicit
-            yield Case(f"snntorch-{name}-{label}", make, run, atan, learnable)
+            yield Case(f"snntorch-{name}-{label}", make, run, atan, learnable, tolerance=FLOAT32)
 
 
 CASES: list[Case] = list(cases())

@@ -14,12 +14,12 @@ import pytest
 import torch
 from cases import BATCH, NEURONS, Case
 from layers import CASES as CORE
-from test_native_identity import STEPS, close, gradients
 from test_neurons import CASES as FURTHER
 from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
+from tssl_adapters.testing import STEPS, close, gradients
 
 CASES = [case for case in {c.name: c for c in [*CORE, *FURTHER]}.values() if case.float64]
 SUBTRACTING = [

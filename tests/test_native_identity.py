@@ -11,34 +11,10 @@ import pytest
 import torch
 from cases import BATCH, NEURONS, Case
 from layers import CASES
-from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters import rules
-
-STEPS = 7
-
-
-def gradients(
-    case: Case, layer: nn.Module, x: Tensor, v0: Tensor | None, losses: str
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Values, and gradients of input, incoming state and parameters."""
-    generator = torch.Generator().manual_seed(1)
-    x = x.clone().requires_grad_()
-    v0 = None if v0 is None else v0.clone().requires_grad_()
-    run = case.run(layer, x, v0)
-    loss: Tensor = torch.zeros((), dtype=x.dtype)
-    if "spikes" in losses:
-        weight = torch.randn(run.out.shape, generator=generator, dtype=torch.float64)
-        loss = loss + (run.out * weight.to(run.out.dtype)).sum()
-    if "membrane" in losses:
-        for states in (run.membrane, *run.others):
-            weight = torch.randn(states.shape, generator=generator, dtype=torch.float64)
-            loss = loss + (states * weight.to(x.dtype)).sum()
-    wanted = [x, *([] if v0 is None else [v0]), *case.params(layer)]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True)
-    grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
-    return [run.out, run.membrane, *run.others], grads
+from tssl_adapters.testing import STEPS, close, gradients
 
 
 def native_rule(case: Case, losses: str) -> rules.Rule:
@@ -49,17 +25,7 @@ def native_rule(case: Case, losses: str) -> rules.Rule:
 
 
 def tolerance(case: Case, losses: str) -> float:
-    """snnTorch's spikes are float32 whatever the input, and so are their cotangents."""
-    if "snntorch" in case.name:
-        return 5e-6
-    return 1e-12 if losses == "spikes+membrane" else 1e-9
-
-
-def close(left: Tensor, right: Tensor, off: float) -> None:
-    """Within ``off`` of the largest entry (sums of many terms cancel)."""
-    scale = max(1.0, float(right.detach().abs().max())) if right.numel() else 1.0
-    assert torch.isfinite(left).all()
-    assert float((left - right).detach().abs().max()) <= off * scale
+    return case.tolerance or (1e-12 if losses == "spikes+membrane" else 1e-9)
 
 
 @pytest.mark.parametrize("losses", ["spikes", "membrane", "spikes+membrane"])

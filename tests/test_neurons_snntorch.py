@@ -19,7 +19,6 @@ from cases import BATCH, NEURONS, atan
 from neurons_snntorch import STATES, exact_atan, make_layer, run_explicit, run_hidden
 from snntorch import backprop, utils
 from snntorch.functional import quant
-from test_native_identity import STEPS
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.errors import NativeGradientWarning, UnsupportedConfigError
+from tssl_adapters.testing import STEPS
 
 NATIVE = rules.SurrogateGradient(atan)
 

@@ -16,11 +16,11 @@ import torch
 from cases import Case
 from layers import CASES as CORE
 from test_neurons import CASES as FURTHER
-from test_neurons import flat, made
 from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters.errors import EngineWarning, NativeGradientWarning
+from tssl_adapters.testing import flat, made
 
 STEPS, BATCH, NEURONS = 5, 64, 5
 DTYPES = {

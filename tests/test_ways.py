@@ -15,13 +15,13 @@ import pytest
 import torch
 from cases import Case
 from layers import CASES as CORE
-from test_native_identity import close
-from test_neurons import CASES, drive, flat, made
+from test_neurons import CASES
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from usage import no_lost_links, own_instances  # noqa: F401
 
 import tssl_adapters
+from tssl_adapters.testing import close, drive, flat, made
 
 TAUS = [1.0, 3.0]
 

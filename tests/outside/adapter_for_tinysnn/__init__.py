@@ -17,8 +17,10 @@ from tssl_adapters.adapters import (
     Native,
     Neuron,
     Part,
+    Reset,
     Subtract,
     Surrogate,
+    ToValue,
     Traits,
     Walk,
     Wrapped,
@@ -54,6 +56,19 @@ def _slope(x: Number) -> Number:
     return 1.0 / (scale * scale)
 
 
+def _plain_to_zero(charged: Any, due: Any, value: Any) -> Any:
+    return charged - due * charged
+
+
+@computes(_plain_to_zero)
+def _to_zero(charged: Tensor, due: Tensor, value: float) -> Tensor:
+    return charged - due * charged
+
+
+def _reset(layer: Any) -> Reset:
+    return ToValue(0.0, _to_zero) if layer.to_zero else Subtract()
+
+
 class Layer(Wrapped):
     """Mixed in before the library's class."""
 
@@ -61,7 +76,7 @@ class Layer(Wrapped):
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
-        return Traits(None, Subtract(), decay=layer.decay, threshold=layer.threshold)
+        return Traits(None, _reset(layer), decay=layer.decay, threshold=layer.threshold)
 
     @classmethod
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
@@ -91,7 +106,7 @@ class Layer(Wrapped):
         settings, sequence = self._tssl_settings, isinstance(self, tinysnn.LIFSequence)
         given = self.v if isinstance(self.v, Tensor) else None
         charge = LinearCharge(self.decay, 1.0, 0.0, _charge, (self.decay,))
-        neuron = Neuron(charge, Subtract(), self.threshold, strict=False)
+        neuron = Neuron(charge, _reset(self), self.threshold, strict=False)
         state = torch.zeros_like(x[0] if sequence else x) if given is None else given
         native = Native(x, lambda: self._tssl_run(x, state), self._tssl_probe)
         trace = trace_of(settings, given, (0.0,))

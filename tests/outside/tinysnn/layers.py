@@ -1,4 +1,4 @@
-"""Its layers hold their potential, and reset by subtraction."""
+"""Its layers hold their potential, and reset by subtraction or to zero."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Spike(torch.autograd.Function):
 class LIF(nn.Module):
     """One time step a call."""
 
-    def __init__(self, decay: float = 0.8, threshold: float = 1.0) -> None:
+    def __init__(self, decay: float = 0.8, threshold: float = 1.0, to_zero: bool = False) -> None:
         super().__init__()
-        self.decay, self.threshold = decay, threshold
+        self.decay, self.threshold, self.to_zero = decay, threshold, to_zero
         self.spike = Spike.apply
         self.v: Tensor | float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         charged = self.decay * self.v + x
         spikes: Tensor = self.spike(charged - self.threshold)
-        self.v = charged - spikes * self.threshold
+        self.v = charged - spikes * (charged if self.to_zero else self.threshold)
         return spikes
 
 
