@@ -195,6 +195,8 @@ class Traits:
         sequence: whether the engine gets whole sequences of it in one call; of a recurrent layer,
             where the rule leaves out what comes back to it.
         delayed: whether the reset comes one step after the spike.
+        written: whether the CPU's loops take steps of it though it is nonlinear, at ``tau_s = 1``,
+            written down from what torch computes.
     """
 
     nonlinear: str | None
@@ -207,6 +209,7 @@ class Traits:
     graded: bool = False
     sequence: bool = False
     delayed: bool = False
+    written: bool = False
 
 
 @dataclass(frozen=True)

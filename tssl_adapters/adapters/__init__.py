@@ -61,6 +61,8 @@ from tssl_adapters.adapters.parts import (
 )
 from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Native, Result, apart, attach
+from tssl_adapters.engine.cell import Cell, Tensors
+from tssl_adapters.engine.cell_steps import CellSteps, compiled_steps, may_compile
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.plan import HALF
@@ -75,6 +77,7 @@ from tssl_adapters.engine.state import (
     untag,
 )
 from tssl_adapters.engine.thin import Thin
+from tssl_adapters.engine.written import CannotWriteError
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Traits, Value, computes
 from tssl_adapters.resets import ByFormula, Never, Subtract, SubtractAmount, SubtractEarly, ToValue
 from tssl_adapters.rules import Feedback
@@ -87,6 +90,9 @@ __all__ = [
     "SAME_NEURON",
     "Adapter",
     "ByFormula",
+    "CannotWriteError",
+    "Cell",
+    "CellSteps",
     "Feedback",
     "Kind",
     "Kinds",
@@ -104,6 +110,7 @@ __all__ = [
     "SubtractAmount",
     "SubtractEarly",
     "Surrogate",
+    "Tensors",
     "Thin",
     "ToValue",
     "Traits",
@@ -115,6 +122,7 @@ __all__ = [
     "as_it_is",
     "attach",
     "attach_smooth",
+    "compiled_steps",
     "computes",
     "computes_torchs",
     "copied",
@@ -129,6 +137,7 @@ __all__ = [
     "hand_over",
     "held_back",
     "loaded",
+    "may_compile",
     "operand",
     "stacked",
     "stepped",

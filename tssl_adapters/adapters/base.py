@@ -16,7 +16,6 @@ from tssl_adapters.adapters.library import copied, from_library
 from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.elementwise import ordinary
 from tssl_adapters.engine.state import OtherNeuronError, Settings
-from tssl_adapters.engine.thin import Thin
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
 from tssl_adapters.rules.native import Surrogate
@@ -152,7 +151,7 @@ class Wrapped:
             settings.thin = None
         super().__setattr__(name, value)
 
-    def _tssl_thinly(self, thin: Thin, *args: Any) -> Any:
+    def _tssl_thinly(self, thin: Any, *args: Any) -> Any:
         """A call as ``thin`` knows it; ``None`` where it is another."""
         return None
 

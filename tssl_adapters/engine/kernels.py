@@ -7,7 +7,7 @@ results mean is the business of :mod:`tssl_adapters.engine.fused`, the same for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.neuron import Reset, Timing, Value
 from tssl_adapters.rules import Rule
 
@@ -265,6 +266,18 @@ class StepBackend(Backend, Protocol):
         """One step back from h[t], for memory like this, and where the synaptic current that it
         hands on has a gradient, to be called with tensors that are right:
         ``(charged, state, numbers, grad_out, grad_after, grad_current, link, room, steps)``.
+        """
+
+
+@runtime_checkable
+class RowBackend(Backend, Protocol):
+    """A backend that compiles a line as it is."""
+
+    def row_loop(
+        self, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: torch.dtype
+    ) -> tuple[Callable[..., None], tuple[str, ...]]:
+        """A loop over neurons, and what it takes, by address, after the addresses of its
+        ``numbers`` and of ``"steps"``: inputs, and outputs with ``"to."`` before their names.
         """
 
 

@@ -38,7 +38,6 @@ from tssl_adapters.neuron import Neuron, Traits, Value
 from tssl_adapters.rules import Rule
 
 if TYPE_CHECKING:
-    from tssl_adapters.engine.thin import Thin
     from tssl_adapters.engine.window import Position
 
 _ATTRIBUTE = "_tssl_tag"
@@ -81,7 +80,7 @@ class Settings:
     unseen: bool = field(default=False, compare=False, repr=False)
     followed: Any = field(default=None, compare=False, repr=False)
     constants: dict[Any, list[str]] = field(default_factory=dict, compare=False, repr=False)
-    thin: Thin | None = field(default=None, compare=False, repr=False)
+    thin: Any = field(default=None, compare=False, repr=False)
     made_of: tuple[Any, ...] = field(default=(), compare=False, repr=False)
     altered: str | None = field(default=None, compare=False, repr=False)
     gave_way: bool = field(default=False, compare=False, repr=False)
@@ -89,7 +88,9 @@ class Settings:
 
     def said(self, traits: Traits) -> str:
         """What a layer has: rule, time constant and engine."""
-        engine = self.engine if self.rule.compiled and traits.nonlinear is None else "torch"
+        written = traits.written and self.engine == "cpu" and self.tau_s == 1.0
+        known = self.rule.compiled and (traits.nonlinear is None or written)
+        engine = self.engine if known else "torch"
         current = "" if self.tau_s == 1.0 else f"tau_s={self.tau_s:g}, "
         return f"{self.rule}, {current}engine={engine!r}"
 
@@ -143,6 +144,8 @@ class Charged:
 
     def stands_for(self, state: Tensor, reset: tuple[Any, ...]) -> bool:
         """Whether this reset would make this state of the potential."""
+        if len(self.reset) != len(reset):
+            return False
         for a, b in zip(self.reset, reset, strict=True):
             if a is not b and (isinstance(a, weakref.ref) or a != b):
                 return False

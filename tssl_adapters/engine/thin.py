@@ -198,7 +198,7 @@ def prepared(
         return None
     if not (leak is None or (isinstance(leak, float) and len(neuron.values()) < ROWS)):
         return None
-    thin = settings.thin
+    thin: Thin | None = settings.thin
     if thin is not None and thin.stands_for(call, drive, leak) and thin.holds(pinned):
         return thin
     values = rows(neuron.values())

@@ -195,7 +195,7 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
     needs = [back.learns] * LEARNED
     needs[RESET_VALUE] = back.learns and neuron.reset.numbered
     steps: Any = _input(line, "steps")
-    recorder = _Recorder(neuron, rule, tau_s, needs, arriving, None, steps)
+    recorder = Recorder(neuron, rule, tau_s, needs, arriving, None, steps)
     recorder.careful = True
     outside = _input(line, "grad_potential") if back.outside else None
     around = 0.5 * (outside + _input(line, "grad_beside")) if back.around else None
@@ -235,7 +235,7 @@ def current_step_back() -> Traced:
     return Traced(line, {"state": total, "grad_drive": total})
 
 
-class _Recorder(Backward):
+class Recorder(Backward):
     """The recursion with each neuron's terms of a sum on their own."""
 
     def _sum(self, index: int, terms: Any) -> None:

@@ -12,6 +12,7 @@ from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor
 
 from tssl_adapters.adapters import (
+    CellSteps,
     Surrogate,
     ToValue,
     Traits,
@@ -20,7 +21,7 @@ from tssl_adapters.adapters import (
     exporting,
 )
 from tssl_adapters.adapters.norse import neurons, surrogates
-from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, step
+from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, short_step, step
 from tssl_adapters.adapters.norse.values import emitting, number, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 
@@ -36,7 +37,8 @@ class _Layer(Wrapped):
         around = REFRACTORY.get(layer.activation)
         p = p if around is None else getattr(p, around.name)
         if cls._tssl_neuron.nonlinear is not None:
-            return Traits(nonlinear=cls._tssl_neuron.nonlinear, reset=ToValue())
+            why = cls._tssl_neuron.nonlinear
+            return Traits(nonlinear=why, reset=ToValue(), written=around is None)
         return Traits(
             nonlinear=None,
             reset=ToValue(number(p.v_reset)),
@@ -85,6 +87,13 @@ class _Layer(Wrapped):
             if record:
                 states.append(state)
         return torch.stack(outs), snn._merge_states(states) if record else state
+
+    def _tssl_thinly(self: Any, thin: CellSteps, x: Any, state: Any = None) -> Any:
+        if state is None or isinstance(self, SNN | SNNRecurrent) or x.is_sparse:
+            return None
+        if self.activation in REFRACTORY:
+            return None
+        return short_step(self._tssl_cell(x), Incoming(x, state, False))
 
     def _tssl_cell(self: Any, x: Tensor) -> Cell:
         sparse = x.is_sparse and self.activation_sparse is not None

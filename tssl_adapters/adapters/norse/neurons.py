@@ -23,14 +23,15 @@ class LIF:
         p: the library's parameters.
         dt: time step.
         state: the library's state before the step.
-        arriving: what the synapses get: the input, or weighted input and recurrent spikes.
+        arriving: what the synapses get, term by term: the input, or weighted input and recurrent
+            spikes.
         detached: whether the library cuts the gradient through the reset.
     """
 
     p: Any
     dt: float
     state: Any
-    arriving: Tensor
+    arriving: tuple[Tensor, ...]
     detached: bool
 
     late: ClassVar[tuple[str, ...]] = ()
@@ -41,7 +42,12 @@ class LIF:
     @property
     def synaptic(self) -> Tensor:
         """The synaptic current that the membrane sees."""
-        current: Tensor = self.state.i + self.arriving
+        return self.joined(self.state.i)
+
+    def joined(self, current: Tensor) -> Tensor:
+        """A current and what arrives, in the library's order."""
+        for arriving in self.arriving:
+            current = current + arriving
         return current
 
     @property
@@ -51,15 +57,14 @@ class LIF:
         left: Tensor = current - self.dt * self.p.tau_syn_inv * current
         return left
 
-    @property
-    def current(self) -> Tensor:
-        """What charges the membrane."""
-        return self.synaptic
+    def driven(self, drift: Tensor) -> Tensor:
+        """A drift of the potential with the current that charges it."""
+        return drift + self.synaptic
 
     def charge(self, v: Tensor) -> Tensor:
         """The potential before the spike test."""
         p = self.p
-        charged: Tensor = v + self.dt * p.tau_mem_inv * ((p.v_leak - v) + self.current)
+        charged: Tensor = v + self.dt * p.tau_mem_inv * self.driven(p.v_leak - v)
         return charged
 
     def slope(self, v: Tensor) -> Value:
@@ -96,8 +101,8 @@ class Late(LIF):
     @property
     def left(self) -> Tensor:
         i = self.state.i
-        left: Tensor = i - self.dt * self.p.tau_syn_inv * i + self.arriving
-        return left
+        left: Tensor = i - self.dt * self.p.tau_syn_inv * i
+        return self.joined(left)
 
 
 class LIFEx(LIF):
@@ -108,7 +113,7 @@ class LIFEx(LIF):
     def charge(self, v: Tensor) -> Tensor:
         p = self.p
         runaway = p.delta_T * torch.exp((v - p.v_th) / p.delta_T)
-        drift = (p.v_leak - v) + runaway + self.current
+        drift = self.driven((p.v_leak - v) + runaway)
         charged: Tensor = v + self.dt * p.tau_mem_inv * drift
         return charged
 
@@ -123,10 +128,9 @@ class LIFAdEx(LIFEx):
 
     nonlinear = "its charge is exponential in the potential, and it adapts"
 
-    @property
-    def current(self) -> Tensor:
-        current: Tensor = self.synaptic - self.state.a
-        return current
+    def driven(self, drift: Tensor) -> Tensor:
+        driven: Tensor = super().driven(drift) - self.state.a
+        return driven
 
     def others(self, fired: Tensor) -> dict[str, Tensor]:
         p, state = self.p, self.state
@@ -164,7 +168,7 @@ class Izhikevich(LIF):
 
     def charge(self, v: Tensor) -> Tensor:
         p = self.p
-        drift = p.sq * v**2 + p.mn * v + p.bias - self.state.u + self.arriving
+        drift = self.joined(p.sq * v**2 + p.mn * v + p.bias - self.state.u)
         charged: Tensor = v + p.tau_inv * self.dt * drift
         return charged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -16,14 +17,18 @@ from norse.torch.functional.threshold import threshold
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tssl_adapters.adapters import Cell as CompiledCell
 from tssl_adapters.adapters import (
     Native,
     Result,
     Settings,
+    Tensors,
     ToValue,
     Value,
     attach_smooth,
+    compiled_steps,
     held_back,
+    may_compile,
     trace_of,
     valued,
 )
@@ -106,8 +111,90 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     refractory = REFRACTORY.get(cell.activation)
     if refractory is not None:
         return _refractory_step(cell, given, refractory)
-    result, state = _step(cell, given, _trace(cell, given))
-    return result.out.to_sparse() if cell.sparse else result.out, state
+    found = short_step(cell, given)
+    if found is not None:
+        return found
+    result, after = _step(cell, given, _trace(cell, given))
+    return result.out.to_sparse() if cell.sparse else result.out, after
+
+
+def short_step(cell: Cell, given: Incoming) -> tuple[Tensor, Any] | None:
+    """:func:`step` where it is compiled."""
+    x, state, fresh = given
+    if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
+        return None
+    inputs = _arriving(cell, x, state)
+    states, numbers = _states(state, inputs[0].shape), pinned(cell.p)
+    steps = compiled_steps(
+        cell.settings,
+        partial(_described, cell, state),
+        inputs,
+        states,
+        numbers,
+        partial(_long_way, cell, state),
+    )
+    if steps is None:
+        return None
+    ran = steps.run(inputs, states, fresh)
+    changed = dict(zip(_names(state), ran.states, strict=True))
+    if "z" in state._fields:
+        changed["z"] = ran.out
+    return ran.out, state._replace(**changed)
+
+
+def _names(state: Any) -> tuple[str, ...]:
+    """What a state has: the potential first; spikes are none."""
+    return ("v", *(name for name in state._fields if name not in ("v", "z")))
+
+
+def _states(state: Any, shape: torch.Size) -> tuple[Tensor, ...]:
+    """A state's tensors; a number, as one may start as, is as many."""
+    found = (getattr(state, name) for name in _names(state))
+    return tuple(t if t.ndim else t.expand(shape).contiguous() for t in found)
+
+
+def pinned(p: Any) -> tuple[Tensor, ...]:
+    """The tensors that a step's numbers are made of."""
+    return tuple(value for value in p if isinstance(value, Tensor))
+
+
+def _described(cell: Cell, like: Any) -> CompiledCell:
+    """A cell as engines compile it."""
+    kind, detached = as_computed(cell.neuron, cell.activation), cell.activation in DETACHED
+    names = _names(like)
+
+    def at(inputs: Tensors, states: Tensors) -> LIF:
+        state = like._replace(**dict(zip(names, states, strict=True)))
+        return kind(cell.p, cell.dt, state, tuple(inputs), detached)
+
+    def others(inputs: Tensors, states: Tensors, spike: Tensor) -> Tensors:
+        changed = at(inputs, states).others(spike)
+        return [changed[name] for name in names[1:]]
+
+    return CompiledCell(
+        lambda inputs, states: at(inputs, states).charge(states[0]),
+        others,
+        lambda states: at((), states).threshold,
+        ToValue(at((), _states(like, torch.Size())).reset),
+        timing="immediate",
+        strict=True,
+        detached=detached,
+        inputs=2 if cell.weights else 1,
+        states=len(names),
+    )
+
+
+def _long_way(
+    cell: Cell, like: Any, settings: Settings, inputs: Tensors, states: Tensors
+) -> tuple[Tensor, Tensors]:
+    """A step by torch, with other settings, and weights that hand everything on as it is."""
+    state = like._replace(**dict(zip(_names(like), states, strict=True)))
+    if cell.weights:
+        eye = torch.eye(inputs[0].shape[-1], dtype=inputs[0].dtype, device=inputs[0].device)
+        cell, state = cell._replace(weights=(eye, eye)), state._replace(z=inputs[1])
+    again = Incoming(inputs[0], state, False)
+    result, after = _step(cell._replace(settings=settings), again, None)
+    return result.out, _states(after, result.out.shape)
 
 
 def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
@@ -133,7 +220,10 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     settings, (activation, p, dt) = cell.settings, cell[2:5]
     seen = state if settings.rule.chain else given.without_chain()
     kind, detached = as_computed(cell.neuron, activation), activation in DETACHED
-    neuron = kind(p, dt, seen, _arriving(cell, x, seen), detached)
+    arriving, *more = _arriving(cell, x, seen)
+    for other in more:
+        arriving = arriving + other
+    neuron = kind(p, dt, seen, (arriving,), detached)
     charging = neuron
     if not settings.rule.chain:
         # The input of one step, which must not be lost: it is cut where it joins the next one's.
@@ -143,18 +233,18 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
         spikes, after = activation(x, state, *cell.weights, p, dt)
         slope = number(neuron.slope(state.v.detach()))
 
-    def probe(arriving: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def probe(given: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at = state._replace(v=v)
-        sent = arriving.to_sparse() if x.is_sparse else arriving
-        out, later = activation(sent, at, *through(cell, arriving), p, dt)
-        return kind(p, dt, at, arriving, detached).charge(v), _dense(out), later.v
+        sent = given.to_sparse() if x.is_sparse else given
+        out, later = activation(sent, at, *through(cell, given), p, dt)
+        return kind(p, dt, at, (given,), detached).charge(v), _dense(out), later.v
 
     result = attach_smooth(
         settings,
         charging.charge,
         state.v,
         trace,
-        Native(neuron.arriving, lambda: (_dense(spikes), after.v), probe),
+        Native(arriving, lambda: (_dense(spikes), after.v), probe),
         reset=ToValue(number(neuron.reset)),
         threshold=number(neuron.threshold),
         strict=True,
@@ -175,13 +265,14 @@ def _trace(cell: Cell, given: Incoming) -> Tensor | None:
     return trace_of(cell.settings, v, (*resting(cell.p), *cell.rest))
 
 
-def _arriving(cell: Cell, x: Tensor, state: Any) -> Tensor:
+def _arriving(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, ...]:
+    """What the synapses get, term by term."""
     if not cell.weights:
-        return _dense(x)
+        return (_dense(x),)
     of_input, recurrent = cell.weights
     sent = _dense(state.z)
     sent = sent.detach() if cell.settings.rule.cuts_feedback else sent
-    return linear(_dense(x), of_input) + linear(sent, recurrent)
+    return linear(_dense(x), of_input), linear(sent, recurrent)
 
 
 def through(cell: Cell, arriving: Tensor) -> tuple[Tensor, ...]:

@@ -23,7 +23,6 @@ from tssl_adapters.adapters import (
     Reset,
     Subtract,
     Surrogate,
-    Thin,
     ToValue,
     Traits,
     Value,
@@ -76,7 +75,7 @@ class Layer(Wrapped):
 
     _tssl_states: ClassVar[tuple[str, ...]] = ("mem",)
     """Names of the states, in the order of the library's arguments. The layer holds them too."""
-    _tssl_free = frozenset({"training", "mem", "reset"})
+    _tssl_free = frozenset({"training", "spk", "syn", "mem", "reset"})
     _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
     """What a spike does to the potential, by the name of the library's function."""
     _tssl_zero_decay: ClassVar[str] = (
@@ -167,7 +166,7 @@ class Layer(Wrapped):
         """
         return None
 
-    def _tssl_thinly(self: Any, thin: Thin, x: Any, *given: Any) -> Any:
+    def _tssl_thinly(self: Any, thin: Any, x: Any, *given: Any) -> Any:
         mem = given[0] if given and given[0] is not None else self.mem
         pinned = self._tssl_pinned()
         if (given and self.init_hidden) or len(given) > 1 or pinned is None:
@@ -176,8 +175,8 @@ class Layer(Wrapped):
             return None
         out, mem, due, _ = thin.run(x, mem)
         if due is not None:
-            _leave(self, "reset", due)
-        _leave(self, "mem", mem)
+            leave(self, "reset", due)
+        leave(self, "mem", mem)
         return out if self.init_hidden and not self.output else (out, mem)
 
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
@@ -260,7 +259,7 @@ class Layer(Wrapped):
         )
         after = {**others, "mem": result.state}
         if result.before is not None:
-            _leave(self, "reset", result.before)
+            leave(self, "reset", result.before)
         out = self._tssl_scaled(result.out, graded)
         # The layer's own feedback is the spike, whatever it emits.
         self._tssl_keep(after, self._tssl_scaled(result.fired, graded) if split else out)
@@ -271,7 +270,7 @@ class Layer(Wrapped):
     def _tssl_keep(self, after: States, spikes: Tensor) -> None:
         """Leave on the layer what the library leaves there."""
         for name in self._tssl_states:
-            _leave(self, name, spikes if name == "spk" else after[name])
+            leave(self, name, spikes if name == "spk" else after[name])
 
     def _tssl_natively(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         """The library's spikes and states."""
@@ -389,7 +388,7 @@ def held(layer: Any, name: str) -> Tensor:
     return number
 
 
-def _leave(layer: Any, name: str, state: Tensor) -> None:
+def leave(layer: Any, name: str, state: Tensor) -> None:
     """Leave a state on a layer; torch's own way takes several times as long, and every step."""
     if name in layer._buffers:
         layer._buffers[name] = state

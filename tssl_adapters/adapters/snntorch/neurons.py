@@ -15,10 +15,12 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     LinearCharge,
     Never,
+    Tensors,
     Value,
     computes,
     eager,
 )
+from tssl_adapters.adapters.snntorch.compiled import Compiled
 from tssl_adapters.adapters.snntorch.layer import (
     RESET_CODES,
     RESETS,
@@ -47,6 +49,13 @@ def _alpha_charge(mem: Tensor, drive: Tensor) -> Tensor:
     return drive.clone()
 
 
+def _joined(current: Tensor, inputs: Tensors) -> Tensor:
+    """A current and what arrives, in the library's order."""
+    for arriving in inputs:
+        current = current + arriving
+    return current
+
+
 class _Leaking(Layer):
     """``beta * mem`` plus the drive."""
 
@@ -59,7 +68,7 @@ class _Leaking(Layer):
         return LinearCharge(beta, 1.0, 0.0, _leaky_charge, (beta,))
 
 
-class _Recurrent(Layer):
+class _Recurrent(Compiled):
     """A layer that its own spikes come back to."""
 
     _tssl_recurs = True
@@ -67,18 +76,35 @@ class _Recurrent(Layer):
     def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
         # Computed once a call: the library's own pass would not record it, and a normalisation of
         # its weights would move twice.
-        recurrent = self._modules["recurrent"]
         sent = states["spk"]
-        feedback = recurrent(sent.detach() if self._tssl_settings.rule.cuts_feedback else sent)
-        self._modules["recurrent"] = lambda spikes: feedback
+        if self._tssl_settings.rule.cuts_feedback:
+            sent = sent.detach()
+        return self._tssl_next((x, self._modules["recurrent"](sent)), states, fresh)
+
+    def _tssl_by_torch(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
+        recurrent = self._modules["recurrent"]
+        self._modules["recurrent"] = lambda spikes: inputs[1]
         try:
-            return super()._tssl_run(x, states, fresh)
+            return super()._tssl_by_torch(inputs, states, fresh)
         finally:
             self._modules["recurrent"] = recurrent
 
 
-class _Synapse(_Leaking):
+class _Synapse(Compiled, _Leaking):
     """The same behind a synaptic current."""
+
+    _tssl_numbers = ("alpha", "beta")
+
+    def _tssl_current(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
+        return _joined(self.alpha.clamp(0, 1) * states[1], inputs)
+
+    def _tssl_charged(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
+        current = self._tssl_current(inputs, states)
+        charged: Tensor = self.beta.clamp(0, 1) * states[0] + current
+        return charged
+
+    def _tssl_others(self: Any, inputs: Tensors, states: Tensors) -> Tensors:
+        return [self._tssl_current(inputs, states)]
 
     @classmethod
     def _tssl_synapse(cls, layer: Any) -> Value | None:
@@ -102,7 +128,7 @@ class Leaky(_Leaking):
         return self._tssl_call(input_, mem)
 
 
-class Lapicque(Layer):
+class Lapicque(Compiled):
     """``snntorch.Lapicque``."""
 
     _tssl_zero_decay = (
@@ -114,6 +140,11 @@ class Lapicque(Layer):
     @eager
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         return self._tssl_call(input_, mem)
+
+    _tssl_numbers = ("R", "C", "time_step")
+
+    def _tssl_charged(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
+        return _lapicque_charge(states[0], inputs[0], self.R, self.C, self.time_step)
 
     @classmethod
     def _tssl_charge(cls, layer: Any) -> LinearCharge:
@@ -204,6 +235,10 @@ class RLeaky(_Recurrent, _Leaking):
     """``snntorch.RLeaky``."""
 
     _tssl_states = ("spk", "mem")
+    _tssl_numbers = ("beta",)
+
+    def _tssl_charged(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
+        return _joined(self.beta.clamp(0, 1) * states[0], inputs)
 
     @eager
     def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None) -> Any:

@@ -61,6 +61,10 @@ class KLIF(SmoothNode):
         by_k = -k * (result.state / fixed).detach()
         return result, (hand_over(result.state, valued(after, result.state / k), by_k),)
 
+    @classmethod
+    def _tssl_written(cls, layer: Any) -> bool:
+        return not layer.scale_reset  # else its state is not the potential
+
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         return Subtract() if self.v_reset is None else ToValue(self.v_reset)
 

@@ -13,7 +13,6 @@ from tssl_adapters.adapters import (
     Reset,
     Subtract,
     Surrogate,
-    Thin,
     ToValue,
     Traits,
     Value,
@@ -75,7 +74,13 @@ class Node(Wrapped):
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
         nonlinear, reset = cls._tssl_nonlinear, cls._tssl_reset(layer)
-        return Traits(nonlinear=nonlinear, reset=reset, threshold=layer.v_threshold)
+        written = cls._tssl_written(layer)
+        return Traits(nonlinear, reset, threshold=layer.v_threshold, written=written)
+
+    @classmethod
+    def _tssl_written(cls, layer: Any) -> bool:
+        """Whether its step, though nonlinear, is compiled as it is written."""
+        return False
 
     @classmethod
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
@@ -149,7 +154,7 @@ class Node(Wrapped):
         self._tssl_store(ran)
         return ran.out
 
-    def _tssl_thinly(self: Any, thin: Thin, x: Any) -> Any:
+    def _tssl_thinly(self: Any, thin: Any, x: Any) -> Any:
         settings, memories = self._tssl_settings, self._memories
         if settings.rule.follows and self._tssl_own(self) != settings.followed:
             return None

@@ -35,19 +35,24 @@ class Izhikevich(SmoothNode):
 class SteppedIzhikevich(Izhikevich):
     """The same where a detached reset to a value still has the gradient of ``spike * v_reset``."""
 
+    @classmethod
+    def _tssl_written(cls, layer: Any) -> bool:
+        return not _resets_half_detached(layer)
+
     def _tssl_detached(self: Any) -> bool:
-        return bool(self.detach_reset) and not self._tssl_half_detached()
+        return bool(self.detach_reset) and not _resets_half_detached(self)
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
-        if self._tssl_half_detached():
+        if _resets_half_detached(self):
             v_reset: float = self.v_reset
             return ByFormula(lambda h, due: h - due.detach() * h + due * v_reset)
         reset: Reset = self._tssl_reset()
         return reset
 
-    def _tssl_half_detached(self: Any) -> bool:
-        own = next(cls for cls in type(self).__mro__ if cls.__name__ == "IzhikevichNode")
-        return bool(self.detach_reset and self.v_reset and _half_detached(own))
+
+def _resets_half_detached(node: Any) -> bool:
+    own = next(cls for cls in type(node).__mro__ if cls.__name__ == "IzhikevichNode")
+    return bool(node.detach_reset and node.v_reset and _half_detached(own))
 
 
 @cache
@@ -86,6 +91,10 @@ class ComplementaryLIF(SmoothNode):
     @classmethod
     def _tssl_cuts_spikes(cls, layer: Any) -> bool:
         return not layer.training
+
+    @classmethod
+    def _tssl_written(cls, layer: Any) -> bool:
+        return False  # its reset is a formula of its own
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         tau: float = self.tau

@@ -10,12 +10,19 @@ import torch
 from spikingjelly.activation_based import base, neuron
 from torch import Tensor
 
-from tssl_adapters.adapters import Traits, Value
+from tssl_adapters.adapters import (
+    Traits,
+    Value,
+)
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import Recorder, SmoothNode, States, shadow
 
 STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
 """What a class has to leave as it is: only ``neuronal_charge`` may differ."""
+
+
+def _charges_as_the_library(node: Any) -> bool:
+    return bool(type(node).neuronal_charge.__module__.startswith("spikingjelly."))
 
 
 class SimpleNode(SmoothNode):
@@ -24,7 +31,7 @@ class SimpleNode(SmoothNode):
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
         traits = super()._tssl_traits(layer)
-        if not type(layer).neuronal_charge.__module__.startswith("spikingjelly."):
+        if not _charges_as_the_library(layer):
             return replace(traits, nonlinear="its neuronal_charge is a function of your own")
         return replace(traits, decay=cls._tssl_decay(layer))
 
@@ -32,6 +39,10 @@ class SimpleNode(SmoothNode):
     def _tssl_decay(cls, node: Any) -> Value:
         """What multiplies the potential in the library's own charge."""
         return 1.0
+
+    @classmethod
+    def _tssl_written(cls, layer: Any) -> bool:
+        return _charges_as_the_library(layer)  # the user's may do anything
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         kept = self.__dict__["_memories"]

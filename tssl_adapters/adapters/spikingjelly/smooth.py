@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
+    CannotWriteError,
+    Cell,
+    CellSteps,
     Native,
     Reset,
     Result,
+    Settings,
+    Tensors,
     attach_smooth,
+    compiled_steps,
     valued,
 )
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, sequences
@@ -62,6 +68,10 @@ def shadow(node: Any, recorder: Recorder) -> Any:
 class SmoothNode(Node):
     """A node that charges, compares with its threshold, and resets at once."""
 
+    @classmethod
+    def _tssl_written(cls, layer: Any) -> bool:
+        return True
+
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         """The library's own step; called on shadows too."""
         (spike,), after = self.single_step_functional_forward((x,), states)
@@ -71,16 +81,85 @@ class SmoothNode(Node):
         self: Any, x: Tensor, states: States, trace: Tensor | None, keep: bool
     ) -> Ran:
         if not sequences(self):
-            result, states = self._tssl_attach(x, states, trace)
-            return Ran(result.out, states, result.trace, None)
+            out, states, trace = self._tssl_next(x, states, trace)
+            return Ran(out, states, trace, None)
         outs, history = [], []
         for step in x:
-            result, states = self._tssl_attach(step, states, trace)
-            trace = result.trace
-            outs.append(result.out)
+            out, states, trace = self._tssl_next(step, states, trace)
+            outs.append(out)
             history.append(states)
         kept = tuple(map(torch.stack, zip(*history, strict=True))) if keep else None
         return Ran(torch.stack(outs), states, trace, kept)
+
+    def _tssl_next(
+        self: Any, x: Tensor, states: States, trace: Tensor | None
+    ) -> tuple[Tensor, States, Tensor | None]:
+        """One step: output, states and trace."""
+        steps = compiled_steps(
+            self._tssl_settings,
+            self._tssl_cell,
+            (x,),
+            states,
+            self._tssl_pinned(),
+            self._tssl_long_way,
+        )
+        if steps is not None:
+            ran = steps.run((x,), states)
+            return ran.out, tuple(ran.states), None
+        result, after = self._tssl_attach(x, states, trace)
+        return result.out, after, result.trace
+
+    def _tssl_thinly(self: Any, thin: CellSteps, x: Any) -> Any:
+        settings, memories = self._tssl_settings, self._memories
+        if settings.rule.follows and self._tssl_own(self) != settings.followed:
+            return None
+        states = tuple(memories.values())
+        if sequences(self) or getattr(self, "store_v_seq", False):
+            return None
+        if not thin.fits((x,), states, self._tssl_pinned()):
+            return None
+        ran = thin.run((x,), states)
+        memories.update(zip(memories, ran.states, strict=True))
+        return ran.out
+
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
+        """The tensors that, with the node's attributes, a step's numbers are made of."""
+        return tuple(p for p in self._parameters.values() if p is not None)
+
+    def _tssl_cell(self: Any) -> Cell:
+        """What the library computes in a step."""
+        if not self._tssl_written(self):
+            raise CannotWriteError("a step of another form")
+
+        def charge(inputs: Tensors, states: Tensors) -> Tensor:
+            found: Tensor = self._tssl_charged(inputs[0], states[0], [*states[1:]])
+            return found
+
+        def others(inputs: Tensors, states: Tensors, spike: Tensor) -> Tensors:
+            _, after = shadow(self, Recorder(spike))._tssl_step(inputs[0], tuple(states))
+            found: Tensors = after[1:]
+            return found
+
+        return Cell(
+            charge,
+            others,
+            lambda states: self.v_threshold,
+            self._tssl_reset_of([]),
+            timing="immediate",
+            strict=False,
+            detached=self._tssl_detached(),
+            inputs=1,
+            states=len(self._memories),
+        )
+
+    def _tssl_long_way(
+        self: Any, settings: Settings, inputs: Tensors, states: Tensors
+    ) -> tuple[Tensor, Tensors]:
+        """A step by torch, with other settings."""
+        twin = shadow(self, self.surrogate_function)
+        twin.__dict__["_tssl_settings"] = settings
+        result, after = twin._tssl_attach(inputs[0], tuple(states), None)
+        return result.out, after
 
     def _tssl_attach(
         self: Any, x: Tensor, states: States, trace: Tensor | None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.cpu import loops
 from tssl_adapters.engine.cpu.compile import compiled
 from tssl_adapters.engine.fused import Room
@@ -79,6 +80,10 @@ def _current(dtype: str) -> Callable[..., None]:
 @cache
 def _current_back(dtype: str) -> Callable[..., None]:
     return compiled(loops.current_back(_name(), dtype))
+
+
+_rows: dict[Any, tuple[Callable[..., None], tuple[str, ...]]] = {}
+"""By what they compute."""
 
 
 class Numbers:
@@ -231,6 +236,17 @@ class CpuBackend:
             )  # fmt: skip
 
         return run
+
+    def row_loop(
+        self, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: torch.dtype
+    ) -> tuple[Callable[..., None], tuple[str, ...]]:
+        """A line as it is, for all neurons."""
+        places = tuple((name, symbol.place) for name, symbol in outputs.items())
+        key = (tuple(line.operations), places, tuple(numbers), dtype)
+        if key not in _rows:
+            source = loops.row_over_all(_name(), line, outputs, numbers, _NAMES[dtype])
+            _rows[key] = compiled(source), source.parameters[len(loops.RANGE) + 2 :]
+        return _rows[key]
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         out, dtype, (steps, n) = torch.empty_like(drive), drive.dtype, _size(drive)

@@ -137,6 +137,8 @@ def _emitted(code: Code, operation: Operation, operands: Sequence[str], kind: st
         return code.get(f"fcmp {_COMPARED[name]} {kind} {operands[0]}, {operands[1]}")
     if name == "negate":
         return code.get(f"fneg {kind} {operands[0]}")
+    if name == "held":
+        return operands[0]
     if name == "where":
         return _chosen(code, operands[0], operands[1], operands[2], kind)
     if name in ("minimum", "maximum"):

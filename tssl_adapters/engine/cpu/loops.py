@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
+from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.cpu.emit import TYPES, Code, Row, constant, module, row
 from tssl_adapters.engine.kernels import Spec
 from tssl_adapters.engine.traced import (
@@ -500,6 +501,25 @@ def _unpack(function: _Function, count: str, start: str, flags: str) -> None:
         flag = code.get(f"and i8 {code.get(f'lshr i8 {byte}, {bit}')}, 1")
         value = code.get(f"uitofp i8 {flag} to {kind}")
         code.do(f"store {kind} {value}, ptr {function.at(flags, j)}")
+
+
+def row_over_all(
+    name: str, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: str
+) -> Source:
+    """A line for all neurons. ``values`` are its numbers, in this order, ``window`` is ``steps``,
+    and then there are the other inputs, and ``"to."`` before their names the outputs.
+    """
+    common = frozenset({*numbers, "steps"})
+    made = row(f"{name}.row0", line, outputs, common, TYPES[dtype])
+    own = [parameter for parameter in made.parameters if parameter not in common]
+    function = _Function(name, (*RANGE, "values", "window", *own), dtype, dense=False)
+    function.rows.append(made)
+    places = {key: function.at("%values", str(k)) for k, key in enumerate(numbers)}
+    places |= {"steps": "%window"} | {key: function.at(f"%{key}", "%first") for key in own}
+    count = function.code.get("sub i64 %last, %first")
+    pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)
+    function.code.do(f"call void @{made.name}(i64 {count}{pointers})")
+    return function.source()
 
 
 def current(name: str, dtype: str) -> Source:

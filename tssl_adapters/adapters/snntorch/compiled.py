@@ -1,0 +1,115 @@
+"""Layers whose step is compiled as it is written, with all of its states and inputs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.adapters import (
+    Cell,
+    CellSteps,
+    Settings,
+    Tensors,
+    compiled_steps,
+    untouched,
+)
+from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
+
+
+class Compiled(Layer):
+    """A layer that says what its step computes."""
+
+    _tssl_numbers: ClassVar[tuple[str, ...]]
+    """Names of the numbers that its charge is made of."""
+
+    def _tssl_charged(self, inputs: Tensors, states: Tensors) -> Tensor:
+        """The potential without the reset that is due; ``states`` begin with the potential."""
+        raise NotImplementedError
+
+    def _tssl_others(self, inputs: Tensors, states: Tensors) -> Tensors:
+        """The other states after the step."""
+        return []
+
+    def _tssl_run(self, x: Tensor, states: States, fresh: bool) -> Any:
+        return self._tssl_next((x,), states, fresh)
+
+    def _tssl_by_torch(self, inputs: Tensors, states: States, fresh: bool) -> Any:
+        """The step as the engine runs any layer's."""
+        return super()._tssl_run(inputs[0], states, fresh)
+
+    def _tssl_next(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
+        names = ("mem", *(name for name in states if name not in ("mem", "spk")))
+        given = tuple(states[name] for name in names)
+        if not (self._tssl_graded() or self.state_quant):
+            steps = compiled_steps(
+                self._tssl_settings,
+                partial(self._tssl_cell, states, inputs),
+                inputs,
+                given,
+                self._tssl_pinned(),
+                partial(self._tssl_long_way, names),
+            )
+            # A learned leak that became 0 is refused below.
+            if steps is not None and not (steps.learned and self._tssl_decayless(self)):
+                return self._tssl_ran(steps, inputs, given, fresh, names)
+        return self._tssl_by_torch(inputs, states, fresh)
+
+    def _tssl_ran(
+        self: Any,
+        steps: CellSteps,
+        inputs: Tensors,
+        given: Tensors,
+        fresh: bool,
+        names: tuple[str, ...],
+    ) -> Any:
+        ran = steps.run(inputs, given, fresh)
+        if ran.due is not None:
+            leave(self, "reset", ran.due)
+        after = dict(zip(names, ran.states, strict=True))
+        self._tssl_keep(after, ran.out)
+        if self.init_hidden and not self.output:
+            return ran.out
+        return (ran.out, *(after[name] for name in self._tssl_states if name != "spk"))
+
+    def _tssl_thinly(self: Any, thin: CellSteps, x: Any, *given: Any) -> Any:
+        names = self._tssl_states
+        if (given and self.init_hidden) or len(given) > len(names):
+            return None
+        states = {name: held(self, name) for name in names}
+        states |= {n: s for n, s in zip(names, given, strict=False) if s is not None}
+        if not thin.fits((x,), tuple(states.values()), self._tssl_pinned()):
+            return None
+        return self._tssl_run(x, states, False)
+
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
+        names = (*self._tssl_numbers, "threshold", "graded_spikes_factor")
+        return tuple(held(self, name) for name in names)
+
+    def _tssl_cell(self: Any, states: States, inputs: Tensors) -> Cell:
+        neuron = self._tssl_neuron(states)
+        return Cell(
+            self._tssl_charged,
+            lambda given, before, spike: self._tssl_others(given, before),
+            lambda before: self.threshold,
+            neuron.reset,
+            neuron.timing,
+            neuron.strict,
+            neuron.detached,
+            inputs=len(inputs),
+            states=len([name for name in states if name != "spk"]),
+        )
+
+    def _tssl_long_way(
+        self: Any, names: tuple[str, ...], settings: Settings, inputs: Tensors, before: Tensors
+    ) -> tuple[Tensor, Tensors]:
+        """A step by torch, with other settings."""
+        given = dict(zip(names, before, strict=True))
+        given = {n: given.get(n, torch.zeros_like(inputs[0])) for n in self._tssl_states}
+        with untouched(self):
+            self.__dict__["_tssl_settings"] = settings
+            out = self._tssl_by_torch(inputs, given, False)
+            after = [getattr(self, name) for name in names]
+        return (out[0] if isinstance(out, tuple) else out), after

@@ -1,0 +1,259 @@
+"""A neuron's step with all of its states, forward and back, as lines of operations.
+
+Beyond the potential a neuron may have other states, and several inputs, and any charge. With h the
+potential before the spike test, theta the threshold, s the spike, and w the other states after the
+step, all of them functions of the inputs, of the states before, and of numbers::
+
+    G       = grad of s, and through w
+    e, F_v  as in :mod:`tssl_adapters.engine.recursion`, F_v = dh/dv
+    inputs, other states, numbers: e dh + (grad of theta) dtheta + (grads of w) dw at a fixed s
+    the potential: what the recursion carries, and (grads of w) dw at a fixed s
+
+The derivatives are those of the lines (:mod:`tssl_adapters.derivatives`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.derivatives import adjoints
+from tssl_adapters.engine.plan import LEARNED, link_size
+from tssl_adapters.engine.recursion import (
+    RESET_VALUE,
+    THRESHOLD,
+    Carried,
+    Moment,
+    fires,
+    state_after,
+)
+from tssl_adapters.engine.traced import LINK, Recorder
+from tssl_adapters.engine.written import CannotWriteError, Function, Writer
+from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Timing, Value
+from tssl_adapters.rules import Rule
+
+Tensors = Sequence[Tensor]
+
+
+class Cell(NamedTuple):
+    """What torch computes in one step of a neuron. ``states`` are the potential and the others.
+
+    Attributes:
+        charge: ``(inputs, states) -> h``, before a reset that is due from the step before.
+        others: ``(inputs, states, spike) -> the other states after the step``.
+        threshold: ``states -> theta``.
+        reset: what a spike does to the potential.
+        timing: as in :mod:`tssl_adapters.neuron`.
+        strict: ``h > theta`` rather than ``>=``.
+        detached: whether the library cuts the gradient through the reset.
+        inputs: how many.
+        states: how many.
+    """
+
+    charge: Callable[[Tensors, Tensors], Tensor]
+    others: Callable[[Tensors, Tensors, Tensor], Tensors]
+    threshold: Callable[[Tensors], Value]
+    reset: Reset
+    timing: Timing
+    strict: bool
+    detached: bool
+    inputs: int
+    states: int
+
+
+class Lines(NamedTuple):
+    """A cell's step, and its way back.
+
+    Attributes:
+        numbers: what the inputs ``"n0"``, ... of both lines are.
+        learned: those of them that take a gradient, by name.
+        sources: the tensors of one value that they were made of.
+        functions: what torch computes for the forward line, one after the other.
+        line: that line, whose inputs are ``"x0"``, ... and ``"s0"``, ...: the states.
+        outputs: ``"out"``, ``"h"``, ``"s0"``, ... and, where a reset comes late, ``"due"``.
+        kept: the inputs and states, of before the step, and functions that the way back needs.
+        back: its line; it is told h. Gradients come in as ``"g.out"``, ``"g.s0"``, ...
+        grads: ``"x0"``, ..., ``"s0"``, ...; ``"s0.linked"`` where a link came with the potential,
+            whose gradients are ``"l0"``, ...; and of what is learned ``"n0"``, ..., neuron by
+            neuron.
+        links: how many parts the link has.
+    """
+
+    numbers: list[Value]
+    learned: dict[str, Tensor]
+    sources: list[Tensor]
+    functions: list[Function]
+    line: Line
+    outputs: dict[str, Symbol]
+    kept: list[str]
+    back: Line
+    grads: dict[str, Symbol]
+    links: int
+
+
+class _Written:
+    """A cell's functions as written into a line.
+
+    Args:
+        cell: them.
+        line: where to.
+        dtype: of the states.
+        told: whether h is an input of the line.
+    """
+
+    def __init__(self, cell: Cell, line: Line, dtype: torch.dtype, told: bool) -> None:
+        self.cell, self.line = cell, line
+        self.writer = writer = Writer(line, dtype)
+        self.inputs = [line.input(f"x{k}") for k in range(cell.inputs)]
+        self.states = [line.input(f"s{k}") for k in range(cell.states)]
+        given = [writer.stand_in(symbol) for symbol in self.inputs]
+        states = [writer.stand_in(symbol) for symbol in self.states]
+        with torch.no_grad(), writer:
+            self.formula = writer.symbol(cell.charge(given, states))
+            threshold = writer.symbol(cell.threshold(states))
+        neuron = _record(cell, writer, threshold)
+        potential: Any = self.states[0]
+        before = None if cell.timing == "immediate" else fires(neuron, potential)
+        h: Any = line.input("h") if told else _reset_late(neuron, self.formula, before)
+        spike: Any = fires(neuron, h)
+        self.moment = Moment(potential, h, before, h, spike)
+        with torch.no_grad(), writer:
+            others = cell.others(given, states, writer.stand_in(spike))
+            self.others = [writer.symbol(other) for other in others]
+        self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in writer.functions}
+        self.neuron = neuron
+
+    def adjoints(self, seeds: Sequence[tuple[Any, Any]]) -> dict[int, Symbol]:
+        """:func:`tssl_adapters.derivatives.adjoints`."""
+        return adjoints(self.line, seeds, self.functions)
+
+
+def _record(cell: Cell, writer: Writer, threshold: Symbol) -> Neuron:
+    """The neuron of symbols, whose F_v is still to be filled in."""
+    reset = cell.reset.plain()
+    if reset is None:
+        raise CannotWriteError("a reset that is no plain formula")
+    if reset.numbered:
+        number: Any = writer.symbol(cell.reset.number)
+        reset = reset.with_number(number)
+    charge = LinearCharge(1.0, 1.0, 0.0, _itself)
+    theta: Any = threshold
+    return Neuron(charge, reset, theta, cell.timing, cell.strict, cell.detached)
+
+
+def _itself(state: Any, drive: Any) -> Any:
+    return drive
+
+
+def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
+    """A charge after the reset that the step before left to it."""
+    reset = neuron.reset
+    if due is None or not reset.happens:
+        return charged
+    if reset.follows_charge:
+        return reset.after_charge(charged, due, neuron.threshold)
+    if reset.lets_in(due) is None:
+        raise CannotWriteError("a reset before the charge")
+    return reset.apply(charged, due, neuron.threshold)  # which leaves nothing of the input either
+
+
+def lines(cell: Cell, rule: Rule, dtype: torch.dtype) -> Lines:
+    """A cell's lines under a rule.
+
+    Raises:
+        CannotWriteError: the cell computes something that a line cannot say.
+    """
+    line, back = Line(), Line()
+    forth = _Written(cell, line, dtype, told=False)
+    moment, neuron = forth.moment, forth.neuron
+    after: Any = state_after(neuron, moment.charged, moment.spike, moment.before)
+    outputs: dict[str, Any] = {"out": moment.spike, "h": moment.charged, "s0": after}
+    outputs |= {f"s{k}": other for k, other in enumerate(forth.others, 1)}
+    if moment.before is not None:
+        outputs["due"] = moment.before
+    told = _Written(cell, back, dtype, told=True)
+    writer = told.writer
+    if writer.numbers != forth.writer.numbers:
+        raise CannotWriteError("another step each time")
+    grads = _back(told, rule)
+    needed = (back.operations[place] for place in back.needed(grads.values()))
+    wanted = {operation.operands[0] for operation in needed if operation.name == "input"}
+    own = [
+        *(f"x{k}" for k in range(cell.inputs)),
+        *(f"s{k}" for k in range(cell.states)),
+        *(function.name for function in writer.functions),
+    ]
+    return Lines(
+        writer.numbers,
+        writer.learned(),
+        [*writer.sources.values()],
+        forth.writer.functions,
+        line,
+        outputs,
+        [name for name in own if name in wanted],
+        back,
+        grads,
+        link_size(neuron, rule),
+    )
+
+
+def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
+    """The gradients of a step."""
+    line, moment = told.line, told.moment
+    zero: Any = line.number(0.0)
+    learned = [line.input(name).place for name in told.writer.learned()]
+    one = line.number(1.0)
+    decay: Any = told.adjoints([(told.formula, one)]).get(told.states[0].place, zero)
+    charge = replace(told.neuron.charge, decay=decay)
+    neuron = replace(told.neuron, charge=charge)
+    seeds = [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
+    spike: Any = moment.spike
+    through_others = told.adjoints(seeds)
+    signal: Any = line.input("g.out")
+    if spike.place in through_others:
+        signal = signal + through_others[spike.place]
+    numbers: dict[int, Any] = {THRESHOLD: neuron.threshold, RESET_VALUE: neuron.reset.number}
+    leaves = {*learned, *(state.place for state in told.states)}
+    moving = {
+        index: number
+        for index, number in numbers.items()
+        if isinstance(number, Symbol) and told.adjoints([(number, one)]).keys() & leaves
+    }
+    needs = [index in moving for index in range(LEARNED)]
+    links = link_size(neuron, rule)
+    carried: list[Any] = [line.input(f"l{k}") for k in range(links)]
+    recorder = Recorder(
+        neuron, rule, 1.0, needs, Carried(*carried), None, line.input("steps")  # type: ignore[arg-type]
+    )  # fmt: skip
+    recorder.careful = True
+    arrived: Any = line.input("g.s0")
+    emitted: Any = recorder.step(moment, None, signal, arrived)
+    entering: Any = recorder.entering(moment, linked=False)
+    linked: Any = recorder.entering(moment, linked=True)
+    for index, number in moving.items():
+        terms: Any = recorder.sums[index]
+        if terms is not None:
+            seeds.append((number, terms))
+    fixed = told.adjoints(seeds)
+    let_in = None if moment.before is None else neuron.reset.lets_in(moment.before)
+    emitted = emitted if let_in is None else emitted * let_in
+    all_ways = told.adjoints([*seeds, (told.formula, emitted)])
+    grads: dict[str, Any] = {}
+    for k, leaf in enumerate(told.inputs):
+        grads[f"x{k}"] = all_ways.get(leaf.place, zero)
+    beside = fixed.get(told.states[0].place)
+    for name, own in (("s0", entering), *((("s0.linked", linked),) if links else ())):
+        found = [part for part in (own, beside) if part is not None]
+        grads[name] = sum(found[1:], found[0]) if found else zero
+    for k, leaf in enumerate(told.states[1:], 1):
+        grads[f"s{k}"] = all_ways.get(leaf.place, zero)
+    for name in told.writer.learned():
+        grads[name] = all_ways.get(line.input(name).place, zero)
+    rows = zip(LINK, recorder.carried, strict=True)
+    grads |= {f"l{k}": zero if row is None else row for k, (_, row) in enumerate(rows) if k < links}
+    return grads

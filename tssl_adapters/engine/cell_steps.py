@@ -1,0 +1,433 @@
+"""Single steps of cells, compiled: neurons that recur, adapt, or charge in a way of their own.
+
+What a step computes, forward and back, is written down once from what torch computes
+(:mod:`tssl_adapters.engine.cell`), compiled, and tried against the layer's own way: the forward
+pass bit for bit, all gradients but for rounding. As with :mod:`tssl_adapters.engine.thin` a step
+then only makes sure that what was decided still holds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.elementwise import cast
+from tssl_adapters.engine import launch
+from tssl_adapters.engine.cell import Cell, Lines, lines
+from tssl_adapters.engine.kernels import RowBackend, backend, memory
+from tssl_adapters.engine.once import first_order
+from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory
+from tssl_adapters.engine.plan import EngineFunction, nothing
+from tssl_adapters.engine.state import (
+    Charged,
+    Settings,
+    above_us,
+    charged_of,
+    let_go,
+    linked_tag,
+    packed,
+    tag,
+)
+from tssl_adapters.engine.threads import over
+from tssl_adapters.engine.window import Position, Stretch, time_of
+from tssl_adapters.errors import EngineWarning
+from tssl_adapters.neuron import Value
+
+_grad_enabled = torch.is_grad_enabled
+_transforms = torch._C._are_functorch_transforms_active
+_modes = torch._C._len_torch_dispatch_stack
+_TYPES = {torch.float32: "f", torch.float64: "d"}
+ROWS = 4
+"""Of so many times :data:`tssl_adapters.engine.launch.NEURONS` neurons that a step is tried on."""
+
+Tensors: TypeAlias = Sequence[Tensor]
+LongWay: TypeAlias = "Callable[[Settings, Tensors, Tensors], tuple[Tensor, Tensors]]"
+"""``(settings, inputs, states) -> output, states``: a layer's step as torch computes it."""
+
+
+class Ran(NamedTuple):
+    """What a step gave: spikes, the states after it, and r where a reset comes late."""
+
+    out: Tensor
+    states: list[Tensor]
+    due: Tensor | None
+
+
+class CellSteps:
+    """What was decided of a layer's steps.
+
+    Args:
+        settings: the layer's.
+        cell: what torch computes.
+        found: that, written down.
+        loops: what compiles it.
+        dtype: of inputs and states.
+        pinned: the tensors that, with the layer's attributes, its numbers are made of.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cell: Cell,
+        found: Lines,
+        loops: RowBackend,
+        dtype: torch.dtype,
+        pinned: Tensors,
+    ) -> None:
+        self.settings, self.cell, self.dtype = settings, cell, dtype
+        self.pins = [Pin.of(tensor) for tensor in pinned]
+        self.sources = found.sources
+        self.names = [f"n{k}" for k in range(len(found.numbers))]
+        self.numbers = array(_TYPES[dtype], map(_float, found.numbers))
+        self.learned = [(int(name[1:]), Pin.of(t)) for name, t in found.learned.items()]
+        self.links = found.links
+        self.timed = settings.rule.timed
+        self.key = (self,)
+        self.content = (tuple(found.line.operations), tuple(found.back.operations))
+
+        def loop(line: Any, outputs: Any) -> Any:
+            return loops.row_loop(line, outputs, self.names, dtype)
+
+        self.kept = found.kept
+        copies = [name for name in found.kept if name.startswith("s")]
+        self.copied = [int(name[1:]) for name in copies]
+        outputs = found.outputs | {f"own.{name}": found.outputs[name] for name in copies}
+        self.functions = [
+            (f.name, f.compute, *loop(found.line, {f.name: f.argument})) for f in found.functions
+        ]
+        self.outputs = [*outputs]
+        self.forward, self.taken = loop(found.line, outputs)
+        grads = {
+            name: symbol
+            for name, symbol in found.grads.items()
+            if found.back.operations[symbol.place].name != "number" or name.startswith("l")
+        }
+        places = {symbol.place: name for name, symbol in reversed(grads.items())}
+        self.room = {name: places[symbol.place] for name, symbol in grads.items()}
+        """Whose memory a gradient lies in: those of one symbol share theirs."""
+        self.backward, self.taken_back = loop(
+            found.back, {name: grads[name] for name in self.room.values()}
+        )
+
+    def fits(self, inputs: Tensors, states: Tensors, pinned: Tensors) -> bool:
+        """Whether all that was decided holds for a step of these, and there is a graph to make."""
+        shape = inputs[0].shape
+        for tensor in (*inputs, *states):
+            if not is_memory(tensor, self.dtype) or tensor.shape != shape:
+                return False
+        if not _grad_enabled() or _transforms() or _modes() or not shape.numel():
+            return False
+        return self.holds(pinned)
+
+    def holds(self, pinned: Tensors) -> bool:
+        """Whether the neuron's numbers are what they were, or learn."""
+        if len(pinned) != len(self.pins):
+            return False
+        for now, pin in zip(pinned, self.pins, strict=True):
+            if not (pin.stays(now) if pin.learns else pin.holds(now)):
+                return False
+        for k, pin in self.learned:
+            if self.numbers[k] != pin.view.value:
+                self.numbers = array(self.numbers.typecode, self.numbers)  # that of steps before
+                self.numbers[k] = pin.view.value
+        return True
+
+    def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
+        """Whether it was made for such a step."""
+        return self.dtype is like.dtype and self.holds(pinned)
+
+    def run(self, inputs: Tensors, states: Tensors, fresh: bool = False) -> Ran:
+        """The step; :meth:`fits` has said yes. ``fresh`` says that the states were made for it."""
+        settings, v = self.settings, states[0]
+        asks = (self.links or self.timed) and not fresh
+        found = linked_tag(settings, v, self.links) if asks else None
+        position = None
+        if self.timed and fresh:
+            position = Position(Stretch(settings))
+        elif self.timed:
+            position = time_of(settings, v) if found is None else found.position
+        let_go(v)
+        link = None if found is None else packed(found.link)
+        before = [charged_of(states[k], self.key) for k in self.copied]
+        learned = [pin.tensor for _, pin in self.learned]
+        left: dict[str, Tensor] = {}
+        given = (self, before, position, left, link, *inputs, *states, *learned)
+        out, *after = CellFunction.apply(*given)
+        new_link = after[self.cell.states :]
+        del after[self.cell.states :]
+        if position is not None:
+            settings.last = position = position.after(1, None)
+        if after[0].requires_grad:
+            kept = {k: Charged(left[f"own.s{k}"], self.key, after[k]) for k in self.copied}
+            tag(after[0], tuple(new_link), None, position, kept.pop(0, None))
+            for k, own in kept.items():
+                tag(after[k], (), None, None, own)
+        return Ran(out, after, left.get("due"))
+
+
+class CellFunction(EngineFunction):
+    """``(short, own copies of states, position, left, link, *inputs, *states, *learned numbers)``
+    ``-> spikes, *states, link``. What else it computes it leaves in ``left``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        short: CellSteps,
+        before: Sequence[Tensor | None],
+        position: Position | None,
+        left: dict[str, Tensor],
+        link: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        cell, x = short.cell, tensors[0]
+        named = {f"x{k}": t for k, t in enumerate(tensors[: cell.inputs])}
+        states = tensors[cell.inputs : cell.inputs + cell.states]
+        named |= {f"s{k}": t for k, t in enumerate(states)}
+        numbers = short.numbers
+        for name, compute, loop, taken in short.functions:
+            named[f"to.{name}"] = named[name] = torch.empty_like(x)
+            _call(loop, taken, named, numbers, numbers, x.numel())
+            compute(named[name])
+        made = {name: torch.empty_like(x) for name in short.outputs}
+        named |= {f"to.{name}": tensor for name, tensor in made.items()}
+        _call(short.forward, short.taken, named, numbers, numbers, x.numel())
+        for k, own in zip(short.copied, before, strict=True):
+            if own is not None:
+                named[f"s{k}"] = own
+        ctx.short, ctx.numbers, ctx.position = short, numbers, position
+        ctx.linked = link is not None
+        ctx.save_for_backward(made["h"], *(named[name] for name in short.kept), *short.sources)
+        ctx.set_materialize_grads(False)
+        left |= made
+        after = (made[f"s{k}"] for k in range(cell.states))
+        links = (nothing(x, (short.links, *x.shape)),) if short.links else ()
+        return made["out"], *after, *links
+
+    @staticmethod
+    @first_order
+    def backward(
+        ctx: Any, grad_out: Tensor | None, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        short: CellSteps = ctx.short
+        cell = short.cell
+        # Hooks may have kept them in another form.
+        kept = ctx.saved_tensors[: 1 + len(short.kept)]
+        h, *saved = (memory(cast(tensor, short.dtype)) for tensor in kept)
+        zeros = torch.zeros_like(h)
+        named = {"h": h} | dict(zip(short.kept, saved, strict=True))
+        for k, grad in enumerate((grad_out, *grads[: cell.states])):
+            name = f"g.s{k - 1}" if k else "g.out"
+            named[name] = zeros if grad is None else memory(grad)
+        link = grads[cell.states] if short.links else None
+        rows = [zeros] * short.links if link is None else memory(link)
+        named |= {f"l{k}": row for k, row in enumerate(rows)}
+        room = {name: torch.empty_like(h) for name in short.room.values()}
+        chain = h.new_empty((short.links, *h.shape)) if short.links else None
+        room |= {f"l{k}": chain[k] for k in range(short.links)} if chain is not None else {}
+        named |= {f"to.{name}": tensor for name, tensor in room.items()}
+        position: Position | None = ctx.position
+        steps = math.inf if position is None else position.stretch.steps
+        window = array(short.numbers.typecode, (steps,))
+        _call(short.backward, short.taken_back, named, ctx.numbers, window, h.numel())
+
+        def found(name: str) -> Tensor | None:
+            return room[short.room[name]] if name in short.room else None
+
+        potential = found("s0.linked" if ctx.linked else "s0")
+        learned = [_summed(found(f"n{k}"), pin.tensor) for k, pin in short.learned]
+        return (
+            *(None,) * 4,
+            chain if ctx.linked else None,
+            *(found(f"x{k}") for k in range(cell.inputs)),
+            potential,
+            *(found(f"s{k}") for k in range(1, cell.states)),
+            *learned,
+        )
+
+
+def _call(
+    loop: Callable[..., None],
+    taken: Sequence[str],
+    named: dict[str, Tensor],
+    numbers: array[float],
+    window: array[float],
+    neurons: int,
+) -> None:
+    addresses = [named[name].data_ptr() for name in taken]
+    over(loop, 1, neurons, numbers.buffer_info()[0], window.buffer_info()[0], *addresses)
+
+
+def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if terms is None else terms.sum().reshape(like.shape).to(like.dtype)
+
+
+def may_compile(settings: Settings, like: Tensor) -> bool:
+    """Whether it is worth trying to decide of steps in this dtype."""
+    rule = settings.rule
+    return (
+        settings.tau_s == 1.0
+        and settings.engine == "cpu"
+        and rule.compiled
+        and rule.chain
+        and not (rule.looks_ahead or rule.looks_around)
+        and like.dtype in _TYPES
+        and settings.loops.get(_key(like)) is not False
+        and _grad_enabled()
+        and not _transforms()
+        and not _modes()
+    )
+
+
+def _key(like: Tensor) -> tuple[Any, ...]:
+    return CellSteps, like.dtype
+
+
+def compiled_steps(
+    settings: Settings,
+    make: Callable[[], Cell],
+    inputs: Tensors,
+    states: Tensors,
+    pinned: Tensors,
+    long_way: LongWay,
+) -> CellSteps | None:
+    """What was decided of a layer's steps, or is now, if it holds for a step of these; ``None``
+    where torch is to compute it.
+
+    Args:
+        settings: the layer's.
+        make: makes what torch computes in a step.
+        inputs: of a step.
+        states: the potential before it, and the others.
+        pinned: the tensors that, with the layer's attributes, its numbers are made of.
+        long_way: the step by torch, which the loops are held against.
+    """
+    found: CellSteps | None = settings.thin
+    if found is not None and found.fits(inputs, states, pinned):
+        return found
+    if not may_compile(settings, inputs[0]):
+        return None
+    if found is None or not found.stands_for(inputs[0], pinned):
+        given = (*inputs, *states)
+        settings.thin = found = _decided(settings, make, given, pinned, long_way)
+    return found if found is not None and found.fits(inputs, states, pinned) else None
+
+
+def _decided(
+    settings: Settings,
+    make: Callable[[], Cell],
+    given: Tensors,
+    pinned: Tensors,
+    long_way: LongWay,
+) -> CellSteps | None:
+    """What can be decided of a layer's steps from one with these inputs and states."""
+    like, loops = given[0], backend(settings.engine)
+    if not isinstance(loops, RowBackend) or not can_be_pinned(pinned):
+        return None
+    if not all(is_memory(t, like.dtype) and t.shape == like.shape for t in given):
+        return None
+    key = _key(like)
+    known = settings.loops.get(key)
+    settings.loops[key] = False  # until it is known better
+    try:
+        cell = make()
+        written = lines(cell, settings.rule, like.dtype)
+    except Exception:  # a step may ask torch for anything, and a stand-in is not what it expects
+        return None
+    if {*map(id, written.sources)} - {*map(id, pinned)}:
+        return None
+    try:
+        steps = CellSteps(settings, cell, written, loops, like.dtype, pinned)
+        if known != steps.content and not _holds(steps, long_way, like):
+            return None
+    except Exception as error:  # of a compiler, which may be any
+        _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
+        return None
+    settings.loops[key] = steps.content
+    return steps
+
+
+@torch.enable_grad()
+def _holds(short: CellSteps, long_way: LongWay, like: Tensor) -> bool:
+    """Whether two steps from noise are those of torch, bit for bit, and their gradients too, but
+    for rounding.
+    """
+    cell, learned = short.cell, [pin.tensor for _, pin in short.learned]
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        found = torch.randn(ROWS, launch.NEURONS, generator=generator, device="cpu")
+        return found.to(like.dtype)
+
+    states = [noise() for _ in range(cell.states)]
+    with torch.no_grad():
+        level = torch.as_tensor(cell.threshold(states)).to(like.dtype)
+        width = level.abs().clamp(min=1.0)
+        states[0] = level + states[0] * width
+        inputs = [noise() * width for _ in range(2 * cell.inputs)]
+    leaves = [tensor.requires_grad_() for tensor in (*inputs, *states)]
+    weights = [noise() for _ in range(2 + cell.states)]
+
+    def went(way: LongWay) -> tuple[list[Tensor], list[Tensor]]:
+        settings = replace(short.settings, loops={}, last=None, warned=True, watched=True)
+        outs: list[Tensor] = []
+        now: Tensors = leaves[len(inputs) :]
+        for x in (leaves[: cell.inputs], leaves[cell.inputs : len(inputs)]):
+            out, now = way(settings, x, now)
+            outs.append(out)
+        found = [*outs, *now]
+        to = [*leaves, *learned]
+        grads = torch.autograd.grad(found, to, weights, allow_unused=True)
+        zeros = (torch.zeros_like(leaf) for leaf in to)
+        return found, [z if g is None else g for g, z in zip(grads, zeros, strict=True)]
+
+    def short_way(settings: Settings, inputs: Tensors, states: Tensors) -> tuple[Tensor, Tensors]:
+        short.settings = settings
+        ran = short.run(inputs, states)
+        return ran.out, ran.states
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor
+
+    own = short.settings
+    try:
+        # Hooks of the user's, a checkpoint's say, are for what a step keeps, and this is not kept.
+        with torch.autograd.graph.saved_tensors_hooks(keep, keep):
+            try:
+                theirs, expected = went(long_way)
+            except Exception:  # which the step itself will meet, and say
+                return False
+            values, grads = went(short_way)
+    finally:
+        short.settings = own
+    if not all(map(_same, values, theirs)):  # the library rounds otherwise, as its kernels may
+        return False
+    if not launch.alike(grads, expected):
+        _warn(own, "does not give what torch gives")
+        return False
+    return True
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.dtype == theirs.dtype and torch.allclose(ours, theirs, 0.0, 0.0, equal_nan=True)
+
+
+def _warn(settings: Settings, why: str) -> None:
+    warnings.warn(
+        f"tssl_adapters: layer '{settings.path}': on a trial before its first use the compiled "
+        f"step of engine={settings.engine!r} {why}. Torch computes it instead; nothing is lost but "
+        "time. Please report it, with the versions of what this engine compiles with.",
+        EngineWarning,
+        stacklevel=above_us(),
+    )
+
+
+def _float(number: Value) -> float:
+    return float(number.detach()) if isinstance(number, Tensor) else number

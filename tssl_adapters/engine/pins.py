@@ -1,0 +1,66 @@
+"""Numbers that lie in tensors, and whether they are still what they were."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_VIEWS: dict[torch.dtype, Any] = {
+    torch.float32: ctypes.c_float,
+    torch.float64: ctypes.c_double,
+    torch.int64: ctypes.c_int64,
+}
+
+
+class Pin(NamedTuple):
+    """A tensor of one number, as it was."""
+
+    tensor: Tensor
+    version: int
+    address: int
+    learns: bool
+    view: Any
+    """A look at the number where it lies, which sees what torch does not count as a change."""
+    value: float
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Pin:
+        """That of a tensor that :func:`can_be_pinned`."""
+        view = _VIEWS[tensor.dtype].from_address(tensor.data_ptr())
+        learns, version = tensor.requires_grad, tensor._version
+        return cls(tensor, version, tensor.data_ptr(), learns, view, view.value)
+
+    def stays(self, now: Tensor) -> bool:
+        """Whether it is this tensor still, and what learns the same, whatever the number is."""
+        return (
+            now is self.tensor
+            and now.data_ptr() == self.address
+            and now.requires_grad is self.learns
+        )
+
+    def holds(self, now: Tensor) -> bool:
+        """Whether the number, which must not learn, is what it was too."""
+        return (
+            self.stays(now) and now._version == self.version and bool(self.view.value == self.value)
+        )
+
+
+def can_be_pinned(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are single numbers that lie in the processor's memory."""
+    return all(t.numel() == 1 and t.is_cpu and t.dtype in _VIEWS for t in tensors)
+
+
+def is_memory(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is memory in a row, as loops take it."""
+    return (
+        type(tensor) is Tensor
+        and tensor.dtype is dtype
+        and tensor.layout is torch.strided
+        and tensor.is_cpu
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+    )

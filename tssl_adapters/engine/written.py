@@ -1,0 +1,200 @@
+"""Writing down what torch computes, as a line of operations.
+
+A library's own step is the text that a neuron is compiled from: it is run once, on a few numbers
+that stand in for its states, and each operation that torch is asked for is one of the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tssl_adapters.arithmetic import Line, Symbol, where
+from tssl_adapters.neuron import Value
+
+SHAPE = (2, 3)
+"""Of a stand-in."""
+
+
+class CannotWriteError(Exception):
+    """Torch was asked for something that a line cannot say."""
+
+
+class Function(NamedTuple):
+    """A function whose last digit is torch's own, so that torch computes it.
+
+    Attributes:
+        name: the line's input that it is.
+        argument: what it is a function of.
+        compute: in place.
+        slope: its derivative.
+    """
+
+    name: str
+    argument: Symbol
+    compute: Callable[[Tensor], Tensor]
+    slope: Symbol
+
+
+_COMPUTED: dict[str, Callable[..., Symbol]] = {
+    "add": lambda left, right: left + right,
+    "sub": lambda left, right: left - right,
+    "rsub": lambda left, right: right - left,
+    "mul": lambda left, right: left * right,
+    "div": lambda left, right: left / right,
+    "neg": lambda value: -value,
+    "square": lambda value: value * value,
+    "relu": lambda value: where(value <= 0.0, 0.0, value),
+    "where": where,
+    "clamp": lambda value, least, most: where(
+        value < least, least, where(value > most, most, value)
+    ),
+    "gt": lambda left, right: left > right,
+    "ge": lambda left, right: left >= right,
+    "lt": lambda left, right: left < right,
+    "le": lambda left, right: left <= right,
+    "detach": lambda value: value.line.compute("held", value),
+}
+_SLOPES: dict[str, Callable[[Symbol], Symbol]] = {
+    "exp": lambda result: result,
+    "sigmoid": lambda result: result * (1.0 - result),
+}
+_SAME = {
+    *("clone", "alias", "unsqueeze", "squeeze", "select", "unbind", "stack", "view", "expand"),
+    *("_unsafe_view", "reshape", "_to_copy"),
+}
+"""Which leave the values alone as long as there are as many of them."""
+_FILLED = {"zeros": 0.0, "ones": 1.0, "zeros_like": 0.0, "ones_like": 1.0}
+
+
+class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes into a line what torch computes from stand-ins while it is entered.
+
+    Numbers, Python's or in tensors of one value, become inputs of the line: ``numbers`` has what
+    they are, ``"n0"`` and so on their names.
+
+    Args:
+        line: where to write.
+        dtype: of the stand-ins, and of all that is computed from them.
+
+    Raises:
+        CannotWriteError: within, at what a line cannot say.
+    """
+
+    def __init__(self, line: Line, dtype: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.line, self.dtype = line, dtype
+        self.numbers: list[Value] = []
+        self.sources: dict[int, Tensor] = {}
+        """The tensors of one value that were there before."""
+        self.functions: list[Function] = []
+        self._symbols: dict[int, Symbol] = {}
+        self._known: dict[Any, str] = {}
+        self._made: list[Any] = []
+        """Kept, so that none of them is taken for another one that lies where it lay."""
+        self._own: set[int] = set()
+
+    def stand_in(self, symbol: Symbol) -> Tensor:
+        """A tensor that is known as a symbol."""
+        self._made.append(torch.linspace(-1.0, 1.0, 6, dtype=self.dtype).view(SHAPE))
+        self._symbols[id(self._made[-1])] = symbol
+        return self._made[-1]  # type: ignore[no-any-return]
+
+    def symbol(self, value: Any) -> Symbol:
+        """What a tensor or a number is known as."""
+        if isinstance(value, Symbol):
+            return value
+        if id(value) in self._symbols:
+            return self._symbols[id(value)]
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or not value.is_cpu or value.is_complex():
+                raise CannotWriteError(f"a tensor of {value.numel()} numbers")
+            self._met(value)
+            return self._number(("tensor", id(value)), value)
+        if isinstance(value, bool | int | float):
+            return self._number(float(value).hex(), float(value))
+        raise CannotWriteError(f"{value!r}")
+
+    def learned(self) -> dict[str, Tensor]:
+        """The numbers that take a gradient, by name."""
+        found = enumerate(self.numbers)
+        return {f"n{k}": v for k, v in found if isinstance(v, Tensor) and v.requires_grad}
+
+    def _number(self, key: Any, value: Value) -> Symbol:
+        if key not in self._known:
+            self._known[key] = f"n{len(self.numbers)}"
+            self.numbers.append(value)
+        return self.line.input(self._known[key])
+
+    def _met(self, tensor: Tensor) -> None:
+        if id(tensor) not in self._own:
+            self.sources[id(tensor)] = tensor
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        results = [r for r in _flat([found]) if isinstance(r, Tensor)]
+        self._made += results
+        name = func._schema.name.removeprefix("aten::")
+        if name in _FILLED or name in ("full", "full_like"):
+            value = _FILLED[name] if name in _FILLED else float(args[1])
+            self._symbols[id(found)] = self.line.number(value)
+            return found
+        tensors = [a for a in _flat(args) if isinstance(a, Tensor)]
+        for tensor in tensors:
+            if tensor.numel() == 1 and id(tensor) not in self._symbols:
+                self._met(tensor)
+        if not any(id(t) in self._symbols or t.requires_grad for t in tensors):
+            self._own.update(map(id, results))  # a number, of numbers
+            return found
+        self._write(name, args, kwargs, results)
+        return found
+
+    def _write(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], results: list[Tensor]
+    ) -> None:
+        if len(results) != 1 or results[0].dtype not in (self.dtype, torch.bool):
+            raise CannotWriteError(name)
+        result, plain = results[0], name.removesuffix("_")
+        given = [a for a in _flat(args) if isinstance(a, Tensor)]
+        if name in _SAME:
+            if len(given) != 1 or given[0].numel() != result.numel():
+                raise CannotWriteError(name)
+            symbol = self.symbol(given[0])
+            if given[0].dtype != result.dtype:
+                symbol = where(symbol, 1.0, 0.0)
+        elif plain == "pow" and not isinstance(args[1], Tensor) and args[1] == 2:
+            symbol = self.symbol(args[0]) * self.symbol(args[0])
+        elif plain in _SLOPES:
+            symbol = self._function(plain, self.symbol(args[0]))
+        elif plain in _COMPUTED and not kwargs:  # with a factor torch rounds once
+            symbol = _COMPUTED[plain](*map(self.symbol, args))
+        else:
+            raise CannotWriteError(name)
+        self._symbols[id(result)] = symbol
+
+    def _function(self, name: str, argument: Symbol) -> Symbol:
+        """One of torch's functions: an input, for torch to compute."""
+        for known in self.functions:
+            if known.argument.place == argument.place and known.compute.__name__ == f"{name}_":
+                return self.line.input(known.name)
+        result = self.line.input(f"f{len(self.functions)}")
+        compute = getattr(torch, f"{name}_")
+        self.functions.append(
+            Function(f"f{len(self.functions)}", argument, compute, _SLOPES[name](result))
+        )
+        return result
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    """Values, those in lists and tuples among them."""
+    found = []
+    for value in values:
+        found += _flat(value) if isinstance(value, list | tuple) else [value]
+    return found
