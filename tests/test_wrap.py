@@ -740,6 +740,11 @@ def test_inspect_repeats_the_arguments_that_it_was_given() -> None:
     assert said.startswith("Refused: 1 layer, and nothing else to wrap. Next: take a layer of")
 
 
+def test_inspect_shows_a_rule_of_a_function_without_its_address() -> None:
+    rule = rules.SurrogateGradient(torch.sigmoid)
+    assert f"wrap(model, rule={rule})" in last(tssl_adapters.inspect(neuron.LIFNode(), rule=rule))
+
+
 def test_supported_says_what_to_do() -> None:
     text = str(tssl_adapters.supported())
     assert text.splitlines()[0].split() == ["layer", "library", "called", "by"]

@@ -238,7 +238,7 @@ class _Call(NamedTuple):
         skip = ", ".join([*names, *map(repr, paths)])
         defaults = signature(wrap).parameters
         given = [
-            f"{name}={value!r}"
+            f"{name}={value if isinstance(value, Rule) else repr(value)}"
             for name, value in self.options.items()
             if value != defaults[name].default
         ]

@@ -127,7 +127,7 @@ def _table(columns: Mapping[str, Sequence[str]]) -> str:
         table.add_row(_broken_at_dots(name, max(room, _AT_LEAST // 2)), *texts)
     console = Console(
         file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, emoji=False,
-        highlight=False, legacy_windows=False, _environ={},
+        highlight=False, legacy_windows=False, force_jupyter=False, _environ={},
     )  # fmt: skip
     with console.capture() as printed:
         console.print(table)
