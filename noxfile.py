@@ -9,7 +9,16 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "docs", "package", "readme", "tests", "triton", "versions"]
+nox.options.sessions = [
+    "lint",
+    "docs",
+    "package",
+    "readme",
+    "tests",
+    "notebooks",
+    "triton",
+    "versions",
+]
 nox.options.error_on_missing_interpreters = True
 
 LIBRARIES = "snntorch,spikingjelly,norse"
@@ -99,6 +108,25 @@ def triton(session: nox.Session) -> None:
             *(f"tests/test_{file}.py", *session.posargs),
             env={"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": interpret},
         )
+
+
+@nox.session
+def notebooks(session: nox.Session) -> None:
+    """Run the tutorials, and hold what they print to what their files keep, but for numbers.
+
+    ``nox -s notebooks -- write`` keeps what they print and draw now.
+    """
+    beside_tests(session)
+    install(session, "ipykernel", "nbconvert", "nbval")
+    here = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    if session.posargs == ["write"]:
+        files = map(str, sorted(Path("docs/tutorials").glob("*.ipynb")))
+        options = ["--execute", "--inplace", "--ExecutePreprocessor.record_timing=False"]
+        session.run("jupyter", "nbconvert", "--to", "notebook", *options, *files, env=here)
+        return
+    options = ["-p", "no:cacheprovider", "--nbval", "--nbval-sanitize-with", "tests/notebooks.cfg"]
+    options += ["--dist", "loadfile", "docs/tutorials", *session.posargs]
+    session.run("python", "-m", "pytest", "-n", "auto", *options, env=here)
 
 
 @nox.session

@@ -24,6 +24,7 @@ import learning
 import nox.project
 import nox.registry
 import plot_networks
+import plot_results
 import pytest
 import rule_costs
 import versions
@@ -245,6 +246,15 @@ def test_the_picture_is_that_of_the_records(
     out = tmp_path / "networks.svg"
     run_tool(plot_networks, ["--out", str(out)], monkeypatch)
     assert out.read_text() == (ROOT / "docs/assets/networks.svg").read_text()
+
+
+def test_the_plots_of_results_are_those_of_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_tool(plot_results, ["--out", str(tmp_path)], monkeypatch)
+    for name in plot_results.PLOTS:
+        drawn = (tmp_path / f"{name}.svg").read_text()
+        assert drawn == (ROOT / f"docs/assets/{name}.svg").read_text(), name
 
 
 def test_version_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ A block knows no name of another, so that a reader may copy any. What must hold 
 comments that Markdown does not show, which follow it and share its names.
 """
 
+import json
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,35 @@ def test_readme_is_a_first_look() -> None:
     assert [target for target in targets if not (ROOT / target).is_file()] == []
 
 
-def test_api_page_has_every_public_name() -> None:
-    said = re.findall(r"^::: tssl_adapters\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.M)
-    assert sorted(said) == sorted(set(tssl_adapters.__all__) - {"__version__"})
+def pages_said(*names: str) -> set[str]:
+    """What these API pages describe, without the package's name."""
+    text = "".join((ROOT / f"docs/{name}.md").read_text() for name in names)
+    return set(re.findall(r"^::: tssl_adapters\.([\w.]+)$", text, re.MULTILINE))
+
+
+def test_api_pages_have_every_public_name() -> None:
+    modules = {"errors", "losses", "arithmetic"}
+    functions = set(tssl_adapters.__all__) - modules - {"__version__", "rules"}
+    rules = {f"rules.{name}" for name in tssl_adapters.rules.__all__} - {"rules.BY_NAME"}
+    assert functions | modules | rules <= pages_said("api", "extending")
+
+
+def test_hooks_are_on_the_extenders_page_alone() -> None:
+    hooks = {f"rules.{name}" for name in ("Rule", "Step", "Window", "Feedback")} | {"arithmetic"}
+    assert hooks <= pages_said("extending")
+    assert not hooks & pages_said("api")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "docs/tutorials").glob("*.ipynb")), ids=attrgetter("stem")
+)
+def test_tutorials_keep_what_they_show(file: Path) -> None:
+    """Run from the top in one go, with a plot, without errors or warnings; nox runs them again."""
+    cells = [c for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    kinds = {output.get("name", output["output_type"]) for output in outputs}
+    assert kinds == {"stdout", "display_data"}
+    shown = [set(o["data"]) for o in outputs if o["output_type"] == "display_data"]
+    assert shown
+    assert all("image/png" in data for data in shown)
