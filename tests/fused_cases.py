@@ -165,7 +165,7 @@ def check_against_torch(
     plan = Plan(neuron, rule, tau_s, links, linked, variant.dense, False)
     given = (drive.transpose(0, 1), state, trace)
     ours = call_of(backend, plan, *given).run(*given, None, link, *neuron.values())
-    ours = (*ours[:2], *ours[4:])
+    ours = (*ours[:2], *ours[5:])
     links_in = (None,) * links if link is None else link.unbind()
     theirs = SequenceFunction.apply(plan, None, *given, *links_in, *neuron.values())
     theirs = (*theirs[:2], torch.stack(theirs[2:])) if links else theirs

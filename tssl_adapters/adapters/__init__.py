@@ -60,7 +60,7 @@ from tssl_adapters.adapters.parts import (
     stepped_with_state,
 )
 from tssl_adapters.elementwise import greater, operand
-from tssl_adapters.engine.attach import SAME_NEURON, Native, Result, apart, attach
+from tssl_adapters.engine.attach import SAME_NEURON, Incoming, Native, Result, apart, attach
 from tssl_adapters.engine.cell import Cell, Tensors
 from tssl_adapters.engine.cell_steps import CellSteps, compiled_steps, may_compile
 from tssl_adapters.engine.exported import emitted
@@ -94,6 +94,7 @@ __all__ = [
     "Cell",
     "CellSteps",
     "Feedback",
+    "Incoming",
     "Kind",
     "Kinds",
     "LinearCharge",

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import operand
 from tssl_adapters.engine import fused
+from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.kernels import backend
 from tssl_adapters.engine.plan import Plan, Values, link_size, tells
 from tssl_adapters.engine.recursion import charge, fires, state_after
@@ -61,6 +63,18 @@ class Native(NamedTuple):
     steady: bool = True
 
 
+class Incoming(NamedTuple):
+    """The synaptic current that a sequence starts from, i'[t] = i[t-1] + x[t].
+
+    Attributes:
+        current: i ``[batch, ...]``.
+        k: of its leak, i[t] = i'[t] + k i'[t].
+    """
+
+    current: Tensor
+    k: Value
+
+
 class Result(NamedTuple):
     """What a call gives back.
 
@@ -73,6 +87,8 @@ class Result(NamedTuple):
             where its reset was still due.
         charged: h[t] of an exposed step, with a gradient of its own.
         fired: s[t] of an exposed step, likewise; the output itself at ``tau_s == 1``.
+        current: the synaptic current after the last step ``[batch, ...]``, or after every step
+            with ``states``, of a sequence that has one.
     """
 
     out: Tensor
@@ -82,6 +98,7 @@ class Result(NamedTuple):
     before: Tensor | None
     charged: Tensor | None = None
     fired: Tensor | None = None
+    current: Tensor | None = None
 
 
 def attach(
@@ -100,6 +117,7 @@ def attach(
     feedback: Feedback | None = None,
     pinned: Sequence[Tensor] | None = None,
     leak: Value | None = None,
+    incoming: Incoming | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -121,6 +139,7 @@ def attach(
         pinned: the tensors that, with the layer's attributes, the neuron's numbers are made of, for
             a layer whose next steps may take :class:`tssl_adapters.engine.thin.Thin`.
         leak: k of such a layer's synaptic current, i = i' + k i'.
+        incoming: a synaptic current between the drive of a sequence and the membrane.
 
     Raises:
         UnsupportedConfigError: the rule needs the whole sequence, and this call goes on from one.
@@ -150,17 +169,27 @@ def attach(
         position, feedback, torch.is_grad_enabled(),
     )  # fmt: skip
     call = _Call(settings, neuron, state, sequence, keep_states, exposed)
-    kernels = None
+    kernels, joined = None, None
+    if incoming is not None:
+        joined = fused.joined(plan, settings.engine, *incoming, drive)
+        if joined is None:
+            drive = synaptic_current(settings, drive, *incoming)
     if settings.engine != "torch" and not exposed:
         kernels = _compiled(call, plan, drive, trace, native)
+    if kernels is not None and joined is not None:
+        kernels = kernels.behind(joined)
+    elif incoming is not None and joined is not None:
+        drive = synaptic_current(settings, drive, *incoming)
     values = None
     if kernels is None and native is not None and not functional:
         known = call.reproduces(native) and native.steady and not exposed
         values = None if known else native.values
-    charged, spike, before = None, None, None
+    charged, spike, before, leaked = None, None, None, None
     if kernels is not None:
         rest = (earlier, packed(link), *neuron.values())
-        out, membrane, told, due, *new_link = kernels.run(drive, state, trace, *rest)
+        current = None if incoming is None or joined is None else incoming.current
+        ran = kernels.run(drive, state, trace, *rest, current=current)
+        out, membrane, told, due, leaked, *new_link = ran
         before = None if sequence else due
         if pinned is not None and told is not None and trace is None and native is not None:
             settings.thin = prepared(settings, kernels, drive, pinned, leak)
@@ -191,7 +220,10 @@ def attach(
     states = membrane if keep_states else None
     fired = out if spike is None else spike
     before = before if values is None else None
-    return Result(out, last, states, new_trace, before, charged, fired)
+    if incoming is not None and leaked is None:
+        charging = drive if keep_states else drive[-1]
+        leaked = charging + operand(incoming.k, charging) * charging
+    return Result(out, last, states, new_trace, before, charged, fired, leaked)
 
 
 def _promoted(neuron: Neuron, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine import launch
+from tssl_adapters.engine import kernels, launch
 from tssl_adapters.engine.kernels import (
     GAIN,
     ROWS,
@@ -22,6 +22,8 @@ from tssl_adapters.engine.kernels import (
     Form,
     Given,
     Spec,
+    StepBackend,
+    Synapse,
     memory,
     plain,
     rows,
@@ -53,7 +55,7 @@ ENOUGH = 4096
 
 class Call(NamedTuple):
     """A call that the kernels know: the plan, what they are compiled for, if time comes first,
-    what computes it, and the layer's path.
+    what computes it, the layer's path, and the leak k of a synaptic current in the same loop.
     """
 
     plan: Plan
@@ -61,21 +63,35 @@ class Call(NamedTuple):
     sequence: bool
     backend: Backend
     path: str = ""
+    leak: float | None = None
 
-    def run(self, drive: Tensor, state: Tensor, trace: Tensor | None, *rest: Any) -> Any:
+    def behind(self, k: float) -> Call:
+        """The call with a synaptic current in front, which the drive goes to."""
+        return self._replace(spec=self.spec.behind_a_synapse, leak=k)
+
+    def run(
+        self,
+        drive: Tensor,
+        state: Tensor,
+        trace: Tensor | None,
+        *rest: Any,
+        current: Tensor | None = None,
+    ) -> Any:
         """Output, membrane potential, h[t] of a step where it is kept, r of one whose incoming
-        potential may still be due its reset, and link of the call, with the rule's gradient.
+        potential may still be due its reset, the synaptic ``current`` handed on where one came in,
+        and link of the call, with the rule's gradient.
 
         ``rest`` are h of the step before, ``None`` where it is not known, the link that came in,
         ``[links, batch, ...]`` in one tensor or ``None``, and the neuron's values.
         """
         if not torch.is_grad_enabled():
-            given = self.given(drive, state, trace)
+            given = self.given(drive, state, trace, current=current)
             out, after, due, *_ = compute(self, given, None, again=False)
-            return out, after, None, due
+            return out, after, None, due, _leaked(given)
         left: list[Tensor | None] = []
-        out, after, *link = FusedFunction.apply(self, left, drive, state, trace, *rest)
-        return out, after, *left, *link
+        tensors = (drive, state, trace, current, *rest)
+        out, after, leaked, *link = FusedFunction.apply(self, left, *tensors)
+        return out, after, *left, leaked, *link
 
     def knows(self, drive: Tensor) -> bool:
         """Whether the kernels are for drives of this dtype."""
@@ -92,16 +108,20 @@ class Call(NamedTuple):
         trace: Tensor | None,
         numbers: Any = None,
         earlier: bool = False,
+        current: Tensor | None = None,
     ) -> Given:
         """The call's tensors as memory; ``numbers`` where they were made before."""
         steps, step = self.shape(drive)
+        synapse = None
+        if current is not None and self.leak is not None:
+            synapse = Synapse(spread(current, step, drive), self.leak, drive.new_empty(step))
         if numbers is None:
-            values = rows(self.plan.neuron.values())
+            values = rows(self.plan.neuron.values(), self.leak)
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
         start, current = spread(state, step, drive), spread(trace, step, drive)
         room = (memory(drive), start, current)
         tau_s, gate = self.plan.tau_s, self.plan.rule.active_from(self.plan.tau_s)
-        return Given(steps, step.numel(), *room, numbers, tau_s, earlier, gate)
+        return Given(steps, step.numel(), *room, numbers, tau_s, earlier, gate, synapse)
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +141,23 @@ class Call(NamedTuple):
         theirs = sequence_values(self.plan.neuron, noise, state, self.plan.keep_states)
         ours = self._replace(sequence=True).values(noise, state)
         return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def joined(plan: Plan, engine: str, current: Tensor, k: Value, drive: Tensor) -> float | None:
+    """The leak k of a sequence's synaptic current that can be in one loop with its neuron, where
+    the neuron has one; else ``None``.
+    """
+    if not isinstance(k, float) or not isinstance(kernels.backend(engine), StepBackend):
+        return None
+    values = plan.neuron.values()
+    if len(drive) == 1:  # which is computed as a step, whose way back is told h
+        return None
+    if plan.tau_s != 1.0 or plan.keep_states or not plan.rule.chain or len(values) == ROWS:
+        return None
+    if any(isinstance(value, Tensor) and value.requires_grad for value in values):
+        return None
+    same = current.dtype == drive.dtype and spreads(current.shape, drive.shape[1:])
+    return k if same else None
 
 
 def why_not(plan: Plan) -> str | None:
@@ -227,8 +264,13 @@ def compute(
     return out, after, due, *launch.forward(call, given, out, after, charged, due, again)
 
 
+def _leaked(given: Given) -> Tensor | None:
+    return None if given.synapse is None else given.synapse.leaked
+
+
 class FusedFunction(EngineFunction):
-    """``(call, left, drive, state, trace, earlier, link, *neuron values) -> out, states, link``.
+    """``(call, left, drive, state, trace, current, earlier, link, *neuron values) -> out, states,
+    current, link``.
 
     It leaves h[t] of a single step and r in ``left``: as results that take no gradient they would
     cost a tenth of a step. h[t] is what the step keeps: it stands for the drive, and in the call
@@ -243,12 +285,14 @@ class FusedFunction(EngineFunction):
         drive: Tensor,
         state: Tensor,
         trace: Tensor | None,
+        current: Tensor | None,
         earlier: Tensor | None,
         link: Tensor | None,
         *values: Value,
     ) -> tuple[Tensor | None, ...]:
-        given, again = call.given(drive, state, trace), any(ctx.needs_input_grad)
-        needs_drive = ctx.needs_input_grad[7 + GAIN]
+        again = any(ctx.needs_input_grad)
+        given = call.given(drive, state, trace, current=current)
+        needs_drive = ctx.needs_input_grad[8 + GAIN]
         told = again and not call.sequence and tells(call.plan.neuron) and not needs_drive
         charged = torch.empty_like(given.drive) if told else None
         out, after, due, kept, ctx.compiled = compute(call, given, charged, again)
@@ -257,11 +301,15 @@ class FusedFunction(EngineFunction):
         tensors = (v for v in values if isinstance(v, Tensor))
         before = state if earlier is None else earlier
         trace = None if told else trace  # of which the kernels kept a bit a neuron
-        ctx.save_for_backward(charged if told else drive, before, trace, kept, *tensors)
+        ctx.save_for_backward(charged if told else drive, before, trace, kept, current, *tensors)
         ctx.set_materialize_grads(False)
         left += charged, due
+        leaked = _leaked(given)
+        if leaked is not None and not (ctx.needs_input_grad[2] or ctx.needs_input_grad[5]):
+            ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
         links, (_, step) = call.plan.links, call.shape(drive)
-        return (out, after, nothing(drive, (links, *step))) if links else (out, after)
+        results = (out, after, leaked)
+        return (*results, nothing(drive, (links, *step))) if links else results
 
     @staticmethod
     @first_order
@@ -269,18 +317,21 @@ class FusedFunction(EngineFunction):
         ctx: Any,
         grad_out: Tensor | None,
         grad_after: Tensor | None,
+        grad_leaked: Tensor | None,
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
         plan = call.plan
-        drive, state, trace, kept, *_ = ctx.saved_tensors
-        given = call.given(drive, state, trace, ctx.numbers, ctx.earlier)
+        drive, state, trace, kept, current, *_ = ctx.saved_tensors
+        given = call.given(drive, state, trace, ctx.numbers, ctx.earlier, current)
         spec = call.spec.told if ctx.told else call.spec
-        needs = ctx.needs_input_grad[7:][:LEARNED]
+        needs = ctx.needs_input_grad[8:][:LEARNED]
         back = back_form(plan, any(needs), grad_out, grad_after, link, plan.steps())
         watch_call(call, spec, given, grad_out, grad_after, link)
         wants = (ctx.needs_input_grad[3], ctx.trace is not None)
         adjoints = _adjoints(call, given, back, wants, grad_out, grad_after, link)
+        if grad_leaked is not None:
+            adjoints = adjoints._replace(leaked=memory(grad_leaked))
         launch.backward(call, spec, back, given, kept, ctx.compiled, adjoints)
         entering = adjoints.entering
         if plan.linked and plan.neuron.timing != "delayed":
@@ -291,6 +342,7 @@ class FusedFunction(EngineFunction):
             adjoints.drive,
             reduced(entering, state),
             reduced(adjoints.trace, ctx.trace) if ctx.trace is not None else None,
+            reduced(adjoints.drive[0].clone(), current) if ctx.needs_input_grad[5] else None,
             None,
             adjoints.chain,
             *_learned(call, adjoints.sums, needs),

@@ -39,8 +39,8 @@ class Form(NamedTuple):
         psc: whether the output is the trace rather than the spikes.
         centred: which of those numbers the decay counts from, if not from 0.
         told: whether a backward pass is given h[t] in the drive's place.
-        synapse: whether a single step has a synaptic current in front of the membrane, whose leak
-            is the last of the numbers.
+        synapse: whether there is a synaptic current in front of the membrane, whose leak is the
+            last of the numbers.
     """
 
     dtype: str
@@ -115,6 +115,20 @@ class BackForm(NamedTuple):
         return self._replace(steps=math.inf)
 
 
+class Synapse(NamedTuple):
+    """A synaptic current in front of the membrane: i'[t] = i[t-1] + x[t], i[t] = i'[t] + k i'[t].
+
+    Attributes:
+        current: the incoming i ``[N]``.
+        k: -dt/tau_syn, the last of the numbers too.
+        leaked: room for i after the last step ``[N]``.
+    """
+
+    current: Tensor
+    k: float
+    leaked: Tensor
+
+
 class Given(NamedTuple):
     """What a call is computed from: contiguous memory on one device.
 
@@ -128,6 +142,7 @@ class Given(NamedTuple):
         tau_s: synaptic time constant in steps.
         earlier: whether ``state`` is h of the step before, not yet reset.
         gate: what a[t] has to reach for the rule to count a neuron as active, if it asks.
+        synapse: what makes a charge of the drive, where the form of a sequence has it.
     """
 
     steps: int
@@ -139,6 +154,7 @@ class Given(NamedTuple):
     tau_s: float
     earlier: bool = False
     gate: float | None = None
+    synapse: Synapse | None = None
 
 
 class Adjoints(NamedTuple):
@@ -159,6 +175,8 @@ class Adjoints(NamedTuple):
         trace: gradient of the incoming trace ``[N]``.
         sums: gradients of decay, gain, offset, threshold and reset value, neuron by neuron,
             ``[5, N]``.
+        leaked: gradient of the synaptic current after the last step ``[N]``, where there is one;
+            that of the incoming current is the one of the first drive.
     """
 
     out: Tensor | None
@@ -172,6 +190,7 @@ class Adjoints(NamedTuple):
     entering: Tensor | None
     trace: Tensor | None
     sums: Tensor | None
+    leaked: Tensor | None = None
 
 
 class MismatchError(Exception):
@@ -185,9 +204,12 @@ def memory(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg().contiguous()
 
 
-def rows(values: Sequence[Value]) -> list[Value]:
-    """A neuron's values as :data:`ROWS` numbers: those that it has not are 0."""
-    return [*values, *[0.0] * (ROWS - len(values))]
+def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:
+    """A neuron's values as :data:`ROWS` numbers: those that it has not are 0. The leak of a
+    synaptic current is the last one.
+    """
+    found = [*values, *[0.0] * (ROWS - len(values))]
+    return found if leak is None else [*found[:-1], leak]
 
 
 def link_rows(timing: Timing, rule: Rule) -> int:
@@ -252,7 +274,7 @@ class Backend(Protocol):
 @runtime_checkable
 class StepBackend(Backend, Protocol):
     """A backend with loops of single steps that can be called without a further look, at
-    ``tau_s = 1``.
+    ``tau_s = 1``, and with a synaptic current in the loop of its neuron.
     """
 
     def step_loop(self, spec: Spec) -> Callable[..., None]:

@@ -204,16 +204,36 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
     traced = kernels.spec.form.psc and (steps > 1 or given.trace is not None)
     trace = noise(NEURONS).abs() if traced else None
     drive = noise(steps, NEURONS)
-    dense = kernels.spec.form.dense
-    numbers = kernels.backend.numbers(rows(neuron.values()), dense, drive, drive.shape[1:])
-    few = Given(steps, NEURONS, drive, state, trace, numbers, given.tau_s, gate=given.gate)
+    dense, synapse = kernels.spec.form.dense, given.synapse
+    if synapse is not None:
+        synapse = synapse._replace(current=noise(NEURONS), leaked=noise(NEURONS))
+    values = rows(neuron.values(), None if synapse is None else synapse.k)
+    numbers = kernels.backend.numbers(values, dense, drive, drive.shape[1:])
+    few = Given(
+        steps, NEURONS, drive, state, trace, numbers, given.tau_s, gate=given.gate, synapse=synapse
+    )
     return kernels.plan._replace(neuron=neuron), few
 
 
 def _forward_holds(kernels: Kernels, given: Given, tells: bool) -> bool:
     plan, few = _few(kernels, given, 1 if given.steps == 1 else STEPS, _Noise(given.drive))
     both = (kernels.backend, Reference(plan))
+    if few.synapse is not None and not _charges_alike(plan, kernels, few):
+        return False
     return _agree(*(_went(plan, kernels.spec, backend, few, tells)[0] for backend in both))
+
+
+def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
+    """Whether a loop with a synapse gives, bit for bit, what torch's operations and the loop
+    without one give, which is known to compute what the library does.
+    """
+    assert few.synapse is not None
+    charging = reference.charging(few)
+    expected = [few.synapse.leaked.clone()]
+    plain = kernels.spec.shaped(synapse=False)
+    expected += _went(plan, plain, kernels.backend, charging, False)[0]
+    found = _went(plan, kernels.spec, kernels.backend, few, False)[0]
+    return all(map(torch.equal, [few.synapse.leaked, *found], expected))
 
 
 def _went(
@@ -227,6 +247,8 @@ def _went(
     due = torch.empty_like(few.drive[0]) if late else None
     kept = backend.forward(spec, few, out, after, charged, due, keep, True)
     written = [out, after, *([] if due is None else [due])]
+    if few.synapse is not None:
+        written.append(few.synapse.leaked.clone())
     if charged is None:
         return written, few, kept
     bits = [] if kept is None else [kept]
@@ -246,6 +268,7 @@ def _backward_holds(
     link = noise(link_rows(form.timing, back.rule), NEURONS, dtype=working_dtype(given.drive))
     if not late:
         link[2:3] = 0.0
+    leaked = None if like.leaked is None else noise(NEURONS)
     found = []
     for backend in (kernels.backend, Reference(plan)):
         _, start, kept = _went(plan, kernels.spec, backend, few, form.told)
@@ -262,13 +285,14 @@ def _backward_holds(
             None if like.entering is None else torch.empty_like(chain[0]),
             None if like.trace is None else torch.empty_like(chain[0]),
             chain.new_empty(LEARNED, NEURONS) if back.learns else None,
+            leaked,
         )
         start = start._replace(earlier=given.earlier)
         backend.backward(spec, back, start, kept, adjoints)
         sums = adjoints.sums
         if sums is not None and not spec.reset.numbered:
             sums = sums[:RESET_VALUE]  # there is no such number
-        _, _, _, _, _, *written = adjoints._replace(sums=sums)
+        _, _, _, _, _, *written = adjoints._replace(sums=sums, leaked=None)
         found.append([t for t in written if t is not None])
     return _agree(*found)
 

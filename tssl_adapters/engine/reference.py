@@ -64,6 +64,7 @@ class Reference:
         again: bool,
     ) -> Tensor | None:
         """What it keeps are the bits of a step with a trace."""
+        given = charging(given)
         neuron = for_neurons(self.plan.neuron, given, False)
         outs, afters = out.view(given.steps, -1), after.view(-1, given.neurons)
         state, trace = given.state.view(-1), _flat(given.trace)
@@ -90,6 +91,7 @@ class Reference:
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
+        given, synapse = charging(given), given.synapse
         rule, tau_s = back.rule, given.tau_s
         neuron = for_neurons(self.plan.neuron, given, back.learns)
         dtype = working_dtype(given.drive)
@@ -116,6 +118,11 @@ class Reference:
             moment = in_working_dtype(moment, neuron)
             grad = found.step(moment, active, grad_spike, grad_state, around=mean)
             adjoints.drive.view(given.steps, -1)[t] = grad
+        if synapse is not None:
+            grads_of_charge = adjoints.drive.view(given.steps, -1)
+            if adjoints.leaked is not None:
+                grads_of_charge[-1] += adjoints.leaked.view(-1) * (1.0 + synapse.k)
+            grads_of_charge.copy_(current_back(grads_of_charge, synapse.k))
         if adjoints.chain is not None:
             rows = adjoints.chain.view(-1, given.neurons)
             _write(rows[0], found.carried.chain)
@@ -156,6 +163,16 @@ def for_neurons(neuron: Neuron, given: Given, learns: bool, chosen: Tensor | Non
         return value if chosen is None else value[chosen]
 
     return neuron.with_values([flat(k, value) for k, value in enumerate(neuron.values())])
+
+
+def charging(given: Given) -> Given:
+    """A call whose drive is what charges the membrane, and its current handed on."""
+    if given.synapse is None:
+        return given
+    start, k, leaked = given.synapse
+    charged = current(given.drive.view(given.steps, -1), start.view(-1), k)
+    leaked.view(-1).copy_(charged[-1] + k * charged[-1])
+    return given._replace(drive=charged, synapse=None)
 
 
 def current(drive: Tensor, start: Tensor, k: Value) -> Tensor:

@@ -201,9 +201,7 @@ def prepared(
     thin: Thin | None = settings.thin
     if thin is not None and thin.stands_for(call, drive, leak) and thin.holds(pinned):
         return thin
-    values = rows(neuron.values())
-    values[-1] = values[-1] if leak is None else leak
-    numbers = backend.numbers(values, False, drive, drive.shape)
+    numbers = backend.numbers(rows(neuron.values(), leak), False, drive, drive.shape)
     call = call._replace(plan=plan._replace(position=None, linked=False))
     thin = Thin(settings, call, backend, drive.dtype, numbers, leak, pinned)
     if leak is not None and thin.spec not in _leaking:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters import (
     HALF,
+    Incoming,
     LinearCharge,
     Native,
     Neuron,
@@ -165,7 +166,7 @@ class Layer(Wrapped):
         if state is None or not thin.fits(x, state.v, self._tssl_pinned()):
             return None
         ran = thin.run(x, state.v)
-        return ran.out, self._tssl_state(ran.state, x, self._tssl_settings.record)
+        return ran.out, self._tssl_state(ran.state, None)
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
@@ -190,7 +191,9 @@ class Layer(Wrapped):
         if given is None:
             state = self.state_fallback(x[0] if loops else x)
         record = self._tssl_known_record()
-        drive = self._tssl_drive(x, state, record, sequence)
+        behind = isinstance(self, _LIF)
+        leak = _rounded(record.minus_leak, torch.result_type(x, state.i)) if behind else 0.0
+        drive = x if sequence else self._tssl_drive(x, state, record, sequence)
         trace = None
         if settings.tau_s != 1.0:
             trace = trace_of(settings, None if given is None else given.v, resting(self.p))
@@ -216,12 +219,14 @@ class Layer(Wrapped):
             keep_states=sequence and getattr(self, "record_states", False),
             fresh=given is None,
             pinned=None if sequence else self._tssl_pinned(),
-            leak=record.minus_leak if isinstance(self, _LIF) else None,
+            leak=leak if behind else None,
+            incoming=Incoming(state.i, leak) if behind and sequence else None,
         )
-        kept = result.states is not None
-        v = result.states if kept else result.state
-        last = drive[-1] if sequence and not kept else drive
-        return result.out, self._tssl_state(v, last, record)
+        v = result.state if result.states is None else result.states
+        current = result.current
+        if behind and not sequence:
+            current = drive + operand(leak, drive) * drive
+        return result.out, self._tssl_state(v, current)
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
         """The tensors that the neuron's numbers are made of, where they are single numbers."""
@@ -249,8 +254,8 @@ class Layer(Wrapped):
         """What charges the membrane."""
         return x
 
-    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
-        """The library's state of a potential, and what charged the membrane to it."""
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
+        """The library's state of a potential and of a synaptic current, where it has one."""
         raise NotImplementedError
 
 
@@ -264,7 +269,7 @@ class _LIF(Layer):
         if not self._tssl_settings.rule.chain:  # the current's graph ends here too
             i = i.detach()
         ran = thin.run(x, v, i)
-        return ran.out, LIFFeedForwardState(ran.state, ran.current)
+        return ran.out, self._tssl_state(ran.state, ran.current)
 
     def _tssl_record(self: Any) -> _Record:
         neuron = neuron_of(leaky_charge(self), self.p)
@@ -279,9 +284,8 @@ class _LIF(Layer):
         current: Tensor = state.i if settings.rule.chain else state.i.detach()
         return current + x
 
-    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
-        k = _rounded(record.minus_leak, drive.dtype)
-        return LIFFeedForwardState(v, drive + operand(k, drive) * drive)
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
+        return LIFFeedForwardState(v, current)
 
 
 def _rounded(number: Value, dtype: torch.dtype) -> Value:
@@ -312,7 +316,7 @@ class _LIFBox(Layer):
         subtract = method is not None and method is norse.reset_subtract
         return _Record(neuron_of(leaky_charge(self, _box_charge), self.p, subtract=subtract))
 
-    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
         return norse.LIFBoxFeedForwardState(v)
 
 
@@ -320,7 +324,7 @@ class _IAF(Layer):
     def _tssl_record(self: Any) -> _Record:
         return _Record(neuron_of(LinearCharge(1.0, 1.0, 0.0, _sum), self.p))
 
-    def _tssl_state(self: Any, v: Tensor, drive: Tensor, record: _Record) -> Any:
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
         return IAFFeedForwardState(v)
 
 

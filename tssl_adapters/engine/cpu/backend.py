@@ -149,11 +149,12 @@ class CpuBackend:
             loop = _forward_step(spec, given.tau_s, given.trace is not None, tells, gate)
         else:
             loop = _forward_sequence(spec, given.tau_s, keep)
+        current, leaked = _synapse_at(given, dtype)
         over(
             loop, given.steps, n,
             _at(given.drive, dtype, given.steps * n), _at(given.state, dtype, n),
             _at(given.trace, dtype, n), _numbers_at(spec, given),
-            _own(out), _own(after), _own(charged), _own(bits), _own(due), 0, 0,
+            _own(out), _own(after), _own(charged), _own(bits), _own(due), current, leaked,
         )  # fmt: skip
         return bits
 
@@ -173,11 +174,12 @@ class CpuBackend:
             max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1))), adjoints.pace, adjoints.stride,
             window.buffer_info()[0],
             _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
+            _synapse_at(given, dtype)[0],
             _at(given.trace, dtype, n), _at(kept, torch.uint8, -(-n // 8)),
             _numbers_at(spec, given),
             _at(adjoints.out, dtype, steps * n if adjoints.pace else n),
             _at(adjoints.after, dtype, steps * n if adjoints.stride else n),
-            _at(adjoints.link, dtype, rows * n), 0,
+            _at(adjoints.link, dtype, rows * n), _at(adjoints.leaked, dtype, n),
             _own(adjoints.drive), _own(adjoints.chain), _own(adjoints.through),
             _own(adjoints.entering), _own(adjoints.trace), _own(adjoints.sums),
         )  # fmt: skip
@@ -229,7 +231,7 @@ class CpuBackend:
             window, n = _few((steps,), dtype), charged.numel()
             over(
                 loop, 1, n, n, n, 0, window.buffer_info()[0],
-                charged.data_ptr(), state.data_ptr(), 0, 0, numbers.at,
+                charged.data_ptr(), state.data_ptr(), 0, 0, 0, numbers.at,
                 _own(grad_out), _own(grad_after), _own(link), _own(grad_current),
                 room.drive.data_ptr(), _own(room.chain), _own(room.through), _own(room.entering),
                 0, 0,
@@ -271,7 +273,7 @@ def _backward_loop(
     spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
 ) -> Callable[..., None]:
     """The loop for a backward pass with these inputs and results."""
-    form = Back.of(spec, back, given, adjoints, current)
+    form = Back.of(spec, back, given, adjoints, current or given.synapse is not None)
     places = {
         "chain": adjoints.chain,
         "decayed_chain": adjoints.chain,
@@ -309,6 +311,14 @@ def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
 def _own(tensor: Tensor | None) -> int:
     """The address of memory made for this call, like memory that is checked; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _synapse_at(given: Given, dtype: torch.dtype) -> tuple[int, int]:
+    """Addresses of the current that came in and of that after the last step."""
+    if given.synapse is None:
+        return 0, 0
+    current, _, leaked = given.synapse
+    return _at(current, dtype, given.neurons), _own(leaked)
 
 
 def _numbers_at(spec: Spec, given: Given) -> int:

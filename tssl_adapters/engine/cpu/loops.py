@@ -36,7 +36,7 @@ FORWARD = (
 )
 BACKWARD = (
     *(*RANGE, "block", "pace", "stride", "window"),
-    *("drive", "state", "trace", "bits", "values"),
+    *("drive", "state", "current", "trace", "bits", "values"),
     *("grad_out", "grad_after", "link", "grad_current"),
     *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),
 )
@@ -243,16 +243,20 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     """A whole sequence forward, with the potential after every step where it is to ``keep``."""
     function = _Function(name, FORWARD, spec.form.dtype, spec.form.dense)
     psc = spec.form.psc
+    synapse = spec.form.synapse
     targets = ["output", "potential", *(["trace"] if psc else [])]
-    step = function.row(forward(spec, tau_s, psc), targets)
+    step = function.row(forward(spec, tau_s, psc), targets + ["current"] * synapse)
     code, potential = function.code, function.room(BLOCK)
     trace = function.room(BLOCK) if psc else ""
+    current = function.room(BLOCK) if synapse else ""
     with code.counting("%first", "%last", str(BLOCK)) as start:
         count = function.rest(start, str(BLOCK))
         numbers = function.numbers(start)
         function.copy(potential, function.at("%state", start), count)
         if psc:
             function.copy_given(trace, "%trace", start, count)
+        if synapse:
+            function.copy(current, function.at("%current", start), count)
         with code.counting("0", "%steps", "1") as t:
             before, after = potential, potential
             if keep:
@@ -267,10 +271,14 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
                     "to.output": function.step_of("%out", t, start),
                     "to.potential": after,
                     "to.trace": trace,
+                    "current": current,
+                    "to.current": current,
                 },
             )
             if keep:
                 function.copy(potential, after, count)
+        if synapse:
+            function.copy(function.at("%leaked", start), current, count)
         if not keep:
             function.copy(function.at("%after", start), potential, count)
     return function.source()
@@ -321,7 +329,7 @@ def backward_sequence(
     name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
 ) -> Source:
     """A whole sequence back, without some of its results: a block's forward pass is computed anew
-    first, and h kept of it where that stands for the drive.
+    first, and h kept of it where that stands for the drive, as it does behind a synapse.
     """
     function = _Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
     psc, code = spec.form.psc, function.code
@@ -330,11 +338,12 @@ def backward_sequence(
     targets = line.without(unwanted)
     step = function.row(line, targets)
     moves = not told or "potential" in function.rows[0].parameters
+    synapse = spec.form.synapse
     kept = ["potential", *(["trace"] if psc else []), *(["charged"] if told else [])]
-    again = function.row(forward(spec, tau_s, psc), kept)
+    again = function.row(forward(spec, tau_s, psc), kept + ["current"] * synapse)
     history = code.get("add i64 %steps, 1")
     carried = [name for name in CARRIED if name in targets]
-    rows = code.get(f"add i64 {history if moves else '1'}, {len(carried) + 1}")
+    rows = code.get(f"add i64 {history if moves else '1'}, {len(carried) + 1 + synapse}")
     if psc or told:
         rows = code.get(f"add i64 {rows}, {history}")
     values = code.get(f"mul i64 {rows}, %block")
@@ -351,6 +360,8 @@ def backward_sequence(
         name: function.at(after, code.get(f"mul i64 %block, {k}"))
         for k, name in enumerate(carried, 1)
     }
+    current = function.at(after, code.get(f"mul i64 %block, {len(carried) + 1}"))
+    """i on the way, then its gradient after the last step."""
     function.copy(none, None, "%block")
     with code.counting("%first", "%last", "%block") as start:
         count = function.rest(start, "%block")
@@ -358,6 +369,8 @@ def backward_sequence(
         function.copy(potentials, function.at("%state", start), count)
         if psc:
             function.copy_given(traces, "%trace", start, count)
+        if synapse:
+            function.copy(current, function.at("%current", start), count)
         for k, name in enumerate(LINK):
             if name in at and (k in _HANDED or spec.form.timing == "delayed"):
                 _copy_link(function, at[name], k, start, count)
@@ -376,6 +389,8 @@ def backward_sequence(
             places = {"potential": now, "to.potential": then}
             if told:
                 places["to.charged"] = function.step_of(charges, t, "0", "%block")
+            if synapse:
+                places |= {"current": current, "to.current": current}
             if psc:
                 now, then = (
                     function.step_of(traces, k, "0", "%block") for k in (t, _next(code, t))
@@ -383,6 +398,8 @@ def backward_sequence(
                 places |= {"trace": now, "to.trace": then}
             function.fetch(function.step_of("%drive", _next(code, t), start), count)
             again(count, numbers | places | {"drive": function.step_of("%drive", t, start)})
+        if synapse:
+            function.copy_given(current, "%grad_current", start, count)
         with code.counting("0", "%steps", "1", down=True) as t:
             places = {
                 "potential": function.step_of(potentials, t, "0", "%block"),
@@ -398,6 +415,8 @@ def backward_sequence(
                 places["grad_potential"] = _outside(function, t, start, none)
             if back.around:
                 places["grad_beside"] = _beside(function, t, start, none, spec.form.timing)
+            if synapse:
+                places["grad_current"] = _later_current(function, t, start, current)
             for name, place in at.items():
                 places |= {name: place, f"to.{name}": place}
             before = code.get(f"sub i64 {t}, 1")
@@ -443,6 +462,14 @@ def _hand_back_link(function: _Function, source: str, k: int, start: str, count:
     with function.given("%chain") as (yes, no):
         yes(lambda: function.copy(function.row_of("%chain", k, start), source, count))
         no(lambda: None)
+
+
+def _later_current(function: _Function, t: str, start: str, last: str) -> str:
+    """Where the gradient of the current after step ``t`` lies: it is that of the next drive."""
+    code, after = function.code, _next(function.code, t)
+    place = function.step_of("%grad_drive", after, start)
+    ends = code.get(f"icmp eq i64 {after}, %steps")
+    return code.get(f"select i1 {ends}, ptr {last}, ptr {place}")
 
 
 def _outside(function: _Function, t: str, start: str, none: str) -> str:

@@ -1,0 +1,139 @@
+"""A synaptic current and its neuron in one compiled loop, held to torch's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import norse.torch as norse
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tssl_adapters
+from tssl_adapters.engine import fused, launch
+from tssl_adapters.engine.kernels import MismatchError
+from tssl_adapters.errors import EngineWarning
+
+STEPS, SHAPE = 9, (3, 43)
+"""Odd sizes, so that a vector and a block are filled in part."""
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[fused.Call]:
+    """The calls with both in one loop."""
+    calls: list[fused.Call] = []
+    behind = fused.Call.behind
+
+    def noted(call: fused.Call, k: float) -> fused.Call:
+        calls.append(behind(call, k))
+        return calls[-1]
+
+    monkeypatch.setattr(fused.Call, "behind", noted)
+    return calls
+
+
+def layer(rule: Any, engine: str, **p: Any) -> Any:
+    made: nn.Module = norse.LIF(p=norse.LIFParameters(v_th=torch.tensor(0.3), **p))
+    return tssl_adapters.wrap(made, rule=rule, engine=engine)
+
+
+def numbers(
+    make: Callable[[], Any], dtype: torch.dtype, cuts: tuple[int, ...] = (), current: bool = True
+) -> list[Tensor]:
+    """Spikes and states of a sequence in one call or several, then the gradients of a loss on
+    all of them, or but for the current, by the drive and by the states before.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    x = (4.0 * noise(STEPS, *SHAPE)).requires_grad_()
+    v, i = noise(*SHAPE).mul_(0.3).requires_grad_(), noise(*SHAPE).requires_grad_()
+    run, outs, state = make(), [], norse.LIFFeedForwardState(v, i)
+    for part in x.tensor_split(cuts):
+        out, state = run(part, state)
+        outs.append(out)
+    found = [torch.cat(outs), state.v, state.i]
+    losses = [(noise(*t.shape) * t).sum() for t in found[: 3 if current else 2]]
+    return [*found, *torch.autograd.grad(sum(losses), (x, v, i))]
+
+
+@pytest.mark.parametrize("current", [True, False], ids=["loss-on-current", "none"])
+@pytest.mark.parametrize("cuts", [(), (4,), (1, 5)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rule", ["smooth-tsslbp", "native", "tsslbp", "eventprop"])
+def test_is_what_torch_computes(
+    rule: str,
+    dtype: torch.dtype,
+    cuts: tuple[int, ...],
+    current: bool,
+    joined: list[fused.Call],
+) -> None:
+    ours = numbers(lambda: layer(rule, "cpu"), dtype, cuts, current)
+    longer = len(cuts) + 1 - (1 in cuts)  # than a step
+    assert len(joined) == longer
+    theirs = numbers(lambda: layer(rule, "torch"), dtype, cuts, current)
+    assert len(joined) == longer
+    assert 0.05 < float(ours[0].detach().mean()) < 0.95
+    for ours_one, theirs_one in zip(ours[:3], theirs[:3], strict=True):
+        assert torch.equal(ours_one, theirs_one)
+    for ours_one, theirs_one in zip(ours[3:], theirs[3:], strict=True):
+        tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+        scale = float(theirs_one.abs().max())
+        assert scale > 0.0
+        torch.testing.assert_close(ours_one, theirs_one, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_without_gradient(joined: list[fused.Call]) -> None:
+    x = 4.0 * torch.randn(STEPS, *SHAPE)
+    out, state = layer("smooth-tsslbp", "cpu")(x)
+    assert joined
+    assert not state.i.requires_grad
+    expected, theirs = norse.LIF(p=norse.LIFParameters(v_th=torch.tensor(0.3)))(x)
+    assert torch.equal(out, expected)
+    assert torch.equal(state.v, theirs.v)
+    assert torch.equal(state.i, theirs.i)
+
+
+def test_what_loops_of_their_own_are_for(joined: list[fused.Call]) -> None:
+    """A number that learns, states of every step, and a current of another dtype."""
+    x = 4.0 * torch.randn(STEPS, *SHAPE, requires_grad=True)
+    learns = torch.tensor(150.0, requires_grad=True)
+    out, state = layer("smooth-tsslbp", "cpu", tau_mem_inv=learns)(x)
+    (out.sum() + state.i.sum()).backward()
+    assert learns.grad is not None
+    assert float(learns.grad.abs()) > 0.0
+    recorded = tssl_adapters.wrap(norse.LIF(record_states=True), engine="cpu")
+    native = norse.LIF(record_states=True)
+    for ours, theirs in zip(recorded(x)[1], native(x)[1], strict=True):
+        assert torch.equal(ours, theirs)
+    wide = norse.LIFFeedForwardState(torch.zeros(SHAPE), torch.zeros(SHAPE, dtype=torch.float64))
+    assert layer("smooth-tsslbp", "cpu")(x, wide)[1].i.dtype == torch.float64
+    assert not joined
+
+
+def test_a_loop_that_rounds_otherwise_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_tried", {})
+    expected = numbers(lambda: layer("smooth-tsslbp", "torch"), torch.float64)
+    monkeypatch.setattr(launch, "_charges_alike", lambda *_: False)
+    with pytest.warns(EngineWarning, match="does not give what torch gives"):
+        found = numbers(lambda: layer("smooth-tsslbp", "cpu"), torch.float64)
+    assert torch.equal(found[0], expected[0])
+    for ours, theirs in zip(found[3:], expected[3:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_current_is_looked_at(joined: list[fused.Call]) -> None:
+    x = 4.0 * torch.randn(STEPS, *SHAPE)
+    layer("smooth-tsslbp", "cpu")(x)
+    call = joined[0]
+    given = call.given(x, torch.zeros(SHAPE), None, current=torch.zeros(SHAPE))
+    assert given.synapse is not None
+    narrow = given.synapse._replace(current=torch.zeros(2))
+    out, after = torch.empty_like(x), torch.empty(SHAPE)
+    with pytest.raises(MismatchError, match="where a loop wants"):
+        call.backend.forward(
+            call.spec, given._replace(synapse=narrow), out, after, None, None, False, True
+        )
