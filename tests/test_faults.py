@@ -24,7 +24,8 @@ def test_the_tests_that_should_catch_a_fault_exist() -> None:
         file, _, name = test.partition("::")
         source = ROOT / file
         text = source.read_text() if source.exists() else ""
-        if not re.search(rf"^def {name.partition('[')[0]}", text, re.MULTILINE):
+        outermost = re.split(r"::|\[", name)[0]
+        if not re.search(rf"^(def|class) {outermost}", text, re.MULTILINE):
             missing.append(test)
     assert missing == []
 
