@@ -60,6 +60,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "QIFNode": lambda: neuron.QIFNode(),
     "EIFNode": lambda: neuron.EIFNode(step_mode="m"),
     "IzhikevichNode": lambda: neuron.IzhikevichNode(a=0.3, b=0.2),
+    "ComplementaryLIFNode": lambda: neuron.ComplementaryLIFNode(3.0, 0.7),
     "CUBALIFNode": lambda: neuron.CUBALIFNode(0.6, 0.7),
     "RAFNode": lambda: neuron.RAFNode(v_threshold=0.5),
     "SimpleLIFNode": lambda: neuron.SimpleLIFNode(2.0, True),
@@ -442,7 +443,6 @@ NOT_COMPILED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "no chain": (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.exp, chain=False)}),
     "a PSC": (neuron.KLIFNode, {"tau_s": 3.0}),
     "torch": (neuron.KLIFNode, {"engine": "torch"}),
-    "a reset by formula": (lambda: neuron.ComplementaryLIFNode(3.0, 0.7), {}),
     "a state in other units": (lambda: neuron.KLIFNode(scale_reset=True), {}),
 }
 

@@ -15,7 +15,7 @@ The derivatives are those of the lines (:mod:`tssl_adapters.derivatives`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ from tssl_adapters.engine.recursion import (
 )
 from tssl_adapters.engine.traced import LINK, Recorder
 from tssl_adapters.engine.written import CannotWriteError, Function, Writer
-from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Timing, Value
+from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Timing, Told, Value
 from tssl_adapters.rules import Rule
 
 Tensors = Sequence[Tensor]
@@ -53,6 +53,8 @@ class Cell(NamedTuple):
         detached: whether the library cuts the gradient through the reset.
         inputs: how many.
         states: how many.
+        after: ``(states, h, spike) -> the potential after it``, where the reset is a formula of its
+            own; the rule is told of its derivatives.
     """
 
     charge: Callable[[Tensors, Tensors], Tensor]
@@ -64,6 +66,7 @@ class Cell(NamedTuple):
     detached: bool
     inputs: int
     states: int
+    after: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None
 
 
 class Lines(NamedTuple):
@@ -116,27 +119,46 @@ class _Written:
         with torch.no_grad(), writer:
             self.formula = writer.symbol(cell.charge(given, states))
             threshold = writer.symbol(cell.threshold(states))
+        writer.forget(but=[self.formula, threshold])
         neuron = _record(cell, writer, threshold)
         potential: Any = self.states[0]
         before = None if cell.timing == "immediate" else fires(neuron, potential)
         h: Any = line.input("h") if told else _reset_late(neuron, self.formula, before)
+        if before is None:
+            writer.known_as[self.formula.place] = h
         spike: Any = fires(neuron, h)
         self.moment = Moment(potential, h, before, h, spike)
+        fired, after = writer.stand_in(spike), None
         with torch.no_grad(), writer:
-            others = cell.others(given, states, writer.stand_in(spike))
-            self.others = [writer.symbol(other) for other in others]
+            self.others = [writer.symbol(other) for other in cell.others(given, states, fired)]
+            if cell.after is not None:
+                after = writer.symbol(cell.after(states, writer.stand_in(h), fired))
         self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in writer.functions}
-        self.neuron = neuron
+        self.neuron = neuron if after is None else replace(neuron, reset=self._reset(after))
 
-    def adjoints(self, seeds: Sequence[tuple[Any, Any]]) -> dict[int, Symbol]:
-        """:func:`tssl_adapters.derivatives.adjoints`."""
-        return adjoints(self.line, seeds, self.functions)
+    def _reset(self, after: Symbol) -> Reset:
+        """A reset that a formula says."""
+        by = self.adjoints([(after, self.line.number(1.0))])
+        zero, moment = self.line.number(0.0), self.moment
+        partials: list[Any] = [by.get(s.place, zero) for s in (moment.charged, moment.spike)]  # type: ignore[attr-defined]
+        value: Any = after
+        return _Formula(value, *partials)
+
+    def adjoints(
+        self, seeds: Sequence[tuple[Any, Any]], through_h: bool = False
+    ) -> dict[int, Symbol]:
+        """Derivatives by all that these depend on; where h is told at a fixed h, or through it."""
+        functions = self.functions
+        if through_h:
+            h: Any = self.moment.charged
+            functions = functions | {h.place: (self.formula, self.line.number(1.0))}
+        return adjoints(self.line, seeds, functions)
 
 
 def _record(cell: Cell, writer: Writer, threshold: Symbol) -> Neuron:
     """The neuron of symbols, whose F_v is still to be filled in."""
-    reset = cell.reset.plain()
-    if reset is None:
+    reset = cell.reset.plain() if cell.after is None else Reset()
+    if reset is None or (cell.after is not None and cell.timing != "immediate"):
         raise CannotWriteError("a reset that is no plain formula")
     if reset.numbered:
         number: Any = writer.symbol(cell.reset.number)
@@ -144,6 +166,35 @@ def _record(cell: Cell, writer: Writer, threshold: Symbol) -> Neuron:
     charge = LinearCharge(1.0, 1.0, 0.0, _itself)
     theta: Any = threshold
     return Neuron(charge, reset, theta, cell.timing, cell.strict, cell.detached)
+
+
+@dataclass(frozen=True)
+class _Formula(Reset):
+    """A reset that leaves ``value``, of which there are the derivatives by h and by the spike."""
+
+    value: Tensor
+    by_charged: Tensor
+    by_spike: Tensor
+
+    numbered = True
+
+    @property
+    def number(self) -> Value:
+        return self.value
+
+    def apply(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
+        return self.value
+
+    def removed(
+        self, charged: Tensor, spike: Tensor, threshold: Value, decay: Value | None
+    ) -> Value:
+        return -self.by_spike
+
+    def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
+        return 1.0 - self.by_charged
+
+    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+        return -told.firing, told.after
 
 
 def _itself(state: Any, drive: Any) -> Any:
@@ -213,7 +264,7 @@ def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
     neuron = replace(told.neuron, charge=charge)
     seeds = [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
     spike: Any = moment.spike
-    through_others = told.adjoints(seeds)
+    through_others = told.adjoints(seeds, through_h=True)
     signal: Any = line.input("g.out")
     if spike.place in through_others:
         signal = signal + through_others[spike.place]
@@ -235,25 +286,26 @@ def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
     emitted: Any = recorder.step(moment, None, signal, arrived)
     entering: Any = recorder.entering(moment, linked=False)
     linked: Any = recorder.entering(moment, linked=True)
-    for index, number in moving.items():
-        terms: Any = recorder.sums[index]
-        if terms is not None:
-            seeds.append((number, terms))
-    fixed = told.adjoints(seeds)
+    moved = [(number, recorder.sums[index]) for index, number in moving.items()]
+    at_fixed_h = told.adjoints([(number, terms) for number, terms in moved if terms is not None])
     let_in = None if moment.before is None else neuron.reset.lets_in(moment.before)
-    emitted = emitted if let_in is None else emitted * let_in
-    all_ways = told.adjoints([*seeds, (told.formula, emitted)])
+    charged = told.adjoints([(told.formula, emitted if let_in is None else emitted * let_in)])
+
+    def total(place: int, *ways: dict[int, Any]) -> Any:
+        found = [way[place] for way in ways if place in way]
+        return sum(found[1:], found[0]) if found else zero
+
+    ways = (through_others, at_fixed_h)
     grads: dict[str, Any] = {}
     for k, leaf in enumerate(told.inputs):
-        grads[f"x{k}"] = all_ways.get(leaf.place, zero)
-    beside = fixed.get(told.states[0].place)
+        grads[f"x{k}"] = total(leaf.place, charged, *ways)
+    v = told.states[0].place
     for name, own in (("s0", entering), *((("s0.linked", linked),) if links else ())):
-        found = [part for part in (own, beside) if part is not None]
-        grads[name] = sum(found[1:], found[0]) if found else zero
+        grads[name] = total(v, *([] if own is None else [{v: own}]), *ways)
     for k, leaf in enumerate(told.states[1:], 1):
-        grads[f"s{k}"] = all_ways.get(leaf.place, zero)
+        grads[f"s{k}"] = total(leaf.place, charged, *ways)
     for name in told.writer.learned():
-        grads[name] = all_ways.get(line.input(name).place, zero)
+        grads[name] = total(line.input(name).place, charged, *ways)
     rows = zip(LINK, recorder.carried, strict=True)
     grads |= {f"l{k}": zero if row is None else row for k, (_, row) in enumerate(rows) if k < links}
     return grads

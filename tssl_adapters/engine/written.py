@@ -7,6 +7,7 @@ that stand in for its states, and each operation that torch is asked for is one 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -92,11 +93,14 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sources: dict[int, Tensor] = {}
         """The tensors of one value that were there before."""
         self.functions: list[Function] = []
+        self.known_as: dict[int, Symbol] = {}
+        """What stands for the symbols at these places from here on."""
         self._symbols: dict[int, Symbol] = {}
         self._known: dict[Any, str] = {}
         self._made: list[Any] = []
         """Kept, so that none of them is taken for another one that lies where it lay."""
         self._own: set[int] = set()
+        self._numbers = count()
 
     def stand_in(self, symbol: Symbol) -> Tensor:
         """A tensor that is known as a symbol."""
@@ -118,6 +122,11 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, bool | int | float):
             return self._number(float(value).hex(), float(value))
         raise CannotWriteError(f"{value!r}")
+
+    def forget(self, but: Sequence[Symbol]) -> None:
+        """Forget the functions that these do not depend on."""
+        needed = {*self.line.needed(but)}
+        self.functions = [f for f in self.functions if self.line.input(f.name).place in needed]
 
     def learned(self) -> dict[str, Tensor]:
         """The numbers that take a gradient, by name."""
@@ -171,24 +180,25 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 symbol = where(symbol, 1.0, 0.0)
         elif plain == "pow" and not isinstance(args[1], Tensor) and args[1] == 2:
             symbol = self.symbol(args[0]) * self.symbol(args[0])
+        elif plain == "sub" and not kwargs and isinstance(args[1], float) and args[1] == 0.0:
+            symbol = self.symbol(args[0])  # of which nothing is taken, whatever it is
         elif plain in _SLOPES:
             symbol = self._function(plain, self.symbol(args[0]))
         elif plain in _COMPUTED and not kwargs:  # with a factor torch rounds once
             symbol = _COMPUTED[plain](*map(self.symbol, args))
         else:
             raise CannotWriteError(name)
-        self._symbols[id(result)] = symbol
+        self._symbols[id(result)] = self.known_as.get(symbol.place, symbol)
 
     def _function(self, name: str, argument: Symbol) -> Symbol:
         """One of torch's functions: an input, for torch to compute."""
         for known in self.functions:
             if known.argument.place == argument.place and known.compute.__name__ == f"{name}_":
                 return self.line.input(known.name)
-        result = self.line.input(f"f{len(self.functions)}")
+        called = f"f{next(self._numbers)}"  # each comes after what it is a function of
+        result = self.line.input(called)
         compute = getattr(torch, f"{name}_")
-        self.functions.append(
-            Function(f"f{len(self.functions)}", argument, compute, _SLOPES[name](result))
-        )
+        self.functions.append(Function(called, argument, compute, _SLOPES[name](result)))
         return result
 
 

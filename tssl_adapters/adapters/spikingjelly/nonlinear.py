@@ -35,10 +35,6 @@ class Izhikevich(SmoothNode):
 class SteppedIzhikevich(Izhikevich):
     """The same where a detached reset to a value still has the gradient of ``spike * v_reset``."""
 
-    @classmethod
-    def _tssl_written(cls, layer: Any) -> bool:
-        return not _resets_half_detached(layer)
-
     def _tssl_detached(self: Any) -> bool:
         return bool(self.detach_reset) and not _resets_half_detached(self)
 
@@ -91,10 +87,6 @@ class ComplementaryLIF(SmoothNode):
     @classmethod
     def _tssl_cuts_spikes(cls, layer: Any) -> bool:
         return not layer.training
-
-    @classmethod
-    def _tssl_written(cls, layer: Any) -> bool:
-        return False  # its reset is a formula of its own
 
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         tau: float = self.tau

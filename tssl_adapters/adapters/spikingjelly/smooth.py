@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
+    ByFormula,
     CannotWriteError,
     Cell,
     CellSteps,
@@ -140,16 +141,23 @@ class SmoothNode(Node):
             found: Tensors = after[1:]
             return found
 
+        def after(states: Tensors, charged: Tensor, spike: Tensor) -> Tensor:
+            reset = self._tssl_reset_of([*states[1:]])
+            found: Tensor = reset.formula(charged, spike, *reset.others)
+            return found
+
+        reset = self._tssl_reset_of([None] * (len(self._memories) - 1))
         return Cell(
             charge,
             others,
             lambda states: self.v_threshold,
-            self._tssl_reset_of([]),
+            reset,
             timing="immediate",
             strict=False,
             detached=self._tssl_detached(),
             inputs=1,
             states=len(self._memories),
+            after=after if isinstance(reset, ByFormula) else None,
         )
 
     def _tssl_long_way(
