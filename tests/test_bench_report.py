@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_cases import accuracy
+import torch
+from bench_cases import accuracy, lines
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tssl_adapters.bench.report import plots, tables
+from tssl_adapters.bench.__main__ import main
+from tssl_adapters.bench.report import plot, plots, tables
 from tssl_adapters.bench.report.gradient_plots import through_depth
 
 STUDENT = {2: 12.7062, 3: 4.30265}
@@ -98,12 +103,14 @@ class Page(HTMLParser):
 
 
 def test_report_of_a_run(tmp_path: Path) -> None:
-    options = "--rules native,arctan,tsslbp --seeds 2 --epochs 1"
+    options = "--rules native,arctan,tsslbp --seeds 2 --epochs 2"
     assert accuracy(tmp_path, options) == 0
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
-    assert page.tags.count("svg") == 8
-    wide = page.tags.count("svg") + page.tags.count("table") - 1  # the options' lines break
+    assert page.tags.count("figure") == 8
+    assert page.tags.count("svg") == 16  # each for a broad window and for a narrow one
+    assert text.count('<div class="broad">') == text.count('<div class="narrow">') == 8
+    wide = page.tags.count("table") - 1  # the options' lines break
     assert text.count('<div class="wide">') == wide  # on a phone each scrolls by itself
     assert all(target.startswith(("#", "data:")) for target in page.refers)  # within a plot
     assert "script" not in page.tags
@@ -124,6 +131,95 @@ def test_report_of_a_run(tmp_path: Path) -> None:
         assert "norse has no arctan surrogate" in part
     for name in re.findall(r"\]\((.*?)\)", markdown):
         assert (tmp_path / name).read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("kind", ["html", "md"])
+def test_the_report_says_first_what_it_is_of(kind: str, tmp_path: Path) -> None:
+    """Title, date, command, versions and machine; then the table, then plots."""
+    options = "--libraries norse --rules native,tsslbp --seeds 1 --epochs 2"
+    assert accuracy(tmp_path, options) == 0
+    text = html.unescape((tmp_path / f"report.{kind}").read_text())
+    head, _, rest = text.partition("Test accuracies in percent")
+    where = json.loads((tmp_path / "environment.json").read_text())
+    assert where["command"].endswith(options)
+    for said in (
+        "Training under native, tsslbp on digits",
+        where["date"].replace("T", " ").replace("+00:00", " UTC"),
+        where["command"],
+        f"torch {torch.__version__}",
+        where["machine"]["system"],
+        f"{where['machine']['cores']} cores",
+    ):
+        assert head.count(said) >= 1, said
+    table, figure = rest.index("native"), rest.index("Differences to native")
+    assert table < figure
+    assert head.index("Command") < head.index("Versions") < head.index("Machine")
+
+
+def test_of_one_epoch_there_is_no_curve(tmp_path: Path) -> None:
+    """It would be a lonely dot; the difference is drawn once, as best and last are one."""
+    assert accuracy(tmp_path, "--libraries norse --rules native,tsslbp --seeds 1 --epochs 1") == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "Runs of one epoch have no curve." in text
+    drawn = re.findall(r"!\[(.*?)\]", text)
+    assert drawn[:2] == ["Differences to native", "Time and memory"]
+    assert not {"Test accuracy", "Training loss", "Firing rate"} & {*drawn}
+    plot = (tmp_path / "plots/differences_to_native.svg").read_text()
+    assert "last epoch" in plot
+    assert "best epoch" not in plot
+
+
+def test_runs_of_more_epochs_are_drawn_beside_those_of_one() -> None:
+    short = [record("native", 0, 1, 0.5, library="snntorch")]
+    curves = plots.curves(tables.frame([*RECORDS, *short]))
+    assert set(curves["library"]) == {"norse"}
+
+
+def test_a_report_keeps_what_else_is_in_the_folder(tmp_path: Path) -> None:
+    """What was trained before, compared with what is new; and files that are not its own."""
+    (tmp_path / "notes.txt").write_text("mine")
+    options = "--libraries norse --seeds 1 --epochs 2 --rules"
+    assert accuracy(tmp_path, f"{options} native") == 0
+    assert accuracy(tmp_path, f"{options} tsslbp") == 0
+    text = (tmp_path / "report.md").read_text()
+    row = re.search(r"^\| norse \| tsslbp \| [\d.]+ \| ([+-][\d.]+) \|", text, re.MULTILINE)
+    assert row is not None
+    runs = {line["rule"]: line["test_accuracy"] for line in lines(tmp_path / "results.jsonl")}
+    assert float(row.group(1)) == pytest.approx(100 * (runs["tsslbp"] - runs["native"]), abs=0.01)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    small = "--data digits --networks 20 --limit 200 --batch-size 50 --libraries norse --quiet"
+    command = ["gradients", *small.split(), "--seeds", "1", "--out", str(tmp_path)]
+    assert main(command) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert row.group() in text
+    assert "## Agreement of the gradients" in text
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--lr", "0.1"])
+
+
+def test_failures_of_earlier_commands_stay_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tssl_adapters.bench import runs
+
+    def fails(settings: Any, samples: Any) -> Any:
+        raise ValueError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "network", fails)
+        assert accuracy(tmp_path, "--libraries norse --rules tsslbp --seeds 1 --epochs 1") == 1
+    assert accuracy(tmp_path, "--libraries norse --rules native --seeds 1 --epochs 1") == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "<strong>1 run failed:</strong>" in text
+    assert "out of luck" in text
+
+
+def test_runs_of_other_lengths_are_not_subtracted() -> None:
+    longer = [*RECORDS, record("native", 0, 3, 0.9, loss="count")]
+    native, tsslbp = tables.rows(tables.frame(longer))
+    assert native.epochs == 3
+    assert tsslbp.last_difference is not None
+    assert tsslbp.last_difference == tables.Estimate(pytest.approx(0.05), None)  # seed 1's alone
 
 
 def test_failures_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,12 +276,12 @@ def test_numbers_on_a_logarithmic_axis_have_room(low: float, factor: float) -> N
 
 
 def test_long_titles_stay_over_their_panels() -> None:
-    """And those of the gradients say the data and the network too."""
-    network = "15C5-P2-40C5-P2-300"
+    """And those of the gradients say what sets the panels apart, the data and the network here."""
+    deep = "15C5-P2-40C5-P2-300"
     groups = [
         {"data": data, "network": network, "library": "spikingjelly", "tau_s": 3.0,
          "loss": "cross-entropy", "rules": ["native"], "norm": {"native": [1.0, 2.0]}}
-        for data in ("fashion-mnist", "dvs-gesture", "mnist")
+        for data, network in (("fashion-mnist", deep), ("dvs-gesture", deep), ("mnist", "400"))
     ]  # fmt: skip
     table = tables.frame(
         [
@@ -198,4 +294,64 @@ def test_long_titles_stay_over_their_panels() -> None:
         renderer = drawn(figure)
         boxes = [axis.title.get_window_extent(renderer) for axis in figure.axes]
         assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
-    assert network in through_depth(groups).axes[0].get_title()
+    titles = [axis.get_title() for axis in through_depth(groups).axes]
+    assert titles == [f"fashion-mnist, {deep}", f"dvs-gesture, {deep}", "mnist, 400"]
+
+
+def test_figures_that_are_compared_have_the_same_axis() -> None:
+    """Losses that are not of one kind have each its own."""
+    table = tables.frame(
+        [
+            record(rule, 0, epoch, height * epoch, library=library, train_loss=height)
+            for library, height in (("norse", 0.1), ("snntorch", 0.3))
+            for rule in ("native", "tsslbp")
+            for epoch in (1, 2)
+        ]
+    )
+
+    def limits(figure: Figure, which: str) -> list[Any]:
+        return [getattr(axis, f"get_{which}lim")() for axis in figure.axes]
+
+    left, right = limits(plots.over_epochs(table, "test_accuracy", ""), "y")
+    assert left == right
+    assert left[0] < 0.1
+    assert left[1] > 0.6
+    left, right = limits(plots.over_epochs(table, "train_loss", "", share=False), "y")
+    assert left != right
+    rows = [
+        row._replace(last_difference=tables.Estimate(row.last.mean, 0.01),
+                     best_difference=tables.Estimate(row.last.mean, 0.01))
+        for row in tables.rows(table)
+    ]  # fmt: skip
+    figure = plots.differences(rows)
+    left, right = limits(figure, "x")
+    assert left == right
+    drawn(figure)
+    for axis in figure.axes:
+        assert any(label.get_text() for label in axis.get_xticklabels())
+    group = {"data": "a", "network": "b", "tau_s": 1.0, "loss": "c", "rules": ["native"]}
+    groups = [
+        {**group, "library": library, "norm": {"native": norms}}
+        for library, norms in (("norse", [1.0, 2.0]), ("snntorch", [10.0, 20.0]))
+    ]
+    left, right = limits(through_depth(groups), "y")
+    assert left == right
+
+
+def test_a_narrow_window_gets_panels_one_below_the_other() -> None:
+    table = tables.frame(
+        [record("native", 0, epoch, 0.5, library=library)
+         for library in ("norse", "snntorch") for epoch in (1, 2)]
+    )  # fmt: skip
+    found = plot("A heading", "", partial(plots.over_epochs, table, "test_accuracy", "%"))
+    assert found.name == "a_heading"
+    assert found.narrow is not None
+    broad, narrow = (
+        [float(size) for size in re.findall(r'(?:width|height)="([\d.]+)pt"', text)][:2]
+        for text in (found.svg, found.narrow)
+    )
+    assert broad[0] > broad[1]
+    assert narrow[0] < narrow[1]
+    assert narrow[0] < 72 * 1.1 * plots.WIDTH
+    alone = plot("Alone", "", lambda columns: plots.panels(1, columns)[0])
+    assert alone.narrow is None

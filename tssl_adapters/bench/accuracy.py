@@ -22,15 +22,12 @@ from tssl_adapters.bench.runs import Event, Job
 from tssl_adapters.bench.settings import Settings
 from tssl_adapters.bench.trainer import InterruptedRunError
 
-FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit", "validation")
-"""Options that the runs of one folder share."""
-
 
 def main(parser: Parser, args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     try:
         grid, left_out = choices.settings_of(args)
-        return train(args, grid, left_out, FIXED)
+        return train(args, grid, left_out, gradients.FIXED)
     except (ValueError, ExperimentError) as error:
         parser.refuse(str(error))
 
@@ -84,13 +81,14 @@ def train(
             display.console.print("interrupted; the same command goes on")
             status = 130
     records, failures = experiment.collect(grid)
-    if records:
+    shown = [*records, *experiment.others(grid)]
+    if shown:
         found = [] if source else gradients.of_experiment(experiment, grid, args.data_dir)
-        write_report(experiment, records, failures, left_out, found, published)
+        write_report(experiment, shown, experiment.failures(), left_out, found, published)
     if args.json:
         print(json.dumps(summary(experiment, records, failures), indent=1))
-    elif records and not args.quiet:
-        show(records)
+    elif shown and not args.quiet:
+        show(shown)
         print(f"report: {experiment.folder / 'report.html'}")
     return status or int(bool(failures))
 

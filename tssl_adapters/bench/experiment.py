@@ -61,6 +61,18 @@ class Experiment:
             ExperimentError: one of these is another than before, or a result does not say which
                 run it is of.
         """
+        self.check_fixed(config, fixed)
+        self.results()  # refused before anything is written
+        for folder in (self.runs, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.describe(config, command)
+
+    def check_fixed(self, config: dict[str, Any], fixed: Iterable[str]) -> None:
+        """See that options are what they were, if the folder has some.
+
+        Raises:
+            ExperimentError: one is not.
+        """
         path = self.folder / CONFIG
         before = yaml.safe_load(path.read_text()) if path.is_file() else config
         for name in fixed:
@@ -69,10 +81,6 @@ class Experiment:
                     f"{self.folder} was made with {name}: {before.get(name)}, not "
                     f"{config.get(name)}; take another folder"
                 )
-        self._results()  # refused before anything is written
-        for folder in (self.runs, self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.describe(config, command)
 
     def describe(self, config: dict[str, Any], command: str = "") -> None:
         """Write down the options, and where and by which command line they are used."""
@@ -98,12 +106,16 @@ class Experiment:
         found = (
             _lines(path)
             if path.is_file()
-            else (record for record in self._results() if key(record) == key(asdict(settings)))
+            else (record for record in self.results() if key(record) == key(asdict(settings)))
         )
         return list(found)
 
-    def _results(self) -> list[Record]:
-        """All runs' epochs. A line that says too little is refused: ``collect`` would drop it."""
+    def results(self) -> list[Record]:
+        """All runs' epochs. A line that says too little is refused: ``collect`` would drop it.
+
+        Raises:
+            ExperimentError: there is one.
+        """
         path = self.folder / RESULTS
         records = list(_lines(path))
         for number, record in enumerate(records, start=1):
@@ -145,6 +157,15 @@ class Experiment:
                         f"of it as {before}; give it another name, or take another folder"
                     )
 
+    def others(self, grid: Iterable[Settings]) -> list[Record]:
+        """The epochs of runs that the grid does not have."""
+        ours = {key(asdict(settings)) for settings in grid}
+        return [record for record in self.results() if key(record) not in ours]
+
+    def failures(self) -> list[Record]:
+        """The runs that failed, and were not tried again since."""
+        return list(_lines(self.folder / FAILURES))
+
     def collect(self, grid: Iterable[Settings]) -> tuple[list[Record], list[Record]]:
         """Write the epochs and the failures of the grid's runs into one file each, and return them.
 
@@ -154,8 +175,7 @@ class Experiment:
         trained = [(settings, self._epochs(settings)) for settings in grid]
         records = [record for settings, run in trained for record in run[: settings.epochs]]
         written = [record for _, run in trained for record in run]
-        ours = {key(asdict(settings)) for settings in grid}
-        written += [record for record in self._results() if key(record) not in ours]
+        written += self.others(grid)
         paths = [self._failure(settings) for settings in grid]
         failures = [line for path in paths for line in _lines(path)]
         others = sorted({*self.runs.glob("*.error.json")} - {*paths})

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from tssl_adapters.bench import checks, choices, data, options, runs
-from tssl_adapters.bench.experiment import Experiment, key, write
+from tssl_adapters.bench.experiment import Experiment, ExperimentError, key, write
 from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.options import Parser
 from tssl_adapters.bench.report import write_report
@@ -26,20 +26,25 @@ from tssl_adapters.bench.spread import Spread, cosines, spread
 from tssl_adapters.errors import TSSLAdaptersError
 
 GRADIENTS = "gradients.json"
+FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit", "validation")
+"""Options that all that is in one folder shares."""
 
 
 def main(parser: Parser, args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    experiment = Experiment(args.out)
     try:
         grid, left_out = choices.settings_of(args)
+        records = experiment.results()
+        if records:
+            experiment.check_fixed(options.recorded(args), FIXED)
         checks.before_the_first_run(grid, args.data_dir, "cpu", scheduler=None)
         found = figures(grid, args.data_dir, args.checkpoint)
-    except (ValueError, TSSLAdaptersError) as error:
+    except (ValueError, ExperimentError, TSSLAdaptersError) as error:
         parser.refuse(str(error))
-    experiment = Experiment(args.out)
     experiment.describe(options.recorded(args), args.command_line)
     write(args.out / GRADIENTS, json.dumps(found, indent=1) + "\n")
-    write_report(experiment, left_out=left_out, gradients=found)
+    write_report(experiment, records, experiment.failures(), left_out, found)
     if args.json:
         print(json.dumps(found, indent=1))
     elif not args.quiet:

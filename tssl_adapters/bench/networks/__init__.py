@@ -61,13 +61,14 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
         status = 130
     results.fail(failures)
     found = results.of(jobs)
-    if found:
-        write_page(experiment, [found[job] for job in jobs if job in found], failures, left_out)
+    shown = [*(found[job] for job in jobs if job in found), *results.others(jobs)]
+    if shown:
+        write_page(experiment, shown, failures, left_out)
     if args.json:
         summary = {"folder": str(args.out), "runs": len(found), "failures": failures}
         print(json.dumps(summary, indent=1))
-    elif found and not args.quiet:
-        show([found[job] for job in jobs if job in found])
+    elif shown and not args.quiet:
+        show(shown)
         print(f"report: {args.out / 'report.html'}")
     return status or int(bool(failures))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from tssl_adapters.bench.experiment import Experiment
-from tssl_adapters.bench.networks import tables
+from tssl_adapters.bench.networks import suite, tables
 from tssl_adapters.bench.observer import Record
-from tssl_adapters.bench.report import Plot, names, plot, plots, render
+from tssl_adapters.bench.report import Plot, listed, names, plot, plots, render
 
 
 def write_page(
@@ -27,10 +28,15 @@ def write_page(
         failures: runs that failed.
         left_out: what was not run, and why.
     """
-    records = names.of_records(records)
+    order = {name: place for place, name in enumerate(suite.networks())}
+    records = sorted(names.of_records(records), key=lambda one: order.get(one["network"], -1))
     table = tables.frame(records)
     rows = tables.of_networks(table)
+    rules = listed((row.rule for row in rows), "rules")
+    networks = listed((row.network for row in rows), "networks")
     context: dict[str, Any] = {
+        "title": f"Training under {rules}: {networks} of the suite",
+        "one_epoch": False,
         "rows": rows,
         "pooled": tables.pooled(table),
         "timing": tables.of_timing(table),
@@ -43,28 +49,32 @@ def write_page(
 
 
 def _plots(records: Sequence[Record], rows: Sequence[tables.NetworkRow]) -> list[Plot]:
-    table = tables.epochs(records)
     spread = "Lines are means over seeds, shaded from the lowest to the highest seed."
-    found = [
-        plot("Test accuracy", spread,
-             plots.over_epochs(table, "test_accuracy", "test accuracy (%)", 100.0)),
-        plot("Training loss", spread,
-             plots.over_epochs(table, "train_loss", "training loss (per sample)")),
-    ]  # fmt: skip
+    found = []
     compared = [row for row in rows if row.final_difference is not None]
     if compared:
         caption = "Final accuracy, means over seeds and 95 % intervals (none from one seed)."
-        found.insert(0, plot("Differences to native", caption, differences(compared)))
+        found.append(plot("Differences to native", caption, partial(differences, compared)))
+    curves = plots.curves(tables.epochs(records))
+    if len(curves):
+        draw = partial(partial, plots.over_epochs, curves)
+        found += [
+            plot("Test accuracy", spread, draw("test_accuracy", "test accuracy (%)", 100.0)),
+            plot("Training loss", f"{spread} Each network has its own loss.",
+                 draw("train_loss", "training loss (per sample)", share=False)),
+        ]  # fmt: skip
     return found
 
 
-def differences(rows: Sequence[tables.NetworkRow]) -> Figure:
+def differences(rows: Sequence[tables.NetworkRow], *, columns: int = plots.COLUMNS) -> Figure:
     """Differences to native in points, a line a network, a marker a rule."""
     networks = list(dict.fromkeys(row.network for row in rows))
     rules = list(dict.fromkeys(row.rule for row in rows))
     styles = plots.looks(rules)
     figure, (axis,) = plots.panels(1)
-    figure.set_size_inches(2 * plots.WIDTH, max(plots.HEIGHT, 0.3 * len(networks) + 1.2))
+    figure.set_size_inches(
+        min(2, columns) * plots.WIDTH, max(plots.HEIGHT, 0.3 * len(networks) + 1.2)
+    )
     for number, rule in enumerate(rules):
         mine = [row for row in rows if row.rule == rule]
         found = [row.final_difference for row in mine if row.final_difference is not None]

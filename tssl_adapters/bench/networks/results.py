@@ -42,6 +42,16 @@ class Results:
                 )
         return found
 
+    def others(self, jobs: Iterable[Job]) -> list[Record]:
+        """The lines of other runs that the same engine made."""
+        keys = {_key(vars(job)) for job in jobs}
+        engines = {job.engine for job in jobs}
+        return [
+            record
+            for key, record in self._by_key().items()
+            if key not in keys and record["engine"] in engines
+        ]
+
     def _by_key(self) -> dict[tuple[Any, ...], Record]:
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         found: dict[tuple[Any, ...], Record] = {}

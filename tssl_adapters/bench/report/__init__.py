@@ -4,9 +4,10 @@ from tssl_adapters.bench.report.page import (
     NOTHING_PUBLISHED,
     Plot,
     Published,
+    listed,
     plot,
     render,
     write_report,
 )
 
-__all__ = ["NOTHING_PUBLISHED", "Plot", "Published", "plot", "render", "write_report"]
+__all__ = ["NOTHING_PUBLISHED", "Plot", "Published", "listed", "plot", "render", "write_report"]

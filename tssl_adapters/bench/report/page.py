@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
@@ -15,18 +17,23 @@ from matplotlib.figure import Figure
 from tssl_adapters.bench.experiment import CONFIG, ENVIRONMENT, Experiment, write
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.report import gradient_plots, names, plots, tables
-from tssl_adapters.bench.report.gradient_plots import Group, title
+from tssl_adapters.bench.report.gradient_plots import Group, titles
 
 PLOTS = "plots"
+MOST_NAMED = 4
 
 
 class Plot(NamedTuple):
-    """A plot of the report: its file's name, heading, what it shows, and itself as SVG."""
+    """A plot of the report: its file's name, heading, what it shows, and itself as SVG.
+
+    ``narrow`` is the same for a narrow window, where it needs another drawing.
+    """
 
     name: str
     heading: str
     caption: str
     svg: str
+    narrow: str | None
 
 
 class Published(NamedTuple):
@@ -58,11 +65,14 @@ def write_report(
         published: accuracies to put beside these, by data and network.
     """
     records, gradients = names.of_records(records), names.of_gradients(gradients)
-    rows = tables.rows(tables.frame(records)) if records else []
-    drawn = [*(_accuracy_plots(records, rows) if rows else []),
+    table = tables.frame(records) if records else None
+    rows = [] if table is None else tables.rows(table)
+    drawn = [*([] if table is None else _accuracy_plots(table, rows)),
              *(_gradient_plots(gradients) if gradients else [])]  # fmt: skip
     folder = experiment.folder
     context: dict[str, Any] = {
+        "title": _title(rows, gradients),
+        "one_epoch": any(row.epochs == 1 for row in rows),
         "rows": rows,
         "settings": tables.differing(rows),
         "plots": drawn,
@@ -73,7 +83,10 @@ def write_report(
         ],
         "failures": [{"run": _run(failure), "error": failure["error"]} for failure in failures],
         "left_out": left_out,
-        "gradients": [(title(group), group["activity"]) for group in gradients],
+        "gradients": [
+            (name, group["activity"])
+            for name, group in zip(titles(gradients), gradients, strict=True)
+        ],
     }
     render(folder, "report", context)
 
@@ -91,6 +104,7 @@ def render(folder: Path, template: str, context: Mapping[str, Any]) -> None:
         "config": yaml.safe_load((folder / CONFIG).read_text()),
         "environment": json.loads((folder / ENVIRONMENT).read_text()),
     }
+    context["environment"].setdefault("command", "")  # not recorded before
     (folder / PLOTS).mkdir(exist_ok=True)
     for drawn in context["plots"]:
         write(folder / PLOTS / f"{drawn.name}.svg", drawn.svg)
@@ -106,6 +120,22 @@ def render(folder: Path, template: str, context: Mapping[str, Any]) -> None:
         write(folder / f"report.{kind}", text)
 
 
+def listed(names: Iterable[str], what: str) -> str:
+    """A few names, or how many there are."""
+    found = list(dict.fromkeys(names))
+    return ", ".join(found) if len(found) <= MOST_NAMED else f"{len(found)} {what}"
+
+
+def _title(rows: Sequence[tables.Row], gradients: Sequence[Group]) -> str:
+    """What was compared, and on what."""
+    if rows:
+        rules, data = [row.rule for row in rows], [row.setting["data"] for row in rows]
+        return f"Training under {listed(rules, 'rules')} on {listed(data, 'data sets')}"
+    rules = [rule for group in gradients for rule in group["rules"]]
+    data = [group["data"] for group in gradients]
+    return f"Gradients of {listed(rules, 'rules')} on {listed(data, 'data sets')}"
+
+
 def _run(failure: Record) -> str:
     names = ("library", "rule", "tau_s", "data", "network", "seed")
     return ", ".join(
@@ -113,38 +143,63 @@ def _run(failure: Record) -> str:
     )
 
 
-def _accuracy_plots(records: Sequence[Record], rows: Sequence[tables.Row]) -> list[Plot]:
-    table = tables.frame(records)
+def _accuracy_plots(table: pd.DataFrame, rows: Sequence[tables.Row]) -> list[Plot]:
+    found = []
+    if plots.compared(rows):
+        caption = (
+            "Means over the seeds that both have, and 95 % intervals (none from one seed); of runs "
+            "of as many epochs."
+        )
+        found.append(plot("Differences to native", caption, partial(plots.differences, rows)))
+    curves = plots.curves(table)
+    if len(curves):
+        found += _curves(curves)
+    caption = (
+        "Medians over epochs: seconds of training, and what autograd keeps of one batch between "
+        "forward and backward."
+    )
+    return [*found, plot("Time and memory", caption, partial(plots.costs, rows))]
+
+
+def _curves(table: pd.DataFrame) -> list[Plot]:
     spread = "Lines are means over seeds, shaded from the lowest to the highest seed."
-    found = [
-        plot("Test accuracy", spread,
-             plots.over_epochs(table, "test_accuracy", "test accuracy (%)", 100.0)),
+    draw = partial(partial, plots.over_epochs, table)
+    same_loss = table["loss"].nunique() == table["data"].nunique() == 1
+    return [
+        plot("Test accuracy", spread, draw("test_accuracy", "test accuracy (%)", 100.0)),
         plot("Training loss", spread,
-             plots.over_epochs(table, "train_loss", "training loss (per sample)")),
+             draw("train_loss", "training loss (per sample)", share=same_loss)),
         plot("Firing rate", f"{spread} On the test set, over all spiking layers.",
-             plots.over_epochs(table, "spike_rate", "spikes per neuron and step")),
-        plot("Time and memory", "Medians over epochs: seconds of training, and what autograd "
-             "keeps of one batch between forward and backward.", plots.costs(rows)),
+             draw("spike_rate", "spikes per neuron and step")),
     ]  # fmt: skip
-    differences = plots.differences(rows)
-    if differences is not None:
-        caption = "Means over the seeds that both have, and 95 % intervals (none from one seed)."
-        found.insert(1, plot("Differences to native", caption, differences))
-    return found
 
 
 def _gradient_plots(gradients: Sequence[Group]) -> list[Plot]:
     same = "On one batch, from the same weights."
-    return [
-        plot("Gradients through depth", f"{same} Layer 1 is the input's.",
-             gradient_plots.through_depth(gradients)),
-        plot("Gradients through time", f"{same} Norm over the batch's neurons.",
-             gradient_plots.through_time(gradients)),
-        plot("Agreement of the gradients", f"{same} Cosines between the rules' weight gradients.",
-             gradient_plots.agreement(gradients)),
-    ]  # fmt: skip
+    most = {name: max(len(group[name]) for group in gradients) for name in ("rules", "cosine")}
+    found = []
+    if most["cosine"] > 1:
+        found.append(
+            plot("Gradients through depth", f"{same} Layer 1 is the input's.",
+                 partial(gradient_plots.through_depth, gradients))
+        )  # fmt: skip
+    if max(group["time_steps"] for group in gradients) > 1:
+        found.append(
+            plot("Gradients through time", f"{same} Norm over the batch's neurons.",
+                 partial(gradient_plots.through_time, gradients))
+        )  # fmt: skip
+    if most["rules"] > 1:
+        caption = f"{same} Cosines between the rules' weight gradients."
+        draw = partial(gradient_plots.agreement, gradients)
+        found.append(plot("Agreement of the gradients", caption, draw))
+    return found
 
 
-def plot(heading: str, caption: str, figure: Figure) -> Plot:
-    """A plot whose file is named for its heading."""
-    return Plot(heading.lower().replace(" ", "_"), heading, caption, plots.svg(figure))
+def plot(heading: str, caption: str, draw: Callable[..., Figure]) -> Plot:
+    """A plot whose file is named for its heading; ``draw`` takes the panels a line, ``columns``."""
+    figure = draw(columns=plots.COLUMNS)
+    narrow = None
+    if figure.get_figwidth() > 1.5 * plots.WIDTH:
+        narrow = plots.svg(draw(columns=1))
+    name = heading.lower().replace(" ", "_")
+    return Plot(name, heading, caption, plots.svg(figure), narrow)

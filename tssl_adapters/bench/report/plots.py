@@ -32,6 +32,8 @@ COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX*<"
 WIDTH, HEIGHT = 4.2, 3.0  # of one panel, in inches
+COLUMNS = 3
+"""Panels a line; a narrow window gets a drawing of its own, with one."""
 
 
 def svg(figure: Figure) -> str:
@@ -52,17 +54,22 @@ def looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def panels(number: int) -> tuple[Figure, list[Any]]:
-    """A figure of so many axes, three a line."""
-    columns = min(number, 3)
+def panels(
+    number: int, columns: int = COLUMNS, *, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Any]]:
+    """A figure of so many axes; ``sharex`` and ``sharey`` give them the same limits."""
+    columns = min(number, columns)
     lines = -(-number // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), layout="constrained")
         layout: Any = figure.get_layout_engine()  # matplotlib's base class has no such argument
         layout.set(h_pad=0.1, w_pad=0.1)
-        axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+        grid = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey)
+        axes = grid.flatten().tolist()
         for unused in axes[number:]:
             unused.set_axis_off()
+        for axis in axes[:number]:
+            axis.tick_params(labelbottom=True, labelleft=True)  # which shared axes hide
     return figure, axes[:number]
 
 
@@ -93,10 +100,26 @@ def _title(name: str, value: Any) -> str:
     return f"tau_s = {float(value):g}" if name == "tau_s" else str(value)
 
 
-def over_epochs(table: pd.DataFrame, column: str, label: str, factor: float = 1.0) -> Figure:
-    """A column against the epoch: the mean over seeds, and the range of the seeds in grey."""
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The settings that were trained for more than one epoch: one is no curve."""
+    return table[table.groupby(SETTING)["epoch"].transform("max") > 1]
+
+
+def over_epochs(
+    table: pd.DataFrame,
+    column: str,
+    label: str,
+    factor: float = 1.0,
+    *,
+    share: bool = True,
+    columns: int = COLUMNS,
+) -> Figure:
+    """A column against the epoch: the mean over seeds, and the range of the seeds in grey.
+
+    ``share`` gives all panels the same axis, where the column means the same in each.
+    """
     groups = list(settings(table))
-    figure, axes = panels(len(groups))
+    figure, axes = panels(len(groups), columns, sharey=share)
     styles = looks(list(table["rule"].unique()))
     for axis, (title, epochs) in zip(axes, groups, strict=True):
         for rule, mine in epochs.groupby("rule", sort=False):
@@ -113,16 +136,25 @@ def over_epochs(table: pd.DataFrame, column: str, label: str, factor: float = 1.
     return figure
 
 
-def differences(rows: Sequence[Row]) -> Figure | None:
-    """Differences to native in points, with their intervals, a panel a setting."""
-    compared = [row for row in rows if row.best_difference is not None]
-    titles = list(dict.fromkeys(_setting(row, rows) for row in compared))
-    if not titles:
-        return None
-    figure, axes = panels(len(titles))
+def compared(rows: Sequence[Row]) -> list[Row]:
+    """Those that have a difference to native."""
+    return [row for row in rows if row.last_difference is not None]
+
+
+def differences(rows: Sequence[Row], *, columns: int = COLUMNS) -> Figure:
+    """Differences to native in points, with their intervals, a panel a setting.
+
+    Of one epoch the best is the last, and not drawn.
+    """
+    shown = compared(rows)
+    titles = list(dict.fromkeys(_setting(row, rows) for row in shown))
+    figure, axes = panels(len(titles), columns, sharex=True)
+    drawn = [(-0.12, "best", "o"), (0.12, "last", "s")]
+    if max(row.epochs for row in shown) == 1:
+        drawn = [(0.0, "last", "s")]
     for axis, title in zip(axes, titles, strict=True):
-        mine = [row for row in compared if _setting(row, rows) == title]
-        for offset, which, marker in ((-0.12, "best", "o"), (0.12, "last", "s")):
+        mine = [row for row in shown if _setting(row, rows) == title]
+        for offset, which, marker in drawn:
             found = [getattr(row, f"{which}_difference") for row in mine]
             axis.errorbar(
                 [100 * estimate.mean for estimate in found],
@@ -142,18 +174,19 @@ def differences(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def costs(rows: Sequence[Row]) -> Figure:
+def costs(rows: Sequence[Row], *, columns: int = COLUMNS) -> Figure:
     """Seconds an epoch and mebibytes kept for backward, a bar a rule and setting."""
-    figure, (time, memory) = panels(2)
+    columns = min(2, columns)
+    figure, (time, memory) = panels(2, columns)
     height = max(HEIGHT, 0.25 * len(rows) + 0.8)
-    figure.set_size_inches(3 * WIDTH, height)
+    figure.set_size_inches(1.5 * columns * WIDTH, height * 2 / columns)
     names = [f"{_setting(row, rows)}, {row.rule}" for row in rows]
     places = range(len(rows))
     time.barh(places, [row.seconds for row in rows], color="#777777")
     time.set_yticks(places, names)
     time.set(xlabel="training time (s per epoch)")
     memory.barh(places, [row.mebibytes or 0.0 for row in rows], color="#bbbbbb", hatch="//")
-    memory.set_yticks(places, [""] * len(rows))
+    memory.set_yticks(places, names if columns == 1 else [""] * len(rows))
     memory.set(xlabel="kept for backward (MiB per batch)")
     for axis in (time, memory):
         axis.set_ylim(len(rows) - 0.5, -0.5)
@@ -171,5 +204,5 @@ def legend(figure: Figure, axes: Sequence[Any]) -> None:
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         shown.update(zip(labels, handles, strict=True))
-    columns = min(4, len(shown))
+    columns = min(max(1, int(figure.get_figwidth() / 2)), 4, len(shown))
     figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=columns)

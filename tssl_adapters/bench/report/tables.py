@@ -92,9 +92,11 @@ def _text(value: object) -> str:
 
 
 def _by_seed(epochs: pd.DataFrame) -> pd.DataFrame:
-    """Best and last test accuracy of each seed's run."""
-    accuracy = epochs.sort_values("epoch").groupby("seed")["test_accuracy"]
-    return pd.DataFrame({"best": accuracy.max(), "last": accuracy.last()})
+    """Best and last test accuracy of each seed's run, and its epochs."""
+    runs = epochs.sort_values("epoch").groupby("seed")
+    accuracy = runs["test_accuracy"]
+    found = {"best": accuracy.max(), "last": accuracy.last(), "epochs": runs["epoch"].max()}
+    return pd.DataFrame(found)
 
 
 def _row(
@@ -114,8 +116,8 @@ def _row(
         best=estimate(mine["best"]),
         highest=float(mine["best"].max()),
         last=estimate(mine["last"]),
-        best_difference=_difference(rule, mine["best"], reference, "best"),
-        last_difference=_difference(rule, mine["last"], reference, "last"),
+        best_difference=_difference(rule, mine, reference, "best"),
+        last_difference=_difference(rule, mine, reference, "last"),
         seconds=float(epochs["seconds"].median()),
         mebibytes=None if pd.isna(kept) else float(kept) / 2**20,
         spike_rate=float(last_epochs["spike_rate"].mean()),
@@ -123,10 +125,11 @@ def _row(
 
 
 def _difference(
-    rule: str, mine: pd.Series, reference: pd.DataFrame | None, which: str
+    rule: str, mine: pd.DataFrame, reference: pd.DataFrame | None, which: str
 ) -> Estimate | None:
-    """Of the seeds that both have."""
+    """Of the seeds that both have, trained for as many epochs."""
     if rule == REFERENCE or reference is None:
         return None
-    paired = (mine - reference[which]).dropna()
+    difference = mine - reference  # by seed; nothing where one of them lacks it
+    paired = difference.loc[difference["epochs"] == 0, which]
     return estimate(paired) if len(paired) else None
