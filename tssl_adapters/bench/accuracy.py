@@ -95,7 +95,7 @@ def train(
 
 def show(records: Sequence[Record]) -> None:
     """Print what each rule came to, in its last epochs."""
-    rows = tables.rows(tables.frame(names.of_records(records)))
+    rows = tables.rows(tables.frame(sorted(names.of_records(records), key=tables.reference_first)))
     settings = tables.differing(rows)
     table = Table(title="test accuracy after the last epoch (%), means over seeds, 95 % intervals")
     for heading in (*settings, "rule"):

@@ -12,6 +12,7 @@ from tssl_adapters.bench.experiment import Experiment
 from tssl_adapters.bench.networks import suite, tables
 from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.report import Plot, listed, names, plot, plots, render
+from tssl_adapters.bench.report.tables import reference_first
 
 
 def write_page(
@@ -29,7 +30,8 @@ def write_page(
         left_out: what was not run, and why.
     """
     order = {name: place for place, name in enumerate(suite.networks())}
-    records = sorted(names.of_records(records), key=lambda one: order.get(one["network"], -1))
+    records = sorted(names.of_records(records), key=reference_first)
+    records = sorted(records, key=lambda record: order.get(record["network"], -1))
     table = tables.frame(records)
     rows = tables.of_networks(table)
     rules = listed((row.rule for row in rows), "rules")

@@ -64,7 +64,8 @@ def write_report(
         gradients: what ``bench.gradients.compare`` returned, for each setting.
         published: accuracies to put beside these, by data and network.
     """
-    records, gradients = names.of_records(records), names.of_gradients(gradients)
+    records = sorted(names.of_records(records), key=tables.reference_first)
+    gradients = names.of_gradients(gradients)
     table = tables.frame(records) if records else None
     rows = [] if table is None else tables.rows(table)
     drawn = [*([] if table is None else _accuracy_plots(table, rows)),

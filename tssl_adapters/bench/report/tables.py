@@ -52,6 +52,11 @@ class Row(NamedTuple):
     spike_rate: float
 
 
+def reference_first(record: Record) -> bool:
+    """What to sort by, so that native comes before the rules that are compared with it."""
+    return bool(record["rule"] != REFERENCE)
+
+
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """A line an epoch; lines of the examples lack the loss."""
     table = pd.DataFrame(records)
