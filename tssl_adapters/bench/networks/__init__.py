@@ -80,11 +80,11 @@ def show(records: Sequence[Record]) -> None:
         table.add_column(heading)
     for heading in ("number", "difference", "worst"):
         table.add_column(heading, justify="right")
+    table.add_column("which is")
     for row in tables.pooled(tables.frame(names.of_records(records))):
         if row.group in (known.ALL, *known.KINDS):
-            worst = f"{100 * row.worst:+.2f} {row.worst_network}"
-            number = str(row.networks)
-            table.add_row(row.group, row.rule, number, row.final.percent("+"), worst)
+            figures = (str(row.networks), row.final.percent("+"), f"{100 * row.worst:+.2f}")
+            table.add_row(row.group, row.rule, *figures, row.worst_network)
     if table.rows:
         Console().print(table)
 
