@@ -185,6 +185,8 @@ def test_a_report_keeps_what_else_is_in_the_folder(tmp_path: Path) -> None:
     row = re.search(r"^\| norse \| tsslbp \| [\d.]+ \| ([+-][\d.]+) \|", text, re.MULTILINE)
     assert row is not None
     assert text.index("| norse | native |") < row.start()  # though trained before
+    (group,) = json.loads((tmp_path / "gradients.json").read_text())
+    assert group["rules"] == ["native", "tsslbp"]
     runs = {line["rule"]: line["test_accuracy"] for line in lines(tmp_path / "results.jsonl")}
     assert float(row.group(1)) == pytest.approx(100 * (runs["tsslbp"] - runs["native"]), abs=0.01)
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -293,8 +293,8 @@ def supported() -> Report[Supported]:
         f"None of {', '.join(libraries())} is installed. Next: python -m pip install one of them."
     )
     last = [
-        "A layer is called step by step, or once with the whole sequence; SpikingJelly's as its "
-        "step_mode says.",
+        "A layer is called step by step, or once with the whole sequence; where it takes both, its "
+        "step_mode says which.",
         "Next: print(tssl_adapters.inspect(model)) says which layers of a model these are. "
         "tssl_adapters.register(MyNeuron, like=...) adds a class of yours.",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from tssl_adapters.bench import checks, choices, data, options, runs
+from tssl_adapters.bench import checks, choices, data, options, rules, runs
 from tssl_adapters.bench.experiment import Experiment, ExperimentError, key, write
 from tssl_adapters.bench.method import batch_loss, encode
 from tssl_adapters.bench.options import Parser
 from tssl_adapters.bench.report import write_report
+from tssl_adapters.bench.report.tables import REFERENCE
 from tssl_adapters.bench.settings import OF_THE_RULE, Settings
 from tssl_adapters.bench.spread import Spread, cosines, spread
 from tssl_adapters.errors import TSSLAdaptersError
@@ -58,12 +59,23 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
 def of_experiment(
     experiment: Experiment, grid: Sequence[Settings], data_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """Those of its runs' starts, of the first seed; kept in its folder."""
+    """Those of its runs' starts, of the first seed; kept in its folder.
+
+    Rules that were trained before, but for the user's own, stand beside those of the grid.
+    """
     path = experiment.folder / GRADIENTS
     seed = grid[0].seed
-    chosen = [
+    trained = [
         settings for settings in grid if settings.seed == seed and experiment.records(settings)
     ]
+    before = [
+        replace(settings, rule=record["rule"], definition="")
+        for record in experiment.others(grid)
+        for settings in trained
+        if record["rule"] in rules.RULES
+        and key(record) == key({**asdict(settings), "rule": record["rule"]})
+    ]
+    chosen = sorted(dict.fromkeys([*trained, *before]), key=lambda run: run.rule != REFERENCE)
     found = json.loads(path.read_text()) if path.is_file() else []
     there = [key({**group, "rule": rule}) for group in found for rule in group["rules"]]
     wanted = [key(asdict(settings)) for settings in chosen]
