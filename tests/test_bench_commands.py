@@ -108,7 +108,9 @@ WRONG = {
     f"accuracy --data-dir /nowhere {OUT}": "--data-dir /nowhere: there is no such folder; name",
     f"accuracy --data mnist --data-dir tests {OUT}": "are not in /",
     "accuracy": "the following arguments are required: --out",
-    "accuracy --out README.md": "--out README.md: it is a file; name a folder",
+    "accuracy --out README.md": "--out README.md: README.md is a file; name a folder",
+    "accuracy --out README.md/new/folder": "/README.md is a file; name a folder, which may be new",
+    "speed --out README.md": "--out README.md: README.md is a file; name a folder",
     f"gradients --checkpoint nowhere.pt {OUT}": "--checkpoint nowhere.pt: there is no such file",
     f"model nowhere.py:build {OUT}": "nowhere.py:build: name a file and what it has",
     f"networks --networks snntorch-deap {OUT}": "did you mean snntorch-deep? 'snntorch-deap' is",
@@ -130,6 +132,15 @@ def test_a_wrong_word_is_one_line_at_once() -> None:
         assert WRONG[line] in said
         assert said.count("\n") == 1
     assert {*ROOT.iterdir()} == before
+
+
+def test_a_folder_that_may_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        accuracy(tmp_path / "out", "")
+    assert f"--out {tmp_path}/out: you may not write in {tmp_path}; name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,8 +35,8 @@ def at_once(args: Namespace) -> None:
         path = getattr(args, name, None)
         if path is not None and not there(path):
             raise ValueError(f"--{name.replace('_', '-')} {path}: there is no such {what}")
-    if args.out is not None and args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"--out {args.out}: it is a file; name a folder, which may be a new one")
+    if args.out is not None:
+        _can_be_written(args.out)
     if "model" in args:
         parts(args.model, "build")
     if "losses" in args:
@@ -46,6 +47,15 @@ def at_once(args: Namespace) -> None:
             _files(data, args.data_dir, getattr(args, "time_steps", 0))
     if getattr(args, "device", "cpu") != "cpu":
         device_is_there(args.device)
+
+
+def _can_be_written(folder: Path) -> None:
+    """See that a folder is there, or can be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out {folder}: {there} is a file; name a folder, which may be new")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--out {folder}: you may not write in {there}; name another folder")
 
 
 def _data_of(args: Namespace) -> list[str]:
