@@ -5,6 +5,7 @@ median over the rounds, a ratio the median of the rounds' ratios.
 
 python -m tssl_adapters.bench speed
 python -m tssl_adapters.bench speed --works norse-lif --steps 8,32,100,1000 --compile --out DIR
+python -m tssl_adapters.bench speed --networks ordinary
 python -m tssl_adapters.bench speed --floors
 """
 
@@ -14,11 +15,13 @@ import argparse
 from pathlib import Path
 
 from tssl_adapters.bench import known, options
+from tssl_adapters.bench.commands.networks import WORDS
 
 USAGE = "[options]"
 SIZES = {"steps": [8, 100], "neurons": [4096], "network_steps": [50], "rounds": 15}
 QUICK = {"steps": [8], "neurons": [512], "network_steps": [5], "rounds": 3}
-RULES = ("smooth-tsslbp", "tsslbp")
+RULES = ("smooth-tsslbp", "tsslbp", "native")
+"""``native`` is the library's own gradient, out of the engine's loops."""
 NETWORK_BATCH = 32
 RESULTS = "speed.json"
 
@@ -30,6 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--works", type=options.listed(options.of_installed(known.WORKS)), metavar="LIST",
         help=f"of {', '.join(known.WORKS)} (default: all of the installed libraries)"
     )  # fmt: skip
+    add("--networks", type=options.listed(options.of_installed(WORDS)), default=[], metavar="LIST",
+        help="instead, a training step of the suite's networks, by name, set, kind or "
+        f"{known.ALL}")  # fmt: skip
     add("--steps", type=numbers, metavar="LIST", help="T (default: 8,100)")
     add("--neurons", type=numbers, metavar="LIST", help="default: 4096")
     add("--batch", type=options.positive, default=1, metavar="N", help="default: %(default)s")

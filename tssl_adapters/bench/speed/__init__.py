@@ -15,11 +15,13 @@ from tssl_adapters.bench import checks
 from tssl_adapters.bench.commands.speed import NETWORK_BATCH, RESULTS, fill
 from tssl_adapters.bench.experiment import environment
 from tssl_adapters.bench.experiment import write as write_text
+from tssl_adapters.bench.networks import suite
 from tssl_adapters.bench.options import Parser
 from tssl_adapters.bench.speed import plots, tables, works
 from tssl_adapters.bench.speed.cases import Case, Plan, Row, run_case
 from tssl_adapters.bench.speed.floors import Floor, against_floors, status
 from tssl_adapters.bench.speed.growth import LONG, SHORT, time_growth
+from tssl_adapters.bench.speed.training_steps import network_steps
 from tssl_adapters.bench.speed.works import Work
 
 
@@ -62,6 +64,11 @@ def run(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list
         found = list(against_floors(chosen, plan, left_out.append))
         shown = [tables.verdicts(found)]
         record["floors"] = [floor.record() for floor in found]
+    elif args.networks:
+        torch.set_num_threads(1)
+        steps = network_steps(suite.chosen(args.networks), plan, left_out.append)
+        record["networks"] = list(steps)
+        shown = [tables.network_steps(record["networks"])]
     else:
         record |= all_cases(args, chosen, plan, left_out)
         shown = [*tables.timings(record["results"]), tables.growths(record["growth"])]

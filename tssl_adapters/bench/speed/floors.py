@@ -6,12 +6,16 @@ clock, and on a busy one the other jobs are not in it.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
 
+from tssl_adapters.bench.known import ALL
+from tssl_adapters.bench.networks import suite
+from tssl_adapters.bench.report.tables import REFERENCE
 from tssl_adapters.bench.speed.cases import Case, Plan, Row, run_case
 from tssl_adapters.bench.speed.contestants import (
     COMPILED,
@@ -24,6 +28,7 @@ from tssl_adapters.bench.speed.contestants import (
     named,
 )
 from tssl_adapters.bench.speed.growth import time_growth
+from tssl_adapters.bench.speed.training_steps import network_steps
 from tssl_adapters.bench.speed.works import Work
 
 Measure = Callable[[Case, Plan], list[Row]]
@@ -40,6 +45,7 @@ LEAST_OF_PRODUCTS = 0.85
 """How near a network must come to the speed of its connections alone: how many times faster than
 native it is depends on how fast the processor multiplies matrices."""
 QUADRATIC_STEPS, QUADRATIC_NEURONS, QUADRATIC_TAU_S = (100, 200), 2048, 3.0
+LEAST_OF_NETWORKS, LEAST_MEAN_OF_NETWORKS = 0.97, 1.3
 GPU = ("spikingjelly-lif", 8, 64, 65536)
 KEPT = "drives kept for backward, two rows of states beside"
 GROWTH_NEURONS, MOST_GROWTH, MOST_KEPT = 1024, 1.2, 1.0
@@ -112,6 +118,7 @@ def against_floors(
     yield from sequences(known, plain, measure)
     yield from network(known, plain, measure)
     yield from steps(known, plain, measure)
+    yield from whole_networks(plain, leave_out)
     yield from over_time([work for work in works if not work.is_network], plain)
     authors = replace(plain, tau_s=(QUADRATIC_TAU_S,), rule=QUADRATIC_RULE)
     yield from against_quadratic(known, authors, measure)
@@ -167,6 +174,21 @@ def network(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Fl
     yield Floor(what, figure, "at least", bound, faster, by)
     share = faster / products["times_less_processor"]
     yield Floor(what, f"of the speed of its {PRODUCTS}", "at least", LEAST_OF_PRODUCTS, share, by)
+
+
+def whole_networks(plan: Plan, leave_out: Callable[[str], None]) -> Iterator[Floor]:
+    """A training step of each of the suite's networks, and their mean, rule by rule."""
+    rows = list(network_steps(suite.chosen([ALL]), plan, leave_out))
+    figure = "times faster than native"
+    for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"] != REFERENCE):
+        mine = [row for row in rows if row["rule"] == rule]
+        for row in mine:
+            faster = row["times_less_processor"]
+            what = f"{row['network']}, training step, {rule}"
+            yield Floor(what, figure, "at least", LEAST_OF_NETWORKS, faster)
+        mean = statistics.mean(row["times_less_processor"] for row in mine)
+        what = f"mean of {len(mine)} networks, training step, {rule}"
+        yield Floor(what, figure, "at least", LEAST_MEAN_OF_NETWORKS, mean)
 
 
 def over_time(works: Sequence[Work], plan: Plan) -> Iterator[Floor]:

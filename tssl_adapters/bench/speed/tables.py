@@ -57,6 +57,23 @@ def growths(rows: Sequence[Row]) -> Table:
     return table
 
 
+def network_steps(rows: Sequence[Row]) -> Table:
+    """Training steps of the suite's networks."""
+    table = Table(title="a training step; threads: 1", title_justify="left")
+    for heading in ("network", "rule"):
+        table.add_column(heading)
+    headings = ("ms", "times faster", "in processor time")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for _, mine in groupby(rows, lambda row: row["network"]):
+        for row in mine:
+            shown = (COLUMNS[heading] for heading in headings)
+            cells = (_cell(row[name], how) for name, how in shown)
+            table.add_row(row["network"], row["rule"], *cells)
+        table.add_section()
+    return table
+
+
 def verdicts(floors: Sequence[Floor]) -> Table:
     """The floors."""
     table = Table(title="floors")
