@@ -299,7 +299,7 @@ def test_a_layer_that_always_fires_is_flagged() -> None:
     found = tssl_adapters.compare(model, step, rule=arctan(1.0))
     assert found.layers[0].rate == 1.0
     assert [flag.what for flag in found.flags if flag.where == ("1",) and flag.kind == "dead"] == [
-        "it fires in at least 90% of all steps, and so says nothing"
+        "it fires in at least 90% of all steps, so its spikes carry no information"
     ]
 
 

@@ -72,19 +72,19 @@ class Memory(neuron.LIFNode):  # type: ignore[misc]
         self.inner = neuron.IFNode()
 
 
-CUSTOM = r"its forward is its own.*\(states such as mem\).*init_hidden=True"
+CUSTOM = r"it has a forward of its own.*\(states such as mem\).*init_hidden=True"
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "explicit states": (Explicit, rf"Explicit \(the model\): {CUSTOM}"),
     "custom block": (lambda: before(Explicit()), rf"1 \(Explicit\): {CUSTOM}"),
     "list": (lambda: nn.ModuleList([leaky()]), rf"ModuleList \(the model\): {CUSTOM}"),
-    "custom layer": (lambda: before(Doubled(8, 8)), r"1 \(Doubled\): its forward is its own"),
-    "custom step layer": (lambda: before(DoubledStep(8, 8)), r"1 \(DoubledStep\): its forward is"),
+    "custom layer": (lambda: before(Doubled(8, 8)), r"1 \(Doubled\): it has a forward of its own"),
+    "custom step layer": (lambda: before(DoubledStep(8, 8)), r"1 \(DoubledStep\): it has a"),
     "cells in a cell": (
         lambda: norse.SequentialState(leaky(), Cell()),
-        r"1 \(Cell\): its forward is its own",
+        r"1 \(Cell\): it has a forward of its own",
     ),
-    "nodes in a node": (lambda: before(Memory()), r"1 \(Memory\): its forward is its own"),
-    "torch's recurrence": (lambda: before(nn.RNN(8, 8)), r"1 \(RNN\): its forward is its own"),
+    "nodes in a node": (lambda: before(Memory()), r"1 \(Memory\): it has a forward of its own"),
+    "torch's recurrence": (lambda: before(nn.RNN(8, 8)), r"1 \(RNN\): it has a forward of its own"),
     "batch norm": (
         lambda: before(nn.Sequential(nn.BatchNorm1d(8))),
         r"1\.0 \(BatchNorm1d\): it normalises by the statistics of its batch.*in evaluation",
@@ -112,9 +112,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "backward pre-hook": (lambda: hooked("full_backward_pre"), r"1 \(Linear\): it has hooks"),
     "states in the middle": (
         lambda: nn.Sequential(leaky(), nn.Sequential(leaky(output=True)), nn.Linear(8, 8)),
-        r"1 \(Sequential\): it gives its states beside its spikes.*output=False",
+        r"1 \(Sequential\): it returns its states beside its spikes.*output=False",
     ),
-    "twice": (twice, r"3 \(Leaky\): it comes twice, and holds a state.*a layer for each place"),
+    "twice": (twice, r"3 \(Leaky\): it comes twice, and its state goes.*one layer for each place"),
     "feedback in Norse": (
         lambda: before(norse.RecurrentSequential(norse.LIFCell())),
         r"1 \(RecurrentSequential\): its output comes back to its first layer",
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "custom in a sequence": (
         lambda: nn.Sequential(neuron.LIFNode(step_mode="m"), Wraps(neuron.LIFNode(step_mode="m"))),
-        r"1 \(Wraps\): its forward is its own",
+        r"1 \(Wraps\): it has a forward of its own",
     ),
 }
 
@@ -167,7 +167,7 @@ def test_refused_before_anything_ran(name: str) -> None:
     assert str(raised.value).startswith(
         f"{type(model).__name__} cannot be run layer by layer, and nothing was run:\n  - "
     )
-    assert str(raised.value).endswith("Else call the model step by step, in a loop over time.")
+    assert str(raised.value).endswith("Or call the model step by step, in a loop over time.")
     assert all(held(model)[key] is states[key] for key in states)
 
 
@@ -184,11 +184,15 @@ def test_every_layer_is_named_once() -> None:
     ("arguments", "error", "text"),
     [
         ((len, torch.ones(2, 2)), TypeError, "takes a torch.nn.Module, not builtin_function"),
-        ((leaky(), [1]), TypeError, r"x_seq is a tensor \[T, batch, ...\], not list"),
+        ((leaky(), [1]), TypeError, r"x_seq must be a tensor \[T, batch, ...\], not list"),
         ((leaky(), torch.ones(3)), ValueError, r"not one of shape \(3,\)"),
         ((leaky(), torch.ones(0, 2, 8)), ValueError, r"at least one step.*\(0, 2, 8\)"),
         ((leaky(), torch.ones(2, 2).to_sparse()), ValueError, "dense tensor.*sparse_coo"),
-        ((leaky(), torch.ones(2, 2, 8), []), ValueError, "Leaky takes no state: its layers hold"),
+        (
+            (leaky(), torch.ones(2, 2, 8), []),
+            ValueError,
+            "Leaky takes no state, as its layers hold",
+        ),
     ],
 )
 def test_wrong_arguments(arguments: Any, error: type[Exception], text: str) -> None:

@@ -292,11 +292,11 @@ class Softer(neuron.LIFNode):
     ("cls", "like", "why"),
     [
         (Remembering, neuron.LIFNode, "it has the memory 'help', which"),
-        (Online, neuron.LIFNode, "it lets go of its state from one step to the next"),
-        (OnlineLeaky, snntorch.Leaky, "it lets go of its state from one step to the next"),
+        (Online, neuron.LIFNode, "it detaches its state from one step to the next"),
+        (OnlineLeaky, snntorch.Leaky, "it detaches its state from one step to the next"),
         (Watched, neuron.LIFNode, "as it runs it keeps 'rate', which LIFNode does not"),
-        (Weighted, neuron.LIFNode, "the gradient of its parameter 'gain' is not"),
-        (Softer, neuron.LIFNode, "the gradient of its input is not"),
+        (Weighted, neuron.LIFNode, "the gradient of its parameter 'gain' is another than"),
+        (Softer, neuron.LIFNode, "the gradient of its input is another than"),
     ],
 )
 def test_what_only_a_layer_shows(cls: Any, like: Any, why: str) -> None:

@@ -204,7 +204,7 @@ def test_an_untested_version_of_another_neuron(monkeypatch: pytest.MonkeyPatch) 
         return native(self, 1.5 * input_, mem)
 
     monkeypatch.setattr(snntorch.Leaky, "forward", forward)
-    with pytest.raises(LibraryVersionError, match=r"Leaky of snntorch .* on a trial it failed"):
+    with pytest.raises(LibraryVersionError, match=r"Leaky of snntorch .* in a trial it failed"):
         tssl_adapters.wrap(snntorch.Leaky(beta=0.9))
 
 

@@ -29,33 +29,34 @@ def compare(
     tau_s: float = 1.0,
     skip: _wrap.Skip = (),
 ) -> Comparison:
-    """Why does it not learn? One batch natively and wrapped, side by side, with what is wrong.
+    """Say why a model does not learn: one batch, natively and wrapped, side by side.
 
-    Per layer: how much it fires, a step's rise against the threshold, the width of the spike's
-    derivative, what the chain over time multiplies a gradient by. Per parameter: both gradients.
-    What is dead, explodes, is too narrow, too wide or not finite is named, each with what to do.
+    For each layer it shows how much the layer fires, how far a potential rises in a step, the width
+    of the spike's derivative, and what the chain over time multiplies a gradient by; for each
+    parameter both gradients. It names what is dead, explodes, vanishes, is too narrow, too wide or
+    not finite, and says what to do.
 
-    The model is afterwards as it was, also where ``step`` raises: weights, buffers, gradients,
-    hidden states, hooks, train flags, the random generators, and how it was wrapped. Optimizers
-    are not touched.
+    Afterwards the model is as it was, even if ``step`` raises: weights, buffers, gradients, hidden
+    states, hooks, train flags, the random generators, and how it was wrapped. Optimizers are not
+    touched.
 
     Args:
         model: a model, or one layer, wrapped or not. One that is wrapped is compared as it is,
             rules and all, unless ``rule``, ``tau_s`` or ``skip`` is given.
         step: takes the model and returns the loss of one batch, always the same, a scalar with a
-            graph. It begins as a training step does, with a reset of hidden states, say, and
-            leaves ``backward`` to the caller. It is called twice, from the same random state.
+            graph. It does what a training step does up to the loss, a reset of hidden states
+            included, and leaves ``backward`` to the caller. It is called twice, from the same
+            random state.
         rule: as for :func:`tssl_adapters.wrap`.
-        tau_s: as for :func:`tssl_adapters.wrap`. Above 1 the wrapped forward pass is another one.
-        skip: as for :func:`tssl_adapters.wrap`. Layers that ``wrap`` would refuse stay native, as
-            those that are skipped.
+        tau_s: as for :func:`tssl_adapters.wrap`. Above 1 the two forward passes differ.
+        skip: as for :func:`tssl_adapters.wrap`. Layers that ``wrap`` would refuse stay native too.
 
     Returns:
         A table to print, with ``to_dict()`` and ``plot()``.
 
     Raises:
-        TypeError: an argument has the wrong type, or ``step`` returned no tensor.
-        ValueError: a wrong ``tau_s`` or rule, or the loss is no scalar, has no graph, or was
+        TypeError: an argument has the wrong type, or ``step`` does not return a tensor.
+        ValueError: ``tau_s`` or the rule is wrong; the loss is not a scalar, has no graph, or was
             differentiated already; or a lazy layer has no weights yet.
         NoSpikingLayersError: there is nothing to wrap.
     """

@@ -71,7 +71,7 @@ def checked(engine: str | None) -> str:
         _say_what_is_missing()
     if name in RENAMED:
         warnings.warn(
-            f"engine {name!r} is called {RENAMED[name]!r} now; the old name will go.",
+            f"engine {name!r} is now called {RENAMED[name]!r}; the old name will go.",
             DeprecationWarning,
             stacklevel=above_us(),
         )
@@ -99,8 +99,7 @@ def _say_what_is_missing() -> None:
     if not torch.cuda.is_available():
         warnings.warn(
             f"tssl_adapters: {_why_not('cpu')}. Until then plain torch computes the gradient, "
-            "which takes several times as long. engine='torch' asks for that, without this "
-            "warning.",
+            "which takes several times as long; engine='torch' does so without this warning.",
             EngineWarning,
             stacklevel=above_us(),
         )

@@ -59,9 +59,9 @@ def wrap(
 ) -> M:
     """Give every spiking layer of a model another gradient, in place.
 
-    The forward pass is the library's own, bit for bit, in training and in evaluation; parameters,
-    buffers, hooks and ``state_dict`` keys stay, so an optimizer that was built before goes on
-    working. :func:`unwrap` undoes it.
+    The forward pass is the library's own, bit for bit, in training and in evaluation. Parameters,
+    buffers, hooks and ``state_dict`` keys stay, so that an optimizer made before still works.
+    :func:`unwrap` undoes it.
 
     Args:
         model: a model, or one layer, made of layers of snnTorch, SpikingJelly, Norse or another
@@ -71,15 +71,15 @@ def wrap(
             current, a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, in the shape of the spikes.
         rule: a rule object or a rule's name; :class:`tssl_adapters.rules.SmoothTSSLBP`
             by default.
-        skip: dotted-name patterns (``"head.*"``) and classes (matched by isinstance). What they
-            match, and all below it, stays as it is. A pattern that matches nothing gets a
-            warning.
+        skip: dotted names, patterns of them (``"head.*"``) and classes (matched by isinstance).
+            What they match, and everything below it, stays as it is. There is a warning for a
+            pattern that matches nothing.
         engine: what computes the gradient: ``"torch"``, ``"cpu"`` for compiled loops on the CPU,
-            ``"triton"`` for kernels on a GPU. Where these do not know the neuron, the rule, the
-            dtype or the device, torch computes, without a warning: :func:`inspect` and
+            ``"triton"`` for kernels on a GPU. What an engine cannot take (a neuron, a rule, a
+            dtype, a device) torch computes, without a warning; :func:`inspect` and
             ``print(model)`` say which engine a layer has. ``None`` takes the environment variable
-            ``TSSL_ADAPTERS_ENGINE``, else the loops where llvmlite is installed, else torch. See
-            :func:`engines`.
+            ``TSSL_ADAPTERS_ENGINE``, else ``"cpu"`` where llvmlite is installed, else ``"torch"``.
+            See :func:`engines`.
 
     Returns:
         The same model.
@@ -89,14 +89,14 @@ def wrap(
         ValueError: ``tau_s`` below 1 or not finite, or an unknown rule or engine.
         EngineNotAvailableError: what the engine needs is not installed.
         AlreadyWrappedError: a layer is wrapped already.
-        UnsupportedLayerError: there are spiking layers that cannot be wrapped; all are listed.
-        UnsupportedConfigError: the same, where only their settings are at fault.
+        UnsupportedLayerError: some spiking layers cannot be wrapped; the message lists them all.
+        UnsupportedConfigError: the same, if nothing but their settings is in the way.
         NoSpikingLayersError: there is nothing to wrap.
-        LibraryVersionError: the library's version was not tested, and failed a trial; one that
-            passed gets a :class:`tssl_adapters.errors.UntestedVersionWarning`.
+        LibraryVersionError: the library's version was not tested, and its layers failed a trial.
+            If they pass, there is a :class:`tssl_adapters.errors.UntestedVersionWarning`.
 
     Warns:
-        RuleWarning: something in the model breaks the rule without an error.
+        RuleWarning: something in the model would break the rule without an error.
     """
     _check_module(model, "wrap")
     tau_s = _checked_tau_s(tau_s)
@@ -144,7 +144,7 @@ def _remarks(model: nn.Module, rule: Rule, traits: dict[str, Traits], tau_s: flo
 
 
 def unwrap(model: M) -> M:
-    """Undo :func:`wrap`: every layer is its library's again; the weights stay as trained.
+    """Undo :func:`wrap`. Every layer is its library's again, and the weights stay as trained.
 
     Args:
         model: a model or a layer; one that is not wrapped is left alone.
@@ -366,8 +366,8 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
     replaced = [name for name in vars(module) if isfunction(getattr(type(module), name, None))]
     if replaced:
         return (
-            f"its {', '.join(replaced)} was replaced on the layer itself, so that a wrapped one "
-            "would not be called; wrap the model before, or make it a class of its own"
+            f"its {', '.join(replaced)} was replaced on the layer itself, and would hide that of a "
+            "wrapped layer; wrap the model before you replace it, or make it a class of its own"
         )
     like = tried_as(kind)
     try:
@@ -407,8 +407,8 @@ def _would_have(asked: Settings, kind: Kind | None, module: nn.Module) -> str:
 
 
 _NUMBERS = (
-    "its numbers are on the meta device, and whether it can be wrapped depends on them; give it a "
-    "device and its numbers first (to_empty, load_state_dict), then wrap"
+    "its values are on the meta device, and whether it can be wrapped depends on them; give it a "
+    "device and its values first (to_empty, load_state_dict), then wrap"
 )
 
 

@@ -1,6 +1,6 @@
 """What `tssl_adapters` raises and warns.
 
-Everything raised by :func:`tssl_adapters.wrap` is raised before the model was changed. Wrong
+Everything that :func:`tssl_adapters.wrap` raises, it raises before it changes the model. Wrong
 arguments (not a module, a ``tau_s`` below 1, an unknown rule name) are plain ``TypeError`` and
 ``ValueError``.
 """
@@ -17,7 +17,7 @@ class UnsupportedLayerError(TSSLAdaptersError):
 
 
 class UnsupportedConfigError(UnsupportedLayerError):
-    """A layer of a supported class has a setting that cannot be wrapped."""
+    """A layer of a supported class cannot be wrapped as it is set."""
 
 
 class LibraryVersionError(TSSLAdaptersError):
@@ -25,7 +25,7 @@ class LibraryVersionError(TSSLAdaptersError):
 
 
 class AdapterError(TSSLAdaptersError):
-    """What is installed as the adapter of a library is none."""
+    """What is installed as a library's adapter is not one."""
 
 
 class AlreadyWrappedError(TSSLAdaptersError):
@@ -33,36 +33,36 @@ class AlreadyWrappedError(TSSLAdaptersError):
 
 
 class NoSpikingLayersError(TSSLAdaptersError):
-    """There is no layer to wrap."""
+    """The model has no layer to wrap."""
 
 
 class EngineNotAvailableError(TSSLAdaptersError):
-    """An engine was asked for, and what it needs is not installed."""
+    """What the chosen engine needs is not installed."""
 
 
 class NotSequentialError(TSSLAdaptersError):
-    """Layer by layer over a sequence a model would compute something else than step by step."""
+    """Run layer by layer, a model would not compute what it computes step by step."""
 
 
 class LostTraceError(TSSLAdaptersError):
-    """At ``tau_s > 1`` a membrane state came in whose post-synaptic current is not known."""
+    """At ``tau_s > 1`` a layer got a membrane state whose post-synaptic current is lost."""
 
 
 class EngineWarning(UserWarning):
-    """A compiled loop did not give what torch gives, on a trial; torch computes in its place."""
+    """A compiled loop failed its trial against torch, which computes in its place."""
 
 
 class NativeGradientWarning(UserWarning):
-    """A layer is not the neuron that it was wrapped as: it ran with its library's own gradient."""
+    """A layer is no longer the neuron that was wrapped; it ran with its library's own gradient."""
 
 
 class LostLinkWarning(UserWarning):
-    """A state came in with a graph but without the spike-time chain; the plain adjoint is used."""
+    """A state has lost its spike-time chain; the membrane's ordinary adjoint is used."""
 
 
 class RuleWarning(UserWarning):
-    """Something that a rule silently does not get along with: the model, or the loss."""
+    """Something in the model or the loss breaks a rule without raising an error."""
 
 
 class UntestedVersionWarning(UserWarning):
-    """A library's version is none of those that were tested; a trial found nothing wrong."""
+    """A library's version was not tested; a trial of its layers found nothing wrong."""

@@ -23,23 +23,23 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def multi_step_forward(model: nn.Module, x_seq: Tensor, state: Any = None) -> Any:
     """Run a sequential model over a whole sequence, layer by layer instead of step by step.
 
-    Gives what ``for x in x_seq: model(x)`` gives, for less: a layer without a state sees all steps
-    as one batch, ``[T * batch, ...]``, and a wrapped neuron layer the whole sequence, so that
-    ``wrap(model, engine="cpu")`` computes it in compiled loops. Neuron layers that are not
+    The result is that of ``for x in x_seq: model(x)``, at less cost. A layer without a state sees
+    all steps as one batch, ``[T * batch, ...]``. A wrapped neuron layer sees the whole sequence, so
+    that ``wrap(model, engine="cpu")`` computes it in compiled loops. Neuron layers that are not
     wrapped, or that cannot take a sequence (recurrent ones, say), step in a loop of their own.
 
     The model is made of ``torch.nn.Sequential`` (or a subclass that keeps its ``forward``),
     ``norse.torch.SequentialState`` and ``Lift``, SpikingJelly's containers, and layers of torch and
     of the libraries; or it is one layer. Layers hold the states that they hold in the loop,
-    before and after, with the same graph. A model made for whole sequences already (Norse's
-    ``LIF``, SpikingJelly's ``step_mode="m"``) is called on ``x_seq`` as it is, but for what it
+    before and after, with the same graph. A model that takes whole sequences already (Norse's
+    ``LIF``, SpikingJelly's ``step_mode="m"``) is called on ``x_seq`` as it is, except for what it
     would cut into steps.
 
-    Values are the loop's bit for bit wherever torch multiplies matrices of ``T * batch`` and of
-    ``batch`` rows alike: on the CPU it was seen to where ``batch`` is a multiple of 4, else the
-    last bits differ, which may move a spike. The gradient of a weight is summed in another order.
-    Dropout draws a new mask for every step, as in the loop, but takes its random numbers layer by
-    layer: other masks of the same distribution.
+    Values equal the loop's bit for bit where torch multiplies matrices of ``T * batch`` and of
+    ``batch`` rows in the same way. On the CPU we saw that it does if ``batch`` is a multiple of 4;
+    otherwise the last bits differ, which may move a spike. The gradient of a weight is summed in
+    another order. Dropout draws a new mask for every step, as in the loop, but takes its random
+    numbers layer by layer: the masks differ, their distribution does not.
 
     Args:
         model: the model, wrapped or not.
@@ -56,14 +56,14 @@ def multi_step_forward(model: nn.Module, x_seq: Tensor, state: Any = None) -> An
         TypeError: ``model`` is not a module or ``x_seq`` not a tensor.
         ValueError: ``x_seq`` has no time and batch, or no steps; ``state`` for a model that holds
             its states.
-        NotSequentialError: layer by layer, the model would compute something else. The message
-            names each such layer; nothing was run.
+        NotSequentialError: layer by layer the model would compute something else. The message
+            names each layer that is in the way; nothing was run.
     """
     _check(model, x_seq)
     part = _parted(model)
     if state is not None and not part.threads:
         raise ValueError(
-            f"{type(model).__name__} takes no state: its layers hold theirs. Set or reset it there."
+            f"{type(model).__name__} takes no state, as its layers hold theirs; set it there."
         )
     out, state = part.run(x_seq, state)
     return (out, state) if part.threads else out
@@ -73,10 +73,10 @@ def _check(model: nn.Module, x_seq: Tensor) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"multi_step_forward takes a torch.nn.Module, not {type(model).__name__}.")
     if not isinstance(x_seq, Tensor):
-        raise TypeError(f"x_seq is a tensor [T, batch, ...], not {type(x_seq).__name__}.")
+        raise TypeError(f"x_seq must be a tensor [T, batch, ...], not {type(x_seq).__name__}.")
     if x_seq.ndim < 2 or not len(x_seq) or x_seq.layout != torch.strided:
         raise ValueError(
-            f"x_seq is a dense tensor [T, batch, ...] of at least one step, not one of shape "
+            f"x_seq must be a dense tensor [T, batch, ...] of at least one step, not one of shape "
             f"{tuple(x_seq.shape)} and layout {x_seq.layout}."
         )
 
@@ -103,7 +103,7 @@ def _parted(model: nn.Module) -> Part:
         problems = "\n".join(f"  - {problem}" for problem in dict.fromkeys(walk.problems))
         raise NotSequentialError(
             f"{type(model).__name__} cannot be run layer by layer, and nothing was run:\n"
-            f"{problems}\nElse call the model step by step, in a loop over time."
+            f"{problems}\nOr call the model step by step, in a loop over time."
         )
     return part
 
@@ -224,13 +224,13 @@ class _Walk:
 
 
 _CUSTOM = (
-    "its forward is its own, so what it passes from layer to layer and from step to step (states "
+    "it has a forward of its own, so what passes from layer to layer and from step to step (states "
     "such as mem) is not known; put its layers into an nn.Sequential"
 )
-_HOOKED = "it has hooks, which would see all steps at once, once; remove them"
+_HOOKED = "it has hooks, which would run once for all steps instead of once a step; remove them"
 _LOSES_STATE = "its state is passed from step to step, which nn.Sequential does not do"
-_SEVERAL = "it gives its states beside its spikes, but another layer follows; use output=False"
+_SEVERAL = "it returns its states beside its spikes, but another layer follows; use output=False"
 _TWICE = (
-    "it comes twice, and holds a state that goes from one place to the other within a step; use a "
-    "layer for each place"
+    "it comes twice, and its state goes from one place to the other within a step; use one layer "
+    "for each place"
 )

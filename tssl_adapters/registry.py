@@ -18,16 +18,16 @@ C = TypeVar("C", bound=type[nn.Module])
 
 
 def register(cls: C, *, like: type[nn.Module]) -> C:
-    """Say that a class of your own computes the neuron of a class that is known.
+    """Say that a class of yours computes the same neuron as a known class.
 
-    :func:`tssl_adapters.wrap` matches exact classes, because a subclass may have another neuron or
-    another output; only one that has nothing of its own but ``__init__`` and constants needs no
-    registration. A registered class is wrapped as the one that it is like, and has to have that
-    one's attributes, as a subclass has. The step that it computes stays its own. What a wrapped
-    layer would not call, as a ``forward`` of its own, is refused here; ``wrap`` tries each layer
-    out, and refuses one that computes another neuron, that detaches its state, or that keeps
-    something which a wrapped layer would lose. Register a class where it is defined, so that
-    wrapped layers can be unpickled wherever it can be imported.
+    :func:`tssl_adapters.wrap` matches classes exactly, because a subclass may compute another
+    neuron or another output. Only a subclass that adds nothing but ``__init__`` and constants needs
+    no registration. A registered class is wrapped like the known one, and needs its attributes, as
+    a subclass has them; the step that it computes stays its own. Methods that a wrapped layer would
+    not call, such as a ``forward`` of its own, are refused here. ``wrap`` tries each layer out, and
+    refuses one that computes another neuron, detaches its state, or keeps something that a wrapped
+    layer would lose. Register a class where it is defined, so that wrapped layers can be unpickled
+    wherever it can be imported.
 
     Args:
         cls: your layer class.
@@ -37,10 +37,10 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
         ``cls``.
 
     Raises:
-        UnsupportedLayerError: the class lacks methods of ``like``, or has some of its own in their
-            place that a wrapped layer would not call.
+        UnsupportedLayerError: the class lacks methods of ``like``, or overrides some that a wrapped
+            layer would not call.
         TypeError: ``cls`` or ``like`` is not a module class.
-        ValueError: ``like`` is not known, or ``cls`` is torch's own, or known already as something
+        ValueError: ``like`` is not known; or ``cls`` is torch's own, or already known as something
             else.
 
     Example:

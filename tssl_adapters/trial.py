@@ -95,27 +95,27 @@ class _Trial:
         ran = self._ran(self._wrapped(SurrogateGradient(_derivative(surrogate)), 1.0))
         native = self.native
         if not all(map(_same, ran.values, native.values)):
-            return f"wrapped as {name} its forward pass is not the one that it has natively"
+            return f"wrapped as {name} it has another forward pass than natively"
         lost = [key for key, value in native.kept.items() if not _alike(value, ran.kept.get(key))]
         if lost:
             return (
                 f"as it runs it keeps {', '.join(map(repr, lost))}, which {name} does not, and "
-                "which would be lost; keep it in a module around it, or in a forward hook"
+                "which would be lost; keep it in a module around the layer, or in a forward hook"
             )
         for key, theirs in native.grads.items():
             if key == "" and theirs is not None and _cuts(theirs):
                 ours = ran.grads[key]
                 if ours is not None and not _cuts(ours):
                     return (
-                        "it lets go of its state from one step to the next, so that natively no "
+                        "it detaches its state from one step to the next, so that natively no "
                         f"gradient goes back in time, as it does in {name}; wrap {name} with "
                         "rules.SurrogateGradient(..., chain=False), or skip this layer"
                     )
             if not _near(ran.grads[key], theirs):
                 of = f"its parameter '{key}'" if key else "its input"
                 return (
-                    f"with the library's own surrogate the gradient of {of} is not the one that it "
-                    f"has natively: it computes something that {name} does not"
+                    f"with the library's own surrogate the gradient of {of} is another than "
+                    f"natively: it computes something that {name} does not"
                 )
         return None
 

@@ -69,13 +69,13 @@ def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
             passed = _same_as_native(adapter, cls)
         except Exception as error:
             raise LibraryVersionError(
-                f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: on a trial "
+                f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: in a trial "
                 f"it failed ({type(error).__name__}: {error}). {advice}."
             ) from error
         if not passed:
             raise LibraryVersionError(
-                f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: on a trial "
-                f"its forward pass was not the same wrapped. {advice}."
+                f"{cls.__name__} of {named} cannot be wrapped, and nothing was changed: in a trial "
+                f"its forward pass was not the same once wrapped. {advice}."
             )
     warnings.warn(
         f"{named} was not tested with tssl_adapters; a trial of its layers found nothing wrong. "

@@ -96,21 +96,21 @@ def _not_finite(
             "not finite",
             _named(parameters, lambda p: not math.isfinite(p.norm)),
             "the parameter itself is not finite",
-            "Start anew, or from a checkpoint before it happened: clip the gradient's norm or "
+            "Start anew, or from a checkpoint before it happened, and clip the gradient's norm or "
             "lower the learning rate.",
         ),
         (
             "not finite",
             _named(layers, lambda one: one.rise is not None and not math.isfinite(one.rise)),
             "the membrane potential is not finite",
-            "Look at what comes in: normalise the input, or use smaller weights.",
+            "Look at its input: normalise it, or use smaller weights.",
         ),
         (
             "not finite",
             _named(parameters, gradient),
             "the gradient is not finite",
-            "If the native one is finite the rule's chain multiplies up: take the default rule, or "
-            "lower the rule's max_slope. Else look at the loss and at the parameters' size.",
+            "If the native one is finite, the rule's chain multiplies up: take the default rule, "
+            "or lower the rule's max_slope. If not, look at the loss and the parameters' size.",
         ),
     )
 
@@ -125,15 +125,15 @@ def _dead(
             "dead",
             dead,
             f"at least {SILENT:.0%} of the neurons never fire in this batch",
-            f"Several silent layers in a row stay so under every rule{first}: normalise what "
-            "comes in (batch normalisation), or raise the weights, or lower the threshold, until "
-            "it fires in a tenth of the steps.",
+            f"Several silent layers in a row stay silent under every rule{first}: normalise its "
+            "input (batch normalisation), raise its weights or lower its threshold until it "
+            "fires in a tenth of the steps.",
         ),
         (
             "dead",
             _named(layers, lambda one: one.rate is not None and one.rate >= ALWAYS),
-            f"it fires in at least {ALWAYS:.0%} of all steps, and so says nothing",
-            "Smaller weights or inputs, or a higher threshold.",
+            f"it fires in at least {ALWAYS:.0%} of all steps, so its spikes carry no information",
+            "Use smaller weights or inputs, or a higher threshold.",
         ),
         (
             "dead",
@@ -151,14 +151,14 @@ def _dead(
             "dead",
             _named(parameters, lambda p: not p.native and not p.wrapped),
             "there is no gradient in either pass",
-            "What comes in is 0 everywhere, or the layers behind it are dead, or the loss does "
-            "not depend on it.",
+            "Its input is 0 everywhere, or the layers after it are dead, or the loss does not "
+            "depend on it.",
         ),
         (
             "dead",
             _named(parameters, lambda p: bool(p.native) and not p.wrapped),
             "there is no gradient when wrapped, though natively there is",
-            "Take the default rule; a rule of spike times needs spikes.",
+            "Take the default rule: a rule of spike times needs spikes.",
         ),
     )
 
@@ -220,7 +220,7 @@ def _wide(width: float | None, layer: LayerComparison) -> bool:
 
 def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
     narrower = f"is less than {NARROW:g} of a step's rise: potentials jump past it"
-    wider = f"is more than {WIDE:g} times a step's rise: when a spike happens is blurred"
+    wider = f"is more than {WIDE:g} times a step's rise: it blurs when a spike happens"
     return _flags(
         (
             "too narrow",
@@ -233,8 +233,8 @@ def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
             "too narrow",
             _named(layers, lambda one: _narrow(one.wrapped_width, one)),
             f"the rule's slope {narrower}",
-            "Take the default rule, or a wider derivative; if it is the default, smaller inputs or "
-            "weights, and a lower learning rate if training made these large.",
+            "Take the default rule, or a wider derivative. If it is the default, use smaller "
+            "inputs or weights, and a lower learning rate if training made them large.",
         ),
         (
             "too wide",

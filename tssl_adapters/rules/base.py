@@ -128,24 +128,24 @@ class Rule(ABC):
     """How many steps of a sequence the backward pass computes anew at a time; ``None`` for all."""
 
     spike_chain: bool = True
-    """Whether lambda does; a loss on the membrane potential, and synaptic currents, do anyway."""
+    """Whether lambda flows over time; a loss on the potential and synaptic currents do anyway."""
 
     windowed: bool = False
     """Whether the rule has a :meth:`cotangent`, or asks for :class:`Window`."""
 
     looks_ahead: bool = False
-    """Whether the rule wants G of the step after: :meth:`cotangent` where it is ``windowed``, else
+    """Whether the rule wants G of the next step: in :meth:`cotangent` if it is ``windowed``, else
     as ``Step.later``.
     """
 
     looks_around: bool = False
-    """Whether it asks for ``Step.around``, which whole sequences in one call can tell."""
+    """Whether it wants ``Step.around``, which is known for whole sequences in one call."""
 
     whole: bool = False
     """Whether :meth:`cotangent` needs all of a window in one call."""
 
     ends_at_spikes: bool = False
-    """Whether lambda does not go past a spike to what was before, whatever the reset leaves."""
+    """Whether lambda ends at a spike, whatever the reset leaves of the potential."""
 
     continuous: bool = False
     """Whether a potential after a spike moves with the one before, as in continuous time, where a
@@ -154,21 +154,21 @@ class Rule(ABC):
     """
 
     cuts_feedback: bool = False
-    """Whether nothing is to come back to a layer through its own recurrent weights."""
+    """Whether no gradient comes back to a layer through its own recurrent weights."""
 
     solves_feedback: bool = False
-    """Whether :meth:`cotangent` wants :class:`Feedback`, where a whole sequence is at hand."""
+    """Whether :meth:`cotangent` wants :class:`Feedback`, if it has the whole sequence."""
 
     counts_reset: bool = False
-    """Whether :meth:`crossing` has all that the threshold does to the spikes, the reset too."""
+    """Whether :meth:`crossing` covers all effects of the threshold on spikes, the reset's too."""
 
     timed: bool = False
-    """Whether steps are counted: the rule asks for ``Step.steps``, or looks ahead without a window,
-    so that the engine warns of a loss that has nothing to say of times.
+    """Whether the engine counts steps: the rule wants ``Step.steps``, or looks ahead without a
+    window, so that the engine can warn of a loss that does not depend on times.
     """
 
     follows: bool = False
-    """Whether the rule is made anew, :meth:`following`, for the surrogate that a layer has."""
+    """Whether each layer gets the rule made for its own surrogate, by :meth:`following`."""
 
     @property
     def compiled(self) -> bool:
@@ -271,13 +271,13 @@ class Rule(ABC):
         return firing
 
     def problem(self, traits: Traits, tau_s: float) -> str | None:
-        """Why a layer cannot have this rule and what to do, or ``None``."""
+        """Why this rule cannot serve a layer, and what to do; ``None`` if it can."""
         return None
 
     def remarks(
         self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float
     ) -> list[str]:
-        """What of a model breaks this rule without an error.
+        """What in a model would break this rule without an error.
 
         Args:
             modules: the model's modules by their dotted names.
@@ -287,7 +287,7 @@ class Rule(ABC):
         return []
 
     def doubt(self, grad_spike: Tensor) -> str | None:
-        """What a layer's first gradient, G of one step ``[batch, ...]``, says against the loss."""
+        """What is wrong with the loss, by a layer's first G of one step, ``[batch, ...]``."""
         return None
 
     @abstractmethod
