@@ -433,6 +433,7 @@ def test_the_family_of_errors() -> None:
         "UnsupportedLayerError",
         "UnsupportedConfigError",
         "LibraryVersionError",
+        "AdapterError",
         "AlreadyWrappedError",
         "NoSpikingLayersError",
         "EngineNotAvailableError",

@@ -24,7 +24,8 @@ def network(*between: nn.Module) -> nn.Sequential:
 
 def remarks(model: nn.Module, rule: rules.Rule) -> list[str]:
     """What ``inspect`` prints above what to do next, and ``wrap`` warns of as well."""
-    printed = str(tssl_adapters.inspect(model, rule=rule)).split("\n\n")[2:-1]
+    _, *middle, _ = str(tssl_adapters.inspect(model, rule=rule)).split("\n\n")
+    printed = [text for text in middle if not text.startswith("library: ")]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tssl_adapters.wrap(model, rule=rule)
