@@ -16,6 +16,7 @@ nox.options.sessions = [
     "readme",
     "tests",
     "notebooks",
+    "outside",
     "triton",
     "versions",
 ]
@@ -35,6 +36,8 @@ OPERATOR_LEFT_OUT = {"norse"}
 which pip builds against a torch of its own. They do without it."""
 WHEEL_BYTES = 1_000_000
 """What the wheel may have at most."""
+SINABS = ("sinabs==3.1.3", "pbr==7.1.3", "samna==0.48.6")
+"""With what it imports and the other libraries do not."""
 TRITON = "triton==3.9.0"
 """No constraint, as torch's CUDA builds bring a version of their own."""
 TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
@@ -154,6 +157,19 @@ def versions(session: nox.Session, library: str, version: str) -> None:
     )
     if not session.posargs:
         session.run("python", "tools/versions.py", library)
+
+
+@nox.session
+def outside(session: nox.Session) -> None:
+    """Run the tests of an adapter that is a package of its own, against the library that it is for.
+
+    All else it sees in the environment of `tests`.
+    """
+    beside_tests(session)
+    session.install("--no-deps", *SINABS)
+    session.install("--no-deps", "./examples/adapter_for_sinabs")
+    session.chdir("examples/adapter_for_sinabs")
+    pytest(session, "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

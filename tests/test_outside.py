@@ -187,6 +187,7 @@ def test_the_library_s_own_gradient(tinysnn: Any, engine: str) -> None:
     """``rule="native"``, on both engines."""
     native, model = network(tinysnn), network(tinysnn)
     tssl_adapters.wrap(model, rule="native", engine=engine)
+    assert f"engine='{engine}'" in tssl_adapters.inspect(model)[0].detail
     assert f"engine='{engine}'" in str(model)
     out, grads = ran(tinysnn, native, drive())
     ours, found = ran(tinysnn, model, drive())

@@ -333,6 +333,7 @@ def _decide_one(
     if isinstance(module, Wrapped):
         if module._tssl_native not in adapter.made():
             return None
+        module._tssl_follow()
         settings = module._tssl_settings
         status = "skipped" if skipped else "wrapped"
         detail = (
@@ -374,7 +375,7 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
         why = kind.problem(kind.wrapped, module)
         if why is None:
             rule = rule_for(asked.rule, kind.wrapped, module)
-            why = rule.problem(kind.wrapped._tssl_traits(module), asked.tau_s)
+            why = _rule_problem(rule, kind.wrapped._tssl_traits(module), asked.tau_s)
         if why is None:
             why = no_spikes(kind.wrapped, module)
     except AttributeError as error:
@@ -392,6 +393,16 @@ def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -
         base = library_class(adapter, like)
         why = trial.why_not(adapter, kind, module, base, asked.rule, asked.tau_s)
     return None if why is None else _named(module, why)
+
+
+def _rule_problem(rule: Rule, traits: Traits, tau_s: float) -> str | None:
+    """Why a layer cannot have a rule."""
+    if traits.several and not rule.takes_several:
+        return (
+            f"a step of it may have several spikes, and {type(rule).__name__} knows of one; have "
+            "it send one, or take rules.Native() or rules.SurrogateGradient(...)"
+        )
+    return rule.problem(traits, tau_s)
 
 
 def _named(module: nn.Module, why: str) -> str:

@@ -197,6 +197,7 @@ class Traits:
         delayed: whether the reset comes one step after the spike.
         written: whether the CPU's loops take steps of it though it is nonlinear, at ``tau_s = 1``,
             written down from what torch computes.
+        several: whether a step may have several spikes.
     """
 
     nonlinear: str | None
@@ -210,6 +211,7 @@ class Traits:
     sequence: bool = False
     delayed: bool = False
     written: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def _same_as_native(adapter: Adapter, cls: type[nn.Module]) -> bool:
         except Exception:  # some layers, or their states, cannot be copied: another one alike
             torch.default_generator.manual_seed(0)
             native = adapter.example(cls, _NEURONS)
-        drive = _STRONGEST * torch.rand(_STEPS, _BATCH, _NEURONS) ** 3
+        steps = adapter.steps(layer) or _STEPS
+        drive = _STRONGEST * torch.rand(steps, _BATCH, _NEURONS) ** 3
         theirs = adapter.run(native, drive)
         kind = adapter.kinds[cls]
         layer.__class__ = kind.wrapped

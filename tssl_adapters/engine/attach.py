@@ -132,8 +132,9 @@ def attach(
         sequence: whether the first dimension is time.
         keep_states: for a sequence, whether to return the potential after every step.
         fresh: whether ``state`` was made for this call rather than handed in.
-        exposed: for a step, whether the layer has other states that depend on h[t] or s[t]. The
-            library then computes every value, however well the record reproduces its potential.
+        exposed: for a step, whether the layer has other states that depend on h[t] or s[t], or may
+            send several spikes. The library then computes every value, however well the record
+            reproduces its potential.
         carrier: the tensor that the link hangs on, where ``state`` was computed from it.
         feedback: how the layer's spikes come back to it, where the drive has this call's already.
         pinned: the tensors that, with the layer's attributes, the neuron's numbers are made of, for

@@ -167,6 +167,11 @@ class Rule(ABC):
     window, so that the engine can warn of a loss that does not depend on times.
     """
 
+    takes_several: bool = False
+    """Whether a neuron may send several spikes a step: of what a rule is told of one spike, only
+    h - theta holds for several.
+    """
+
     follows: bool = False
     """Whether each layer gets the rule made for its own surrogate, by :meth:`following`."""
 

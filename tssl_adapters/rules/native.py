@@ -80,6 +80,7 @@ class Native(OrdinaryAdjoint):
     surrogate: Surrogate | None = field(default=None, repr=False)
 
     follows = True
+    takes_several = True
 
     def __post_init__(self) -> None:
         self._check_checkpoint()

@@ -41,6 +41,8 @@ class SurrogateGradient(OrdinaryAdjoint):
     chain: bool = True
     checkpoint: int | None = None
 
+    takes_several = True
+
     def __post_init__(self) -> None:
         self._check_checkpoint()
         if not callable(self.derivative):

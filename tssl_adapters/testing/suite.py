@@ -159,7 +159,7 @@ class AdapterSuite:
         values, grads = gradients(case, made(case), x, v0, losses)
         our_values, our_grads = gradients(case, wrapped, x, v0, losses)
         assert 0.05 < float((values[0] != 0).double().mean()) < 0.95
-        assert sum(float(grad.abs().sum()) > 0.0 for grad in grads) > len(grads) // 2
+        assert 2 * sum(float(grad.abs().sum()) > 0.0 for grad in grads) >= len(grads)
         for ours, theirs in zip(our_values, values, strict=True):
             assert ours.dtype == theirs.dtype
             assert torch.equal(ours, theirs)
