@@ -172,6 +172,22 @@ def test_steps(name: str, rule: str) -> None:
     check(name, RULES[rule])
 
 
+@pytest.mark.parametrize("learns", [True, False])
+@layers
+def test_only_what_depends_on_what_learns_has_a_graph(name: str, learns: bool) -> None:
+    """As natively: a current, say, does not depend on the potential."""
+    torch.manual_seed(0)
+    models = [wrapped(name), LAYERS[name]()]
+    found = []
+    for model in models:
+        model.requires_grad_(learns)
+        x = drive().detach()
+        for _ in range(2):
+            values = steps(model, x)
+        found.append([value.requires_grad for value in values])
+    assert found[0] == found[1]
+
+
 def beta_written_past_torch(layer: Any) -> None:
     layer.beta.data.fill_(0.4)
 

@@ -85,6 +85,7 @@ class Lines(NamedTuple):
             whose gradients are ``"l0"``, ...; and of what is learned ``"n0"``, ..., neuron by
             neuron.
         links: how many parts the link has.
+        reached: the inputs, states and numbers that a gradient of each output reaches.
     """
 
     numbers: list[Value]
@@ -97,6 +98,7 @@ class Lines(NamedTuple):
     back: Line
     grads: dict[str, Symbol]
     links: int
+    reached: dict[str, set[str]]
 
 
 class _Written:
@@ -143,6 +145,16 @@ class _Written:
         partials: list[Any] = [by.get(s.place, zero) for s in (moment.charged, moment.spike)]  # type: ignore[attr-defined]
         value: Any = after
         return _Formula(value, *partials)
+
+    def reached(self, symbol: Symbol) -> set[str]:
+        """The inputs that a gradient of a symbol reaches, through spikes too."""
+        one, spike = self.line.number(1.0), self.moment.spike
+        places = self.adjoints([(symbol, one)])
+        if spike.place in places:  # type: ignore[attr-defined]
+            more = [(self.moment.charged, one), (self.neuron.threshold, one)]
+            places = places | self.adjoints(more)
+        operations = (self.line.operations[place] for place in places)
+        return {o.operands[0] for o in operations if o.name == "input"}
 
     def adjoints(
         self, seeds: Sequence[tuple[Any, Any]], through_h: bool = False
@@ -250,6 +262,7 @@ def lines(cell: Cell, rule: Rule, dtype: torch.dtype) -> Lines:
         back,
         grads,
         link_size(neuron, rule),
+        {name: forth.reached(symbol) for name, symbol in outputs.items()},
     )
 
 

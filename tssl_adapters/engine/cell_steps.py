@@ -95,6 +95,10 @@ class CellSteps:
         def loop(line: Any, outputs: Any) -> Any:
             return loops.row_loop(line, outputs, self.names, dtype)
 
+        given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
+        self.given = [*given, *found.learned]
+        self.reached = [(n, found.reached[n]) for n in ("out", *given[cell.inputs :])]
+        """Of what a step gives, which of ``given`` its gradient reaches."""
         self.kept = found.kept
         copies = [name for name in found.kept if name.startswith("s")]
         self.copied = [int(name[1:]) for name in copies]
@@ -103,15 +107,18 @@ class CellSteps:
             (f.name, f.compute, *loop(found.line, {f.name: f.argument})) for f in found.functions
         ]
         self.outputs = [*outputs]
+        states, links = range(cell.states), range(self.links)
+        self.told = ["g.out", *(f"g.s{k}" for k in states), *(f"l{k}" for k in links)]
+        """What comes in from the steps after, as the way back names it."""
         self.forward, self.taken = loop(found.line, outputs)
         grads = {
             name: symbol
             for name, symbol in found.grads.items()
             if found.back.operations[symbol.place].name != "number" or name.startswith("l")
         }
-        places = {symbol.place: name for name, symbol in reversed(grads.items())}
-        self.room = {name: places[symbol.place] for name, symbol in grads.items()}
-        """Whose memory a gradient lies in: those of one symbol share theirs."""
+        first = {s.place: name for name, s in reversed(grads.items()) if name[0] != "l"}
+        self.room = {n: n if n[0] == "l" else first[s.place] for n, s in grads.items()}
+        """Whose memory a gradient lies in: those of one symbol share theirs, but for the link's."""
         self.backward, self.taken_back = loop(
             found.back, {name: grads[name] for name in self.room.values()}
         )
@@ -206,6 +213,9 @@ class CellFunction(EngineFunction):
         ctx.linked = link is not None
         ctx.save_for_backward(made["h"], *(named[name] for name in short.kept), *short.sources)
         ctx.set_materialize_grads(False)
+        needed = {n for n, need in zip(short.given, ctx.needs_input_grad[5:], strict=True) if need}
+        constant = (made[name] for name, reached in short.reached if not needed & reached)
+        ctx.mark_non_differentiable(*constant)
         left |= made
         after = (made[f"s{k}"] for k in range(cell.states))
         links = (nothing(x, (short.links, *x.shape)),) if short.links else ()
@@ -221,14 +231,13 @@ class CellFunction(EngineFunction):
         # Hooks may have kept them in another form.
         kept = ctx.saved_tensors[: 1 + len(short.kept)]
         h, *saved = (memory(cast(tensor, short.dtype)) for tensor in kept)
-        zeros = torch.zeros_like(h)
         named = {"h": h} | dict(zip(short.kept, saved, strict=True))
-        for k, grad in enumerate((grad_out, *grads[: cell.states])):
-            name = f"g.s{k - 1}" if k else "g.out"
-            named[name] = zeros if grad is None else memory(grad)
         link = grads[cell.states] if short.links else None
-        rows = [zeros] * short.links if link is None else memory(link)
-        named |= {f"l{k}": row for k, row in enumerate(rows)}
+        rows = [None] * short.links if link is None else memory(link).unbind()
+        told = (grad_out, *grads[: cell.states], *rows)
+        zeros = torch.zeros_like(h) if any(grad is None for grad in told) else h
+        for name, grad in zip(short.told, told, strict=True):
+            named[name] = zeros if grad is None else memory(grad)
         room = {name: torch.empty_like(h) for name in short.room.values()}
         chain = h.new_empty((short.links, *h.shape)) if short.links else None
         room |= {f"l{k}": chain[k] for k in range(short.links)} if chain is not None else {}

@@ -43,9 +43,13 @@ class Pin(NamedTuple):
         )
 
     def holds(self, now: Tensor) -> bool:
-        """Whether the number, which must not learn, is what it was too."""
+        """Whether it is this tensor still, with the same number, and does not learn."""
         return (
-            self.stays(now) and now._version == self.version and bool(self.view.value == self.value)
+            now is self.tensor
+            and now._version == self.version
+            and now.data_ptr() == self.address
+            and self.view.value == self.value
+            and not now.requires_grad
         )
 
 

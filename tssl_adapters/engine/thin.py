@@ -9,7 +9,6 @@ looked at.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from tssl_adapters.engine import launch
 from tssl_adapters.engine.fused import Call, Room, back_form, room_of, unseen, watch_call
 from tssl_adapters.engine.kernels import ROWS, Adjoints, Given, StepBackend, memory, rows
 from tssl_adapters.engine.once import first_order
+from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory
 from tssl_adapters.engine.plan import EngineFunction, nothing, tells
 from tssl_adapters.engine.state import (
     Charged,
@@ -39,7 +39,6 @@ from tssl_adapters.neuron import Value
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
-_VIEWS = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
 _backward: defaultdict[Any, dict[Any, Callable[..., None]]] = defaultdict(dict)
@@ -91,7 +90,7 @@ class Thin:
         self.call = call
         self.numbers = numbers
         self.dtype = dtype
-        self.pinned = [(p, p._version, p.data_ptr(), _view(p), p.item()) for p in pinned]
+        self.pins = [Pin.of(tensor) for tensor in pinned]
         self.reset = reset_of(call.plan.neuron)
         self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
         """Kept too, so that autograd refuses a change of them as it does natively."""
@@ -113,10 +112,10 @@ class Thin:
     ) -> bool:
         """Whether all that was decided holds for a step of these, and there is a graph to make."""
         return (
-            self._plain(x)
-            and self._plain(v)
+            is_memory(x, self.dtype)
+            and is_memory(v, self.dtype)
             and x.shape == v.shape
-            and (current is None or (self._plain(current) and x.shape == current.shape))
+            and (current is None or (is_memory(current, self.dtype) and x.shape == current.shape))
             and _grad_enabled()
             and not _transforms()
             and not _modes()
@@ -126,31 +125,11 @@ class Thin:
 
     def holds(self, pinned: Sequence[Tensor]) -> bool:
         """Whether the neuron's numbers are what they were."""
-        for now, (then, version, address, view, value) in zip(pinned, self.pinned, strict=True):
-            if (
-                now is not then
-                or now._version != version
-                or now.data_ptr() != address
-                or view.value != value
-                or now.requires_grad
-            ):
-                return False
-        return True
+        return all(pin.holds(now) for now, pin in zip(pinned, self.pins, strict=True))
 
     def stands_for(self, call: Call, drive: Tensor, leak: Value | None) -> bool:
         """Whether it was made for such a step."""
         return self.call.spec is call.spec and self.dtype is drive.dtype and self.leak == leak
-
-    def _plain(self, tensor: Tensor) -> bool:
-        """Whether it is memory as the loops take it."""
-        return (
-            type(tensor) is Tensor
-            and tensor.dtype is self.dtype
-            and tensor.layout is torch.strided
-            and tensor.is_cpu
-            and tensor.is_contiguous()
-            and not tensor.is_neg()
-        )
 
     def run(self, x: Tensor, v: Tensor, current: Tensor | None = None) -> Ran:
         """The step; :meth:`fits` has said yes."""
@@ -173,11 +152,6 @@ class Thin:
         return Ran(out, after, due, leaked)
 
 
-def _view(number: Tensor) -> Any:
-    """A look at a number where it lies, which sees what torch does not count as a change."""
-    return _VIEWS[number.dtype].from_address(number.data_ptr())
-
-
 def prepared(
     settings: Settings, call: Call, drive: Tensor, pinned: Sequence[Tensor], leak: Value | None
 ) -> Thin | None:
@@ -192,7 +166,7 @@ def prepared(
         return None
     if any(isinstance(v, Tensor) and v.requires_grad for v in neuron.values()):
         return None
-    if any(p.numel() != 1 or p.dtype not in _VIEWS or not p.is_cpu for p in pinned):
+    if not can_be_pinned(pinned):
         return None
     if not launch.trusted(call):
         return None

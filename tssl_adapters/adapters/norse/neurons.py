@@ -184,4 +184,5 @@ class Izhikevich(LIF):
 
     def others(self, fired: Tensor) -> dict[str, Tensor]:
         p, (v, u) = self.p, (self.state.v, self.state.u)
-        return {"u": u + p.tau_inv * self.dt * p.a * (p.b * v - u) + fired * p.d}
+        u = u + p.tau_inv * self.dt * p.a * (p.b * v - u)
+        return {"u": (1 - fired) * u + fired * (u + p.d)}
