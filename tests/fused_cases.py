@@ -20,7 +20,16 @@ from tssl_adapters.engine.plan import Plan, link_size
 from tssl_adapters.engine.sequence import SequenceFunction
 from tssl_adapters.neuron import LinearCharge, Neuron, computes
 from tssl_adapters.resets import Never, Subtract, SubtractEarly, ToValue
-from tssl_adapters.rules import TSSLBP, EventProp, Rule, SmoothTSSLBP, SurrogateGradient
+from tssl_adapters.rules import (
+    STDBP,
+    STRSBP,
+    TSSLBP,
+    EventProp,
+    Lee,
+    Rule,
+    SmoothTSSLBP,
+    SurrogateGradient,
+)
 
 T, BATCH, FEATURES = 7, 3, 5
 
@@ -80,8 +89,21 @@ OTHER_RULES = (
     SurrogateGradient(fast_sigmoid, reset_path="none"),
     SurrogateGradient(fast_sigmoid),
     EventProp(),
+    Lee(),
 )
 """Rules that are compiled, beside the paper's."""
+WINDOWED = {
+    "lee": (Lee(gate="active", normalise=True), 1.0),
+    "stdbp": (STDBP(strict=False), 1.0),
+    "stdbp-silent": (STDBP(strict=False, silent="none", max_slope=2.0), 1.0),
+    "strsbp-spike": (STRSBP(credit="spike"), 3.0),
+    "strsbp-train": (STRSBP(), 1.0),
+    "strsbp-psc": (STRSBP(self_effect="regular", silent="zero"), 3.0),
+}
+"""Rules that are told of a whole window, and a time constant."""
+windowed = pytest.mark.parametrize(("rule", "tau_s"), WINDOWED.values(), ids=WINDOWED)
+STEPWISE = {name: case for name, case in WINDOWED.items() if not case[0].whole}
+windowed_steps = pytest.mark.parametrize(("rule", "tau_s"), STEPWISE.values(), ids=STEPWISE)
 other_rules = pytest.mark.parametrize("rule", OTHER_RULES, ids=lambda rule: type(rule).__name__)
 
 
@@ -227,6 +249,7 @@ def check_layer(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     rule: str | Rule = "tsslbp",
+    tau_s: float = 1.0,
 ) -> None:
     """A wrapped layer runs on the kernels: the native values, the gradient of plain torch."""
     torch.manual_seed(0)
@@ -237,10 +260,10 @@ def check_layer(
     gradients = []
     for name in ("torch", engine):
         layer, run = make()
-        tssl_adapters.wrap(layer, engine=name, rule=rule)
+        tssl_adapters.wrap(layer, engine=name, rule=rule, tau_s=tau_s)
         given = x.clone().requires_grad_()
         out = run(given)
-        assert torch.equal(out, expected)
+        assert tau_s != 1.0 or torch.equal(out, expected)
         gradients.append(torch.autograd.grad((out * weight).sum(), given)[0])
         assert len(layer._tssl_settings.loops) == (name == engine)
         assert None not in layer._tssl_settings.loops.values()
@@ -274,6 +297,12 @@ def leaky_steps(**settings: Any) -> Any:
     snntorch = pytest.importorskip("snntorch")
     layer = snntorch.Leaky(beta=0.8, learn_beta=True, **settings)
     return layer, lambda x, mem: layer(x, layer.init_leaky() if mem is None else mem)
+
+
+def spikingjelly_steps() -> Any:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    layer = neuron.ParametricLIFNode(v_reset=-0.3)
+    return layer, lambda x, v: (layer(x), layer.v)
 
 
 def leaky_both() -> Any:

@@ -128,7 +128,8 @@ def backward(
         gate = rule.active_from(tau_s) if tau_s > 1 else None
         active = None if gate is None else (a >= gate).to(a.dtype)
         step = Step(
-            s, h, h - u_before, active, removed, theta, tau_s, detached, drop, window, last,
+            s, h, h - u_before, active, removed, theta, tau_s, detached, drop, window.active,
+            1.0 if last else None,
             decay, len(drive), later, around,
         )  # fmt: skip
         g = rule.signal(step, g)

@@ -25,7 +25,10 @@ from fused_cases import (
     norse_model,
     norse_steps,
     spikingjelly_model,
+    spikingjelly_steps,
     variants,
+    windowed,
+    windowed_steps,
 )
 
 import tssl_adapters
@@ -34,6 +37,7 @@ from tssl_adapters.engine import kernels
 from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.engine.threads import over
 from tssl_adapters.errors import EngineNotAvailableError, EngineWarning
+from tssl_adapters.rules import Rule
 
 
 @variants
@@ -56,6 +60,19 @@ def test_against_the_readable_recursion(tau_s: float, steps: int, neurons: int) 
 @pytest.mark.parametrize("make", [norse_model, spikingjelly_model])
 def test_wrapped_layers(make: Any, steps: int) -> None:
     check_layer("cpu", make, steps)
+
+
+@windowed
+@pytest.mark.parametrize("make", [norse_model, spikingjelly_model])
+def test_a_rule_is_told_of_its_window(make: Any, rule: Rule, tau_s: float) -> None:
+    check_layer("cpu", make, 9, rule=rule, tau_s=tau_s)
+
+
+@windowed_steps
+@pytest.mark.parametrize("make", [leaky_steps, leaky_both, norse_steps, spikingjelly_steps])
+def test_steps_of_a_window(make: Any, rule: Rule, tau_s: float) -> None:
+    """Also where torch computes some of them: what a step hands back is the same."""
+    check_steps("cpu", make, tau_s, rule=rule)
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])

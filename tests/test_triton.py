@@ -37,6 +37,8 @@ from fused_cases import (
     other_rules,
     spikingjelly_model,
     variants,
+    windowed,
+    windowed_steps,
 )
 
 import tssl_adapters
@@ -141,12 +143,23 @@ def test_a_rule_is_told_how_many_steps_there_are() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [*OTHER_RULES[::2], Demanding()],
+    [*OTHER_RULES[:5:2], Demanding()],
     ids=["smooth", "surrogate", "eventprop", "demanding"],
 )
 @pytest.mark.parametrize("make", [leaky_steps, norse_steps])
 def test_steps_of_other_rules(make: Any, rule: Rule) -> None:
     check_steps("triton", lambda: on_device(make), 3.0, DEVICE, rule)
+
+
+@windowed
+@pytest.mark.parametrize("make", [norse_model, spikingjelly_model])
+def test_a_rule_is_told_of_its_window(make: Any, rule: Rule, tau_s: float) -> None:
+    check_layer("triton", lambda: on_device(make), LONG, DEVICE, rule=rule, tau_s=tau_s)
+
+
+@windowed_steps
+def test_steps_of_a_window(rule: Rule, tau_s: float) -> None:
+    check_steps("triton", lambda: on_device(leaky_steps), tau_s, DEVICE, rule)
 
 
 @pytest.mark.parametrize("steps", [5, LONG])

@@ -83,10 +83,10 @@ class _Stated(oracle_neurons.Rule):
         of = {name: _tensor(q[name], q["h"].shape) for name in _OF_A_STEP}
         gate = self.rule.active_from(self.tau_s) if self.tau_s > 1.0 else None
         active = None if gate is None else (of["active"] >= gate).double()
-        last = t == self.steps - 1
+        last = 1.0 if t == self.steps - 1 else None
         return rules.Step(
             of["s"], of["h"], of["increment"], active, of["removed"], of["theta"],
-            self.tau_s, self.detached, self.drop, self.window, last, of["F_v"], self.steps,
+            self.tau_s, self.detached, self.drop, self.window.active, last, of["F_v"], self.steps,
         )  # fmt: skip
 
     def told(self, t: int, G: Array) -> Array:

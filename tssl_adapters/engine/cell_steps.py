@@ -286,7 +286,7 @@ def may_compile(settings: Settings, like: Tensor) -> bool:
         and settings.engine == "cpu"
         and rule.compiled
         and rule.chain
-        and not (rule.looks_ahead or rule.looks_around)
+        and not (rule.windowed or rule.looks_ahead or rule.looks_around)
         and like.dtype in _TYPES
         and settings.loops.get(_key(like)) is not False
         and _grad_enabled()

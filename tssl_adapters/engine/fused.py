@@ -15,6 +15,7 @@ from torch import Tensor
 from tssl_adapters.engine import kernels, launch
 from tssl_adapters.engine.kernels import (
     GAIN,
+    GRAD_SPIKE,
     ROWS,
     Adjoints,
     Backend,
@@ -42,11 +43,11 @@ from tssl_adapters.engine.plan import (
     working_dtype,
 )
 from tssl_adapters.engine.recursion import charge, fires
+from tssl_adapters.engine.sequence import arriving, watches
 from tssl_adapters.engine.sequence import compute as sequence_values
-from tssl_adapters.engine.sequence import watches
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.engine.step import watch
-from tssl_adapters.engine.window import watch_times
+from tssl_adapters.engine.window import ends, reshaped, watch_times
 from tssl_adapters.neuron import Neuron, Value
 
 ENOUGH = 4096
@@ -325,15 +326,25 @@ class FusedFunction(EngineFunction):
         drive, state, trace, kept, current, *_ = ctx.saved_tensors
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier, current)
         spec = call.spec.told if ctx.told else call.spec
-        needs = ctx.needs_input_grad[8:][:LEARNED]
-        back = back_form(plan, any(needs), grad_out, grad_after, link, plan.steps())
+        needs, compiled = ctx.needs_input_grad[8:][:LEARNED], ctx.compiled
         watch_call(call, spec, given, grad_out, grad_after, link)
-        wants = (ctx.needs_input_grad[3], ctx.trace is not None)
+        window = None
+        if plan.rule.windowed:
+            window = _of_window(call, spec, given, grad_out, link)
+            call, given, kept, again, grad_out = window[:5]
+            spec, compiled = call.spec.told if ctx.told else call.spec, compiled and again
+        ending = ends(plan.position, given.steps - 1)
+        back = back_form(plan, any(needs), grad_out, grad_after, link, plan.steps(), ending)
+        wants = (ctx.needs_input_grad[3], window is None and ctx.trace is not None)
         adjoints = _adjoints(call, given, back, wants, grad_out, grad_after, link)
         if grad_leaked is not None:
             adjoints = adjoints._replace(leaked=memory(grad_leaked))
-        launch.backward(call, spec, back, given, kept, ctx.compiled, adjoints)
-        entering = adjoints.entering
+        launch.backward(call, spec, back, given, kept, compiled, adjoints)
+        entering, trace = adjoints.entering, adjoints.trace
+        if window is not None:
+            trace = window.trace
+            if plan.rule.looks_ahead and adjoints.chain is not None:
+                adjoints.chain[GRAD_SPIKE] = window.first
         if plan.linked and plan.neuron.timing != "delayed":
             entering = adjoints.through
         return (
@@ -341,7 +352,7 @@ class FusedFunction(EngineFunction):
             None,
             adjoints.drive,
             reduced(entering, state),
-            reduced(adjoints.trace, ctx.trace) if ctx.trace is not None else None,
+            reduced(trace, ctx.trace) if ctx.trace is not None else None,
             reduced(adjoints.drive[0].clone(), current) if ctx.needs_input_grad[5] else None,
             None,
             adjoints.chain,
@@ -356,11 +367,70 @@ def back_form(
     grad_after: Tensor | None,
     link: Tensor | None,
     steps: float,
+    ending: bool = False,
 ) -> BackForm:
-    """What is fixed of a backward pass with these gradients, over a window of so many steps."""
-    neuron = plan.neuron
+    """What is fixed of a backward pass with these gradients, over a window of so many steps, which
+    it may have the last step of.
+    """
+    neuron, rule = plan.neuron, plan.rule
     membrane = grad_after is not None or (link is not None and neuron.timing == "delayed")
-    return BackForm(grad_out is not None, learns, membrane, neuron.detached, plan.rule, steps)
+    output, ending = grad_out is not None, ending and rule.windowed
+    return BackForm(output, learns, membrane, neuron.detached, rule, ending, steps)
+
+
+class _Windowed(NamedTuple):
+    """A call of whose gradients a rule has made what it does of a window's.
+
+    Attributes:
+        call: what is left to compute, whose output are spikes.
+        given: the call's tensors for that.
+        kept: what a forward pass of it kept.
+        compiled: whether kernels computed that.
+        grad_out: what takes the place of G ``[T, batch, ...]``, or of a step ``[batch, ...]``.
+        first: G of the first step.
+        trace: gradient of the incoming trace; ``None`` is zero.
+    """
+
+    call: Call
+    given: Given
+    kept: Tensor | None
+    compiled: bool
+    grad_out: Tensor
+    first: Tensor
+    trace: Tensor | None
+
+
+def _of_window(
+    call: Call, spec: Spec, given: Given, grad_out: Tensor | None, link: Tensor | None
+) -> _Windowed:
+    """:meth:`tssl_adapters.rules.Rule.cotangent` of a call."""
+    plan, like, dtype = call.plan, given.state, working_dtype(given.drive)
+    window = plan.window(plan.neuron, dtype)
+    assert plan.position is not None
+    assert window is not None
+    if grad_out is not None and not call.sequence:
+        grad_out = grad_out[None]
+    told = arriving(grad_out, given.steps, like, plan.tau_s, dtype)
+    found, grads = zip(*told, strict=True)
+    trace = None if found[-1] is None else found[-1] * (1.0 - 1.0 / plan.tau_s)
+    call = call._replace(plan=plan._replace(tau_s=1.0), spec=call.spec.shaped(psc=False))
+    fired = spread(window.active, like.shape, like.to(dtype))
+    given = given._replace(trace=None, tau_s=1.0, gate=None, fired=fired)
+    kept, compiled = None, True
+    if call.sequence:
+        out, _, _, kept, compiled = compute(call, given, None, again=True)
+        spikes = out.to(dtype).unbind()
+    else:
+        spikes = (_fired(spec, plan.neuron, given).to(dtype),)
+    later = link[GRAD_SPIKE] if link is not None and plan.rule.looks_ahead else None
+    made = reshaped(plan.position, window, grads[::-1], spikes, later)
+    if not call.sequence:
+        told_out = made[0]
+    elif all(one is made[0] for one in made):
+        told_out = made[0].expand(len(made), *like.shape)
+    else:
+        told_out = torch.stack([one.expand(like.shape) for one in made])
+    return _Windowed(call, given, kept, compiled, told_out, grads[-1], trace)
 
 
 def watch_call(
@@ -373,9 +443,9 @@ def watch_call(
 ) -> None:
     """Warn of what the gradients say against the loss, as far as the rule looks."""
     plan, rule = call.plan, call.plan.rule
-    if plan.position is None or not (rule.looks_ahead or rule.looks_around):
+    if plan.position is None or not (rule.takes_later or rule.looks_around):
         return
-    later = None if link is None else link[3]
+    later = None if link is None else link[GRAD_SPIKE]
     if not call.sequence:
         if unseen(plan.position.stretch.settings, grad_after):
             spikes = None if grad_after is None else _fired(spec, plan.neuron, given)

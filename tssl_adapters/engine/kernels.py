@@ -23,6 +23,8 @@ from tssl_adapters.rules import Rule
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
 """What an engine compiles with."""
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
+GRAD_SPIKE = 3
+"""Row of a link that is G."""
 ROWS = 8
 """A neuron's numbers: those five, then up to three of its charge's own."""
 
@@ -98,6 +100,7 @@ class BackForm(NamedTuple):
             c[t] and mu[t] are 0.
         detached: whether the library cuts the gradient through the reset.
         rule: the learning rule.
+        ends: whether its last step is the window's last, for rules that are ``windowed``.
         steps: how many time steps its window has, for rules that ask for it; no part of what is
             compiled.
     """
@@ -107,6 +110,7 @@ class BackForm(NamedTuple):
     membrane: bool
     detached: bool
     rule: Rule
+    ends: bool = False
     steps: float = math.inf
 
     @property
@@ -143,6 +147,7 @@ class Given(NamedTuple):
         earlier: whether ``state`` is h of the step before, not yet reset.
         gate: what a[t] has to reach for the rule to count a neuron as active, if it asks.
         synapse: what makes a charge of the drive, where the form of a sequence has it.
+        fired: 1 where a neuron fires in the window ``[N]``, for rules that are ``windowed``.
     """
 
     steps: int
@@ -155,6 +160,7 @@ class Given(NamedTuple):
     earlier: bool = False
     gate: float | None = None
     synapse: Synapse | None = None
+    fired: Tensor | None = None
 
 
 class Adjoints(NamedTuple):

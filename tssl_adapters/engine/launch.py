@@ -209,8 +209,20 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
         synapse = synapse._replace(current=noise(NEURONS), leaked=noise(NEURONS))
     values = rows(neuron.values(), None if synapse is None else synapse.k)
     numbers = kernels.backend.numbers(values, dense, drive, drive.shape[1:])
+    fired = None
+    if given.fired is not None:
+        fired = (noise(NEURONS, dtype=given.fired.dtype) > 0).to(given.fired)
     few = Given(
-        steps, NEURONS, drive, state, trace, numbers, given.tau_s, gate=given.gate, synapse=synapse
+        steps,
+        NEURONS,
+        drive,
+        state,
+        trace,
+        numbers,
+        given.tau_s,
+        gate=given.gate,
+        synapse=synapse,
+        fired=fired,
     )
     return kernels.plan._replace(neuron=neuron), few
 

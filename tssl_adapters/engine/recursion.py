@@ -27,11 +27,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.arithmetic import Symbol, plus, where
+from tssl_adapters.arithmetic import Number, Symbol, plus, where
 from tssl_adapters.elementwise import at_least, greater, operand
 from tssl_adapters.engine.kernels import plain
 from tssl_adapters.neuron import Neuron, Told, Value
-from tssl_adapters.rules import Rule, Step, Window
+from tssl_adapters.rules import Rule, Step
 from tssl_adapters.rules.base import Fallback
 
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
@@ -187,7 +187,7 @@ class Backward:
         tau_s: synaptic time constant.
         needs: which of decay, gain, offset, threshold and reset value want a gradient.
         carried: what the call after this one handed back through its link.
-        window: what the steps belong to, for rules that ask for it.
+        fired: 1 where a neuron fires in the window of the steps, for rules that ask for it.
         steps: how many time steps the window has, for rules that ask for it.
     """
 
@@ -198,11 +198,11 @@ class Backward:
         tau_s: float,
         needs: Sequence[bool],
         carried: Carried,
-        window: Window | None = None,
+        fired: Tensor | None = None,
         steps: float = math.inf,
     ) -> None:
         self.neuron, self.rule, self.tau_s = neuron, rule, tau_s
-        self.window, self.steps = window, steps
+        self.fired, self.steps = fired, steps
         self.needs = needs
         self.carried = carried if rule.chain else Carried()
         self.sums: list[Tensor | None] = [None] * len(needs)
@@ -218,7 +218,7 @@ class Backward:
         grad_spike: Tensor,
         grad_state: Tensor | None,
         grad_charged: Tensor | None = None,
-        last: bool = False,
+        last: Number | None = None,
         around: Tensor | None = None,
     ) -> Tensor:
         """Go one step back.
@@ -229,7 +229,7 @@ class Backward:
             grad_spike: G[t], or what the rule makes of it.
             grad_state: c[t], the gradient with respect to the state that the step handed on.
             grad_charged: that with respect to h[t] itself; it joins mu[t] whole.
-            last: whether this is the window's last step.
+            last: 1 if this is the window's last step; ``None`` is 0.
             around: the mean of c just before and just after the reset, where it is known.
 
         Returns:
@@ -237,7 +237,7 @@ class Backward:
         """
         neuron, rule = self.neuron, self.rule
         removed = _removed(neuron, moment)
-        ahead = rule.looks_ahead and not rule.windowed
+        ahead = rule.takes_later
         later = self.carried.grad_spike if ahead else None
         if ahead and later is None:
             later = grad_spike
@@ -251,7 +251,7 @@ class Backward:
             self.tau_s,
             neuron.detached,
             neuron.reset.drop(neuron.threshold),
-            self.window,
+            self.fired,
             last,
             neuron.charge.decay,
             self.steps,

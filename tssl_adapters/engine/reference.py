@@ -98,7 +98,8 @@ class Reference:
         needs = [back.learns and isinstance(value, Tensor) for value in neuron.values()[:LEARNED]]
         link = () if adjoints.link is None else adjoints.link.view(-1, given.neurons).unbind()
         carried = Carried(*(part.clone() for part in link))
-        found = Backward(neuron, rule, tau_s, needs, carried, None, back.steps)
+        fired = _flat(given.fired)
+        found = Backward(neuron, rule, tau_s, needs, carried, fired, back.steps)
         grad_out = adjoints.out
         if grad_out is not None:
             grad_out = grad_out.view(-1, given.neurons).expand(given.steps, -1)
@@ -116,7 +117,8 @@ class Reference:
             grad_state = grad_of_state(after, t, given.steps, each, dtype)
             mean = around(after, t, neuron, dtype) if looks else None
             moment = in_working_dtype(moment, neuron)
-            grad = found.step(moment, active, grad_spike, grad_state, around=mean)
+            last = 1.0 if back.ends and t == given.steps - 1 else None
+            grad = found.step(moment, active, grad_spike, grad_state, last=last, around=mean)
             adjoints.drive.view(given.steps, -1)[t] = grad
         if synapse is not None:
             grads_of_charge = adjoints.drive.view(given.steps, -1)

@@ -38,7 +38,7 @@ from tssl_adapters.engine.recursion import (
     through_psc,
     trace_after,
 )
-from tssl_adapters.engine.window import ends, reshaped, watch_times
+from tssl_adapters.engine.window import last, reshaped, watch_times
 from tssl_adapters.neuron import Neuron
 from tssl_adapters.rules import Rule
 
@@ -168,7 +168,8 @@ class SequenceFunction(EngineFunction):
         dtype = in_working_dtype(last_step, neuron).charged.dtype
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.steps())
+        fired = None if window is None else window.active
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, fired, plan.steps())
         told = arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
         ahead = None
         if plan.position is not None and window is not None:
@@ -189,11 +190,11 @@ class SequenceFunction(EngineFunction):
         for t, given, (step, psc) in zip(reversed(range(len(drive))), told, steps, strict=True):
             grad_trace, grad_spike = given
             grad_state = grad_of_state(grad_states, t, len(drive), plan.keep_states, dtype)
-            moment, last = in_working_dtype(step, neuron), ends(plan.position, t)
+            moment, at_end = in_working_dtype(step, neuron), last(plan.position, t)
             active = activity(plan.rule, psc.to(dtype), plan.tau_s)
             mean = around(grad_states, t, plan.neuron, dtype) if looks else None
             grad_drive.append(
-                backward.step(moment, active, grad_spike, grad_state, last=last, around=mean)
+                backward.step(moment, active, grad_spike, grad_state, last=at_end, around=mean)
             )
         backward.hand_back(ahead)
         if grad_trace is not None:

@@ -41,7 +41,7 @@ from tssl_adapters.engine.recursion import (
     trace_after,
 )
 from tssl_adapters.engine.sequence import activity, watches
-from tssl_adapters.engine.window import ends, reshaped, watch_potential, watch_times
+from tssl_adapters.engine.window import last, reshaped, watch_potential, watch_times
 from tssl_adapters.neuron import Neuron
 
 
@@ -125,7 +125,8 @@ class StepFunction(EngineFunction):
         needs = ctx.needs_input_grad[6 + plan.links :][:LEARNED]
         carried = Carried(*grad_links)
         window = plan.window(neuron, dtype)
-        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, window, plan.steps())
+        fired = None if window is None else window.active
+        backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, fired, plan.steps())
 
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
@@ -144,8 +145,8 @@ class StepFunction(EngineFunction):
         watch(plan, grad_spike, carried.grad_spike, grad_state, moment.spike)
         if active is not None:
             active = unpack(active, charged.shape, dtype)
-        last = ends(plan.position, 0)
-        grad_drive = backward.step(moment, active, grad_spike, grad_state, grad_charged, last)
+        at_end = last(plan.position, 0)
+        grad_drive = backward.step(moment, active, grad_spike, grad_state, grad_charged, at_end)
         backward.hand_back(ahead)
         return (
             None,

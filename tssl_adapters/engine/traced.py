@@ -103,6 +103,8 @@ class Back(NamedTuple):
         learns: whether sums for the neuron's own numbers are wanted.
         adds: whether those of the steps after this one come in, to be added to.
         detached: whether the library cuts the gradient through the reset.
+        ends: whether a step is the last of its window; in a sequence that is one where
+            ``followed`` is 0.
         earlier: whether ``potential`` is h of the step before, which was reset at once.
         trace: what ``trace`` is: a[t] or a[t-1]; ``None`` where that was zero.
     """
@@ -118,6 +120,7 @@ class Back(NamedTuple):
     learns: bool
     adds: bool
     detached: bool
+    ends: bool
     earlier: bool
     trace: Literal["after", "before"] | None
 
@@ -142,6 +145,7 @@ class Back(NamedTuple):
             learns=back.learns,
             adds=sequence,
             detached=back.detached,
+            ends=back.ends,
             earlier=given.earlier,
             trace="after" if sequence or spec.form.told else incoming,
         )
@@ -182,24 +186,30 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
             active = trace if form.told else at_least(trace, gate)
     zero: Any = line.number(0.0)
     signal = zero if grad_spike is None else grad_spike
-    later = _input(line, "grad_spike") if rule.looks_ahead and back.later else None
+    later = _input(line, "grad_spike") if rule.takes_later and back.later else None
     if later is not None and not back.linked:
         later = where(_input(line, "followed") != 0.0, later, signal)
         outputs["followed"] = line.number(1.0)
+    last: Any = 1.0 if back.ends else None
+    if back.ends and back.adds:
+        last = where(_input(line, "followed") != 0.0, 0.0, 1.0)
+        outputs["followed"] = line.number(1.0)
+    chained = back.later and rule.spike_chain
     arriving = Carried(
-        _input(line, "chain") if back.later else None,
-        _input(line, "decayed_chain") if back.later else None,
+        _input(line, "chain") if chained else None,
+        _input(line, "decayed_chain") if chained else None,
         _input(line, "decayed_membrane") if back.membrane else None,
         later,
     )
     needs = [back.learns] * LEARNED
     needs[RESET_VALUE] = back.learns and neuron.reset.numbered
     steps: Any = _input(line, "steps")
-    recorder = Recorder(neuron, rule, tau_s, needs, arriving, None, steps)
+    fired = _input(line, "fired") if rule.windowed else None
+    recorder = Recorder(neuron, rule, tau_s, needs, arriving, fired, steps)
     recorder.careful = True
     outside = _input(line, "grad_potential") if back.outside else None
     around = 0.5 * (outside + _input(line, "grad_beside")) if back.around else None
-    grad_drive = recorder.step(moment, active, signal, outside, around=around)
+    grad_drive = recorder.step(moment, active, signal, outside, last=last, around=around)
     if back.current:
         later = _input(line, "grad_current")
         grad_drive = grad_drive + later + _input(line, NUMBERS[-1]) * later

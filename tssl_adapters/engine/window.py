@@ -99,6 +99,11 @@ def ends(position: Position | None, t: int) -> bool:
     return position is not None and position.steps + t + 1 == position.stretch.steps
 
 
+def last(position: Position | None, t: int) -> float | None:
+    """:func:`ends` as rules are told."""
+    return 1.0 if ends(position, t) else None
+
+
 def reshaped(
     position: Position,
     window: Window,

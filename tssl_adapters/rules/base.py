@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from tssl_adapters.arithmetic import arithmetic
+from tssl_adapters.arithmetic import Number, arithmetic
 from tssl_adapters.neuron import Traits, Value
 
 
@@ -66,8 +66,9 @@ class Step(NamedTuple):
         tau_s: synaptic time constant in steps, at least 1.
         detached: whether the library cuts the gradient through the reset.
         drop: what a spike takes from a potential that is at the threshold.
-        window: what it belongs to, for rules that ask for it (``windowed``).
-        last: whether it is the window's last step.
+        fired: 1 where the neuron fires in the window that the step belongs to, else 0, for rules
+            that are ``windowed``.
+        last: 1 in the last step of that, else 0; ``None`` is 0.
         decay: F_v, what multiplies the potential in a step.
         steps: how many steps the window has, for rules that ask for it (``timed``); infinite where
             the layer's first state had a graph already, so that nobody knows.
@@ -87,8 +88,8 @@ class Step(NamedTuple):
     tau_s: float
     detached: bool
     drop: Value = 1.0
-    window: Window | None = None
-    last: bool = False
+    fired: Tensor | None = None
+    last: Number | None = None
     decay: Value = 1.0
     steps: float = math.inf
     later: Tensor | None = None
@@ -131,7 +132,7 @@ class Rule(ABC):
     """Whether lambda flows over time; a loss on the potential and synaptic currents do anyway."""
 
     windowed: bool = False
-    """Whether the rule has a :meth:`cotangent`, or asks for :class:`Window`."""
+    """Whether the rule has a :meth:`cotangent`, or asks for ``Step.fired`` and ``Step.last``."""
 
     looks_ahead: bool = False
     """Whether the rule wants G of the next step: in :meth:`cotangent` if it is ``windowed``, else
@@ -184,8 +185,12 @@ class Rule(ABC):
             *(self.slope, self.signal, self.emit, self.crossing),
             *(self.chain_reset, self.membrane_reset),
         )
-        marked = (getattr(answer, "arithmetic", False) for answer in answers)
-        return self.spike_chain and not self.windowed and all(marked)
+        return all(getattr(answer, "arithmetic", False) for answer in answers)
+
+    @property
+    def takes_later(self) -> bool:
+        """Whether it asks for ``Step.later``."""
+        return self.looks_ahead and not self.windowed
 
     def following(self, surrogate: Any) -> Rule:
         """The rule for a layer with this ``rules.native.Surrogate``, where it ``follows`` it."""
@@ -255,7 +260,8 @@ class Rule(ABC):
         window: Window,
         later: Tensor | None,
     ) -> Sequence[Tensor]:
-        """What takes the place of G[t] in all other answers, where they take whole windows.
+        """What takes the place of G[t] in all other answers, where they take whole windows. It is
+        computed by torch, on all of a call's steps, in every engine.
 
         Args:
             grads: G of each time step, ``[batch, ...]``; one step in a step-by-step call.

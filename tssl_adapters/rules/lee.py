@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from tssl_adapters.arithmetic import arithmetic, constant
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
 from tssl_adapters.rules.checks import flag, one_of, takes_too_much
@@ -72,6 +73,8 @@ class Lee(Rule):
             share = window.active.mean(layer, keepdim=True)
             neurons = math.prod(factor.shape[at] for at in layer)
             factor = factor * share.clamp(min=1.0 / neurons).rsqrt()
+            g = torch.as_tensor(window.drop, dtype=factor.dtype, device=factor.device).reciprocal()
+            factor = factor / g.square().mean().sqrt()
         return factor
 
     def cotangent(
@@ -84,17 +87,20 @@ class Lee(Rule):
         assert window.factor is not None
         return [grad * window.factor for grad in grads]
 
+    @arithmetic
     def slope(self, step: Step) -> Tensor:
-        drop = torch.as_tensor(step.drop, dtype=step.charged.dtype, device=step.charged.device)
-        slope = drop.reciprocal()
-        return slope / slope.square().mean().sqrt() if self.normalise else slope
+        slope: Tensor = constant(1.0, step.charged) / step.drop
+        return slope
 
+    @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
         return None
 
+    @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return None
 
+    @arithmetic
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         return firing * step.spike
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from tssl_adapters.arithmetic import arithmetic, minimum, where
 from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
 from tssl_adapters.rules.checks import flag, losing_times, one_of, positive
@@ -89,17 +90,21 @@ class STDBP(Rule):
             later = torch.where(fired_before, grads[-1], line)
         return [grad - after for grad, after in zip(grads, [*grads[1:], later], strict=True)]
 
+    @arithmetic
     def slope(self, step: Step) -> Tensor:
         bound = SLOPES / step.threshold if self.max_slope is None else self.max_slope
-        slope = step.increment.clamp(min=0.0).reciprocal_()
+        rate = minimum(1.0 / step.increment, bound)
         fires = step.spike
-        if self.silent == "virtual" and step.last and step.window is not None:
-            fires = fires + (1.0 - step.window.active)
-        return _at_most(slope, bound).mul_(fires)
+        if self.silent == "virtual" and step.last is not None and step.fired is not None:
+            fires = fires + step.last * (1.0 - step.fired)
+        slope: Tensor = where(step.increment <= 0.0, bound, rate) * fires
+        return slope
 
+    @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
         return None
 
+    @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return None
 
@@ -135,12 +140,6 @@ class STDBP(Rule):
                 "generalisation"
             )
         return None
-
-
-def _at_most(slope: Tensor, bound: Value) -> Tensor:
-    if isinstance(bound, Tensor):
-        return torch.minimum(slope, bound.to(slope))
-    return slope.clamp_(max=bound)
 
 
 def _keeps(decay: Value | None) -> bool:

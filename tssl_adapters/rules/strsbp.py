@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import ChainReset, Fallback, Feedback, Rule, Step, Window
 from tssl_adapters.rules.checks import one_of, takes_too_much
@@ -115,20 +116,25 @@ class STRSBP(Rule):
             left = torch.where(r > 0, r / torch.expm1(r), 1.0)
         return left.nan_to_num(nan=FLOOR).clamp(min=FLOOR)
 
+    @arithmetic
     def slope(self, step: Step) -> Tensor:
         return step.spike if _is_one(step.drop) else step.spike / step.drop
 
+    @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
         return None
 
+    @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         return None
 
+    @arithmetic
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
-        if self.silent == "zero" or step.window is None:
+        if self.silent == "zero" or step.fired is None:
             return None
-        return Fallback(grad_spike * (0.5 / step.drop), step.window.active)
+        return Fallback(grad_spike * (0.5 / step.drop), step.fired)
 
+    @arithmetic
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         return firing * step.spike
 

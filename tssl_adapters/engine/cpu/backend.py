@@ -176,7 +176,7 @@ class CpuBackend:
             _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
             _synapse_at(given, dtype)[0],
             _at(given.trace, dtype, n), _at(kept, torch.uint8, -(-n // 8)),
-            _numbers_at(spec, given),
+            _at(given.fired, dtype, n), _numbers_at(spec, given),
             _at(adjoints.out, dtype, steps * n if adjoints.pace else n),
             _at(adjoints.after, dtype, steps * n if adjoints.stride else n),
             _at(adjoints.link, dtype, rows * n), _at(adjoints.leaked, dtype, n),
@@ -231,7 +231,7 @@ class CpuBackend:
             window, n = _few((steps,), dtype), charged.numel()
             over(
                 loop, 1, n, n, n, 0, window.buffer_info()[0],
-                charged.data_ptr(), state.data_ptr(), 0, 0, 0, numbers.at,
+                charged.data_ptr(), state.data_ptr(), 0, 0, 0, 0, numbers.at,
                 _own(grad_out), _own(grad_after), _own(link), _own(grad_current),
                 room.drive.data_ptr(), _own(room.chain), _own(room.through), _own(room.entering),
                 0, 0,

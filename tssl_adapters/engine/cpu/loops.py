@@ -36,7 +36,7 @@ FORWARD = (
 )
 BACKWARD = (
     *(*RANGE, "block", "pace", "stride", "window"),
-    *("drive", "state", "current", "trace", "bits", "values"),
+    *("drive", "state", "current", "trace", "bits", "fired", "values"),
     *("grad_out", "grad_after", "link", "grad_current"),
     *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),
 )
@@ -300,6 +300,7 @@ def backward_step(
         "grad_out": "%grad_out",
         "grad_potential": "%grad_after",
         "grad_current": "%grad_current",
+        "fired": "%fired",
         "to.grad_drive": "%grad_drive",
         "to.decayed_membrane": "%through",
         "to.entering": "%entering",
@@ -366,6 +367,7 @@ def backward_sequence(
     with code.counting("%first", "%last", "%block") as start:
         count = function.rest(start, "%block")
         numbers = function.numbers(start) | {"steps": "%window"}
+        numbers["fired"] = function.at("%fired", start)
         function.copy(potentials, function.at("%state", start), count)
         if psc:
             function.copy_given(traces, "%trace", start, count)

@@ -91,7 +91,7 @@ class TritonBackend:
         if form.around:
             beside = 1 if spec.form.timing == "delayed" else -1
         _launch(
-            backward, given.drive, given.neurons, *_read(given), spans, bits,
+            backward, given.drive, given.neurons, *_read(given), spans, bits, given.fired,
             adjoints.out, adjoints.pace, adjoints.after, adjoints.link,
             adjoints.drive, adjoints.chain, adjoints.through, adjoints.entering,
             adjoints.trace, adjoints.sums,

@@ -74,10 +74,10 @@ def forward_step(spec: Spec, tau_s: float, on_gpu: bool) -> Any:
 
 @cache
 def backward_step(spec: Spec, rule: Rule, back: Back, tau_s: float, on_gpu: bool) -> Any:
-    """``(potential, drive, trace, grad_out, grad_potential, grad_beside, carried, numbers, steps)``
-    to the gradient of the drive and what is :data:`CARRIED` to the step before.
+    """``(potential, drive, trace, grad_out, grad_potential, grad_beside, carried, fired, numbers,
+    steps)`` to the gradient of the drive and what is :data:`CARRIED` to the step before.
     """
-    arriving = ("grad_out", "grad_potential", "grad_beside", "carried")
+    arriving = ("grad_out", "grad_potential", "grad_beside", "carried", "fired")
     given = ("potential", "drive", "trace", *arriving, "numbers", "steps")
     line = backward(spec, rule, back, tau_s)
     return _function(line, given, ("grad_drive", *CARRIED), spec.form.dtype, on_gpu)

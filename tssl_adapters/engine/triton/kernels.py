@@ -99,7 +99,7 @@ def recomputed(v, a, xs, p, STEP: tl.constexpr, SPAN: tl.constexpr):
 
 @triton.jit
 def backward(
-    drive, state, trace, values, spans, bits,
+    drive, state, trace, values, spans, bits, fired,
     grad_out, pace, grad_after, link_in,
     grad_drive, chain_out, mu_out, entering, grad_trace, sums,
     window, steps, neurons,
@@ -115,12 +115,15 @@ def backward(
     ``grad_drive [T, N]`` and, where not ``None``, ``chain_out [LINKS, N]``, ``mu_out [N]``,
     ``entering [N]``, ``grad_trace [N]`` and ``sums [5, N]``. Of its window a rule may ask how many
     steps it has, ``window``, and with a step's ``grad_after`` it may be given that of the step
-    which lies ``BESIDE`` it, before (-1) or after (1).
+    which lies ``BESIDE`` it, before (-1) or after (1), and which neurons ``fired [N]`` in it.
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = j < neurons
     p = load_rows(values, j, neurons, ROWS) if FORM.dense else load_numbers(values, ROWS)
     zero = tl.zeros_like(wide(tl.load(state + j, mask=here, other=0.0)))
+    f = zero
+    if fired is not None:
+        f = wide(tl.load(fired + j, mask=here, other=0.0))
     last_c = zero
     whole = tl.cast(neurons, tl.int64)
     carried = tl.tuple(())
@@ -173,7 +176,7 @@ def backward(
                     first + k + BESIDE, steps, j, neurons
                 )
                 beside = wide(tl.load(grad_after + row + BESIDE * whole + j, mask=other, other=0.0))
-            found = STEP_BACK(potentials[k], xs[k], traces[k], g, c, beside, carried, p, window)
+            found = STEP_BACK(potentials[k], xs[k], traces[k], g, c, beside, carried, f, p, window)
             tl.store(grad_drive + row + j, found[0], mask=now)
             carried = chosen(now, found, carried, 1, CARRIED)
     if chain_out is not None:
