@@ -56,7 +56,7 @@ def pages_said(*names: str) -> set[str]:
 
 
 def test_api_pages_have_every_public_name() -> None:
-    modules = {"errors", "losses", "arithmetic"}
+    modules = {"adapters", "errors", "losses", "arithmetic"}
     functions = set(tssl_adapters.__all__) - modules - {"__version__", "rules"}
     rules = {f"rules.{name}" for name in tssl_adapters.rules.__all__} - {"rules.BY_NAME"}
     assert functions | modules | rules <= pages_said("api", "extending")
@@ -66,6 +66,26 @@ def test_hooks_are_on_the_extenders_page_alone() -> None:
     hooks = {f"rules.{name}" for name in ("Rule", "Step", "Window", "Feedback")} | {"arithmetic"}
     assert hooks <= pages_said("extending")
     assert not hooks & pages_said("api")
+
+
+def test_the_interface_of_adapters_is_on_the_extenders_page() -> None:
+    page = (ROOT / "docs/extending.md").read_text()
+    named = set(re.findall(r"^::: tssl_adapters\.adapters\.(\w+)$", page, re.MULTILINE))
+    named |= set(re.findall(r"`(\w+)`", page.partition("### Small things")[2]))
+    assert named >= set(tssl_adapters.adapters.__all__)
+    shown = {f"testing.{name}" for name in ("AdapterSuite", "Case", "Golden", "Refusal", "Run")}
+    assert shown <= pages_said("extending")
+
+
+def test_the_page_on_adding_a_library_counts_right() -> None:
+    page = (ROOT / "docs/adding_a_library.md").read_text()
+    package = ROOT / "examples/adapter_for_sinabs"
+    for folder in ("adapter_for_sinabs", "tests"):
+        lines = sum(len(f.read_text().splitlines()) for f in (package / folder).glob("*.py"))
+        assert f"| `{folder}/` | {lines} |" in page
+    tiny = ROOT / "tests/outside/adapter_for_tinysnn/__init__.py"
+    marks = tiny.read_text().count("# --8<--")
+    assert f"{len(tiny.read_text().splitlines()) - marks} lines" in page
 
 
 @pytest.mark.parametrize(

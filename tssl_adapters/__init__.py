@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tssl_adapters import arithmetic, errors, losses, rules
+    from tssl_adapters import adapters, arithmetic, errors, losses, rules
     from tssl_adapters._compare import compare
     from tssl_adapters._engines import engines
     from tssl_adapters._wrap import inspect, is_wrapped, supported, unwrap, wrap
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "adapters",
     "arithmetic",
     "compare",
     "engines",
@@ -36,7 +37,7 @@ __all__ = [
     "wrap",
 ]
 
-_MODULES = ("arithmetic", "errors", "losses", "rules")
+_MODULES = ("adapters", "arithmetic", "errors", "losses", "rules")
 _HOMES = {
     "compare": "_compare",
     "engines": "_engines",

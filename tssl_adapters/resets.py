@@ -220,7 +220,7 @@ class ByFormula(Reset):
     """The potential after a spike test is any smooth ``formula(charged, due, *others)``.
 
     ``others`` may carry a graph, as states and parameters do. ``value`` is how their graph is
-    reached: :meth:`at` puts the formula's result at fixed ``charged`` and ``due`` there.
+    reached: ``at`` puts the formula's result at fixed ``charged`` and ``due`` there.
     """
 
     formula: Callable[..., Tensor]

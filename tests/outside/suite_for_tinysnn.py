@@ -35,6 +35,7 @@ def derivative(distance: Tensor) -> Tensor:
     return 1.0 / (1.0 + distance.abs()) ** 2
 
 
+# --8<-- [start:cases]
 class TestTinySNN(AdapterSuite):
     library = "tinysnn"
     cases = [  # noqa: RUF012
@@ -52,6 +53,7 @@ class TestTinySNN(AdapterSuite):
     ]
 
 
+# --8<-- [end:cases]
 def _spoil(fault: str) -> None:
     layer, adapter = adapter_for_tinysnn.Layer, adapter_for_tinysnn.ADAPTER
     if fault == "gradient":  # another leak in the gradient than in the values

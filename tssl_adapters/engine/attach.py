@@ -138,7 +138,7 @@ def attach(
         carrier: the tensor that the link hangs on, where ``state`` was computed from it.
         feedback: how the layer's spikes come back to it, where the drive has this call's already.
         pinned: the tensors that, with the layer's attributes, the neuron's numbers are made of, for
-            a layer whose next steps may take :class:`tssl_adapters.engine.thin.Thin`.
+            a layer whose next steps may take ``Thin``.
         leak: k of such a layer's synaptic current, i = i' + k i'.
         incoming: a synaptic current between the drive of a sequence and the membrane.
 

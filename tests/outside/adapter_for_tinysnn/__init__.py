@@ -41,6 +41,7 @@ from tssl_adapters.adapters import (
 from tssl_adapters.arithmetic import Number, absolute, arithmetic
 
 
+# --8<-- [start:numbers]
 def _plain_charge(v: Any, x: Any, decay: Any) -> Any:
     return decay * v + x
 
@@ -69,6 +70,8 @@ def _reset(layer: Any) -> Reset:
     return ToValue(0.0, _to_zero) if layer.to_zero else Subtract()
 
 
+# --8<-- [end:numbers]
+# --8<-- [start:layer]
 class Layer(Wrapped):
     """Mixed in before the library's class."""
 
@@ -128,6 +131,8 @@ class Layer(Wrapped):
         return (x, *self._tssl_run(x, v))
 
 
+# --8<-- [end:layer]
+# --8<-- [start:adapter]
 class WrappedLIF(Layer, tinysnn.LIF):
     """``LIF`` with the gradient of a rule."""
 
@@ -181,3 +186,4 @@ ADAPTER = Adapter(
     containers="tinysnn's into an nn.Sequential as they are",
     modes="tinysnn: LIF and LIFSequence",
 )
+# --8<-- [end:adapter]
