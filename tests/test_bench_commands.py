@@ -117,6 +117,7 @@ WRONG = {
     f"networks --networks fashion --data-dir tests {OUT}": "Fashion-MNIST's four files",
     f"networks --seeds , {OUT}": "--seeds: ',' names no seed",
     f"paper --experiments mnist-cnn --data-dir tests {OUT}": "MNIST's four files, train-images",
+    "speed --networks snntorch-deap": "did you mean snntorch-deep? 'snntorch-deap' is none",
     "speed --works norse-lif,nonsense": "'nonsense' is none of spikingjelly-lif,",
     "learn": "argument command: invalid choice: 'learn'",
     "": "the following arguments are required: command",

@@ -263,8 +263,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "time_over_steps", "time_over_neurons", "roofline",
     }  # fmt: skip
     printed = capsys.readouterr().out
-    assert "snnTorch 64-512-512-10, training step; threads: 1" in printed
-    assert "T x T, tau_s = 3" in printed
+    told = [line.rstrip() for line in printed.splitlines()]
+    assert "snnTorch 64-512-512-10, training step; threads: 1; T = 2, batch = 32" in told
+    assert "SpikingJelly LIFNode, sequence; threads: 1; T = 3, batch = 1, neurons = 8" in told
+    for row in record["results"]:
+        assert any(line.startswith(f" {row['contestant']}  ") for line in told)  # in one line
+    assert max(map(len, told)) <= 100
+    assert {printed.count(name) for name in ("GB/s", "of copy")} == {4}  # not of networks
 
 
 def test_a_training_step_of_the_suites_networks(

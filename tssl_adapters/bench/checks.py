@@ -44,7 +44,7 @@ def at_once(args: Namespace) -> None:
             losses_of(args, tau_s)
     if args.out is None or not (args.out / known.RESULTS).is_file():
         for data in _data_of(args):
-            _files(data, args.data_dir, getattr(args, "time_steps", 0))
+            _files(data, getattr(args, "data_dir", None), getattr(args, "time_steps", 0))
     if getattr(args, "device", "cpu") != "cpu":
         device_is_there(args.device)
 

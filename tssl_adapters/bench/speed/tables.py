@@ -5,45 +5,61 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tssl_adapters.bench.speed.cases import Row
 from tssl_adapters.bench.speed.floors import Floor
 
+WIDTH = 100
 Format = Callable[[float], str]
 COLUMNS: dict[str, tuple[str, Format]] = {
     "forward ms": ("forward_s", lambda value: f"{1e3 * value:.2f}"),
     "backward ms": ("backward_s", lambda value: f"{1e3 * value:.2f}"),
     "ms": ("total_s", lambda value: f"{1e3 * value:.2f}"),
-    "times faster": ("times_faster", lambda value: f"{value:.2f}"),
-    "in processor time": ("times_less_processor", lambda value: f"{value:.2f}"),
+    "faster": ("times_faster", lambda value: f"{value:.2f}"),
+    "by CPU": ("times_less_processor", lambda value: f"{value:.2f}"),
     "kept MiB": ("bytes_kept", lambda value: f"{value / 2**20:.2f}"),
     "drives kept": ("drives_kept", lambda value: f"{value:.2f}"),
     "peak MiB": ("peak_bytes", lambda value: f"{value / 2**20:.1f}"),
     "GB/s": ("bytes_per_s", lambda value: f"{value / 1e9:.1f}"),
     "of copy": ("of_copy", lambda value: f"{value:.0%}"),
 }
-WIDTH = 180
 VERDICTS = {True: "met", False: "missed", None: "not measured"}
 
 
 def timings(rows: Sequence[Row]) -> list[Table]:
-    """A table a work and number of threads, a section a size, a line a contestant."""
+    """A table a work, number of threads and size: a line a contestant, what was measured of any."""
     tables = []
-    for (title, threads), mine in groupby(rows, lambda row: (row["title"], row["threads"])):
-        table = Table(title=f"{title}; threads: {threads}", title_justify="left")
-        for heading in ("T", "batch", "neurons", "contestant"):
-            table.add_column(heading)
-        for heading in COLUMNS:
-            table.add_column(heading, justify="right")
-        for size, case in groupby(mine, lambda row: (row["steps"], row["batch"], row["neurons"])):
-            for row in case:
-                cells = (_cell(row.get(name), shown) for name, shown in COLUMNS.values())
-                table.add_row(*map(str, size), row["contestant"], *cells)
-            table.add_section()
+    for (title, threads, size), case in groupby(rows, _case):
+        mine = list(case)
+        measured = {
+            heading: (name, shown)
+            for heading, (name, shown) in COLUMNS.items()
+            if any(row.get(name) is not None for row in mine)
+        }
+        table = Table(
+            title=f"{title}; threads: {threads}; {size}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=0,
+            collapse_padding=True,
+        )
+        table.add_column("contestant", no_wrap=True)
+        for heading in measured:
+            table.add_column(heading, justify="right", overflow="fold")
+        for row in mine:
+            cells = (_cell(row.get(name), shown) for name, shown in measured.values())
+            table.add_row(row["contestant"], *cells)
         tables.append(table)
     return tables
+
+
+def _case(row: Row) -> tuple[str, int, str]:
+    """What is timed, on how many threads, at which size."""
+    neurons = f", neurons = {row['neurons']}" if row["neurons"] else ""  # a network has its own
+    return row["title"], row["threads"], f"T = {row['steps']}, batch = {row['batch']}{neurons}"
 
 
 def growths(rows: Sequence[Row]) -> Table:
@@ -62,7 +78,7 @@ def network_steps(rows: Sequence[Row]) -> Table:
     table = Table(title="a training step; threads: 1", title_justify="left")
     for heading in ("network", "rule"):
         table.add_column(heading)
-    headings = ("ms", "times faster", "in processor time")
+    headings = ("ms", "faster", "by CPU")
     for heading in headings:
         table.add_column(heading, justify="right")
     for _, mine in groupby(rows, lambda row: row["network"]):
@@ -86,7 +102,7 @@ def verdicts(floors: Sequence[Floor]) -> Table:
 
 
 def show(tables: Sequence[Table], left_out: Sequence[str]) -> None:
-    """Print tables that have lines, and what is missing; whole where this is no terminal."""
+    """Print tables that have lines, and what is missing; 100 columns where this is no terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
