@@ -41,7 +41,7 @@ class SteppedIzhikevich(Izhikevich):
     def _tssl_reset_of(self: Any, others: list[Any]) -> Reset:
         if _resets_half_detached(self):
             v_reset: float = self.v_reset
-            return ByFormula(lambda h, due: h - due.detach() * h + due * v_reset)
+            return ByFormula(lambda h, due: (1.0 - due.detach()) * h + due * v_reset)
         reset: Reset = self._tssl_reset()
         return reset
 
