@@ -468,3 +468,24 @@ def test_what_torch_computes(name: str) -> None:
     make, settings = NOT_COMPILED[name]
     layer, x = tssl_adapters.wrap(make(), **settings), drive()
     assert took(steps(layer, x)) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "engine"),
+    [
+        (neuron.KLIFNode, {}, "cpu"),
+        (neuron.KLIFNode, {"tau_s": 3.0}, "torch"),
+        (neuron.KLIFNode, {"engine": "torch"}, "torch"),
+        (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.cos)}, "torch"),
+        (lambda: neuron.KLIFNode(scale_reset=True), {}, "torch"),
+        (lambda: norse.LSNNRecurrentCell(3, 3), {}, "cpu"),
+        (lambda: norse.LIFAdExRefracCell(), {}, "torch"),
+        (lambda: snntorch.Alpha(0.9, 0.8), {}, "torch"),
+    ],
+)
+def test_a_layer_says_which_engine_it_has(
+    make: Callable[[], Any], settings: dict[str, Any], engine: str
+) -> None:
+    layer = tssl_adapters.wrap(make(), **settings)
+    assert f"engine={engine!r}" in str(layer)
+    assert f"engine={engine!r}" in tssl_adapters.inspect(layer)[0].detail

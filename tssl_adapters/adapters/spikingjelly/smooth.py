@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
-    ByFormula,
     CannotWriteError,
     Cell,
     CellSteps,
@@ -142,7 +141,7 @@ class SmoothNode(Node):
             return found
 
         def after(states: Tensors, charged: Tensor, spike: Tensor) -> Tensor:
-            reset = self._tssl_reset_of([*states[1:]])
+            reset: Any = self._tssl_reset_of([*states[1:]])
             found: Tensor = reset.formula(charged, spike, *reset.others)
             return found
 
@@ -157,7 +156,7 @@ class SmoothNode(Node):
             detached=self._tssl_detached(),
             inputs=1,
             states=len(self._memories),
-            after=after if isinstance(reset, ByFormula) else None,
+            after=after if reset.stepwise else None,
         )
 
     def _tssl_long_way(
