@@ -454,9 +454,15 @@ def test_a_library_that_rounds_otherwise_goes_on_computing(
     assert not [w for w in recwarn if issubclass(w.category, EngineWarning)]
 
 
+def recurrent() -> Any:
+    return norse.LIFRecurrentCell(SIZE, SIZE)
+
+
 NOT_COMPILED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "a rule in torch": (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.cos)}),
     "no chain": (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.exp, chain=False)}),
+    "a window": (recurrent, {"rule": rules.STRSBP(credit="spike")}),
+    "what comes after": (recurrent, {"rule": rules.EventProp()}),
     "a PSC": (neuron.KLIFNode, {"tau_s": 3.0}),
     "torch": (neuron.KLIFNode, {"engine": "torch"}),
     "a state in other units": (lambda: neuron.KLIFNode(scale_reset=True), {}),
