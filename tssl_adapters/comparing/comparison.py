@@ -166,6 +166,8 @@ class Comparison:
     def plot(self) -> Figure:
         """Firing rates, widths and gradients as a figure of matplotlib's.
 
+        A notebook shows it after ``%matplotlib inline``.
+
         Raises:
             ImportError: matplotlib is not installed.
         """
