@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -392,6 +394,21 @@ def test_what_is_kept_for_backward() -> None:
     layer = wrapped("LSNNCell")
     steps(layer, x)
     assert layer._tssl_settings.thin.kept == ["s2"]  # the threshold's state
+
+
+def test_what_was_decided_holds_on_to_no_graph() -> None:
+    """Nor to the states of the step that it was decided in."""
+    layer, x = wrapped("LSNNCell"), drive()
+    state, held = None, []
+    for t, step in enumerate(x.unbind(0)):
+        if t == 3:
+            layer.p = layer.p._replace(beta=torch.tensor(1.5))
+        _, state = layer(step, state)
+        held += [weakref.ref(value) for value in state]
+    assert layer._tssl_settings.thin is not None
+    del state, _
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
 
 
 OTHER_FORMS: dict[str, Callable[[Tensor], Tensor]] = {

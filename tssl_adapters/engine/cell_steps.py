@@ -81,7 +81,9 @@ class CellSteps:
         dtype: torch.dtype,
         pinned: Tensors,
     ) -> None:
-        self.settings, self.cell, self.dtype = settings, cell, dtype
+        self.settings, self.dtype = settings, dtype
+        # What the cell computes is not kept: it may hold on to a step's states, and their graph.
+        self.num_inputs, self.num_states = cell.inputs, cell.states
         self.pins = [Pin.of(tensor) for tensor in pinned]
         self.sources = found.sources
         self.names = [f"n{k}" for k in range(len(found.numbers))]
@@ -167,8 +169,8 @@ class CellSteps:
         left: dict[str, Tensor] = {}
         given = (self, before, position, left, link, *inputs, *states, *learned)
         out, *after = CellFunction.apply(*given)
-        new_link = after[self.cell.states :]
-        del after[self.cell.states :]
+        new_link = after[self.num_states :]
+        del after[self.num_states :]
         if position is not None:
             settings.last = position = position.after(1, None)
         if after[0].requires_grad:
@@ -194,9 +196,9 @@ class CellFunction(EngineFunction):
         link: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        cell, x = short.cell, tensors[0]
-        named = {f"x{k}": t for k, t in enumerate(tensors[: cell.inputs])}
-        states = tensors[cell.inputs : cell.inputs + cell.states]
+        x, inputs, count = tensors[0], short.num_inputs, short.num_states
+        named = {f"x{k}": t for k, t in enumerate(tensors[:inputs])}
+        states = tensors[inputs : inputs + count]
         named |= {f"s{k}": t for k, t in enumerate(states)}
         numbers = short.numbers
         for name, compute, loop, taken in short.functions:
@@ -217,7 +219,7 @@ class CellFunction(EngineFunction):
         constant = (made[name] for name, reached in short.reached if not needed & reached)
         ctx.mark_non_differentiable(*constant)
         left |= made
-        after = (made[f"s{k}"] for k in range(cell.states))
+        after = (made[f"s{k}"] for k in range(count))
         links = (nothing(x, (short.links, *x.shape)),) if short.links else ()
         return made["out"], *after, *links
 
@@ -227,14 +229,14 @@ class CellFunction(EngineFunction):
         ctx: Any, grad_out: Tensor | None, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         short: CellSteps = ctx.short
-        cell = short.cell
+        count = short.num_states
         # Hooks may have kept them in another form.
         kept = ctx.saved_tensors[: 1 + len(short.kept)]
         h, *saved = (memory(cast(tensor, short.dtype)) for tensor in kept)
         named = {"h": h} | dict(zip(short.kept, saved, strict=True))
-        link = grads[cell.states] if short.links else None
+        link = grads[count] if short.links else None
         rows = [None] * short.links if link is None else memory(link).unbind()
-        told = (grad_out, *grads[: cell.states], *rows)
+        told = (grad_out, *grads[:count], *rows)
         zeros = torch.zeros_like(h) if any(grad is None for grad in told) else h
         for name, grad in zip(short.told, told, strict=True):
             named[name] = zeros if grad is None else memory(grad)
@@ -255,9 +257,9 @@ class CellFunction(EngineFunction):
         return (
             *(None,) * 4,
             chain if ctx.linked else None,
-            *(found(f"x{k}") for k in range(cell.inputs)),
+            *(found(f"x{k}") for k in range(short.num_inputs)),
             potential,
-            *(found(f"s{k}") for k in range(1, cell.states)),
+            *(found(f"s{k}") for k in range(1, count)),
             *learned,
         )
 
@@ -354,7 +356,7 @@ def _decided(
         return None
     try:
         steps = CellSteps(settings, cell, written, loops, like.dtype, pinned)
-        if known != steps.content and not _holds(steps, long_way, like):
+        if known != steps.content and not _holds(steps, cell, long_way, like):
             return None
     except Exception as error:  # of a compiler, which may be any
         _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
@@ -364,11 +366,11 @@ def _decided(
 
 
 @torch.enable_grad()
-def _holds(short: CellSteps, long_way: LongWay, like: Tensor) -> bool:
+def _holds(short: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> bool:
     """Whether two steps from noise are those of torch, bit for bit, and their gradients too, but
     for rounding.
     """
-    cell, learned = short.cell, [pin.tensor for _, pin in short.learned]
+    learned = [pin.tensor for _, pin in short.learned]
     generator = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
