@@ -37,9 +37,9 @@ class Task:
 
     Attributes:
         model: made of spiking layers that ``tssl_adapters.wrap`` knows, and not wrapped.
-        train: batches of inputs and labels, such as a ``DataLoader``; gone through once an epoch,
-            after ``torch.manual_seed``, and as many as its ``len``.
-        test: likewise.
+        train: batches of inputs and labels, such as a ``DataLoader``. Each epoch goes through it
+            once, after ``torch.manual_seed``, for ``len(train)`` batches.
+        test: the same for testing.
         forward: ``forward(model, x)`` runs the model over one batch from rest and returns
             ``[batch, classes]`` or ``[T, batch, classes]``; by default the states are reset and
             the model is called.
