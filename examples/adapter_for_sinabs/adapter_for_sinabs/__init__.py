@@ -8,8 +8,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
-import sinabs
-from sinabs.layers import ALIF, LIF, SqueezeMixin
+from sinabs.layers import ALIF, LIF, SqueezeMixin, StatefulLayer
 from torch import Tensor, nn
 
 from adapter_for_sinabs.layer import problem
@@ -54,6 +53,13 @@ def _record(layer: Any, x: Tensor) -> list[Tensor]:
     return [out.transpose(0, 1), *(state for state in layer.buffers(recurse=False))]
 
 
+def _reset(model: nn.Module) -> None:
+    """The library's own function passes by a model that is a layer, and recurrent ones."""
+    for module in model.modules():
+        if isinstance(module, StatefulLayer):
+            module.reset_states()
+
+
 def _steps(layer: Any) -> int | None:
     steps = getattr(layer, "num_timesteps", -1)
     return steps if steps > 0 else None
@@ -71,6 +77,6 @@ ADAPTER = Adapter(
     part=_part,
     example=_example,
     record=_record,
-    reset=sinabs.reset_states,
+    reset=_reset,
     steps=_steps,
 )

@@ -213,3 +213,12 @@ def test_what_is_another_neuron_since_it_was_wrapped(form: Any) -> None:
     for t, spikes in enumerate(native(x).view_as(drive()).unbind(1)):
         psc = psc + (spikes - psc) / 3.0
         torch.testing.assert_close(out[:, t], psc)
+
+
+def test_a_reset_reaches_every_layer() -> None:
+    """A model that is a layer, and a recurrent one, too."""
+    recurrent = layers.LIFRecurrent(**SINGLE, rec_connect=nn.Linear(5, 5))
+    for model in (layers.LIF(**SINGLE), nn.Sequential(recurrent)):
+        model(drive())
+        ADAPTER.reset(model)
+        assert not any(buffer.any() for buffer in model.buffers())

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -71,10 +72,11 @@ def contestants(
     """All but those that depend on the size; every one starts from the same weights."""
     torch.manual_seed(0)
     first = work.make().to(device, dtype)
+    start = deepcopy(first.state_dict())  # where states are buffers, these change as it runs
 
     def model() -> Any:
         made = work.make().to(device, dtype)
-        made.load_state_dict(first.state_dict())
+        made.load_state_dict(start)
         return made
 
     yield Contestant(NATIVE, first, work.run)
