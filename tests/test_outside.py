@@ -151,7 +151,7 @@ def test_what_is_no_adapter(tinysnn: Any, monkeypatch: pytest.MonkeyPatch) -> No
     import adapter_for_tinysnn
 
     monkeypatch.setattr(adapter_for_tinysnn, "ADAPTER", 3)
-    with pytest.raises(AdapterError, match="is no adapter of tinysnn, but 3"):
+    with pytest.raises(AdapterError, match="is not an adapter of tinysnn, but 3"):
         tssl_adapters.wrap(tinysnn.LIF())
 
 

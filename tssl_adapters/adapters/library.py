@@ -108,8 +108,8 @@ def _described(point: EntryPoint) -> Library:
 
 def _wrong(point: EntryPoint, why: str) -> AdapterError:
     return AdapterError(
-        f"What is installed as the adapter of {point.name}, {point.value}, is none: {why}. See "
-        "tssl_adapters.adapters for what it has to be, or uninstall it."
+        f"What is installed as the adapter of {point.name}, {point.value}, is not one: {why}. "
+        "tssl_adapters.adapters says what it has to be; mend it, or uninstall it."
     )
 
 

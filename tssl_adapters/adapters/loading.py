@@ -32,7 +32,7 @@ def _adapter(library: Library) -> Adapter:
             adapter = library.point.load()
             if not isinstance(adapter, Adapter) or adapter.library != library.name:
                 raise AdapterError(
-                    f"{library.point.value} is no adapter of {library.name}, but {adapter!r}."
+                    f"{library.point.value} is not an adapter of {library.name}, but {adapter!r}."
                 )
             if library.imported and not adapter.kinds:
                 kinds, loops = adapter.find()

@@ -371,7 +371,7 @@ class _Call(NamedTuple):
             raise OtherNeuronError(
                 f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
                 f"knows: on a probe {potentials:.1%} of its membrane potentials and "
-                f"{spikes:.1%} of its spikes differ. Take back what was changed of it since it was "
+                f"{spikes:.1%} of its spikes differ. Undo what was changed of it since it was "
                 "wrapped, use a version of the library that tssl_adapters was tested with, make a "
                 "layer of another neuron a class of its own, or skip this layer."
             )

@@ -432,7 +432,7 @@ def _same(ours: Tensor, theirs: Tensor) -> bool:
 
 def _warn(settings: Settings, why: str) -> None:
     warnings.warn(
-        f"tssl_adapters: layer '{settings.path}': on a trial before its first use the compiled "
+        f"tssl_adapters: layer '{settings.path}': in a trial before its first use the compiled "
         f"step of engine={settings.engine!r} {why}. Torch computes it instead; nothing is lost but "
         "time. Please report it, with the versions of what this engine compiles with.",
         EngineWarning,

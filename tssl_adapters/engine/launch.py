@@ -184,7 +184,7 @@ def _try(kernels: Kernels | Current, key: Hashable, name: str, holds: Callable[[
     _tried[key] = good
     if not good:
         warnings.warn(
-            f"tssl_adapters: layer '{kernels.path}': on a trial before its first use the compiled "
+            f"tssl_adapters: layer '{kernels.path}': in a trial before its first use the compiled "
             f"{name} pass of engine={kernels.backend.name!r} for {key[1:]} {why}. "  # type: ignore[index]
             "Torch computes it instead, here and in every layer like this one; nothing is lost but "
             "time. Please report it, with the versions of what this engine compiles with.",
