@@ -15,6 +15,7 @@ nox.options.sessions = [
     "package",
     "readme",
     "tests",
+    "full",
     "notebooks",
     "outside",
     "triton",
@@ -89,12 +90,22 @@ def beside_tests(session: nox.Session) -> Path:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests against all three libraries at their newest versions."""
+    """Run the tests against all three libraries at their newest versions.
+
+    Of each test's cases it takes few that have every pair of settings; `full` takes all of them.
+    """
     install(session, f".[{LIBRARIES},dev]")
-    pytest(session, *session.posargs)
+    pytest(session, *(session.posargs or ["--pairwise"]))
     if not session.posargs:
         pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
         session.run("python", "tools/versions.py", "torch", *LIBRARIES.split(","))
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Run every case of every test, in the environment of `tests`."""
+    beside_tests(session)
+    pytest(session, *session.posargs)
 
 
 @nox.session

@@ -1,11 +1,39 @@
 """What tests share that pytest itself has to find."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
+from pairs import pairwise
 
 from tssl_adapters import adapters
 from tssl_adapters.registry import library_class
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "of each test's cases few that have every pair of settings"
+    parser.addoption("--pairwise", action="store_true", help=text)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("pairwise"):
+        return
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+    left = {
+        cases[place].nodeid
+        for cases in tests.values()
+        for place in pairwise([_settings(case) for case in cases])
+    }
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in left])
+    items[:] = [item for item in items if item.nodeid in left]
+
+
+def _settings(item: pytest.Item) -> list[str]:
+    """The words of a case's name."""
+    return item.nodeid.partition("[")[2].removesuffix("]").split("-")
 
 
 @pytest.fixture(autouse=True)
