@@ -182,45 +182,47 @@ class CellSteps:
 
 
 class CellFunction(EngineFunction):
-    """``(short, own copies of states, position, left, link, *inputs, *states, *learned numbers)``
+    """``(decided, own copies of states, position, left, link, *inputs, *states, *learned numbers)``
     ``-> spikes, *states, link``. What else it computes it leaves in ``left``.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        short: CellSteps,
+        decided: CellSteps,
         before: Sequence[Tensor | None],
         position: Position | None,
         left: dict[str, Tensor],
         link: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        x, inputs, count = tensors[0], short.num_inputs, short.num_states
+        x, inputs, count = tensors[0], decided.num_inputs, decided.num_states
         named = {f"x{k}": t for k, t in enumerate(tensors[:inputs])}
         states = tensors[inputs : inputs + count]
         named |= {f"s{k}": t for k, t in enumerate(states)}
-        numbers = short.numbers
-        for name, compute, loop, taken in short.functions:
+        numbers = decided.numbers
+        for name, compute, loop, taken in decided.functions:
             named[f"to.{name}"] = named[name] = torch.empty_like(x)
             _call(loop, taken, named, numbers, numbers, x.numel())
             compute(named[name])
-        made = {name: torch.empty_like(x) for name in short.outputs}
+        made = {name: torch.empty_like(x) for name in decided.outputs}
         named |= {f"to.{name}": tensor for name, tensor in made.items()}
-        _call(short.forward, short.taken, named, numbers, numbers, x.numel())
-        for k, own in zip(short.copied, before, strict=True):
+        _call(decided.forward, decided.taken, named, numbers, numbers, x.numel())
+        for k, own in zip(decided.copied, before, strict=True):
             if own is not None:
                 named[f"s{k}"] = own
-        ctx.short, ctx.numbers, ctx.position = short, numbers, position
+        ctx.decided, ctx.numbers, ctx.position = decided, numbers, position
         ctx.linked = link is not None
-        ctx.save_for_backward(made["h"], *(named[name] for name in short.kept), *short.sources)
+        ctx.save_for_backward(made["h"], *(named[name] for name in decided.kept), *decided.sources)
         ctx.set_materialize_grads(False)
-        needed = {n for n, need in zip(short.given, ctx.needs_input_grad[5:], strict=True) if need}
-        constant = (made[name] for name, reached in short.reached if not needed & reached)
+        needed = {
+            n for n, need in zip(decided.given, ctx.needs_input_grad[5:], strict=True) if need
+        }
+        constant = (made[name] for name, reached in decided.reached if not needed & reached)
         ctx.mark_non_differentiable(*constant)
         left |= made
         after = (made[f"s{k}"] for k in range(count))
-        links = (nothing(x, (short.links, *x.shape)),) if short.links else ()
+        links = (nothing(x, (decided.links, *x.shape)),) if decided.links else ()
         return made["out"], *after, *links
 
     @staticmethod
@@ -228,36 +230,36 @@ class CellFunction(EngineFunction):
     def backward(
         ctx: Any, grad_out: Tensor | None, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        short: CellSteps = ctx.short
-        count = short.num_states
+        decided: CellSteps = ctx.decided
+        count = decided.num_states
         # Hooks may have kept them in another form.
-        kept = ctx.saved_tensors[: 1 + len(short.kept)]
-        h, *saved = (memory(cast(tensor, short.dtype)) for tensor in kept)
-        named = {"h": h} | dict(zip(short.kept, saved, strict=True))
-        link = grads[count] if short.links else None
-        rows = [None] * short.links if link is None else memory(link).unbind()
+        kept = ctx.saved_tensors[: 1 + len(decided.kept)]
+        h, *saved = (memory(cast(tensor, decided.dtype)) for tensor in kept)
+        named = {"h": h} | dict(zip(decided.kept, saved, strict=True))
+        link = grads[count] if decided.links else None
+        rows = [None] * decided.links if link is None else memory(link).unbind()
         told = (grad_out, *grads[:count], *rows)
         zeros = torch.zeros_like(h) if any(grad is None for grad in told) else h
-        for name, grad in zip(short.told, told, strict=True):
+        for name, grad in zip(decided.told, told, strict=True):
             named[name] = zeros if grad is None else memory(grad)
-        room = {name: torch.empty_like(h) for name in short.room.values()}
-        chain = h.new_empty((short.links, *h.shape)) if short.links else None
-        room |= {f"l{k}": chain[k] for k in range(short.links)} if chain is not None else {}
+        room = {name: torch.empty_like(h) for name in decided.room.values()}
+        chain = h.new_empty((decided.links, *h.shape)) if decided.links else None
+        room |= {f"l{k}": chain[k] for k in range(decided.links)} if chain is not None else {}
         named |= {f"to.{name}": tensor for name, tensor in room.items()}
         position: Position | None = ctx.position
         steps = math.inf if position is None else position.stretch.steps
-        window = array(short.numbers.typecode, (steps,))
-        _call(short.backward, short.taken_back, named, ctx.numbers, window, h.numel())
+        window = array(decided.numbers.typecode, (steps,))
+        _call(decided.backward, decided.taken_back, named, ctx.numbers, window, h.numel())
 
         def found(name: str) -> Tensor | None:
-            return room[short.room[name]] if name in short.room else None
+            return room[decided.room[name]] if name in decided.room else None
 
         potential = found("s0.linked" if ctx.linked else "s0")
-        learned = [_summed(found(f"n{k}"), pin.tensor) for k, pin in short.learned]
+        learned = [_summed(found(f"n{k}"), pin.tensor) for k, pin in decided.learned]
         return (
             *(None,) * 4,
             chain if ctx.linked else None,
-            *(found(f"x{k}") for k in range(short.num_inputs)),
+            *(found(f"x{k}") for k in range(decided.num_inputs)),
             potential,
             *(found(f"s{k}") for k in range(1, count)),
             *learned,
@@ -366,11 +368,11 @@ def _decided(
 
 
 @torch.enable_grad()
-def _holds(short: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> bool:
+def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> bool:
     """Whether two steps from noise are those of torch, bit for bit, and their gradients too, but
     for rounding.
     """
-    learned = [pin.tensor for _, pin in short.learned]
+    learned = [pin.tensor for _, pin in decided.learned]
     generator = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
@@ -387,7 +389,7 @@ def _holds(short: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> boo
     weights = [noise() for _ in range(2 + cell.states)]
 
     def went(way: LongWay) -> tuple[list[Tensor], list[Tensor]]:
-        settings = replace(short.settings, loops={}, last=None, warned=True, watched=True)
+        settings = replace(decided.settings, loops={}, last=None, warned=True, watched=True)
         outs: list[Tensor] = []
         now: Tensors = leaves[len(inputs) :]
         for x in (leaves[: cell.inputs], leaves[cell.inputs : len(inputs)]):
@@ -400,14 +402,14 @@ def _holds(short: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> boo
         return found, [z if g is None else g for g, z in zip(grads, zeros, strict=True)]
 
     def short_way(settings: Settings, inputs: Tensors, states: Tensors) -> tuple[Tensor, Tensors]:
-        short.settings = settings
-        ran = short.run(inputs, states)
+        decided.settings = settings
+        ran = decided.run(inputs, states)
         return ran.out, ran.states
 
     def keep(tensor: Tensor) -> Tensor:
         return tensor
 
-    own = short.settings
+    own = decided.settings
     try:
         # Hooks of the user's, a checkpoint's say, are for what a step keeps, and this is not kept.
         with torch.autograd.graph.saved_tensors_hooks(keep, keep):
@@ -417,7 +419,7 @@ def _holds(short: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> boo
                 return False
             values, grads = went(short_way)
     finally:
-        short.settings = own
+        decided.settings = own
     if not all(map(_same, values, theirs)):  # the library rounds otherwise, as its kernels may
         return False
     if not launch.alike(grads, expected):
