@@ -180,7 +180,10 @@ def outside(session: nox.Session) -> None:
     session.install("--no-deps", *SINABS)
     session.install("--no-deps", "./examples/adapter_for_sinabs")
     session.chdir("examples/adapter_for_sinabs")
-    pytest(session, "-p", "no:cacheprovider", *session.posargs)
+    session.run(
+        *("python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", *session.posargs),
+        env={"OMP_NUM_THREADS": "1"},
+    )
 
 
 @nox.session

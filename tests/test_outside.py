@@ -9,6 +9,7 @@ import ast
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -290,6 +291,24 @@ def test_what_cannot_go_layer_by_layer(tinysnn: Any) -> None:
     mixed = nn.Sequential(tinysnn.LIF(), tinysnn.LIFSequence())
     with pytest.raises(NotSequentialError, match=r"one kind \(.*tinysnn: LIF and LIFSequence\)"):
         tssl_adapters.multi_step_forward(mixed, drive())
+
+
+def test_several_spikes_a_step(tinysnn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that know of one refuse the layer; native and surrogate gradients take it."""
+    import adapter_for_tinysnn
+
+    one = adapter_for_tinysnn.Layer._tssl_traits
+    several = classmethod(lambda cls, layer: replace(one(layer), several=True))
+    monkeypatch.setattr(adapter_for_tinysnn.Layer, "_tssl_traits", several)
+    surrogate = rules.SurrogateGradient(lambda x: 1.0 / (1.0 + x.abs()))
+    taken = {
+        name: tssl_adapters.inspect(tinysnn.LIF(), rule=rule)[0].status
+        for name, rule in {**rules.BY_NAME, "surrogate": lambda: surrogate}.items()
+        for rule in [rule()]
+    }
+    assert {name for name, status in taken.items() if status == "wrap"} == {"native", "surrogate"}
+    with pytest.raises(UnsupportedConfigError, match="several spikes, and SmoothTSSLBP knows of"):
+        tssl_adapters.wrap(tinysnn.LIF())
 
 
 def test_at_a_longer_synaptic_time_constant(tinysnn: Any) -> None:
