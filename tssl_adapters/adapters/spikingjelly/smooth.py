@@ -113,13 +113,14 @@ class SmoothNode(Node):
         settings, memories = self._tssl_settings, self._memories
         if settings.rule.follows and self._tssl_own(self) != settings.followed:
             return None
-        states = tuple(memories.values())
+        names = self._tssl_names()
+        states = tuple(memories[name] for name in names)
         if sequences(self) or getattr(self, "store_v_seq", False):
             return None
         if not thin.fits((x,), states, self._tssl_pinned()):
             return None
         ran = thin.run((x,), states)
-        memories.update(zip(memories, ran.states, strict=True))
+        memories.update(zip(names, ran.states, strict=True))
         return ran.out
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
@@ -145,7 +146,8 @@ class SmoothNode(Node):
             found: Tensor = reset.formula(charged, spike, *reset.others)
             return found
 
-        reset = self._tssl_reset_of([None] * (len(self._memories) - 1))
+        states = len(self._tssl_names())  # older versions have memories that are none
+        reset = self._tssl_reset_of([None] * (states - 1))
         return Cell(
             charge,
             others,
@@ -155,7 +157,7 @@ class SmoothNode(Node):
             strict=False,
             detached=self._tssl_detached(),
             inputs=1,
-            states=len(self._memories),
+            states=states,
             after=after if reset.stepwise else None,
         )
 
