@@ -154,3 +154,21 @@ def test_values_are_the_librarys_and_gradients_alike(
         half = case[2] or {"bfloat16", "float16"} & {*case[:2]}
         tolerance = 2e-2 if half else 1e-3
         torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
+
+
+def test_a_threshold_wider_than_the_input() -> None:
+    """Of each neuron its own, so that it promotes the fallback, where there is one."""
+    norse = pytest.importorskip("norse.torch")
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 + torch.randn(T, *SHAPE, generator=generator)
+    p = norse.IAFParameters(v_th=torch.full(SHAPE[1:], 0.25, dtype=torch.float64))
+
+    def gradient(x: Tensor) -> Tensor:
+        layer = tssl_adapters.wrap(norse.IAF(p=p), rule="tsslbp", tau_s=3.0, engine="torch")
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(layer(x)[0].double().square().sum(), x)[0]
+
+    found, expected = gradient(x), gradient(x.double())
+    assert found.dtype == torch.float32
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

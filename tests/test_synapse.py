@@ -137,3 +137,24 @@ def test_a_current_is_looked_at(joined: list[fused.Call]) -> None:
         call.backend.forward(
             call.spec, given._replace(synapse=narrow), out, after, None, None, False, True
         )
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_whole_numbers_join_the_current_as_they_do_natively(engine: str) -> None:
+    """Before anything else gives them a dtype."""
+    wide = {
+        name: torch.tensor(value, dtype=torch.float64)
+        for name, value in {
+            "tau_mem_inv": 300.0,
+            "v_leak": 0.0,
+            "v_th": 0.12,
+            "tau_syn_inv": 400.0,
+        }.items()
+    }
+    x = torch.randint(0, 2, (STEPS, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
+    p = norse.LIFParameters(**wide)
+    out, state = tssl_adapters.wrap(norse.LIF(p=p), rule="tsslbp", engine=engine)(x)
+    expected, theirs = norse.LIF(p=p)(x)
+    for ours, native in ((out, expected), (state.v, theirs.v), (state.i, theirs.i)):
+        assert ours.dtype == native.dtype
+        assert torch.equal(ours, native)

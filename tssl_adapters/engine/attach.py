@@ -150,6 +150,11 @@ def attach(
     """
     links = link_size(neuron, settings.rule)
     carrier = state if carrier is None else carrier
+    joined = None
+    if incoming is not None:
+        joined = None if keep_states else fused.joined(settings, neuron, *incoming, drive)
+        if joined is None:
+            drive = synaptic_current(settings, drive, *incoming)
     if not (drive.is_floating_point() and state.is_floating_point()):
         drive, state = _promoted(neuron, drive, state)
     asks = (links or settings.rule.windowed) and not fresh
@@ -170,11 +175,7 @@ def attach(
         position, feedback, torch.is_grad_enabled(),
     )  # fmt: skip
     call = _Call(settings, neuron, state, sequence, keep_states, exposed)
-    kernels, joined = None, None
-    if incoming is not None:
-        joined = fused.joined(plan, settings.engine, *incoming, drive)
-        if joined is None:
-            drive = synaptic_current(settings, drive, *incoming)
+    kernels = None
     if settings.engine != "torch" and not exposed:
         kernels = _compiled(call, plan, drive, trace, native)
     if kernels is not None and joined is not None:

@@ -144,16 +144,18 @@ class Call(NamedTuple):
         return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def joined(plan: Plan, engine: str, current: Tensor, k: Value, drive: Tensor) -> float | None:
+def joined(
+    settings: Settings, neuron: Neuron, current: Tensor, k: Value, drive: Tensor
+) -> float | None:
     """The leak k of a sequence's synaptic current that can be in one loop with its neuron, where
     the neuron has one; else ``None``.
     """
-    if not isinstance(k, float) or not isinstance(kernels.backend(engine), StepBackend):
+    if not isinstance(k, float) or not isinstance(kernels.backend(settings.engine), StepBackend):
         return None
-    values = plan.neuron.values()
+    values = neuron.values()
     if len(drive) == 1:  # which is computed as a step, whose way back is told h
         return None
-    if plan.tau_s != 1.0 or plan.keep_states or not plan.rule.chain or len(values) == ROWS:
+    if settings.tau_s != 1.0 or not settings.rule.chain or len(values) == ROWS:
         return None
     if any(isinstance(value, Tensor) and value.requires_grad for value in values):
         return None

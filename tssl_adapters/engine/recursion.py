@@ -331,7 +331,8 @@ class Backward:
 
     def _chosen(self, fallback: Fallback, active: Tensor) -> Tensor:
         """The fallback where a neuron is silent, else what an active one emits."""
-        if self.careful:
+        # A threshold wider than the drive makes the fallback so, and lerp takes one dtype.
+        if self.careful or not fallback.gradient.dtype == active.dtype == fallback.active.dtype:
             chosen: Tensor = where(fallback.active != 0.0, active, fallback.gradient)
             return chosen
         return torch.lerp(fallback.gradient, active, fallback.active)
