@@ -175,7 +175,7 @@ def test_engines_are_listed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_engine_may_be_asked_for_by_the_name_that_it_had() -> None:
     layer, _ = spikingjelly_model()
-    with pytest.warns(DeprecationWarning, match="engine 'numba' is called 'cpu' now"):
+    with pytest.warns(DeprecationWarning, match="engine 'numba' is now called 'cpu'"):
         assert tssl_adapters.wrap(layer, engine="numba")._tssl_settings.engine == "cpu"
 
 

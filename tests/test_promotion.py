@@ -172,3 +172,33 @@ def test_a_threshold_wider_than_the_input() -> None:
     assert found.dtype == torch.float32
     assert expected.abs().max() > 0
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("library", ["snntorch", "spikingjelly", "norse"])
+def test_spikes_lie_in_memory_as_the_librarys_do(library: str, engine: str) -> None:
+    """A convolution behind them rounds by the order of the dimensions, ``channels_last``, say."""
+    steps = {"snntorch": snntorch_steps, "spikingjelly": spikingjelly("s")}
+    run = steps.get(library, norse_box_steps)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(T, 2, 8, 5, 5, generator=generator)
+    x = x.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, (T, 2))
+
+    def strides(wrap: Callable[[Any], Any]) -> list[tuple[int, ...]]:
+        found = []
+
+        def watched(layer: Any) -> Any:
+            layer = wrap(layer)
+            layer.register_forward_hook(
+                lambda _, __, out: found.append(
+                    (out[0] if isinstance(out, tuple) else out).stride()
+                )
+            )
+            return layer
+
+        run(x.clone().requires_grad_() * 1.0, None, watched)
+        return found
+
+    natively = strides(lambda layer: layer)
+    assert natively[0] == x[0].stride()
+    assert strides(lambda layer: tssl_adapters.wrap(layer, engine=engine)) == natively

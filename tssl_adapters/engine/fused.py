@@ -190,6 +190,8 @@ def layout(
     """
     if not plain(drive) or not backend.takes(drive):
         return None
+    if drive.shape == step and (permuted(drive) or permuted(state)):
+        return None
     half = drive.dtype in HALF  # where torch rounds a scalar first
     dense = False
     for tensor in (state, trace, *values):
@@ -200,6 +202,13 @@ def layout(
                 return None
             dense = dense or (tensor.numel() != 1 and tensor is not state and tensor is not trace)
     return dense
+
+
+def permuted(tensor: Tensor) -> bool:
+    """Whether what torch computes of a tensor has its dimensions in another order in memory, such
+    as ``channels_last``: layers behind it may round otherwise where it is lost.
+    """
+    return not (tensor.is_contiguous() or torch.empty_like(tensor).is_contiguous())
 
 
 def spreads(shape: torch.Size, step: torch.Size) -> bool:
