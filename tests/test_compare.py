@@ -276,9 +276,24 @@ def network(scale: float = 1.0, layers: int = 1, **options: Any) -> tuple[nn.Mod
 
 def test_a_sound_network_is_not_flagged() -> None:
     model, step = network(2.0)
-    found = tssl_adapters.compare(model, step, rule=arctan(1.0))
+    found = tssl_adapters.compare(model, step, rule=arctan(1.5))
     assert found.flags == ()
     assert str(found).endswith("Nothing stands out.")
+
+
+@pytest.mark.parametrize(("beta", "same"), [(0.8, True), (0.95, False)])
+def test_two_gradients_that_are_one_are_said_to_be(beta: float, same: bool) -> None:
+    """Where the default rule is the library's own surrogate."""
+    model, step = network(2.0, beta=beta)
+    said = str(tssl_adapters.compare(model, step))
+    assert ("both gradients are the same here: no difference is to be expected" in said) == same
+    assert said.endswith("Nothing stands out.") != same
+
+
+def test_nothing_is_said_of_gradients_that_never_arrive() -> None:
+    model, step = network(2.0)
+    found = tssl_adapters.compare(model, lambda model: step(model) * 0.0)
+    assert "both gradients" not in str(found)
 
 
 def test_dead_layers_are_flagged_the_first_one_first() -> None:
@@ -389,6 +404,30 @@ def test_fine_steps_are_too_fine_for_a_width_of_theta() -> None:
     assert [flag.what[:18] for flag in default.flags if flag.kind == "too wide"] == [
         "the library's surr"
     ]
+
+
+@pytest.mark.parametrize(
+    ("drive", "kind", "advised"),
+    [
+        ([0.01] * 400 + [1.0], "too wide", "raise what comes in"),
+        ([8.0] * 5, "too narrow", "smaller inputs"),
+    ],
+)
+def test_the_default_rule_is_not_advised_where_it_is_in_use(
+    drive: list[float], kind: str, advised: str
+) -> None:
+    model, step = lone(1.0, drive, tau=2.0)
+    for wrapped in (False, True):
+        if wrapped:
+            tssl_adapters.wrap(model[1])  # by itself, so that it knows itself by another name
+        (said,) = (
+            flag
+            for flag in tssl_adapters.compare(model, step).flags
+            if flag.kind == kind and flag.what.startswith("the rule's slope")
+        )
+        assert said.where == ("1",)
+        assert advised in said.do
+        assert "default rule" not in said.do
 
 
 def test_what_is_not_finite_is_flagged() -> None:

@@ -81,11 +81,12 @@ def assert_says(text: str, *words: str) -> None:
         (3, "not 3"),
         ("model", "not 'model'"),
         (None, "not None"),
-        ([nn.Linear(2, 2)], "not [Linear("),
+        ([nn.Linear(2, 2)], "not a list."),
+        (torch.ones(3), "not a Tensor."),
         (snntorch.Leaky, "not the class Leaky; make an instance of it first"),
         (nn.Sequential, "not the class Sequential; make an instance of it first"),
         (int, "not the class int"),
-        (torch.relu, "not <built-in"),
+        (torch.relu, "not a builtin_function_or_method."),
     ],
     ids=label,
 )
@@ -325,9 +326,20 @@ def test_tau_s_of_a_wrong_value(tau_s: float) -> None:
     assert_says(text, "tau_s", "at least 1", repr(tau_s))
 
 
-@pytest.mark.parametrize("tau_s", ["3", True, None, 3j, [3.0], torch.tensor(3.0), float], ids=label)
-def test_tau_s_of_a_wrong_type(tau_s: Any) -> None:
-    said = "the class float" if tau_s is float else repr(tau_s)
+@pytest.mark.parametrize(
+    ("tau_s", "said"),
+    [
+        ("3", "'3'"),
+        (True, "True"),
+        (None, "None"),
+        (3j, "3j"),
+        ([3.0], "a list"),
+        (torch.tensor(3.0), "a Tensor"),
+        (float, "the class float"),
+    ],
+    ids=label,
+)
+def test_tau_s_of_a_wrong_type(tau_s: Any, said: str) -> None:
     assert_says(refusal(made(), TypeError, tau_s=tau_s), "tau_s", "time steps", f"not {said}")
 
 
@@ -336,16 +348,33 @@ def test_unknown_rule_name(rule: str) -> None:
     assert_says(refusal(made(), ValueError, rule=rule), "Unknown rule", repr(rule), "'tsslbp'")
 
 
+@pytest.mark.parametrize(
+    ("rule", "meant"), [("tsslpb", "; did you mean 'tsslbp'? Known"), ("xyz", "'xyz'. Known")]
+)
+def test_a_misspelt_rule_name(rule: str, meant: str) -> None:
+    assert_says(refusal(made(), ValueError, rule=rule), meant)
+
+
 @pytest.mark.parametrize("rule", [rules.TSSLBP, rules.SurrogateGradient, rules.Rule])
 def test_rule_without_parentheses(rule: Any) -> None:
     text = refusal(made(), TypeError, rule=rule)
     assert_says(text, "rule", f"the class {rule.__name__}", "with parentheses", "rules.TSSLBP()")
 
 
-@pytest.mark.parametrize("rule", [3, 1.0, torch.sigmoid, ["tsslbp"], surrogate.ATan()], ids=label)
-def test_rule_of_a_wrong_type(rule: Any) -> None:
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (3, "3"),
+        (1.0, "1.0"),
+        (torch.sigmoid, "a builtin_function_or_method"),
+        (["tsslbp"], "a list"),
+        (surrogate.ATan(), "an ATan"),
+    ],
+    ids=label,
+)
+def test_rule_of_a_wrong_type(rule: Any, said: str) -> None:
     text = refusal(made(), TypeError, rule=rule)
-    assert_says(text, "rule must be", "rules.TSSLBP()", "'tsslbp'", f"not {rule!r}")
+    assert_says(text, "rule must be", "rules.TSSLBP()", "'tsslbp'", f"not {said}.")
 
 
 @pytest.mark.parametrize(

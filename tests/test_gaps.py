@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -353,9 +354,16 @@ def test_a_spike_function_is_no_derivative(spikes: Any) -> None:
 
 
 def test_a_pattern_that_matches_nothing() -> None:
-    model = torch.nn.Sequential(snntorch.Leaky(0.9), snntorch.Leaky(0.9))
-    with pytest.warns(UserWarning, match=r"skip: 'haed\.\*' matches nothing in Sequential"):
-        tssl_adapters.wrap(model, skip=["haed.*", "1"])
+    layers = OrderedDict(lif1=snntorch.Leaky(0.9), lif2=snntorch.Leaky(0.9))
+    model = torch.nn.Sequential(layers)
+    with pytest.warns(UserWarning, match=r"matches nothing") as caught:
+        tssl_adapters.wrap(model, skip=["*.haed.*", "lf1", "lif2"])
+    assert [str(warning.message) for warning in caught] == [
+        "tssl_adapters: skip: '*.haed.*' matches nothing in Sequential and skips nothing.",
+        "tssl_adapters: skip: 'lf1' matches nothing in Sequential and skips nothing; did you mean "
+        "'lif1'?",
+    ]
+    assert all(warning.filename == __file__ for warning in caught)
     assert [tssl_adapters.is_wrapped(layer) for layer in model] == [True, False]
 
 

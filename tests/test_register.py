@@ -398,9 +398,9 @@ def test_what_is_like_a_registered_class() -> None:
 
 def test_wrong_arguments() -> None:
     register: Any = tssl_adapters.register
-    with pytest.raises(TypeError, match=r"takes layer classes; class is 3"):
+    with pytest.raises(TypeError, match=r"takes layer classes; class is an object of class int"):
         register(3, like=neuron.LIFNode)
-    with pytest.raises(TypeError, match=r"takes layer classes; like is LIFNode\("):
+    with pytest.raises(TypeError, match=r"takes layer classes; like is an object of class LIFNode"):
         register(MyLIF, like=neuron.LIFNode())
     with pytest.raises(ValueError, match=r"like=Linear is not a known class"):
         register(MyLIF, like=nn.Linear)

@@ -18,7 +18,7 @@ from tssl_adapters.comparing.snapshot import Snapshot
 from tssl_adapters.engine.state import Settings
 from tssl_adapters.errors import NoSpikingLayersError
 from tssl_adapters.neuron import Traits
-from tssl_adapters.rules import Rule
+from tssl_adapters.rules import Rule, SmoothTSSLBP
 
 
 def compare(
@@ -64,7 +64,7 @@ def compare(
     if not callable(step):
         raise TypeError(
             "tssl_adapters.compare: step must be a function that takes the model and returns the "
-            f"loss of one batch, not {step!r}."
+            f"loss of one batch, not {_wrap._described(step)}."
         )
     as_it_is = rule is None and tau_s == 1.0 and not skip and _wrap.is_wrapped(model)
     chosen, tau_s = _wrap._checked_rule(rule), _wrap._checked_tau_s(tau_s)
@@ -100,13 +100,15 @@ def compare(
         before.restore()
     parameters = differences(model, native.gradients, wrapped.gradients)
     losses = (native.loss, wrapped.loss)
+    smooth = {module for module, one in own.items() if isinstance(one.rule, SmoothTSSLBP)}
+    default = {one.report.path for one in spiking if one.module in smooth}
     fixed = all(settings.tau_s == 1.0 for settings in own.values())
     return Comparison(
         tuple(dict.fromkeys(f"{one.rule}, tau_s={one.tau_s:g}" for one in own.values())),
         *losses,
         layers,
         parameters,
-        flags(losses, fixed, layers, parameters, remarks),
+        flags(losses, fixed, layers, parameters, remarks, default),
     )
 
 

@@ -6,9 +6,10 @@ import math
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from inspect import isfunction, signature
-from numbers import Real
+from numbers import Number, Real
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -77,7 +78,8 @@ def wrap(
         engine: what computes the gradient: ``"torch"``, ``"cpu"`` for compiled loops on the CPU,
             ``"triton"`` for kernels on a GPU. What an engine cannot take (a neuron, a rule, a
             dtype, a device) torch computes, without a warning; :func:`inspect` and
-            ``print(model)`` say which engine a layer has. ``None`` takes the environment variable
+            ``print(model)`` say which engine a layer has by its neuron and its rule, as the dtype
+            and the device are the input's. ``None`` takes the environment variable
             ``TSSL_ADAPTERS_ENGINE``, else ``"cpu"`` where llvmlite is installed, else ``"torch"``.
             See :func:`engines`.
 
@@ -313,7 +315,9 @@ def _decide(
         left_alone.update(id(everything[path]) for path in matches)
         if isinstance(item, str) and not matches:
             warnings.warn(
-                f"skip: {item!r} matches nothing in {type(model).__name__}.", stacklevel=3
+                f"tssl_adapters: skip: {item!r} matches nothing in {type(model).__name__} and "
+                f"skips nothing{_meant(item, everything)}",
+                stacklevel=3,
             )
     for path, module in model.named_modules():
         for adapter in known:
@@ -513,7 +517,19 @@ def _check_module(model: object, function: str) -> None:
 
 
 def _described(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"{value!r}"
+    """What was given in place of something else; not all that is in a model or a tensor."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, str | Number):
+        return repr(value)
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence on a wrong word: a guess at what it was to be, if there is one."""
+    close = get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _checked_tau_s(tau_s: object) -> float:
@@ -536,7 +552,7 @@ def _checked_rule(rule: object) -> Rule:
     known = ", ".join(map(repr, BY_NAME))
     if isinstance(rule, str):
         if rule not in BY_NAME:
-            raise ValueError(f"Unknown rule {rule!r}; known names: {known}.")
+            raise ValueError(f"Unknown rule {rule!r}{_meant(rule, BY_NAME)} Known names: {known}.")
         return BY_NAME[rule]()
     hint = "; write it with parentheses" if isinstance(rule, type) else ""
     raise TypeError(

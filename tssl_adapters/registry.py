@@ -49,7 +49,10 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
     """
     for name, value in (("class", cls), ("like", like)):
         if not (isinstance(value, type) and issubclass(value, nn.Module)):
-            raise TypeError(f"tssl_adapters.register takes layer classes; {name} is {value!r}.")
+            given = (
+                value if isinstance(value, type) else f"an object of class {type(value).__name__}"
+            )
+            raise TypeError(f"tssl_adapters.register takes layer classes; {name} is {given}.")
     if cls.__module__.startswith("torch."):
         raise ValueError(
             f"tssl_adapters.register: {cls.__name__} is torch's own, and every model's; register a "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TypeVar
 
 from tssl_adapters.comparing.comparison import Flag, LayerComparison, ParameterComparison
@@ -17,6 +17,8 @@ LARGER, SMALLER = 10.0, 0.1
 multiplies a gradient by more than the first explodes."""
 NARROW, WIDE = 0.15, 10.0
 """Between these, as multiples of a step's rise, a width fits."""
+SAME = 1e-3
+"""Gradients are the same whose ratio and cosine are as near to 1."""
 
 T = TypeVar("T", LayerComparison, ParameterComparison)
 
@@ -27,6 +29,7 @@ def flags(
     layers: Sequence[LayerComparison],
     parameters: Sequence[ParameterComparison],
     remarks: Sequence[str],
+    default: Container[str],
 ) -> tuple[Flag, ...]:
     """What stands out.
 
@@ -36,13 +39,23 @@ def flags(
         layers: every spiking layer.
         parameters: every parameter.
         remarks: what the rules say of the model.
+        default: the paths of the layers that have the default rule.
     """
     found = [
         *_not_finite(losses, layers, parameters),
         *_dead(layers, parameters),
         *_exploding(layers, parameters),
-        *_widths(layers),
+        *_widths(layers, default),
     ]
+    if _same(parameters):
+        found.append(
+            Flag(
+                "remark",
+                (),
+                "both gradients are the same here: no difference is to be expected",
+                'The page "Choosing rule, tau_s and engine" says which rule helps where.',
+            )
+        )
     if same_forward and all(map(math.isfinite, losses)) and not math.isclose(*losses, rel_tol=1e-5):
         found.append(
             Flag(
@@ -56,6 +69,18 @@ def flags(
         )
     found += [Flag("remark", (), remark.rstrip("."), "") for remark in remarks]
     return tuple(found)
+
+
+def _same(parameters: Sequence[ParameterComparison]) -> bool:
+    """Whether every gradient that arrives is the same in both passes, as far as one could see."""
+    arrive = [p for p in parameters if p.native or p.wrapped]
+    return bool(arrive) and all(
+        p.ratio is not None
+        and p.cosine is not None
+        and abs(p.ratio - 1.0) < SAME
+        and abs(p.cosine - 1.0) < SAME
+        for p in arrive
+    )
 
 
 def _named(parts: Iterable[T], wrong: Callable[[T], bool]) -> tuple[str, ...]:
@@ -218,8 +243,11 @@ def _wide(width: float | None, layer: LayerComparison) -> bool:
     return math.isfinite(width) and width > WIDE * layer.rise
 
 
-def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
+def _widths(layers: Sequence[LayerComparison], default: Container[str]) -> list[Flag]:
+    """Widths that do not fit. Where the rule is the default, it is not advised again."""
     narrower = f"is less than {NARROW:g} of a step's rise: potentials jump past it"
+    by_default = [one for one in layers if one.path in default]
+    others = [one for one in layers if one.path not in default]
     wider = f"is more than {WIDE:g} times a step's rise: it blurs when a spike happens"
     return _flags(
         (
@@ -231,10 +259,15 @@ def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
         ),
         (
             "too narrow",
-            _named(layers, lambda one: _narrow(one.wrapped_width, one)),
+            _named(others, lambda one: _narrow(one.wrapped_width, one)),
             f"the rule's slope {narrower}",
-            "Take the default rule, or a wider derivative. If it is the default, use smaller "
-            "inputs or weights, and a lower learning rate if training made them large.",
+            "Take the default rule, or a wider derivative.",
+        ),
+        (
+            "too narrow",
+            _named(by_default, lambda one: _narrow(one.wrapped_width, one)),
+            f"the rule's slope {narrower}",
+            "Use smaller inputs or weights, and a lower learning rate if training made them large.",
         ),
         (
             "too wide",
@@ -245,9 +278,16 @@ def _widths(layers: Sequence[LayerComparison]) -> list[Flag]:
         ),
         (
             "too wide",
-            _named(layers, lambda one: _wide(one.wrapped_width, one)),
+            _named(others, lambda one: _wide(one.wrapped_width, one)),
             f"the rule's slope {wider}",
             "It matters where the task is in spike times: there take the default rule, which is "
             "sharper where a neuron remembers many steps, or a narrower derivative.",
+        ),
+        (
+            "too wide",
+            _named(by_default, lambda one: _wide(one.wrapped_width, one)),
+            f"the rule's slope {wider}",
+            "It matters where the task is in spike times: there raise what comes in (weights, "
+            "inputs), or take a SurrogateGradient with a narrower derivative.",
         ),
     )
