@@ -12,10 +12,11 @@ from typing import get_args
 
 import pytest
 import torch
-from bench_cases import accuracy
+from bench_cases import accuracy, settings
 
 from tssl_adapters import engines
-from tssl_adapters.bench import known, paper, rules
+from tssl_adapters.bench import accuracy as accuracy_command
+from tssl_adapters.bench import known, paper, places, rules
 from tssl_adapters.bench.__main__ import COMMANDS, command_of, main
 from tssl_adapters.bench.architectures import connections
 from tssl_adapters.bench.commands.networks import WORDS
@@ -97,7 +98,7 @@ def test_rules_are_explained_where_they_can_be_named() -> None:
 WRONG = {
     f"accuracy --rule native {OUT}": "did you mean --rules? unrecognized arguments: --rule native",
     f"accuracy --rules smoth-tsslbp {OUT}": "did you mean smooth-tsslbp? 'smoth-tsslbp' is none",
-    f"accuracy --rules nowhere.py:mine {OUT}": "nowhere.py:mine: name a file and what it has",
+    f"accuracy --rules nowhere.py:mine {OUT}": "nowhere.py:mine: there is no file nowhere.py",
     f"accuracy --data digtis {OUT}": "--data: did you mean digits? 'digtis' is none of digits",
     f"accuracy --libraries nengo {OUT}": "--libraries: 'nengo' is none of snntorch",
     f"accuracy --networks 400-x {OUT}": "'400-x' is none of cnn, cnn-fashion, cnn-nmnist, nor lay",
@@ -112,14 +113,18 @@ WRONG = {
     "accuracy --out README.md/new/folder": "/README.md is a file; name a folder, which may be new",
     "speed --out README.md": "--out README.md: README.md is a file; name a folder",
     f"gradients --checkpoint nowhere.pt {OUT}": "--checkpoint nowhere.pt: there is no such file",
-    f"model nowhere.py:build {OUT}": "nowhere.py:build: name a file and what it has",
+    f"model nowhere.py:build {OUT}": "nowhere.py:build: there is no file nowhere.py",
+    f"model README.md {OUT}": "README.md: name a file and what it has, as in path/to/file.py:build",
     f"networks --networks snntorch-deap {OUT}": "did you mean snntorch-deep? 'snntorch-deap' is",
     f"networks --networks fashion --data-dir tests {OUT}": "Fashion-MNIST's four files",
     f"networks --seeds , {OUT}": "--seeds: ',' names no seed",
     f"paper --experiments mnist-cnn --data-dir tests {OUT}": "MNIST's four files, train-images",
     "speed --networks snntorch-deap": "did you mean snntorch-deep? 'snntorch-deap' is none",
     "speed --works norse-lif,nonsense": "'nonsense' is none of spikingjelly-lif,",
-    "learn": "argument command: invalid choice: 'learn'",
+    f"networks --epoch 1 {OUT}": "networks: error: unrecognized arguments: --epoch 1",
+    f"accuracy --batch 8 {OUT}": "did you mean --batch-size? unrecognized arguments: --batch",
+    "learn": "error: argument command: 'learn' is none of accuracy, paper, networks, model,",
+    "accuray": "argument command: did you mean accuracy? 'accuray' is none of accuracy, paper",
     "": "the following arguments are required: command",
 }
 
@@ -236,6 +241,45 @@ def test_names_are_those_of_what_they_stand_for() -> None:
     for name in known.PRESETS:
         assert connections(name, (1, 34, 34), 10)
     assert set(QUICK) == set(SIZES)
+
+
+def test_the_first_line_says_how_many_runs_there_are_and_where_their_data_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of a model of one's own may have the name of a data set."""
+    for name in places.IDX_FILES:
+        (tmp_path / name).touch()
+    grid = [settings(data=data, seed=seed) for data in ("digits", "mnist") for seed in (0, 1)]
+    line = accuracy_command.announcement(grid, 7, tmp_path, None)
+    assert line == f"4 of 7 runs are to be trained; data: digits, mnist in {tmp_path}"
+    line = accuracy_command.announcement(grid[2:], 2, None, "mnist.py:build")
+    assert line == "2 of 2 runs are to be trained; data: mnist"
+    options = "--data digits --networks 20 --limit 50 --libraries norse --rules native --epochs 1"
+    words = ["accuracy", *options.split(), "--workers", "0", "--out", str(tmp_path / "out")]
+    for first in ("3 of 3 runs are to be trained; data: digits", ""):
+        assert main(words) == 0
+        assert capsys.readouterr().err.partition("\n")[0] == first
+
+
+def test_help_names_the_folders_that_data_is_looked_for_in() -> None:
+    lines = ("accuracy --help", "networks --help")
+    for _, said in answers(*lines).values():
+        folders = ", ".join(map(str, (places.DATASETS_FOLDER, *places.DATA_ROOTS)))
+        assert f"without it they are looked for in {folders}" in " ".join(said.split())
+
+
+def test_torch_does_not_warn_of_spikingjellys_triton_kernels() -> None:
+    code = (
+        "import tssl_adapters.bench, logging, torch\n"
+        "logging.getLogger('torch._library.triton').warning('Triton not available')\n"
+        "from spikingjelly.activation_based.neuron import LIFNode\n"
+        "LIFNode(step_mode='m')(torch.rand(2, 3))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Triton not available" not in done.stderr
 
 
 def test_after_training_the_rules_are_compared_in_a_table(

@@ -6,11 +6,13 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,17 @@ def test_command_with_workers_of_its_own(
     assert accuracy(tmp_path / "workers", f"{options} --workers 2") == 0
     assert accuracy(tmp_path / "here", options) == 0
     assert results(tmp_path / "workers") == results(tmp_path / "here")
+
+
+def test_the_schedulers_web_server_takes_no_port_that_is_in_use() -> None:
+    """It warns where it does, and many a Dask cluster is at its usual one."""
+    with socket.socket() as other, warnings.catch_warnings():
+        with suppress(OSError):  # then it is in use already
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        warnings.simplefilter("error")
+        with cluster_client(1, None) as client:
+            assert client.cluster.scheduler.http_server.address == "127.0.0.1"
 
 
 def test_display_counts_epochs_and_says_what_failed(capsys: pytest.CaptureFixture[str]) -> None:

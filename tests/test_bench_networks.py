@@ -369,6 +369,19 @@ def test_seeds(text: str, meant: list[int]) -> None:
     assert seeds(text) == meant
 
 
+@pytest.mark.usefixtures("suite_of_two")
+def test_progress_says_what_its_figures_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"networks --networks {TINY[1]} --rules native --workers 0 --out {tmp_path}"
+    assert main(words.split()) == 0
+    (line,) = lines(tmp_path / "results.jsonl")
+    assert capsys.readouterr().err == (
+        f"1/1  {TINY[1]}, native, seed 0: final {line['final']:.1%}, mean over training "
+        f"{line['mean']:.1%}, {line['cpu_seconds']:.1f} s of processor time\n"
+    )
+
+
 # its report
 
 

@@ -251,7 +251,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             {"native", "copy", "T x T, tau_s = 3", *ours},
             product((2, 3), (5, 8)),
         ),
-        ("snntorch-network", {"native", "connections alone", *ours, *layerwise}, [(2, 0)]),
+        ("snntorch-network", {"native", "connections alone", *ours, *layerwise}, [(2, None)]),
     ]:
         found = {(row["contestant"], row["steps"], row["neurons"]) for row in record["results"]
                  if row["work"] == name}  # fmt: skip
@@ -325,4 +325,8 @@ def test_too_large_a_case_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "_free_bytes", lambda device: 1000)
     said: list[str] = []
     assert run_case(Case(work("norse-lif"), 3, 1, 4), PLAN, said.append) == []
-    assert said == ["Norse LIF, sequence, T = 3, 1 x 4: too little memory"]
+    assert run_case(Case(work("snntorch-network"), 3, 32, 0), PLAN, said.append) == []
+    assert said == [
+        "Norse LIF, sequence, T = 3, 1 x 4: too little memory",
+        "snnTorch 64-512-512-10, training step, T = 3, batch 32: too little memory",
+    ]

@@ -180,11 +180,13 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def test_speed_in_a_hurry(tmp_path: Path) -> None:
-    """``--quick`` is one size, and nothing is compiled by torch."""
+    """``--quick`` is one size and one ``tau_s``, and nothing is compiled by torch."""
     assert main(["speed", "--quick", "--works", "norse-lifcell", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "speed.json").read_text())["results"]
     assert {(row["steps"], row["neurons"], row["threads"]) for row in rows} == {(8, 512, 1)}
-    assert not [row for row in rows if "compile" in row["contestant"]]
+    names = [row["contestant"] for row in rows]
+    assert any("tau_s = 1" in name for name in names)
+    assert not [name for name in names if "compile" in name or "tau_s = 3" in name]
 
 
 @pytest.mark.parametrize(("measured", "status"), [(2.0, 0), (0.5, 1)])

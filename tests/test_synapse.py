@@ -158,3 +158,14 @@ def test_whole_numbers_join_the_current_as_they_do_natively(engine: str) -> None
     for ours, native in ((out, expected), (state.v, theirs.v), (state.i, theirs.i)):
         assert ours.dtype == native.dtype
         assert torch.equal(ours, native)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_neurons_without_a_shape_in_half_precision(engine: str) -> None:
+    """One neuron's states are single numbers, which a sequence would round otherwise."""
+    x = torch.randn(STEPS, generator=torch.Generator().manual_seed(0)).half()
+    out, state = tssl_adapters.wrap(norse.LIF(), rule="tsslbp", engine=engine)(x)
+    expected, theirs = norse.LIF()(x)
+    for ours, native in ((out, expected), (state.v, theirs.v), (state.i, theirs.i)):
+        assert ours.dtype == native.dtype
+        assert torch.equal(ours, native)

@@ -69,7 +69,8 @@ def _chooser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    chooser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    known = options.one_of(list(COMMANDS))
+    chooser.add_argument("command", type=known, help=argparse.SUPPRESS)
     chooser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     return chooser
 

@@ -6,12 +6,13 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from tssl_adapters.bench import checks, choices, gradients, options
+from tssl_adapters.bench import checks, choices, gradients, options, places
 from tssl_adapters.bench.display import Display
 from tssl_adapters.bench.experiment import Experiment, ExperimentError
 from tssl_adapters.bench.grid import run_here, run_with_dask
@@ -67,6 +68,9 @@ def train(
     ]
     status = 0
     with Display(pending, sum(done[settings] for settings in pending), args.quiet) as display:
+        if pending:
+            line = announcement(pending, len(grid), args.data_dir, source)
+            display.console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in left_out:
             display.console.print(f"left out: {line}", markup=False, highlight=False)
 
@@ -91,6 +95,25 @@ def train(
         show(shown)
         print(f"report: {experiment.folder / 'report.html'}")
     return status or int(bool(failures))
+
+
+def announcement(
+    pending: Sequence[Settings], runs: int, data_dir: Path | None, source: str | None
+) -> str:
+    """How many runs there are, and where their data was found, in a line.
+
+    Args:
+        pending: those that are not done.
+        runs: how many there are with those that are.
+        data_dir: folder of the data's files, if it was named.
+        source: what builds a user's own model, with its data.
+    """
+    line = f"{len(pending)} of {runs} runs are to be trained"
+    told = []
+    for name, steps in dict.fromkeys((run.data, run.time_steps) for run in pending):
+        where = None if source else places.check(name, data_dir, steps)
+        told.append(name if where is None else f"{name} in {where}")
+    return f"{line}; data: {', '.join(dict.fromkeys(told))}"
 
 
 def show(records: Sequence[Record]) -> None:

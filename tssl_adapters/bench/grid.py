@@ -17,6 +17,8 @@ from tssl_adapters.bench.experiment import Experiment
 from tssl_adapters.bench.runs import Job, Tell, run
 
 TOPIC = "tssl_adapters.bench"
+ANY_PORT = "127.0.0.1:0"
+"""Of the scheduler's web server, which it has without a dashboard, too, else at 8787."""
 
 
 @contextmanager
@@ -91,6 +93,7 @@ def cluster_client(workers: int, scheduler: str | None) -> Iterator[Client]:
         processes=True,
         memory_limit=0,
         dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": ANY_PORT},
         silence_logs=logging.CRITICAL,
     )
     with cluster, Client(cluster) as client:

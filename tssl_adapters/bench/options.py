@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import yaml
 
-from tssl_adapters.bench import known
+from tssl_adapters.bench import known, places
 from tssl_adapters.bench.source import SourceError, parts
 
 LOCAL = (
@@ -22,6 +22,9 @@ LOCAL = (
     "command_line",
 )
 """Options that no result depends on."""
+ALIKE = 0.72
+"""Difflib's ratio from which on a word may be meant: --batch and --batch-size have 0.74, --epoch
+and --report, which mean different things, 0.67."""
 DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu)(?::\d+)?")
 EXAMPLE = re.compile(r"^python -m ", re.MULTILINE)
 
@@ -94,7 +97,7 @@ def _rules() -> str:
 
 def _meant(word: str, words: Sequence[str]) -> str:
     """A guess at what a wrong word was to be; empty without one."""
-    close = get_close_matches(word, words, n=1)
+    close = get_close_matches(word, words, n=1, cutoff=ALIKE)
     return f"did you mean {close[0]}? " if close else ""
 
 
@@ -282,11 +285,17 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="test on the last N training samples, left out of training; the test set is not used",
     )
-    add("--data-dir", type=Path, metavar="DIR",
-        help="folder of the data's files; without it, the usual ones are searched")  # fmt: skip
+    add_data_dir_option(add)
     add(
         "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)"
     )
+
+
+def add_data_dir_option(add: Callable[..., Any]) -> None:
+    """Where the data's files are."""
+    add("--data-dir", type=Path, metavar="DIR",
+        help="folder of the data's files, where it needs some; without it they are looked for in "
+        f"{', '.join(map(str, (places.DATASETS_FOLDER, *places.DATA_ROOTS)))}")  # fmt: skip
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

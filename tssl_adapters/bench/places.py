@@ -20,8 +20,10 @@ TONIC = {"n-mnist": "NMNIST", "dvs-gesture": "DVSGesture", "shd": "SHD"}
 """Tonic's, by our names."""
 
 
-def check(name: str, folder: Path | None, num_steps: int) -> None:
+def check(name: str, folder: Path | None, num_steps: int) -> Path | None:
     """See that a data set's files are there; they are not read.
+
+    Returns where: the folder, or the file that keeps its frames; ``None`` for what a package has.
 
     Args:
         name: one of ``bench.known.DATA``.
@@ -33,12 +35,17 @@ def check(name: str, folder: Path | None, num_steps: int) -> None:
         ModuleNotFoundError: what reads them is not installed.
     """
     if name in SETS:
-        find_idx_files(SETS[name], folder)
-    elif name in TONIC and not cached(name, num_steps).is_file():
-        if find_spec("tonic") is None:
-            raise _no_tonic(name)
-        if not any((root / TONIC[name]).is_dir() for root in roots(folder)):
-            raise no_recordings(name, folder)
+        return find_idx_files(SETS[name], folder)
+    if name not in TONIC:
+        return None
+    if (frames := cached(name, num_steps)).is_file():
+        return frames
+    if find_spec("tonic") is None:
+        raise _no_tonic(name)
+    for root in roots(folder):
+        if (recordings := root / TONIC[name]).is_dir():
+            return recordings
+    raise no_recordings(name, folder)
 
 
 def roots(folder: Path | None) -> list[Path]:

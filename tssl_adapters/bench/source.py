@@ -39,8 +39,10 @@ def parts(source: str, example: str) -> tuple[Path, str]:
         SourceError: there is no such file, or no name.
     """
     path, _, name = source.rpartition(":")
-    if not path or not name or not Path(path).is_file():
+    if not path or not name:
         raise SourceError(f"{source}: name a file and what it has, as in path/to/file.py:{example}")
+    if not Path(path).is_file():
+        raise SourceError(f"{source}: there is no file {path}")
     return Path(path), name
 
 

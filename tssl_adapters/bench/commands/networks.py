@@ -12,7 +12,6 @@ python -m tssl_adapters.bench networks --networks fashion --data-dir DIR --out D
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from tssl_adapters.bench import known, options
 
@@ -45,8 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add = parser.add_argument_group("how it is computed").add_argument
     add("--engine", choices=known.ENGINES, default="torch",
-        help="of the wrapped layers (default: %(default)s)")  # fmt: skip
-    add("--data-dir", type=Path, metavar="DIR",
-        help="folder of the data's files, of networks that need some")  # fmt: skip
+        help="of the wrapped layers (default: %(default)s, that of the recorded results: under "
+        "another engine a folder's runs are trained anew)")  # fmt: skip
+    options.add_data_dir_option(add)
     add("--report", action="store_true", help="train nothing, report what is there")
     options.add_run_options(parser)

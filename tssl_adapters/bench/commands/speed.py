@@ -18,8 +18,14 @@ from tssl_adapters.bench import known, options
 from tssl_adapters.bench.commands.networks import WORDS
 
 USAGE = "[options]"
-SIZES = {"steps": [8, 100], "neurons": [4096], "network_steps": [50], "rounds": 15}
-QUICK = {"steps": [8], "neurons": [512], "network_steps": [5], "rounds": 3}
+SIZES = {
+    "steps": [8, 100],
+    "neurons": [4096],
+    "network_steps": [50],
+    "tau_s": [1.0, 3.0],
+    "rounds": 15,
+}
+QUICK = {"steps": [8], "neurons": [512], "network_steps": [5], "tau_s": [1.0], "rounds": 3}
 RULES = ("smooth-tsslbp", "tsslbp", "native")
 """``native`` is the library's own gradient, out of the engine's loops."""
 NETWORK_BATCH = 32
@@ -41,14 +47,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=options.positive, default=1, metavar="N", help="default: %(default)s")
     add("--network-steps", type=numbers, metavar="LIST",
         help=f"T of the networks, whose batch is {NETWORK_BATCH} (default: 50)")  # fmt: skip
-    add("--tau-s", type=options.listed(options.time_constant), default=[1.0, 3.0], metavar="LIST",
+    add("--tau-s", type=options.listed(options.time_constant), metavar="LIST",
         help="synaptic time constants in steps (default: 1,3)")  # fmt: skip
     add("--rule", choices=RULES, default="smooth-tsslbp", help="of wrapped layers "
         "(default: %(default)s)")  # fmt: skip
     add("--compile", action=argparse.BooleanOptionalAction, default=False,
         help="the libraries' layers under torch.compile too, a minute each (default: no)"
     )  # fmt: skip
-    add("--quick", action="store_true", help="one small size, few rounds")
+    add("--quick", action="store_true",
+        help="one small size, one tau_s, few rounds: about 10 s on a core that is free"
+    )  # fmt: skip
     add("--floors", action="store_true", help="only what the package is held to; the exit status "
         "is 1 if a floor is missed")  # fmt: skip
     add = parser.add_argument_group("how").add_argument

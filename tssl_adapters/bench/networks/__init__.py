@@ -132,7 +132,10 @@ def _said(outcome: Record) -> str:
     if "error" in outcome:
         return f"{outcome['run']} failed: {outcome['error']}"
     run = "{network}, {rule}, seed {seed}".format_map(outcome)
-    return f"{run}: {outcome['final']:.1%} ({outcome['mean']:.1%}), {outcome['seconds']:.1f} s"
+    return (
+        f"{run}: final {outcome['final']:.1%}, mean over training {outcome['mean']:.1%}, "
+        f"{outcome['cpu_seconds']:.1f} s of processor time"
+    )
 
 
 def _outcomes(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[Record]:

@@ -59,7 +59,8 @@ class Case:
     @property
     def title(self) -> str:
         """For messages."""
-        return f"{self.work.title}, T = {self.steps}, {self.batch} x {self.neurons}"
+        size = f"batch {self.batch}" if self.work.is_network else f"{self.batch} x {self.neurons}"
+        return f"{self.work.title}, T = {self.steps}, {size}"
 
     def row(self) -> Row:
         """What all figures of this case share."""
@@ -68,7 +69,7 @@ class Case:
             "title": self.work.title,
             "steps": self.steps,
             "batch": self.batch,
-            "neurons": self.neurons,
+            "neurons": None if self.work.is_network else self.neurons,
             "threads": self.threads,
         }
 

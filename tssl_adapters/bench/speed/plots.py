@@ -69,6 +69,7 @@ def write(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     if not rows:
         return []
     table = pd.DataFrame(rows)
+    table["neurons"] = table["neurons"].fillna(0).astype(int)  # a network has its own
     table = table[table["threads"] == table["threads"].min()]
     figures = {
         "time_over_steps": over(table, "steps", "neurons", "time steps T"),
