@@ -192,7 +192,8 @@ class Layer(Wrapped):
             state = self.state_fallback(x[0] if loops else x)
         record = self._tssl_known_record()
         behind = isinstance(self, _LIF)
-        leak = _rounded(record.minus_leak, torch.result_type(x, state.i)) if behind else 0.0
+        step = x[0] if sequence and len(x) else x
+        leak = _rounded(record.minus_leak, torch.result_type(step, state.i)) if behind else 0.0
         drive = x if sequence else self._tssl_drive(x, state, record, sequence)
         trace = None
         if settings.tau_s != 1.0:
@@ -278,7 +279,7 @@ class _LIF(Layer):
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
         settings = self._tssl_settings
         if sequence:
-            k = _rounded(record.minus_leak, torch.result_type(x, state.i))
+            k = _rounded(record.minus_leak, torch.result_type(x[0] if len(x) else x, state.i))
             return synaptic_current(settings, x, state.i, k)
         # Where the rule has no chain over time, the current's graph ends here too.
         current: Tensor = state.i if settings.rule.chain else state.i.detach()
