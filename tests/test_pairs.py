@@ -53,16 +53,11 @@ class Row:
 
 def rows() -> dict[str, list[Row]]:
     """A few for each class."""
-    every = [row for row in product(CLASSES, *AXES) if not _beyond_the_oracle(*row[:2])]
+    every = [*product(CLASSES, *AXES)]
     found = defaultdict(list)
     for place in pairwise(every):
         found[every[place][0]].append(Row(*every[place]))
     return found
-
-
-def _beyond_the_oracle(cls: str, rule: str) -> bool:
-    """The recursion of the fuzz counts what a neuron's own step fires, ST-RSBP what is sent."""
-    return rule == "strsbp" and "Refrac" in cls
 
 
 ROWS = rows()

@@ -51,7 +51,7 @@ def reason(rule: rules.Rule, layer: nn.Module) -> str | None:
         return (
             f"{type(rule).__name__} takes linear integrate-and-fire neurons, and {NONLINEAR[name]}"
         )
-    if isinstance(rule, rules.STDBP | rules.EventProp) and name == "LIFRefrac":
+    if isinstance(rule, rules.STDBP | rules.EventProp | rules.STRSBP) and name == "LIFRefrac":
         return "its refractory period hides spikes"
     if isinstance(rule, rules.STDBP) and rule.strict and name not in INTEGRATORS:
         return "its potential leaks"

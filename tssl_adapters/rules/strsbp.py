@@ -55,7 +55,7 @@ class STRSBP(Rule):
             G[t] instead, at each spike its own: the same where G is constant, and for time loops.
 
     Refused: neurons that are not linear, that have no reset, or one that takes them out of reach,
-    or whose spikes are graded; ``credit`` and ``recurrent`` where a layer goes step by step.
+    or a refractory period, or whose spikes are graded; ``credit`` and ``recurrent`` where a layer goes step by step.
 
     Raises:
         ValueError: an unknown option.
@@ -163,6 +163,11 @@ class STRSBP(Rule):
             return f"STRSBP takes linear integrate-and-fire neurons, and {traits.nonlinear}"
         if not traits.reset.happens:
             return "STRSBP counts what spikes take from the potential, and nothing resets this one"
+        if traits.refractory:
+            return (
+                "its refractory period hides spikes from what comes after, and STRSBP counts those "
+                "that take from the potential; use a neuron without"
+            )
         if traits.graded:
             return "its spikes are graded, and STRSBP counts spikes; use graded_spikes_factor=1"
         if self.recurrent == "full" and traits.recurrent and not traits.sequence:
