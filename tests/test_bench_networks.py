@@ -369,16 +369,18 @@ def test_seeds(text: str, meant: list[int]) -> None:
     assert seeds(text) == meant
 
 
-@pytest.mark.usefixtures("suite_of_two")
 def test_progress_says_what_its_figures_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = f"networks --networks {TINY[1]} --rules native --workers 0 --out {tmp_path}"
+    line = record(TINY[1], "native", 0, 0.736, engine="torch", seconds=111.6, definition="")
+    monkeypatch.setattr(command, "run", lambda job: line)
+    monkeypatch.setattr(command, "write_page", lambda *given: None)
+    monkeypatch.setattr(rules, "describe", lambda rule: "")
+    words = f"networks --networks {TINY[1]} --rules native --workers 0 --json --out {tmp_path}"
     assert main(words.split()) == 0
-    (line,) = lines(tmp_path / "results.jsonl")
     assert capsys.readouterr().err == (
-        f"1/1  {TINY[1]}, native, seed 0: final {line['final']:.1%}, mean over training "
-        f"{line['mean']:.1%}, {line['cpu_seconds']:.1f} s of processor time\n"
+        f"1/1  {TINY[1]}, native, seed 0: final 73.6%, mean over training 63.6%, "
+        "1.0 s of processor time\n"
     )
 
 
