@@ -887,3 +887,31 @@ def test_supported_lists_installed_libraries_only(monkeypatch: pytest.MonkeyPatc
     report = tssl_adapters.supported()
     assert {row.library for row in report} == {"snntorch", "spikingjelly"}
     assert "norse" not in str(report)
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "engine"),
+    [
+        (norse.LIFCell, {}, "cpu"),
+        (norse.LIFCell, {"tau_s": 3.0}, "cpu"),
+        (norse.LIFCell, {"rule": "eventprop"}, "cpu"),
+        (norse.LIFRefracCell, {}, "torch"),
+        (lambda: norse.LIFRecurrentCell(4, 4), {}, "cpu"),
+        (lambda: norse.LIFRecurrentCell(4, 4), {"tau_s": 3.0}, "torch"),
+        (lambda: norse.LIFRecurrentCell(4, 4), {"rule": "eventprop"}, "torch"),
+        (neuron.QIFNode, {}, "cpu"),
+        (neuron.QIFNode, {"tau_s": 3.0}, "torch"),
+        (neuron.SimpleIFNode, {}, "cpu"),
+        (neuron.SimpleIFNode, {"tau_s": 3.0}, "torch"),
+    ],
+)
+def test_the_engine_that_is_said_is_the_one_that_runs(
+    made: Any, options: dict[str, Any], engine: str
+) -> None:
+    layer = made()
+    (row,) = tssl_adapters.inspect(layer, engine="cpu", **options)
+    tssl_adapters.wrap(layer, engine="cpu", **options)
+    assert f"engine={engine!r}" in repr(layer)
+    assert row.detail.endswith(f"engine={engine!r}")
+    layer(torch.rand(3, 4, requires_grad=True))
+    assert any(layer._tssl_settings.loops.values()) == (engine == "cpu")

@@ -284,13 +284,8 @@ def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
 
 def may_compile(settings: Settings, like: Tensor) -> bool:
     """Whether it is worth trying to decide of steps in this dtype."""
-    rule = settings.rule
     return (
-        settings.tau_s == 1.0
-        and settings.engine == "cpu"
-        and rule.compiled
-        and rule.chain
-        and not (rule.windowed or rule.looks_ahead or rule.looks_around)
+        settings.compiles_steps
         and like.dtype in _TYPES
         and settings.loops.get(_key(like)) is not False
         and _grad_enabled()

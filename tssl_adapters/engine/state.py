@@ -86,11 +86,25 @@ class Settings:
     gave_way: bool = field(default=False, compare=False, repr=False)
     trial: bool = field(default=False, compare=False, repr=False)
 
+    @property
+    def compiles_steps(self) -> bool:
+        """Whether loops may compute steps that are written down from what torch computes."""
+        rule = self.rule
+        return (
+            self.tau_s == 1.0
+            and self.engine == "cpu"
+            and rule.compiled
+            and rule.chain
+            and not (rule.windowed or rule.looks_ahead or rule.looks_around)
+        )
+
     def said(self, traits: Traits) -> str:
         """What a layer has: rule, time constant and engine."""
-        written = traits.written and self.engine == "cpu" and self.tau_s == 1.0
-        known = self.rule.compiled and (traits.nonlinear is None or written)
-        engine = self.engine if known else "torch"
+        if traits.written or traits.recurrent:
+            compiled = self.compiles_steps
+        else:
+            compiled = traits.nonlinear is None and self.rule.compiled
+        engine = self.engine if compiled and not traits.refractory else "torch"
         current = "" if self.tau_s == 1.0 else f"tau_s={self.tau_s:g}, "
         return f"{self.rule}, {current}engine={engine!r}"
 
