@@ -55,7 +55,8 @@ class STRSBP(Rule):
             G[t] instead, at each spike its own: the same where G is constant, and for time loops.
 
     Refused: neurons that are not linear, that have no reset, or one that takes them out of reach,
-    or a refractory period, or whose spikes are graded; ``credit`` and ``recurrent`` where a layer goes step by step.
+    or a refractory period, or whose spikes are graded; ``credit`` and ``recurrent`` where a layer
+    goes step by step.
 
     Raises:
         ValueError: an unknown option.
