@@ -138,7 +138,7 @@ def test_stdbp_is_wrapped_onto_layers_that_suit_it() -> None:
     [
         (
             "missing.py:build",
-            "missing.py:build: name a file and what it has, as in path/to/file.py:build",
+            "missing.py:build: there is no file missing.py",
         ),
         ("mine.py:nothing", "mine.py has no nothing"),
         ("mine.py:__name__", "mine.py:__name__ is no function"),

@@ -81,7 +81,7 @@ def test_a_model_of_ones_own_under_a_rule_of_ones_own(source: Path, tmp_path: Pa
     ("name", "message"),
     [
         ("tsslpb", r"'tsslpb' is none of native, .*, nor path/to/file.py:name of a rule of yours"),
-        ("nowhere.py:rule", r"nowhere.py:rule: name a file and what it has, as in path/to/file.py"),
+        ("nowhere.py:rule", r"nowhere.py:rule: there is no file nowhere.py"),
         ("{}:missing", r"own.py has no missing"),
         ("{}:number", r"own.py:number is no tssl_adapters.rules.Rule but int"),
         ("{}:Halved", r"own.py:Halved is a class; name an instance of it, as in mine = Mine"),
