@@ -324,8 +324,14 @@ def compiled_steps(
         return None
     if found is None or not found.stands_for(inputs[0], pinned):
         given = (*inputs, *states)
-        settings.thin = found = _decided(settings, make, given, pinned, long_way)
+        # Hooks of the user's, a checkpoint's say, are for what a step keeps, and this is not kept.
+        with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+            settings.thin = found = _decided(settings, make, given, pinned, long_way)
     return found if found is not None and found.fits(inputs, states, pinned) else None
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _decided(
@@ -401,18 +407,13 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
         ran = decided.run(inputs, states)
         return ran.out, ran.states
 
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor
-
     own = decided.settings
     try:
-        # Hooks of the user's, a checkpoint's say, are for what a step keeps, and this is not kept.
-        with torch.autograd.graph.saved_tensors_hooks(keep, keep):
-            try:
-                theirs, expected = went(long_way)
-            except Exception:  # which the step itself will meet, and say
-                return False
-            values, grads = went(short_way)
+        try:
+            theirs, expected = went(long_way)
+        except Exception:  # which the step itself will meet, and say
+            return False
+        values, grads = went(short_way)
     finally:
         decided.settings = own
     if not all(map(_same, values, theirs)):  # the library rounds otherwise, as its kernels may
