@@ -105,7 +105,9 @@ def tests(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """Run every case of every test, in the environment of `tests`."""
     beside_tests(session)
-    pytest(session, *session.posargs)
+    # As a module: the environment has no scripts of its own.
+    command = ("python", "-m", "pytest", "-n", "auto", *session.posargs)
+    session.run(*command, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

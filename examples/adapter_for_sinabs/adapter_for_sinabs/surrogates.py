@@ -68,7 +68,7 @@ def surrogate(function: Any, threshold: Tensor) -> Surrogate:
     asked = Surrogate(_asked, (function, threshold))
     if threshold.ndim or not threshold.is_cpu:
         return asked
-    known = _formula(function, float(threshold))
+    known = _formula(function, float(threshold.detach()))
     if known is None:
         return asked
     held = surrogate_of(spikes(function, threshold.double()), [known])
@@ -78,7 +78,7 @@ def surrogate(function: Any, threshold: Tensor) -> Surrogate:
 def own(function: Any, threshold: Tensor) -> tuple[Any, ...]:
     """What a surrogate depends on."""
     one = not threshold.ndim and threshold.is_cpu
-    at = float(threshold) if one else (id(threshold), threshold._version)
+    at = float(threshold.detach()) if one else (id(threshold), threshold._version)
     return (*made_of(function), at)
 
 

@@ -78,8 +78,14 @@ class Compiled(Layer):
         names = self._tssl_states
         if (given and self.init_hidden) or len(given) > len(names):
             return None
-        states = {name: held(self, name) for name in names}
-        states |= {n: s for n, s in zip(names, given, strict=False) if s is not None}
+        handed = dict(zip(names, given, strict=False))
+        try:
+            states = {
+                name: held(self, name) if handed.get(name) is None else handed[name]
+                for name in names
+            }
+        except AttributeError:  # older versions do not save their states
+            return None
         if not thin.fits((x,), tuple(states.values()), self._tssl_pinned()):
             return None
         return self._tssl_run(x, states, False)
