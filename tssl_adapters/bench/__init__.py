@@ -1,6 +1,6 @@
-"""``python -m tssl_adapters.bench``: what a gradient is worth, in accuracy and in time."""
+"""``python -m tssl_adapters.bench``: compare gradients in accuracy and speed."""
 
 import logging
 
-# SpikingJelly offers torch its kernels where there is no Triton, too; torch warns of each, twice.
+# SpikingJelly registers its kernels with torch even without Triton; torch warns twice for each.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)

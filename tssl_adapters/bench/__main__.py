@@ -21,12 +21,12 @@ COMMANDS = {
     "gradients": "compare the rules' gradients on one batch, layer by layer",
     "speed": "time layers and networks, wrapped and native, and what they keep",
 }
-"""By name: a module of ``commands``, which needs no torch, says how it is called, and the one here
-runs it."""
+"""Each command has a module in ``commands``, which declares its options without torch, and one
+here, which runs it."""
 
 
 class Runner(Protocol):
-    """What the module that runs a command has."""
+    """The interface of the module that runs a command."""
 
     def main(self, parser: Parser, args: Namespace) -> int:
         """Run the command; returns the exit status."""
@@ -34,7 +34,7 @@ class Runner(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command that is asked for, and only then import what runs it."""
+    """Parse the command line first, and only then import the module that runs the command."""
     argv = sys.argv[1:] if argv is None else argv
     name = _chooser().parse_args(argv[:1]).command
     parser = command_of(name)[1]
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def runner_of(name: str) -> Runner:
-    """What runs a command; imports torch."""
+    """Import the module that runs a command, and torch with it."""
     runner: Runner = import_module(f"tssl_adapters.bench.{name}")
     return runner
 
@@ -76,7 +76,7 @@ def _chooser() -> Parser:
 
 
 def command_of(name: str) -> tuple[options.Command, Parser]:
-    """How a command is called, and what reads its options."""
+    """A command's module in ``commands``, and the parser of its options."""
     command: options.Command = import_module(f"tssl_adapters.bench.commands.{name}")
     return command, options.parser_of(f"{PROGRAM} {name}", command)
 

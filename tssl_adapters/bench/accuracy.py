@@ -40,18 +40,18 @@ def train(
     fixed: Sequence[str],
     published: Mapping[tuple[str, str], Published] = NOTHING_PUBLISHED,
 ) -> int:
-    """Train what is not trained yet; the exit status is 1 where a run failed, 130 after ctrl-C.
+    """Train what has not been trained yet; exit status 1 if a run failed, 130 after Ctrl-C.
 
     Args:
         args: the command's options.
         grid: the runs.
-        left_out: what was left out of them, and why.
-        fixed: options that the runs of one folder share, beside the epochs of a cosine schedule.
+        left_out: the runs that were left out, and why.
+        fixed: options that all runs in a folder share; with a cosine schedule also the epochs.
         published: accuracies for the report, by data and network.
 
     Raises:
-        ValueError: something that the first run needs is missing; nothing was written.
-        ExperimentError: the folder's runs are others.
+        ValueError: the first run lacks something it needs; nothing was written.
+        ExperimentError: the folder holds other runs.
     """
     experiment = Experiment(args.out)
     experiment.check(grid)
@@ -100,13 +100,13 @@ def train(
 def announcement(
     pending: Sequence[Settings], runs: int, data_dir: Path | None, source: str | None
 ) -> str:
-    """How many runs there are, and where their data was found, in a line.
+    """One line: the number of runs, and where their data was found.
 
     Args:
-        pending: those that are not done.
-        runs: how many there are with those that are.
-        data_dir: folder of the data's files, if it was named.
-        source: what builds a user's own model, with its data.
+        pending: the runs that are not done.
+        runs: the number of all runs, done or not.
+        data_dir: folder of the data files, if given.
+        source: the builder of a user's own model, which brings its own data.
     """
     line = f"{len(pending)} of {runs} runs are to be trained"
     told = []
@@ -117,7 +117,7 @@ def announcement(
 
 
 def show(records: Sequence[Record]) -> None:
-    """Print what each rule came to, in its last epochs."""
+    """Print each rule's accuracy after the last epoch."""
     rows = tables.rows(tables.frame(sorted(names.of_records(records), key=tables.reference_first)))
     settings = tables.differing(rows)
     table = Table(title="test accuracy after the last epoch (%), means over seeds, 95 % intervals")
@@ -139,7 +139,7 @@ def show(records: Sequence[Record]) -> None:
 
 
 def start(args: argparse.Namespace, jobs: list[Job], tell: Any) -> None:
-    """Where it is to run."""
+    """Run the jobs in this process or with Dask."""
     if not jobs:
         return
     if args.scheduler is None and args.workers == 0:

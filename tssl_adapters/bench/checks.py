@@ -1,4 +1,4 @@
-"""What has to be there before the first run: told in one line, and not by each run that fails."""
+"""Checks before the first run: one line says what is missing, instead of an error from each run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SECONDS_TO_ANSWER = 5
 
 
 def at_once(args: Namespace) -> None:
-    """What can be seen of a command's options before anything that runs it is imported.
+    """Check what can be checked before importing the code that runs a command.
 
-    An experiment that is there already may want nothing but its report.
+    An existing experiment may need nothing but its report.
 
     Raises:
-        ValueError: a file, a folder or the device is missing, or options do not go together; says
-            what, where and what to do.
+        ValueError: a file, folder or device is missing, or options conflict; says what, where
+            and what to do.
     """
     for name, there, what in (
         ("data_dir", Path.is_dir, "folder; name the one that holds the data's files"),
@@ -50,7 +50,7 @@ def at_once(args: Namespace) -> None:
 
 
 def _can_be_written(folder: Path) -> None:
-    """See that a folder is there, or can be made."""
+    """Check that a folder exists or can be made."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"--out {folder}: {there} is a file; name a folder, which may be new")
@@ -77,13 +77,13 @@ def _files(name: str, folder: Path | None, num_steps: int) -> None:
 def before_the_first_run(
     pending: Iterable[Settings], data_dir: Path | None, device: str, scheduler: str | None
 ) -> None:
-    """See that the device, the scheduler and the data are there, and that networks fit the data.
+    """Check that device, scheduler and data are there, and that the networks fit the data.
 
     Args:
-        pending: the runs that are to be trained.
-        data_dir: folder of the data's files, if it was named.
-        device: torch's name of it.
-        scheduler: address of a Dask scheduler, if one is to be used.
+        pending: the runs to be trained.
+        data_dir: folder of the data files, if given.
+        device: torch's name of the device.
+        scheduler: address of a Dask scheduler, if one is used.
 
     Raises:
         ValueError: something is missing or does not fit; says what, where and what to do.
@@ -107,7 +107,7 @@ def before_the_first_run(
 
 
 def device_is_there(name: str) -> None:
-    """See that torch can compute on a device.
+    """Check that torch can compute on a device.
 
     Raises:
         ValueError: it cannot.
@@ -125,10 +125,10 @@ def device_is_there(name: str) -> None:
 
 
 def scheduler_answers(address: str | None) -> None:
-    """See that a Dask scheduler is there.
+    """Check that a Dask scheduler answers.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not.
     """
     if address is None:
         return
@@ -144,7 +144,7 @@ def scheduler_answers(address: str | None) -> None:
 
 
 def _loaded(name: str, folder: Path | None, steps: int, validation: int | None) -> Data:
-    """A data set, which later calls in this process have at once."""
+    """Load a data set; it is cached for later calls in this process."""
     from tssl_adapters.bench import data
 
     try:

@@ -1,4 +1,4 @@
-"""The runs that a grid's options come to, and why others are left out."""
+"""The runs that a grid's options describe, and why some are left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tssl_adapters.bench.settings import Settings
 
 
 class Choice(NamedTuple):
-    """What decides whether a run can be trained at all."""
+    """What determines whether a run can be trained."""
 
     library: str
     rule: str
@@ -23,10 +23,10 @@ class Choice(NamedTuple):
 
 
 def trainable(offered: Iterable[Choice]) -> tuple[list[Choice], list[str]]:
-    """What can be trained, and why the rest is left out.
+    """The choices that can be trained, and why the others cannot.
 
     Raises:
-        ValueError: nothing can, or a file has no such rule.
+        ValueError: none can be trained, or a rule does not exist.
     """
     offered = list(offered)
     for name in {choice.rule for choice in offered}:
@@ -47,10 +47,10 @@ def trainable(offered: Iterable[Choice]) -> tuple[list[Choice], list[str]]:
 
 
 def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
-    """The grid's runs, seed by seed, and what is left out of them.
+    """The grid's runs, seed by seed, and the ones left out.
 
     Raises:
-        ValueError: a loss does not fit, or all is left out.
+        ValueError: a loss does not fit, or every run is left out.
     """
     choices, left_out = trainable(
         Choice(library, rule, tau_s, loss)

@@ -1,4 +1,4 @@
-"""What a grid of runs shows while it goes on: bars on a terminal, else a line an epoch."""
+"""Progress of a grid of runs: bars on a terminal, else one line per epoch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Display:
     """Bars for the whole grid, in epochs, and for each run in progress, in batches.
 
     Args:
-        pending: the runs that are to be trained.
-        done: how many epochs of them are done already.
+        pending: the runs to be trained.
+        done: how many of their epochs are already done.
         quiet: show nothing.
     """
 

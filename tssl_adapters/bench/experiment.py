@@ -26,23 +26,24 @@ from tssl_adapters.bench.settings import Settings
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 FAILURES = "failures.jsonl"
 TOLD_APART_BY = ("library", "rule", "tau_s", "data", "network", "seed", "loss")
-"""What says whose run a line of the results is."""
+"""The fields that identify the run of a line of the results."""
 PACKAGES = ("torch", "numpy", "llvmlite", "tssl-adapters")
-"""Beside the libraries."""
+"""Recorded in addition to the libraries."""
 
 
 class ExperimentError(Exception):
-    """A folder that holds an experiment of another kind, or of a version that wrote less."""
+    """A folder holds an experiment of another kind, or from a version that recorded less."""
 
 
 class Experiment:
     """The files of an experiment.
 
-    ``config.yaml`` has its options, ``environment.json`` where it ran, ``results.jsonl`` a line an
-    epoch, ``failures.jsonl`` a line a failed run; ``runs`` and ``checkpoints`` have a file a run.
+    ``config.yaml`` holds the options, ``environment.json`` where it ran, ``results.jsonl`` a line
+    per epoch, ``failures.jsonl`` a line per failed run; ``runs`` and ``checkpoints`` hold a file
+    per run.
 
     Args:
-        folder: where it is, or is to be.
+        folder: the experiment's folder; it need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,28 +51,28 @@ class Experiment:
         self.runs, self.checkpoints = folder / "runs", folder / "checkpoints"
 
     def open(self, config: dict[str, Any], fixed: Iterable[str], command: str = "") -> None:
-        """Make the folder, or go on with what it holds.
+        """Create the folder, or continue the experiment in it.
 
         Args:
             config: the options, by name.
-            fixed: those that must be what they were: the name of a run does not have them.
+            fixed: options that must not change, since a run's name does not contain them.
             command: the command line.
 
         Raises:
-            ExperimentError: one of these is another than before, or a result does not say which
-                run it is of.
+            ExperimentError: a fixed option has changed, or a result does not say which run it
+                belongs to.
         """
         self.check_fixed(config, fixed)
-        self.results()  # refused before anything is written
+        self.results()  # raises before anything is written
         for folder in (self.runs, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         self.describe(config, command)
 
     def check_fixed(self, config: dict[str, Any], fixed: Iterable[str]) -> None:
-        """See that options are what they were, if the folder has some.
+        """Check that the fixed options agree with the folder's, if it has some.
 
         Raises:
-            ExperimentError: one is not.
+            ExperimentError: one does not.
         """
         path = self.folder / CONFIG
         before = yaml.safe_load(path.read_text()) if path.is_file() else config
@@ -83,7 +84,7 @@ class Experiment:
                 )
 
     def describe(self, config: dict[str, Any], command: str = "") -> None:
-        """Write down the options, and where and by which command line they are used."""
+        """Write the options, the environment and the command line."""
         self.folder.mkdir(parents=True, exist_ok=True)
         plain = {
             name: str(value) if isinstance(value, Path) else value for name, value in config.items()
@@ -93,15 +94,15 @@ class Experiment:
         write(self.folder / ENVIRONMENT, json.dumps(where, indent=1) + "\n")
 
     def checkpoint(self, settings: Settings) -> Path:
-        """A run's checkpoint."""
+        """The path of a run's checkpoint."""
         return self.checkpoints / f"{settings.name}.pt"
 
     def records(self, settings: Settings) -> list[Record]:
-        """A run's epochs so far, up to its last; from the results where its own file is gone."""
+        """A run's epochs so far, up to its last; read from the results if its own file is gone."""
         return self._epochs(settings)[: settings.epochs]
 
     def _epochs(self, settings: Settings) -> list[Record]:
-        """All that were ever trained."""
+        """All epochs that were ever trained."""
         path = self.runs / f"{settings.name}.jsonl"
         found = (
             _lines(path)
@@ -111,10 +112,10 @@ class Experiment:
         return list(found)
 
     def results(self) -> list[Record]:
-        """All runs' epochs. A line that says too little is refused: ``collect`` would drop it.
+        """All runs' epochs. Incomplete lines are refused: ``collect`` would drop them.
 
         Raises:
-            ExperimentError: there is one.
+            ExperimentError: there is an incomplete line.
         """
         path = self.folder / RESULTS
         records = list(_lines(path))
@@ -127,26 +128,26 @@ class Experiment:
         return records
 
     def record(self, settings: Settings, records: Iterable[Record]) -> None:
-        """Write down a run's epochs so far."""
+        """Write a run's epochs so far."""
         _write_lines(self.runs / f"{settings.name}.jsonl", records)
 
     def fail(self, settings: Settings, error: str, traceback: str) -> None:
-        """Write down that a run failed, and how."""
+        """Record that a run failed, and how."""
         failure = {**settings.recorded(), "error": error, "traceback": traceback}
         write(self._failure(settings), json.dumps(failure) + "\n")
 
     def forgive(self, settings: Settings) -> None:
-        """Forget that a run failed: it is tried again."""
+        """Forget a run's failure before it is tried again."""
         self._failure(settings).unlink(missing_ok=True)
 
     def _failure(self, settings: Settings) -> Path:
         return self.runs / f"{settings.name}.error.json"
 
     def check(self, grid: Iterable[Settings]) -> None:
-        """Refuse to go on under another rule of the same name.
+        """Refuse to continue with a different rule of the same name.
 
         Raises:
-            ExperimentError: a rule of the user's own was something else before.
+            ExperimentError: a user's own rule has changed.
         """
         for settings in (one for one in grid if one.definition):
             for record in self._epochs(settings)[:1]:
@@ -158,18 +159,18 @@ class Experiment:
                     )
 
     def others(self, grid: Iterable[Settings]) -> list[Record]:
-        """The epochs of runs that the grid does not have."""
+        """The epochs of runs that are not in the grid."""
         ours = {key(asdict(settings)) for settings in grid}
         return [record for record in self.results() if key(record) not in ours]
 
     def failures(self) -> list[Record]:
-        """The runs that failed, and were not tried again since."""
+        """The runs that failed and have not been tried again."""
         return list(_lines(self.folder / FAILURES))
 
     def collect(self, grid: Iterable[Settings]) -> tuple[list[Record], list[Record]]:
-        """Write the epochs and the failures of the grid's runs into one file each, and return them.
+        """Write epochs and failures of the grid's runs into one file each, and return them.
 
-        Those of runs that the grid does not have stay there, after them.
+        Those of runs that are not in the grid are kept, after the others.
         """
         grid = list(grid)
         trained = [(settings, self._epochs(settings)) for settings in grid]
@@ -186,12 +187,12 @@ class Experiment:
 
 
 def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Whose run a line of the results, or its settings, are."""
+    """What identifies the run of a result or of its settings."""
     return tuple(record[name] for name in TOLD_APART_BY)
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit, machine, and the engine where none is named."""
+    """Versions, commit, machine and default engine."""
     versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
     named = (*PACKAGES, *(library.distribution for library in libraries().values()))
     return {
@@ -211,7 +212,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this package, where it is run from a clone, and whether files changed since."""
+    """The commit of this package if it runs from a clone, and whether files have changed."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run([*command, "--abbrev=40"], capture_output=True, text=True, check=True)
@@ -221,7 +222,7 @@ def _commit() -> str | None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file in one piece."""
+    """Write a file atomically."""
     unfinished = path.with_name(f"{path.name}.part")
     unfinished.write_text(text)
     os.replace(unfinished, path)

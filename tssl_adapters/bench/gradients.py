@@ -28,7 +28,7 @@ from tssl_adapters.errors import TSSLAdaptersError
 
 GRADIENTS = "gradients.json"
 FIXED = ("time_steps", "batch_size", "lr", "schedule", "limit", "validation")
-"""Options that all that is in one folder shares."""
+"""Options that everything in one folder shares."""
 
 
 def main(parser: Parser, args: argparse.Namespace) -> int:
@@ -59,9 +59,9 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
 def of_experiment(
     experiment: Experiment, grid: Sequence[Settings], data_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """Those of its runs' starts, of the first seed; kept in its folder.
+    """Gradients at the start of the experiment's runs with the first seed; kept in its folder.
 
-    Rules that were trained before, but for the user's own, stand beside those of the grid.
+    Rules trained before, except the user's own, are included beside those of the grid.
     """
     path = experiment.folder / GRADIENTS
     seed = grid[0].seed
@@ -88,7 +88,7 @@ def of_experiment(
 def figures(
     grid: Sequence[Settings], data_dir: Path | None, checkpoint: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Those of each group of runs that differ in their rule alone."""
+    """The gradients of each group of runs that differ only in their rule."""
     groups: dict[tuple[Any, ...], list[Settings]] = {}
     for settings in grid:
         groups.setdefault(settings.shared(), []).append(settings)
@@ -98,7 +98,7 @@ def figures(
 def compare(
     group: Sequence[Settings], data_dir: Path | None, checkpoint: Path | None = None
 ) -> dict[str, Any]:
-    """The gradients of runs that differ in their rule alone, on the first batch of the data."""
+    """The gradients of runs that differ only in their rule, on the first batch of the data."""
     first = group[0]
     samples = data.load(first.data, data_dir, first.time_steps, first.batch_size, first.validation)
     spreads = {settings.rule: _spread(settings, samples, checkpoint) for settings in group}
@@ -135,10 +135,10 @@ def _spread(settings: Settings, samples: data.Data, checkpoint: Path | None) -> 
 
 
 def _load(model: nn.Module, checkpoint: Path) -> None:
-    """Give a model a run's weights.
+    """Load a run's weights into a model.
 
     Raises:
-        ValueError: the file is no checkpoint of such a run.
+        ValueError: the file is not a checkpoint of such a run.
     """
     try:
         model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
@@ -151,7 +151,7 @@ def _load(model: nn.Module, checkpoint: Path) -> None:
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
-    """Print norms and cosines to the first rule, a table a group."""
+    """Print norms, and cosines to the first rule, one table per group."""
     console = Console()
     for group in found:
         reference = group["rules"][0]

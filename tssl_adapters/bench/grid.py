@@ -1,4 +1,4 @@
-"""The runs of an experiment side by side: in this process, or scheduled by Dask."""
+"""Run an experiment's jobs: in this process, or scheduled by Dask."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tssl_adapters.bench.runs import Job, Tell, run
 
 TOPIC = "tssl_adapters.bench"
 ANY_PORT = "127.0.0.1:0"
-"""Of the scheduler's web server, which it has without a dashboard, too, else at 8787."""
+"""The scheduler's web server runs even without a dashboard; it would take port 8787."""
 
 
 @contextmanager
 def held_back() -> Iterator[Flag]:
-    """Keep the first ctrl-C back until a run has come to a place where it can go on later."""
+    """Delay the first Ctrl-C until a run can be continued later."""
     pressed = Flag()
 
     def press(number: int, frame: FrameType | None) -> None:
@@ -39,10 +39,10 @@ def held_back() -> Iterator[Flag]:
 
 
 def run_here(jobs: Sequence[Job], tell: Tell) -> None:
-    """One after the other, in this process.
+    """Run the jobs one after the other in this process.
 
     Raises:
-        InterruptedRunError: by ctrl-C, after a batch.
+        InterruptedRunError: after a batch, because of Ctrl-C.
     """
     with held_back() as pressed:
         for job in jobs:
@@ -52,26 +52,26 @@ def run_here(jobs: Sequence[Job], tell: Tell) -> None:
 def run_with_dask(
     jobs: Sequence[Job], tell: Tell, workers: int = 1, scheduler: str | None = None
 ) -> None:
-    """In single-threaded worker processes; another takes up the run of one that dies.
+    """Run the jobs in single-threaded workers; if one dies, another takes over its run.
 
     Args:
-        jobs: the runs. Workers on other machines have to see the experiment's folder, and the
-            data's, under the same path.
-        tell: is told how they go on, in another thread.
+        jobs: the runs. Workers on other machines must see the experiment's folder and the data
+            under the same path.
+        tell: is told of their progress, in another thread.
         workers: how many processes to start on this machine.
-        scheduler: the address of a Dask scheduler, whose workers are taken instead.
+        scheduler: address of a Dask scheduler, whose workers are used instead.
     """
     with cluster_client(workers, scheduler) as client:
         client.subscribe_topic(TOPIC, lambda event: tell(event[1]))
         futures = {client.submit(_run_on_worker, job, pure=False): job for job in jobs}
         for future in as_completed(futures):
-            if future.status != "finished":  # its workers died time after time
+            if future.status != "finished":  # its workers died repeatedly
                 _record_failure(futures[future], future, tell)
 
 
 @contextmanager
 def cluster_client(workers: int, scheduler: str | None) -> Iterator[Client]:
-    """Of worker processes of one thread each on this machine, or of a scheduler that runs.
+    """A client of single-threaded workers on this machine, or of a running scheduler.
 
     Raises:
         ValueError: a worker of the scheduler has several threads.
@@ -79,7 +79,7 @@ def cluster_client(workers: int, scheduler: str | None) -> Iterator[Client]:
     if scheduler is not None:
         with Client(scheduler) as client:
             for worker, threads in client.nthreads().items():
-                if threads > 1:  # torch's random numbers are the process's
+                if threads > 1:  # torch's random state is global to the process
                     raise ValueError(
                         f"The worker {worker} of the Dask cluster {scheduler} has {threads} "
                         "threads, and runs in one process would share its random numbers. "
@@ -101,7 +101,7 @@ def cluster_client(workers: int, scheduler: str | None) -> Iterator[Client]:
 
 
 def _run_on_worker(job: Job) -> None:
-    """What a worker does with a job."""
+    """Run a job on a worker."""
     torch.set_num_threads(1)
     worker = get_worker()
     run(job, lambda event: worker.log_event(TOPIC, event))

@@ -1,7 +1,7 @@
-"""Every name that the command line takes, so that it answers without torch and the libraries.
+"""Every name that the command line accepts, kept apart from torch and the libraries.
 
-What a name stands for is in the module that runs it; ``tests/test_bench_commands.py`` holds the two
-together.
+The module that runs a name defines what it means; ``tests/test_bench_commands.py`` keeps the two
+consistent.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ EXPERIMENTS = {
     "fashion-cnn": "fashion-mnist",
     "mnist-cnn": "mnist",
 }
-"""The paper's, each with its data."""
+"""The paper's experiments, each with its data."""
 
 LATENCY = "latency"
-"""The loss of spike times: its networks and their inputs spike once."""
+"""The spike-time loss: its inputs and neurons fire once."""
 FEWEST_STEPS = {"kernel": 2, "cross-entropy": 1, "count": 3, LATENCY: 4}
-"""The losses, and the time steps in which their targets or their inputs differ."""
+"""The losses, and the fewest time steps at which their targets or inputs differ."""
 
 RULES = {
     "native": "the library's default surrogate",
@@ -67,14 +67,14 @@ RULES = {
     },
     "eventprop": "EventProp; neurons behind a synaptic current alone",
 }
-"""What each is, in a line of the help; ``bench.rules`` has what it computes."""
+"""A line about each rule for the help; ``bench.rules`` has the rules themselves."""
 COMPARED = ("native", "smooth-tsslbp")
-"""Unless others are named: the library itself, and what ``wrap`` gives it by default."""
+"""The default: the library itself, and the default rule of ``wrap``."""
 
 SETS: dict[str, list[str]] = yaml.safe_load(
     Path(__file__).with_name("networks").joinpath("split.yaml").read_text()
 )
-"""Networks of the suite: those that a rule is chosen on, and those that it is reported on."""
+"""Networks of the suite: those used to choose a rule, and those used to report on it."""
 FASHION = (
     "spikingjelly-fashion-sew-resnet18",
     "spikingjelly-fashion-spikformer",
@@ -85,7 +85,7 @@ NETWORKS = (*(name for names in SETS.values() for name in names), *FASHION)
 KINDS = ("ordinary", "stress", "timing", "fashion")
 ALL = "all"
 RESULTS = "results.jsonl"
-"""In an experiment's folder."""
+"""The file of results in an experiment's folder."""
 
 WORKS = (
     *("spikingjelly-lif", "spikingjelly-lif-step", "spikingjelly-network"),
@@ -95,10 +95,10 @@ WORKS = (
 
 
 def installed(library: str) -> bool:
-    """Whether a library is there; it is not imported."""
+    """Whether a library is installed; it is not imported."""
     return find_spec(library) is not None
 
 
 def library_of(name: str) -> str:
-    """Whose a network of the suite or a work is: their names begin with it."""
+    """The library of a suite network or a work: the first part of its name."""
     return name.partition("-")[0]

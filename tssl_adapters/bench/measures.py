@@ -1,4 +1,4 @@
-"""What is measured of a run beside its accuracy."""
+"""What is measured in a run besides its accuracy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class SpikeRate:
-    """Mean number of spikes per neuron and step of all spiking layers, from what they emit."""
+    """Mean number of spikes per neuron and step over all spiking layers, from their outputs."""
 
     def __init__(
         self, model: nn.Module, neuron: type[nn.Module] | tuple[type[nn.Module], ...], tau_s: float
@@ -30,9 +30,9 @@ class SpikeRate:
         self.emitted[layer].append(output[0] if isinstance(output, tuple) else output)
 
     def end_sequence(self, num_steps: int | None = None) -> None:
-        """Count the spikes of one forward pass, made in one call or in ``num_steps``.
+        """Count the spikes of one forward pass, made in one call or step by step.
 
-        Without their number, several calls are taken for steps, and one for a sequence.
+        Without ``num_steps``, several calls count as steps, and a single one as a sequence.
         """
         for outputs in self.emitted.values():
             if not outputs:
@@ -52,7 +52,7 @@ class SpikeRate:
 
 
 class KeptForBackward:
-    """Bytes of distinct tensors that autograd keeps for backward, while the context is open."""
+    """Bytes of distinct tensors saved for the backward pass while the context is open."""
 
     def __init__(self) -> None:
         self._kept: dict[int, int] = {}
@@ -73,5 +73,5 @@ class KeptForBackward:
 
     @property
     def num_bytes(self) -> int:
-        """In all."""
+        """The total."""
         return sum(self._kept.values())

@@ -13,20 +13,20 @@ from tssl_adapters import losses
 from tssl_adapters.bench.known import LATENCY
 
 TAU_M = 5.0
-PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, which the authors use for every data set
+PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081  # MNIST's, used by the authors for every data set
 MAX_WEIGHT = 4.0
 MAX_GRADIENT_NORM = 1.0
-LATENCY_TAU = 2.0  # in steps
-FIRED = -1e9  # a reset to it leaves no second spike
+LATENCY_TAU = 2.0  # in time steps
+FIRED = -1e9  # reset far enough down to prevent a second spike
 MEAN_LOSSES = ("cross-entropy", LATENCY)  # the others are summed, as the authors do
 
 
 def encode(samples: Tensor, num_steps: int, tau_s: float, once: bool = False) -> Tensor:
-    """What a network receives, as floats ``[T, batch, ...]``, filtered by the PSC recursion.
+    """Encode samples as float input ``[T, batch, ...]``, filtered by the PSC recursion.
 
-    ``samples`` are bytes: pixels ``[batch, channels, height, width]``, normalised and repeated over
-    T steps, or counts of events ``[batch, T, channels, height, width]``. With ``once`` pixels are
-    single spikes instead, :func:`latencies`.
+    ``samples`` are bytes: pixels ``[batch, channels, height, width]``, normalised and repeated for
+    T steps, or event counts ``[batch, T, channels, height, width]``. With ``once`` each pixel is a
+    single spike instead, see :func:`latencies`.
     """
     if once:
         return latencies(samples, num_steps)
@@ -37,10 +37,10 @@ def encode(samples: Tensor, num_steps: int, tau_s: float, once: bool = False) ->
 
 
 def latencies(pixels: Tensor, num_steps: int) -> Tensor:
-    """One spike a pixel, the earlier the brighter, as floats ``[T, batch, ...]``.
+    """One spike per pixel, earlier for brighter ones, as floats ``[T, batch, ...]``.
 
     A byte p > 0 of ``pixels`` ``[batch, channels, height, width]`` fires at step (1 - p/255) T/2,
-    rounded, so that what it sets off has the second half of the window; 0 never fires.
+    rounded, which leaves the second half of the window for its effects; 0 never fires.
     """
     times = torch.round((1 - pixels / 255) * (num_steps / 2))
     steps = torch.arange(num_steps, device=pixels.device).reshape(-1, *(1 for _ in pixels.shape))
@@ -57,9 +57,9 @@ class SumPool2d(nn.Module):
 
 
 def init_weights(model: nn.Module, seed: int, once: bool = False) -> None:
-    """Draw the weights as the authors do, the same in each library for the same ``seed``.
+    """Draw the weights as the authors do; the same ``seed`` gives the same ones in each library.
 
-    For neurons that fire ``once`` their mean is above 0, or most neurons would never fire.
+    For neurons that fire ``once`` their mean is positive, or most neurons would never fire.
     """
     torch.manual_seed(seed)
     for module in model.modules():
@@ -73,11 +73,11 @@ def init_weights(model: nn.Module, seed: int, once: bool = False) -> None:
 
 
 def scores(name: str, output: Tensor) -> Tensor:
-    """What a loss ranks the classes by: ``[T, batch, classes]`` to ``[batch, classes]``.
+    """The class scores that a loss uses: ``[T, batch, classes]`` to ``[batch, classes]``.
 
-    The output summed over time; for ``latency`` sum_t (T - t) s[t] / tau, which of a single spike
-    is what is left of the window. That is a ramp in t, and so is its gradient G[t]: any rule can
-    use it, and its forward difference, STDBP's, is the gradient of the spike's time.
+    The output summed over time; for ``latency`` sum_t (T - t) s[t] / tau, which for a single spike
+    is the time left in the window. This is a ramp in t, and so is its gradient G[t]: any rule can
+    use it, and its forward difference, as in STDBP, is the gradient of the spike time.
     """
     if name != LATENCY:
         return output.sum(0)
@@ -89,8 +89,8 @@ def scores(name: str, output: Tensor) -> Tensor:
 def batch_loss(name: str, output: Tensor, labels: Tensor, tau_s: float) -> Tensor:
     """The loss of ``output`` ``[T, batch, classes]`` under ``labels`` ``[batch]``, a scalar.
 
-    The mean over the batch of the cross-entropy of :func:`scores` for :data:`MEAN_LOSSES`, else a
-    sum over the batch.
+    For :data:`MEAN_LOSSES` the batch mean of the cross-entropy of :func:`scores`, else a sum over
+    the batch.
     """
     num_steps, _, num_classes = output.shape
     if name == "kernel":

@@ -1,4 +1,4 @@
-"""Runs ``model``: a grid of trainings of a model of the user's own."""
+"""Runs ``model``: trains a user's own model on a grid of settings."""
 
 from __future__ import annotations
 

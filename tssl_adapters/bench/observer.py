@@ -1,4 +1,4 @@
-"""How a run's progress is told."""
+"""How a run reports its progress."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 Record = dict[str, Any]
-"""A line of the results: an epoch."""
+"""A line of the results: one epoch."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come; the sums are those of the epoch in progress.
+    """How far a run has come; the sums are of the current epoch.
 
-    ``seconds`` is without ``untimed`` batches, in which what they go through was compiled.
+    ``seconds`` excludes the ``untimed`` batches, in which something was compiled.
     """
 
     epoch: int = 0
@@ -27,12 +27,12 @@ class Progress:
 
     @property
     def epoch_seconds(self) -> float:
-        """What the epoch's batches would have taken, had all taken as long as the timed ones."""
+        """The epoch's time if all batches had taken as long as the timed ones."""
         return self.seconds * self.batch / max(1, self.batch - self.untimed)
 
 
 class Observer:
-    """Is told how a run goes on; what is to be shown overrides this."""
+    """Is told of a run's progress; override it to show something."""
 
     def batch(self, progress: Progress, num_batches: int) -> None:
         """A batch of ``num_batches`` in the epoch was trained on."""
@@ -46,7 +46,7 @@ class Observer:
 
 
 def describe(record: Record, epochs: int, best: float) -> str:
-    """An epoch in one line."""
+    """One line about an epoch."""
     return (
         f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  "
         f"train {record['train_accuracy']:.2%}  test {record['test_accuracy']:.2%} "

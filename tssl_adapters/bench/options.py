@@ -1,4 +1,4 @@
-"""Options that several commands share. Nothing here needs torch: a wrong word is told at once."""
+"""Options that several commands share. Nothing here needs torch, so errors are reported at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LOCAL = (
     *("config", "source", "out", "workers", "scheduler", "quiet", "json", "report"),
     "command_line",
 )
-"""Options that no result depends on."""
+"""Options that do not affect results."""
 ALIKE = 0.72
-"""Difflib's ratio from which on a word may be meant: --batch and --batch-size have 0.74, --epoch
-and --report, which mean different things, 0.67."""
+"""Difflib ratio above which a word is suggested: --batch and --batch-size have 0.74, --epoch and
+--report, which mean different things, 0.67."""
 DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu)(?::\d+)?")
 EXAMPLE = re.compile(r"^python -m ", re.MULTILINE)
 
@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 
 class Command(Protocol):
-    """How a command is called: what each module of ``bench.commands`` has.
+    """The interface of each module of ``bench.commands``.
 
-    Its docstring is the description, and from its first line ``python -m ...`` on the examples.
+    The docstring is the description; from its first line ``python -m ...`` on, it is the examples.
     """
 
     __doc__: str | None
@@ -46,7 +46,7 @@ class Command(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a wrong word with one line: what, and where to look."""
+    """Answers an invalid argument with one line: what is wrong, and where to look."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
@@ -55,12 +55,12 @@ class Parser(argparse.ArgumentParser):
         self.refuse(f"{message} (--help lists the options)")
 
     def refuse(self, message: str) -> NoReturn:
-        """End with status 2 and a message that says all there is to say."""
+        """Exit with status 2 and a complete message."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def parser_of(program: str, command: Command) -> Parser:
-    """What reads a command's options: its help in groups, examples at the end."""
+    """The parser of a command: options in groups, examples at the end of the help."""
     about = (command.__doc__ or "").replace("``", "")
     start = match.start() if (match := EXAMPLE.search(about)) else len(about)
     parser = Parser(
@@ -84,19 +84,19 @@ def parser_of(program: str, command: Command) -> Parser:
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options, and the command line as ``command_line``."""
+    """Parse the options; ``command_line`` holds the command line."""
     args = parser.parse_args(with_config(parser, argv))
     args.command_line = f"{parser.prog} {shlex.join(argv)}"
     return args
 
 
 def _rules() -> str:
-    """What each is."""
+    """The help text about the rules."""
     return "\n".join(f"{name:<22}{about}" for name, about in known.RULES.items())
 
 
 def _meant(word: str, words: Sequence[str]) -> str:
-    """A guess at what a wrong word was to be; empty without one."""
+    """A suggestion for an invalid word; empty if there is none."""
     close = get_close_matches(word, words, n=1, cutoff=ALIKE)
     return f"did you mean {close[0]}? " if close else ""
 
@@ -123,21 +123,21 @@ def time_constant(text: str) -> float:
 
 
 def device(text: str) -> str:
-    """The name of a device; whether it is there, torch has to say."""
+    """A device name; only torch can tell whether the device exists."""
     if DEVICE.fullmatch(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no device, such as cpu, cuda or cuda:1")
     return text
 
 
 def workers(text: str) -> int:
-    """How many processes; 0 is this one."""
+    """The number of worker processes; 0 means this process."""
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {number}")
     return number
 
 
 def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """Values separated by commas."""
+    """Comma-separated values."""
 
     def parse(text: str) -> list[T]:
         return list(dict.fromkeys(kind(part.strip()) for part in text.split(",")))
@@ -147,7 +147,7 @@ def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """A name among others."""
+    """One of the given names."""
 
     def parse(text: str) -> str:
         if text not in names:
@@ -159,7 +159,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def of_installed(names: Sequence[str]) -> Callable[[str], str]:
-    """A library, or something that is named for one, which has to be there."""
+    """An installed library, or a name that begins with one."""
     known_name = one_of(names)
 
     def parse(text: str) -> str:
@@ -174,7 +174,7 @@ def of_installed(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def rule(text: str) -> str:
-    """A rule of the benchmark, or ``path/to/file.py:name`` of one of the user's own."""
+    """A rule of the benchmark, or ``path/to/file.py:name`` for a user's own."""
     if text in known.RULES:
         return text
     if ":" not in text:
@@ -190,7 +190,7 @@ def rule(text: str) -> str:
 
 
 def network(text: str) -> str:
-    """Layers in the paper's notation, or a name of some."""
+    """Layers in the paper's notation, or the name of a preset."""
     for part in known.PRESETS.get(text, text).split(known.BETWEEN):
         if not (part == known.POOL or part.isdecimal() or known.CONVOLUTION.fullmatch(part)):
             raise argparse.ArgumentTypeError(
@@ -201,26 +201,26 @@ def network(text: str) -> str:
 
 
 def libraries() -> list[str]:
-    """Those that are installed, which are compared unless others are named."""
+    """The installed libraries, which are compared by default."""
     return [name for name in known.LIBRARIES if known.installed(name)]
 
 
 def add_libraries_option(add: Callable[..., Any]) -> None:
-    """Whose neurons."""
+    """Add the option for the libraries."""
     add("--libraries", type=listed(of_installed(known.LIBRARIES)), default=libraries(),
         metavar="LIST", help=f"of {', '.join(known.LIBRARIES)} (default: those installed)"
     )  # fmt: skip
 
 
 def add_rules_option(add: Callable[..., Any], default: Sequence[str] = known.COMPARED) -> None:
-    """Which gradients."""
+    """Add the option for the rules."""
     add("--rules", type=listed(rule), default=list(default), metavar="LIST",
         help="names out of the list of rules below, or path/to/file.py:name of rules of your own "
         f"(default: {','.join(default)})")  # fmt: skip
 
 
 def add_grid_options(parser: argparse.ArgumentParser) -> None:
-    """What is compared; each list is gone through in full."""
+    """Add the options that span the grid; every combination is run."""
     add = parser.add_argument_group("what is compared (lists are separated by commas)").add_argument
     add("--data", type=listed(one_of(known.DATA)), default=["mnist5k"], metavar="LIST",
         help=f"of {', '.join(known.DATA)} (default: mnist5k)")  # fmt: skip
@@ -240,13 +240,13 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schedule_option(add: Callable[..., Any]) -> None:
-    """How the learning rate goes on."""
+    """Add the option for the learning rate schedule."""
     add("--schedule", choices=known.SCHEDULES, default="constant",
         help="of the learning rate: cosine ends at 0 (default: %(default)s)")  # fmt: skip
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """How each run is trained."""
+    """Add the options for training."""
     add = parser.add_argument_group("how it is trained").add_argument
     add("--epochs", type=positive, default=10, metavar="N", help="in all (default: %(default)s)")
     add("--time-steps", type=positive, default=5, metavar="T", help="default: %(default)s")
@@ -257,7 +257,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def losses_of(args: argparse.Namespace, tau_s: float) -> list[str]:
-    """The losses at a ``tau_s``.
+    """The losses to train with at a ``tau_s``.
 
     Raises:
         ValueError: one of them does not fit the other options.
@@ -276,7 +276,7 @@ def losses_of(args: argparse.Namespace, tau_s: float) -> list[str]:
 
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:
-    """What is on which machine."""
+    """Add the options for machine and device."""
     add = parser.add_argument_group("data and device").add_argument
     add("--limit", type=positive, metavar="N", help="train and test on the first N samples only")
     add(
@@ -292,14 +292,14 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_dir_option(add: Callable[..., Any]) -> None:
-    """Where the data's files are."""
+    """Add the option for the folder of the data files."""
     add("--data-dir", type=Path, metavar="DIR",
         help="folder of the data's files, where it needs some; without it they are looked for in "
         f"{', '.join(map(str, (places.DATASETS_FOLDER, *places.DATA_ROOTS)))}")  # fmt: skip
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Where it runs, and what it writes."""
+    """Add the options for output and execution."""
     add = parser.add_argument_group("where it runs, and what it writes").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="the experiment's folder")
     add("--workers", type=workers, metavar="N",
@@ -311,7 +311,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """The command line, after the options of its ``--config`` file, if it names one."""
+    """The command line, preceded by the options of its ``--config`` file, if it names one."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     path = finder.parse_known_args(argv)[0].config
@@ -327,7 +327,7 @@ def with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[st
 
 
 def _words(name: str, value: Any) -> list[str]:
-    """An option of a file as words of a command line."""
+    """An option from a file as command-line words."""
     option = f"--{str(name).replace('_', '-')}"
     if value is None or value is False:
         return []
@@ -338,5 +338,5 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def recorded(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that results depend on."""
+    """The options that affect results."""
     return {name: value for name, value in vars(args).items() if name not in LOCAL}

@@ -1,4 +1,4 @@
-"""Runs ``paper``: the paper's networks in its set-up, and what its authors published."""
+"""Runs ``paper``: the paper's networks in its set-up, beside its authors' published results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIXED = ("limit", "validation", "schedule")
 
 
 class Trial(NamedTuple):
-    """A network of the paper, and what its authors' README reports after 100 epochs."""
+    """A network of the paper, and the results that its authors' README reports after 100 epochs."""
 
     data: str
     network: str
@@ -44,10 +44,10 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> tuple[list[Settings], list[str]]:
-    """The runs, seed by seed, and what is left out of them.
+    """The runs, seed by seed, and the ones left out.
 
     Raises:
-        ValueError: all of it is.
+        ValueError: every run is left out.
     """
     offered = product(args.libraries, args.rules)
     choices, left_out = trainable(Choice(library, rule, TAU_S, LOSS) for library, rule in offered)

@@ -1,4 +1,4 @@
-"""Where the files of the data sets are. Needs no torch: what is missing is told at once."""
+"""Where the data files are. Needs no torch, so missing files are reported at once."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ DATASETS_FOLDER = Path("/usr/share/datasets")  # Debian's
 DATA_ROOTS = (Path("."), Path("data"), Path("~/data"), Path("~/datasets"))
 SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 TONIC = {"n-mnist": "NMNIST", "dvs-gesture": "DVSGesture", "shd": "SHD"}
-"""Tonic's, by our names."""
+"""Tonic's names, by ours."""
 
 
 def check(name: str, folder: Path | None, num_steps: int) -> Path | None:
-    """See that a data set's files are there; they are not read.
+    """Check that a data set's files are there; they are not read.
 
-    Returns where: the folder, or the file that keeps its frames; ``None`` for what a package has.
+    Returns the folder, or the file of cached frames; ``None`` for data that comes with a package.
 
     Args:
         name: one of ``bench.known.DATA``.
         folder: where its files are; ``None`` searches the usual places.
-        num_steps: time steps, into which events are counted.
+        num_steps: time steps into which events are binned.
 
     Raises:
-        FileNotFoundError: they are not to be found; says where it looked and how to get them.
-        ModuleNotFoundError: what reads them is not installed.
+        FileNotFoundError: they were not found; says where it looked and how to get them.
+        ModuleNotFoundError: the package that reads them is not installed.
     """
     if name in SETS:
         return find_idx_files(SETS[name], folder)
@@ -49,12 +49,12 @@ def check(name: str, folder: Path | None, num_steps: int) -> Path | None:
 
 
 def roots(folder: Path | None) -> list[Path]:
-    """The folders that may hold tonic's."""
+    """The folders that may hold tonic's data."""
     return [root.expanduser() for root in DATA_ROOTS] if folder is None else [folder]
 
 
 def cached(name: str, num_steps: int) -> Path:
-    """The file that keeps a set of events as frames."""
+    """The file of cached frames of an event data set."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root, "tssl_adapters", "bench", f"{name}-{num_steps}-mixed.pt")
 
@@ -68,7 +68,7 @@ def _no_tonic(name: str) -> ModuleNotFoundError:
 
 
 def no_recordings(name: str, folder: Path | None) -> FileNotFoundError:
-    """What is said where tonic's folder is missing or not whole."""
+    """The error for a missing or incomplete tonic folder."""
     looked_in = ", ".join(str((root / TONIC[name]).absolute()) for root in roots(folder))
     return FileNotFoundError(
         f"{name}'s recordings are not in {looked_in}; name the folder that was given to tonic "
@@ -78,12 +78,12 @@ def no_recordings(name: str, folder: Path | None) -> FileNotFoundError:
 
 
 def find_idx_files(name: str, folder: Path | None) -> Path:
-    """The first folder that holds all four files of a data set, as ``FILE`` or ``FILE.gz``.
+    """The first folder with all four files of a data set, as ``FILE`` or ``FILE.gz``.
 
-    ``name`` is Fashion-MNIST or MNIST, ``folder`` the files' own or torchvision's root.
+    ``name`` is Fashion-MNIST or MNIST, ``folder`` holds the files or is torchvision's root.
     """
     inside = TORCHVISION[name]
-    if folder is None:  # not the roots themselves: both sets' files have the same names
+    if folder is None:  # not the roots themselves: the files of both sets have the same names
         roots = [root.expanduser() / inside for root in DATA_ROOTS]
         folders = [DATASETS_FOLDER / name.lower(), *roots]
     else:
@@ -109,6 +109,6 @@ def _how_to_get(name: str) -> str:
 
 
 def idx_file(folder: Path, name: str) -> Path:
-    """One of them, gzipped or not."""
+    """One of the files, gzipped or not."""
     raw = folder / name
     return raw if raw.is_file() else folder / f"{name}.gz"

@@ -1,4 +1,4 @@
-"""The rules that are compared, by name."""
+"""The rules to compare, by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Derivative = Callable[[Tensor], Tensor]
 
 
 class UnknownRuleError(ValueError):
-    """There is no such rule, or a library does not have the surrogate that it is made of."""
+    """There is no such rule, or the library lacks the surrogate it needs."""
 
 
 class Contestant(NamedTuple):
@@ -46,11 +46,11 @@ class Contestant(NamedTuple):
 
     Attributes:
         make: makes the rule from the surrogate's derivative.
-        surrogate: the library's surrogate that it is made of; empty where it needs none.
-        plain: whether the library computes it by itself where layers emit spikes.
-        reset: whether its gradient depends on what a reset takes from the potential, by a factor
-            or by its scale, which says nothing where that is no more than a way to fire once.
-        definition: of a rule of the user's own, what it is.
+        surrogate: the library's surrogate that the rule uses; empty if it needs none.
+        plain: whether the library itself computes it where layers emit spikes.
+        reset: whether its gradient depends on how far a reset lowers the potential, as a factor
+            or a scale; that is meaningless where the reset only prevents a second spike.
+        definition: what a user's own rule is.
     """
 
     make: Callable[[Derivative], Rule]
@@ -62,14 +62,14 @@ class Contestant(NamedTuple):
 
 @dataclass(frozen=True)
 class ChainlessTSSLBP(TSSLBP):
-    """TSSL-BP with nothing flowing from a time step to the one before."""
+    """TSSL-BP with no gradient flowing back from one time step to the one before."""
 
     chain = False
 
 
 @dataclass(frozen=True)
 class InThresholds(SurrogateGradient):
-    """A surrogate gradient whose width and peak go with the threshold.
+    """A surrogate gradient whose width and peak scale with the threshold.
 
     ``derivative`` maps (h - theta) / theta to theta times d spike / d h.
     """
@@ -92,7 +92,7 @@ def _arctan(narrowness: float, x: Tensor) -> Tensor:
 
 
 def _fallback(x: Tensor) -> Tensor:
-    """The derivative of a sigmoid of TSSL-BP's width: its fallback, taken for a surrogate."""
+    """The derivative of a sigmoid of TSSL-BP's width: its fallback, used as a surrogate."""
     width = TSSLBP().fallback_width
     sigmoid = torch.sigmoid((x / width).clamp(-8.0, 8.0))
     return sigmoid * (1 - sigmoid) / width
@@ -136,14 +136,14 @@ RULES = {
     },
 }
 RULES |= {name: _fixed(rule()) for name, rule in BY_NAME.items() if name not in RULES}
-"""By name, those that have no options here last; what they are is in ``bench.known``."""
+"""Rules by name, those without options here last; ``bench.known`` describes them."""
 
 
 def contestant(name: str) -> Contestant:
-    """A rule by its name, or one of the user's own that ``path/to/file.py:name`` names.
+    """A rule by its name, or a user's own by ``path/to/file.py:name``.
 
     Raises:
-        UnknownRuleError: there is none.
+        UnknownRuleError: there is no such rule.
     """
     if name in RULES:
         return RULES[name]
@@ -153,7 +153,7 @@ def contestant(name: str) -> Contestant:
 
 @cache
 def _own(name: str, written: int) -> Contestant:
-    """A rule of a file as it was ``written`` at some time, so that a change is noticed."""
+    """A rule from a file last modified at ``written``, so that changes are noticed."""
     if ":" not in name:
         raise UnknownRuleError(
             f"{name!r} is none of {', '.join(RULES)}, nor path/to/file.py:name of a rule of yours"
@@ -172,24 +172,24 @@ def _own(name: str, written: int) -> Contestant:
 
 
 def definition(name: str) -> str:
-    """What a rule of the user's own is, the same in every process; empty for the others."""
+    """What a user's own rule is, the same in every process; empty for all others."""
     return contestant(name).definition
 
 
 def describe(name: str) -> str:
-    """What a rule is, with all of its options; the same in every process."""
+    """A rule with all of its options; the same in every process."""
     if name in RULES:
         return without_addresses(repr(RULES[name].make(_of_the_layer)))
     return contestant(name).definition
 
 
 def _of_the_layer(x: Tensor) -> Tensor:
-    """Stands for the derivative of the surrogate that a layer has."""
+    """A placeholder for the derivative of a layer's own surrogate."""
     return x
 
 
 def _definition(rule: Rule) -> str:
-    """The rule with its options, and a stamp of its class where that is not this package's."""
+    """The rule with its options, and a stamp of its class if that is not from this package."""
     said = str(rule)
     if type(rule).__module__.startswith(tssl_adapters.__name__):
         return said
@@ -197,14 +197,14 @@ def _definition(rule: Rule) -> str:
 
 
 def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> str | None:
-    """Why a library's neurons cannot have a rule, or ``None``; arguments as for :func:`build`.
+    """Why a library's neurons cannot use a rule, or ``None``; arguments as for :func:`build`.
 
-    A library that is not installed is asked in vain.
+    ``None`` if the library is not installed.
     """
     try:
         network, chosen = _prepare(library, rule, [nn.Linear(1, 1)], once)
     except ModuleNotFoundError:
-        return None  # so that the run is tried, and its error recorded
+        return None  # lets the run be tried, and its error recorded
     except (UnknownRuleError, UnknownNeuronError) as error:
         return str(error)
     if once and contestant(rule).reset:
@@ -217,7 +217,7 @@ def why_not(library: str, rule: str, tau_s: float = 1.0, once: bool = False) -> 
 
 
 def surrogate(library: str, name: str) -> Surrogate:
-    """A library's surrogate by its name here; without one, its default.
+    """A library's surrogate by its name here; its default if the name is empty.
 
     Raises:
         UnknownRuleError: the library lacks it.
@@ -231,18 +231,18 @@ def surrogate(library: str, name: str) -> Surrogate:
 def build(
     library: str, rule: str, tau_s: float, connections: list[nn.Module], once: bool = False
 ) -> Network:
-    """A network of a library's neurons under a rule: the same forward for each of them.
+    """A network of a library's neurons under a rule; the forward pass is the same for every rule.
 
-    A surrogate of the library's own is left to the library where layers emit spikes; above
-    ``tau_s = 1`` its derivative is the rule of the same PSC-emitting neurons, and of neurons that
-    fire once a rule that leaves the reset out: so large a one would multiply the gradient.
+    The library itself applies its own surrogates where layers emit spikes. Above ``tau_s = 1`` the
+    surrogate's derivative is used as a rule of the same PSC-emitting neurons, and for neurons that
+    fire once as a rule without the reset, which is so large that it would blow up the gradient.
 
     Args:
         library: the library's name.
         rule: the rule's name.
         tau_s: synaptic time constant, in steps.
-        connections: what is before each layer of neurons.
-        once: take neurons that integrate without leak and fire once.
+        connections: the module before each layer of neurons.
+        once: use non-leaky neurons that fire once.
 
     Raises:
         UnknownRuleError: the library lacks the surrogate.
@@ -257,7 +257,7 @@ def build(
 def _prepare(
     library: str, rule: str, connections: list[nn.Module], once: bool
 ) -> tuple[Network, Rule]:
-    """A network as the library made it, and the rule that it is to have."""
+    """A network as the library builds it, and the rule for it."""
     entry = contestant(rule)
     slope = architectures.derivative(surrogate(library, entry.surrogate))
     chosen, name = entry.make(slope), entry.surrogate or "native"

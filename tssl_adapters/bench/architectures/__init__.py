@@ -1,4 +1,4 @@
-"""The paper's networks, made of each library's own neurons."""
+"""The paper's networks, built from each library's own neurons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tssl_adapters.bench.architectures.connections import connections
 
 Surrogate = Callable[[Tensor], Tensor]
-"""A library's surrogate: from h - theta to spikes, with a derivative of its own."""
+"""A library's surrogate: maps h - theta to spikes, and has its own derivative."""
 
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -31,22 +31,22 @@ class Network(NamedTuple):
 
 
 class UnknownNeuronError(ValueError):
-    """A library does not have the neurons that a network is made of."""
+    """A library lacks the neurons that a network needs."""
 
 
 class Library(Protocol):
-    """What a file of this package, named for its library, has."""
+    """The interface of this package's modules, each named after its library."""
 
     SURROGATES: dict[str, Surrogate]
 
     def network(self, connections: list[nn.Module], surrogate: str) -> Network:
-        """Neurons with the surrogate of that name after each connection."""
+        """Put neurons with the named surrogate after each connection."""
         ...
 
     def network_once(self, connections: list[nn.Module], surrogate: str) -> Network:
-        """Likewise neurons that integrate without leak, as their synapses do, and fire once.
+        """The same with non-leaky neurons and non-leaky synapses that fire once.
 
-        It goes through whole sequences, where STDBP needs no guess about the step after the last.
+        The network takes whole sequences, so STDBP need not guess the step after the last.
 
         Raises:
             UnknownNeuronError: the library has none.
@@ -55,7 +55,7 @@ class Library(Protocol):
 
 
 def library(name: str) -> Library:
-    """The file of a library; imports the library."""
+    """Import a library's module, and the library with it."""
     return import_module(f"{__name__}.{name}")
 
 

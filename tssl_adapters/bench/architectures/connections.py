@@ -1,4 +1,4 @@
-"""What is between the neurons, the same modules in every library."""
+"""The connections between the neurons, the same modules in every library."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tssl_adapters.bench.method import SumPool2d
 
 
 def hidden_sizes(network: str) -> list[int]:
-    """The layer sizes in a name such as 400-400.
+    """The layer sizes in a name such as ``400-400``.
 
     Raises:
-        ValueError: it is no such name.
+        ValueError: the name is not of this form.
     """
     sizes = network.split(BETWEEN)
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
@@ -24,7 +24,7 @@ def hidden_sizes(network: str) -> list[int]:
 
 
 def connections(network: str, shape: Sequence[int], num_classes: int) -> list[nn.Module]:
-    """One module before each layer of neurons, the output layer's last.
+    """One module before each layer of neurons, including the output layer.
 
     Args:
         network: the layers in the paper's notation, such as ``400-400`` or

@@ -1,4 +1,4 @@
-"""Norse's ``LIFBoxCell``, stepped through time, or ``IAF`` over whole sequences."""
+"""Norse's ``LIFBoxCell``, stepped through time, or ``IAF`` on whole sequences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = {
     "native": norse.LIFBoxParameters().method,
     "fast-sigmoid": "super",
 }
-"""Norse has no arctan, and at its default alpha its other methods do not train this network."""
+"""Norse has no arctan, and its other methods do not train this network at their default alpha."""
 
 
 def _parameters(surrogate: str) -> norse.LIFBoxParameters:
@@ -46,7 +46,7 @@ class Gain(nn.Module):
 
 
 def network(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons h = (1 - 1/tau_m) v + x, reset to zero: Norse scales x by 1/tau_m."""
+    """Neurons h = (1 - 1/tau_m) v + x, reset to zero; ``Gain`` undoes Norse's factor 1/tau_m."""
     layers: list[nn.Module] = []
     for connection in connections:
         layers += [connection, Gain(TAU_M), norse.LIFBoxCell(_parameters(surrogate), dt=DT)]
@@ -63,10 +63,10 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
 
 
 class NetOnce(nn.Module):
-    """Connections, each followed by neurons h = v + i, with i the sum of their input so far.
+    """Connections, each followed by neurons with h = v + i, where i sums their input so far.
 
-    ``IAF`` rather than a ``LIF`` without leak: that one's potential is scaled down to some 1e-8,
-    where each surrogate is at its peak and each bound on a slope is met.
+    ``IAF`` is used because a ``LIF`` without leak scales its potential down to about 1e-8, where
+    every surrogate is at its peak and every bound on a slope holds.
     """
 
     def __init__(self, connections: Sequence[nn.Module], p: norse.IAFParameters) -> None:
@@ -83,7 +83,7 @@ class NetOnce(nn.Module):
 
 
 def network_once(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons that integrate without leak, reset out of the threshold's reach."""
+    """Non-leaky neurons, reset far below the threshold."""
     p = norse.IAFParameters(
         v_reset=torch.tensor(FIRED),
         method=METHODS[surrogate],

@@ -23,7 +23,7 @@ SURROGATES: dict[str, Surrogate] = {
 
 
 class Net(nn.Module):
-    """Connections, each followed by neurons with h = beta mem + x and reset to zero."""
+    """Connections, each followed by neurons with h = beta mem + x, reset to zero."""
 
     def __init__(self, connections: Sequence[nn.Module], spike_grad: Surrogate) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class Net(nn.Module):
 
 
 def network(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons with the surrogate of that name after each connection."""
+    """Put neurons with the named surrogate after each connection."""
     return Network(Net(connections, SURROGATES[surrogate]), Net.__call__, snntorch.Leaky)
 
 
 def network_once(connections: list[nn.Module], surrogate: str) -> Network:
-    """There are no such neurons: no reset keeps snnTorch's from firing again.
+    """snnTorch has no such neurons: none of its resets prevents a second spike.
 
     Raises:
         UnknownNeuronError: always.

@@ -16,7 +16,7 @@ SURROGATES: dict[str, Surrogate] = {
 
 
 def network(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons h = (1 - 1/tau) v + x, reset to zero, after each connection."""
+    """Neurons with h = (1 - 1/tau) v + x, reset to zero, after each connection."""
     layers: list[nn.Module] = []
     for connection in connections:
         lif = neuron.LIFNode(
@@ -38,15 +38,15 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
 
 
 class Integrate(nn.Module):
-    """A synaptic current that does not leak, ``[T, ...]``."""
+    """A non-leaky synaptic current, ``[T, ...]``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum up to each step."""
+        """The cumulative sum over time."""
         return x.cumsum(0)
 
 
 def network_once(connections: list[nn.Module], surrogate: str) -> Network:
-    """Neurons h = v + i with i the sum of their input so far, reset out of reach."""
+    """Neurons with h = v + i, where i sums their input so far, reset far below the threshold."""
     layers: list[nn.Module] = []
     for connection in connections:
         node = neuron.IFNode(v_reset=FIRED, surrogate_function=SURROGATES[surrogate], step_mode="m")
@@ -55,7 +55,7 @@ def network_once(connections: list[nn.Module], surrogate: str) -> Network:
 
 
 def run_once(model: nn.Module, x: Tensor) -> Tensor:
-    """All T steps in one call, from rest, which is not the potential after a spike."""
+    """All T steps in one call, from rest, which differs from the reset potential."""
     functional.reset_net(model)
     for module in model.modules():
         if isinstance(module, neuron.IFNode):

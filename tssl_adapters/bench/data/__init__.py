@@ -14,7 +14,7 @@ Loader = Callable[[Path | None, int], Data]
 
 
 def _events(name: str, folder: Path | None, num_steps: int) -> Data:
-    from tssl_adapters.bench.data import events  # which needs more than the examples have
+    from tssl_adapters.bench.data import events  # needs more than the examples require
 
     return events.load(name, folder, num_steps)
 
@@ -26,7 +26,7 @@ LOADERS: dict[str, Loader] = {
     "fashion-mnist": lambda folder, steps: images.fashion_mnist(folder),
     **{name: partial(_events, name) for name in EVENTS},
 }
-"""By name: from the folder that holds the files, if it is known, and the number of time steps."""
+"""Loaders by name; each takes the folder of the files, or ``None``, and the number of steps."""
 
 
 def load(
@@ -41,14 +41,14 @@ def load(
     Args:
         name: one of :data:`LOADERS`.
         folder: where its files are; ``None`` searches the usual places.
-        num_steps: time steps, into which events are counted; images do not depend on it.
-        limit: keep the first samples only, of both parts.
-        validation: take so many of the last training samples for the test set, before that.
+        num_steps: time steps into which events are binned; images do not depend on it.
+        limit: keep only the first samples of both parts.
+        validation: first replace the test set by this many of the last training samples.
 
     Raises:
-        FileNotFoundError: the files are not to be found; says where it looked.
+        FileNotFoundError: the files were not found; says where it looked.
         ValueError: ``validation`` leaves nothing to train on.
-        ModuleNotFoundError: what reads them is not installed.
+        ModuleNotFoundError: the package that reads them is not installed.
     """
     return LOADERS[name](folder, num_steps).held_out(validation).first(limit)
 

@@ -1,4 +1,4 @@
-"""Recordings of event sensors, from the folders that the package ``tonic`` keeps them in."""
+"""Event-camera recordings, read from the folders in which ``tonic`` keeps them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tssl_adapters.bench.places import TONIC, cached, check, no_recordings, root
 
 
 def load(name: str, folder: Path | None, num_steps: int) -> Data:
-    """Count a data set's events into frames, once: they are kept in the user's cache.
+    """Bin a data set's events into frames, once: they are kept in the user's cache.
 
     Args:
         name: one of ``bench.known.EVENTS``.
-        folder: the one that was given to tonic as ``save_to``; ``None`` searches the usual places.
-        num_steps: frames of equal duration in a recording, from its first event to its last.
+        folder: tonic's ``save_to``; ``None`` searches the usual places.
+        num_steps: frames of equal duration per recording, from its first event to its last.
 
     Returns:
-        Frames ``[N, T, polarities, height, width]`` of counts up to 255, read from the file as
-        they are used.
+        Frames ``[N, T, polarities, height, width]`` of counts up to 255, read from the file on
+        demand.
 
     Raises:
         ModuleNotFoundError: tonic is not installed.
@@ -44,7 +44,7 @@ def load(name: str, folder: Path | None, num_steps: int) -> Data:
 
 
 def _read(name: str, folder: Path | None, num_steps: int, train: bool) -> tuple[Tensor, Tensor]:
-    """Frames and labels of one part, in an order of chance: some sets come class by class."""
+    """Frames and labels of one part, shuffled, since some sets are sorted by class."""
     recordings, sensor_size = _recordings(name, folder, train)
     from tonic.transforms import ToFrame
 
@@ -68,7 +68,7 @@ def _read(name: str, folder: Path | None, num_steps: int, train: bool) -> tuple[
 
 
 def _recordings(name: str, folder: Path | None, train: bool) -> tuple[Any, tuple[int, int, int]]:
-    """Tonic's data set, in the first folder that has it, and its sensor's size."""
+    """Tonic's data set from the first folder that has it, and the sensor size."""
     check(name, folder, num_steps=0)
     from tonic import datasets
 
@@ -76,7 +76,7 @@ def _recordings(name: str, folder: Path | None, train: bool) -> tuple[Any, tuple
         raise FileNotFoundError
 
     known = getattr(datasets, TONIC[name])
-    # Of the same name, which is its folder's; it would download what it does not find.
+    # Same class name, since the folder is named after it; tonic would download what it lacks.
     local = type(known.__name__, (known,), {"download": refuse})
     for candidate in roots(folder):
         try:

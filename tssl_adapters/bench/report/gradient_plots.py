@@ -1,4 +1,4 @@
-"""Plots of the gradient figures: growth through depth and time, and how rules agree."""
+"""Plots of the gradients: growth through depth and time, and agreement of the rules."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Group = dict[str, Any]
 
 
 NAMED = ("data", "network", "loss", "tau_s", "library")
-"""What sets groups apart."""
+"""The fields in which groups may differ."""
 
 
 def titles(groups: Sequence[Group]) -> list[str]:
-    """Which networks they are: what the groups do not share, their library at least."""
+    """Titles that tell the groups apart: what they do not share, the library at least."""
     varied = [name for name in NAMED if len({group[name] for group in groups}) > 1] or ["library"]
     return [", ".join(_said(name, group[name]) for name in varied) for group in groups]
 
@@ -39,7 +39,7 @@ def _rules(groups: Sequence[Group]) -> list[str]:
 
 
 def _layers(groups: Sequence[Group]) -> list[tuple[str, Group, int]]:
-    """Each group's layers, from 0, and which they are."""
+    """Each group's layers, counted from 0, with a title each."""
     return [
         (f"{title}, layer {layer + 1}", group, layer)
         for title, group in zip(titles(groups), groups, strict=True)
@@ -48,7 +48,7 @@ def _layers(groups: Sequence[Group]) -> list[tuple[str, Group, int]]:
 
 
 def through_depth(groups: Sequence[Group], *, columns: int = COLUMNS) -> Figure:
-    """The norm of each layer's weight gradient, a line a rule."""
+    """The norm of each layer's weight gradient, one line per rule."""
     figure, axes = panels(len(groups), columns, sharey=True)
     styles = looks(_rules(groups))
     for axis, title, group in zip(axes, titles(groups), groups, strict=True):
@@ -64,7 +64,7 @@ def through_depth(groups: Sequence[Group], *, columns: int = COLUMNS) -> Figure:
 
 
 def through_time(groups: Sequence[Group], *, columns: int = COLUMNS) -> Figure:
-    """The norm of the drive's gradient at each step, a panel a layer."""
+    """The norm of the drive gradient at each time step, one panel per layer."""
     chosen = _layers(groups)
     figure, axes = panels(len(chosen), columns, sharey=True)
     styles = looks(_rules(groups))
@@ -82,12 +82,12 @@ def through_time(groups: Sequence[Group], *, columns: int = COLUMNS) -> Figure:
 
 
 def agreement(groups: Sequence[Group], *, columns: int = COLUMNS) -> Figure:
-    """Cosines between the rules' weight gradients, a panel a layer."""
+    """Cosines between the rules' weight gradients, one panel per layer."""
     chosen = _layers(groups)
     figure, axes = panels(len(chosen), columns)
     for axis, (title, group, layer) in zip(axes, chosen, strict=True):
         cosine, names = group["cosine"][layer], group["rules"]
-        axis.imshow(cosine, cmap="RdBu", vmin=-1.5, vmax=1.5)  # pale enough to read on
+        axis.imshow(cosine, cmap="RdBu", vmin=-1.5, vmax=1.5)  # pale enough for text on top
         for line, values in enumerate(cosine):
             for column, value in enumerate(values):
                 axis.text(column, line, f"{value:.2f}", ha="center", va="center",
@@ -100,5 +100,5 @@ def agreement(groups: Sequence[Group], *, columns: int = COLUMNS) -> Figure:
 
 
 def _positive(norms: Sequence[float]) -> list[float]:
-    """A logarithmic axis has no place for 0."""
+    """A logarithmic axis cannot show 0."""
     return [norm if norm > 0 else float("nan") for norm in norms]

@@ -10,20 +10,20 @@ from tssl_adapters.bench.observer import Record
 
 
 def short(names: Iterable[str]) -> dict[str, str]:
-    """Rules of the user's own without their file's folder, where that tells them apart."""
+    """The user's own rules without their file's folder, if they stay distinct."""
     known = list(dict.fromkeys(names))
     files = Counter(name.rpartition("/")[2] for name in known)
     return {name: file if files[file := name.rpartition("/")[2]] == 1 else name for name in known}
 
 
 def of_records(records: Sequence[Record]) -> list[Record]:
-    """Lines of results under short names."""
+    """Lines of results with short names."""
     names = short(record["rule"] for record in records)
     return [{**record, "rule": names[record["rule"]]} for record in records]
 
 
 def of_gradients(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What ``bench.gradients.compare`` returned, under short names."""
+    """The return value of ``bench.gradients.compare`` with short names."""
     names = short(rule for group in groups for rule in group["rules"])
     return [
         {

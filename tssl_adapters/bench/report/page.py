@@ -1,4 +1,4 @@
-"""The report itself: ``report.html``, which needs no other file, and ``report.md``."""
+"""The report itself: ``report.html``, which is self-contained, and ``report.md``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MOST_NAMED = 4
 
 
 class Plot(NamedTuple):
-    """A plot of the report: its file's name, heading, what it shows, and itself as SVG.
+    """A plot of the report: file name, heading, caption, and the plot as SVG.
 
-    ``narrow`` is the same for a narrow window, where it needs another drawing.
+    ``narrow`` is a version for narrow windows, if it needs one.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Plot(NamedTuple):
 
 
 class Published(NamedTuple):
-    """Test accuracies of the best epochs, as fractions: their mean over runs, and the best."""
+    """Test accuracies of the best epochs, as fractions: mean over runs, and best."""
 
     mean: float
     best: float
@@ -54,15 +54,15 @@ def write_report(
     gradients: Sequence[Group] = (),
     published: Mapping[tuple[str, str], Published] = NOTHING_PUBLISHED,
 ) -> None:
-    """Write both files into the experiment's folder, and the plots that the second one shows.
+    """Write both files into the experiment's folder, with the plots that the Markdown file shows.
 
     Args:
-        experiment: whose folder has the options and the environment already.
+        experiment: its folder already has the options and the environment.
         records: lines of its results.
         failures: lines of its failed runs.
         left_out: what was not run, and why.
-        gradients: what ``bench.gradients.compare`` returned, for each setting.
-        published: accuracies to put beside these, by data and network.
+        gradients: the results of ``bench.gradients.compare``, one per setting.
+        published: accuracies to compare with, by data and network.
     """
     records = sorted(names.of_records(records), key=tables.reference_first)
     gradients = names.of_gradients(gradients)
@@ -93,19 +93,19 @@ def write_report(
 
 
 def render(folder: Path, template: str, context: Mapping[str, Any]) -> None:
-    """Write ``report.html`` and ``report.md`` from the templates of a name, and the plots.
+    """Write ``report.html`` and ``report.md`` from the templates of that name, and the plots.
 
     Args:
-        folder: the experiment's, with its options and its environment.
-        template: the name, without its ending.
-        context: what the templates show, ``plots`` among it.
+        folder: the experiment's folder, with options and environment.
+        template: the templates' name, without suffix.
+        context: what the templates show, including ``plots``.
     """
     context = {
         **context,
         "config": yaml.safe_load((folder / CONFIG).read_text()),
         "environment": json.loads((folder / ENVIRONMENT).read_text()),
     }
-    context["environment"].setdefault("command", "")  # not recorded before
+    context["environment"].setdefault("command", "")  # missing in older records
     (folder / PLOTS).mkdir(exist_ok=True)
     for drawn in context["plots"]:
         write(folder / PLOTS / f"{drawn.name}.svg", drawn.svg)
@@ -122,7 +122,7 @@ def render(folder: Path, template: str, context: Mapping[str, Any]) -> None:
 
 
 def listed(names: Iterable[str], what: str) -> str:
-    """A few names, or how many there are."""
+    """A few names, or their number."""
     found = list(dict.fromkeys(names))
     return ", ".join(found) if len(found) <= MOST_NAMED else f"{len(found)} {what}"
 
@@ -197,7 +197,7 @@ def _gradient_plots(gradients: Sequence[Group]) -> list[Plot]:
 
 
 def plot(heading: str, caption: str, draw: Callable[..., Figure]) -> Plot:
-    """A plot whose file is named for its heading; ``draw`` takes the panels a line, ``columns``."""
+    """A plot whose file is named after its heading; ``draw`` takes ``columns``, panels per row."""
     figure = draw(columns=plots.COLUMNS)
     narrow = None
     if figure.get_figwidth() > 1.5 * plots.WIDTH:

@@ -1,4 +1,4 @@
-"""The report's plots: lines that differ in dashes and markers, so that greyscale will do."""
+"""The report's plots: lines differ in dashes and markers, so that greyscale suffices."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "svg.fonttype": "none",
 }
-# Okabe and Ito's colours, dark to light
+# Okabe and Ito's colours, from dark to light
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-# Five and nine, which share no divisor: without colours no two of 45 lines look alike
+# Five and nine are coprime: even without colours no two of 45 lines look alike
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX*<"
 WIDTH, HEIGHT = 4.2, 3.0  # of one panel, in inches
 COLUMNS = 3
-"""Panels a line; a narrow window gets a drawing of its own, with one."""
+"""Panels per row; a narrow window gets its own drawing, with one."""
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an ``svg`` element, to stand in a page."""
+    """A figure as an ``svg`` element, to be embedded in a page."""
     file = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -46,7 +46,7 @@ def svg(figure: Figure) -> str:
 
 
 def looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What sets a rule's line apart, the same in every plot."""
+    """The style of each rule's line, the same in every plot."""
     choices = zip(cycle(COLORS), cycle(DASHES), cycle(MARKERS), strict=False)
     return {
         rule: {"color": color, "linestyle": dash, "marker": marker, "markersize": 4}
@@ -57,7 +57,7 @@ def looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
 def panels(
     number: int, columns: int = COLUMNS, *, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Any]]:
-    """A figure of so many axes; ``sharex`` and ``sharey`` give them the same limits."""
+    """A figure with that many axes; ``sharex`` and ``sharey`` give them the same limits."""
     columns = min(number, columns)
     lines = -(-number // columns)
     with mpl.rc_context(STYLE):
@@ -69,17 +69,17 @@ def panels(
         for unused in axes[number:]:
             unused.set_axis_off()
         for axis in axes[:number]:
-            axis.tick_params(labelbottom=True, labelleft=True)  # which shared axes hide
+            axis.tick_params(labelbottom=True, labelleft=True)  # hidden by shared axes
     return figure, axes[:number]
 
 
 def entitle(axis: Any, title: str) -> None:
-    """Write a panel's title in as many lines as keep it off the next panel's."""
+    """Wrap a panel's title so that it does not touch the next panel's."""
     axis.set_title(textwrap.fill(title, 60), fontsize=8)
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Label a logarithmic axis that is drawn on already; matplotlib's own labels would overlap."""
+    """Label a logarithmic axis after drawing on it; matplotlib's own labels would overlap."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     within = (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
@@ -89,7 +89,7 @@ def plain_numbers(axis: Axis) -> None:
 
 
 def settings(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each setting's title and epochs; what all settings share is left out of the titles."""
+    """Each setting's title and epochs; titles leave out what all settings share."""
     varied = [name for name in SETTING if table[name].nunique() > 1] or ["library"]
     for keys, epochs in table.groupby(SETTING, sort=False):
         named = dict(zip(SETTING, keys, strict=True))
@@ -101,7 +101,7 @@ def _title(name: str, value: Any) -> str:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The settings that were trained for more than one epoch: one is no curve."""
+    """The settings trained for more than one epoch: a single one makes no curve."""
     return table[table.groupby(SETTING)["epoch"].transform("max") > 1]
 
 
@@ -114,9 +114,9 @@ def over_epochs(
     share: bool = True,
     columns: int = COLUMNS,
 ) -> Figure:
-    """A column against the epoch: the mean over seeds, and the range of the seeds in grey.
+    """A column against the epoch: the mean over seeds, with their range in grey.
 
-    ``share`` gives all panels the same axis, where the column means the same in each.
+    ``share`` gives all panels the same axis, for columns that mean the same in each.
     """
     groups = list(settings(table))
     figure, axes = panels(len(groups), columns, sharey=share)
@@ -137,14 +137,14 @@ def over_epochs(
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
-    """Those that have a difference to native."""
+    """The rows that have a difference to native."""
     return [row for row in rows if row.last_difference is not None]
 
 
 def differences(rows: Sequence[Row], *, columns: int = COLUMNS) -> Figure:
-    """Differences to native in points, with their intervals, a panel a setting.
+    """Differences to native in points, with their intervals, one panel per setting.
 
-    Of one epoch the best is the last, and not drawn.
+    With one epoch the best is the last, and is not drawn.
     """
     shown = compared(rows)
     titles = list(dict.fromkeys(_setting(row, rows) for row in shown))
@@ -175,7 +175,7 @@ def differences(rows: Sequence[Row], *, columns: int = COLUMNS) -> Figure:
 
 
 def costs(rows: Sequence[Row], *, columns: int = COLUMNS) -> Figure:
-    """Seconds an epoch and mebibytes kept for backward, a bar a rule and setting."""
+    """Seconds per epoch and MiB saved for the backward pass, a bar for each rule and setting."""
     columns = min(2, columns)
     figure, (time, memory) = panels(2, columns)
     height = max(HEIGHT, 0.25 * len(rows) + 0.8)
@@ -199,7 +199,7 @@ def _setting(row: Row, rows: Sequence[Row]) -> str:
 
 
 def legend(figure: Figure, axes: Sequence[Any]) -> None:
-    """One for all panels, of whatever any of them shows."""
+    """One legend for all panels, with everything that any of them shows."""
     shown: dict[str, Any] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""Figures over seeds: means, bests, intervals, differences to native. Accuracies are fractions."""
+"""Statistics over seeds: means, bests, intervals, and differences to native, as fractions."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from scipy import stats
 from tssl_adapters.bench.observer import Record
 
 SETTING = ["data", "network", "loss", "tau_s", "library"]
-"""Under which rules are compared."""
+"""The settings under which rules are compared."""
 RUN = [*SETTING, "rule", "seed"]
 CONFIDENCE = 0.95
 REFERENCE = "native"
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds, and half its 95 % interval by Student's t; none from one seed."""
+    """A mean over seeds, and half its 95 % interval by Student's t; no interval from one seed."""
 
     mean: float
     half: float | None
 
     def percent(self, sign: str = "") -> str:
-        """In percent, or, with the sign ``+``, in points."""
+        """In percent, or, with the sign ``+``, in percentage points."""
         if self.half is None:
             return f"{100 * self.mean:{sign}.2f}"
         return f"{100 * self.mean:{sign}.2f} ± {100 * self.half:.2f}"
 
 
 class Row(NamedTuple):
-    """What a rule came to under one setting.
+    """A rule's results under one setting.
 
-    ``best`` and ``last`` are test accuracies of a run's best epoch and of its last; differences
-    are to ``native``, seed by seed. ``seconds`` of training and ``mebibytes`` kept for backward,
-    of an epoch and of a batch, are medians; ``spike_rate`` is the last epoch's mean.
+    ``best`` and ``last`` are the test accuracies of a run's best epoch and of its last; differences
+    are to ``native``, seed by seed. ``seconds`` of training per epoch and ``mebibytes`` saved for
+    the backward pass per batch are medians; ``spike_rate`` is the mean in the last epoch.
     """
 
     setting: dict[str, str]
@@ -53,12 +53,12 @@ class Row(NamedTuple):
 
 
 def reference_first(record: Record) -> bool:
-    """What to sort by, so that native comes before the rules that are compared with it."""
+    """A sort key that puts native before the rules compared with it."""
     return bool(record["rule"] != REFERENCE)
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """A line an epoch; lines of the examples lack the loss."""
+    """One row per epoch; records of the examples lack the loss."""
     table = pd.DataFrame(records)
     for name, value in (("loss", ""), ("kept_bytes", float("nan"))):
         table[name] = table[name].fillna(value) if name in table else value
@@ -75,7 +75,7 @@ def estimate(values: pd.Series) -> Estimate:
 
 
 def rows(table: pd.DataFrame) -> list[Row]:
-    """A row for each setting and rule, in the order of the records."""
+    """One row per setting and rule, in the order of the records."""
     found = []
     for keys, setting in table.groupby(SETTING, sort=False):
         named = {name: _text(value) for name, value in zip(SETTING, keys, strict=True)}
@@ -87,7 +87,7 @@ def rows(table: pd.DataFrame) -> list[Row]:
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
-    """Which settings the rows do not share; the library at least."""
+    """The settings that the rows do not share; the library at least."""
     found = [name for name in SETTING if len({row.setting[name] for row in rows}) > 1]
     return found or ["library"]
 
@@ -97,7 +97,7 @@ def _text(value: object) -> str:
 
 
 def _by_seed(epochs: pd.DataFrame) -> pd.DataFrame:
-    """Best and last test accuracy of each seed's run, and its epochs."""
+    """Best and last test accuracy of each seed's run, and its number of epochs."""
     runs = epochs.sort_values("epoch").groupby("seed")
     accuracy = runs["test_accuracy"]
     found = {"best": accuracy.max(), "last": accuracy.last(), "epochs": runs["epoch"].max()}
@@ -132,9 +132,9 @@ def _row(
 def _difference(
     rule: str, mine: pd.DataFrame, reference: pd.DataFrame | None, which: str
 ) -> Estimate | None:
-    """Of the seeds that both have, trained for as many epochs."""
+    """The difference over the seeds that both have, trained for the same number of epochs."""
     if rule == REFERENCE or reference is None:
         return None
-    difference = mine - reference  # by seed; nothing where one of them lacks it
+    difference = mine - reference  # by seed; NaN where one of them lacks it
     paired = difference.loc[difference["epochs"] == 0, which]
     return estimate(paired) if len(paired) else None
