@@ -1,4 +1,4 @@
-"""Every name that the command line accepts, kept apart from torch and the libraries.
+"""Every name that the command line accepts, so that it imports neither torch nor the libraries.
 
 The module that runs a name defines what it means; ``tests/test_bench_commands.py`` keeps the two
 consistent.

@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Command(Protocol):
     """The interface of each module of ``bench.commands``.
 
-    The docstring is the description; from its first line ``python -m ...`` on, it is the examples.
+    The docstring is the description; the examples start at its first line ``python -m ...``.
     """
 
     __doc__: str | None

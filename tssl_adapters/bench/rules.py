@@ -235,7 +235,7 @@ def build(
 
     The library itself applies its own surrogates where layers emit spikes. Above ``tau_s = 1`` the
     surrogate's derivative is used as a rule of the same PSC-emitting neurons, and for neurons that
-    fire once as a rule without the reset, which is so large that it would blow up the gradient.
+    fire once as a rule without the reset: one so large would blow up the gradient.
 
     Args:
         library: the library's name.

@@ -1,4 +1,4 @@
-"""One run of the grid, in whatever process it is given to."""
+"""One run of the grid, in whichever process executes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECONDS_BETWEEN_EVENTS = 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """A run, the experiment's folder, and where to compute it."""
+    """A run, the experiment's folder, and the device."""
 
     settings: Settings
     folder: Path
@@ -38,7 +38,7 @@ class Job:
     """``FILE:FUNCTION`` of a user's own model."""
 
     def workload(self) -> Workload:
-        """What is trained, as it starts."""
+        """The model to train and its data, at the start."""
         settings = self.settings
         if self.source is not None:
             return UserWorkload(settings, build(self.source, settings.seed))
@@ -53,7 +53,7 @@ class Job:
 
 
 class Messenger(Observer):
-    """Tells of epochs, and now and then of batches; writes down the run's records."""
+    """Reports epochs and, now and then, batches; writes the run's records."""
 
     def __init__(self, job: Job, tell: Tell, stops: Callable[[], bool]) -> None:
         self.job, self.tell, self._stops = job, tell, stops
@@ -77,7 +77,7 @@ class Messenger(Observer):
 
 
 def network(settings: Settings, samples: data.Data) -> Network:
-    """A run's network, as it starts."""
+    """A run's network, at its start."""
     between = architectures.connections(settings.network, samples.sample_shape, samples.num_classes)
     once = settings.once
     built = rules.build(settings.library, settings.rule, settings.tau_s, between, once)
@@ -86,12 +86,12 @@ def network(settings: Settings, samples: data.Data) -> Network:
 
 
 def run(job: Job, tell: Tell, stops: Callable[[], bool] = lambda: False) -> None:
-    """Train one run up to its last epoch, from its checkpoint where there is one.
+    """Train one run to its last epoch, from its checkpoint if there is one.
 
-    Its error, if it has one, is written into the experiment's folder.
+    An error is recorded in the experiment's folder.
 
     Raises:
-        InterruptedRunError: ``stops`` said so.
+        InterruptedRunError: ``stops`` returned true.
     """
     experiment = Experiment(job.folder)
     experiment.forgive(job.settings)

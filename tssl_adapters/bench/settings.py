@@ -1,4 +1,4 @@
-"""What one run computes depends on: its settings."""
+"""What the result of a run depends on: its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tssl_adapters.bench.known import LATENCY
 
 Schedule = Literal["constant", "cosine"]
 OF_THE_RULE = ("rule", "definition")
-"""Settings in which runs that are compared may differ."""
+"""The settings in which compared runs may differ."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Settings:
         data: the data set's name.
         network: hidden layers, such as 400-400.
         rule: the rule's name.
-        tau_s: synaptic time constant, in steps.
+        tau_s: synaptic time constant, in time steps.
         loss: the loss's name.
-        time_steps: T.
-        batch_size: samples in a batch.
+        time_steps: the number of time steps, T.
+        batch_size: samples per batch.
         lr: AdamW's learning rate.
-        schedule: how it goes on: ``constant``, or ``cosine``, down to 0 after the last epoch.
-        epochs: how many in all.
-        seed: of weights and of the order of samples.
+        schedule: of the learning rate: ``constant``, or ``cosine``, to 0 after the last epoch.
+        epochs: the total number.
+        seed: for the weights and the order of samples.
         limit: train and test on the first samples only.
-        validation: how many of the last training samples take the test set's place.
-        definition: what the rule is, where it is the user's own: ``bench.rules.definition``.
+        validation: how many of the last training samples replace the test set.
+        definition: what a user's own rule is: ``bench.rules.definition``.
     """
 
     library: str
@@ -54,8 +54,8 @@ class Settings:
     definition: str = ""
 
     def fixed(self) -> dict[str, Any]:
-        """Those that a checkpoint goes on under: more epochs may follow where none depends on
-        their number.
+        """The settings that a checkpoint must match; epochs can be added if the schedule does not
+        depend on their number.
         """
         settings = asdict(self)
         if self.schedule == "constant":
@@ -64,11 +64,11 @@ class Settings:
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """What holds for a checkpoint that was written before there was a setting."""
+        """The values for a checkpoint that predates a setting."""
         return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
 
     def recorded(self) -> dict[str, Any]:
-        """Those that every line of the results begins with."""
+        """The fields that every line of the results begins with."""
         own = {"definition": self.definition} if self.definition else {}
         return {
             "library": self.library,
@@ -82,7 +82,7 @@ class Settings:
         }
 
     def shared(self) -> tuple[Any, ...]:
-        """What runs that differ in their rule alone have in common."""
+        """What runs have in common that differ only in their rule."""
         return tuple(value for name, value in asdict(self).items() if name not in OF_THE_RULE)
 
     @property
@@ -92,9 +92,9 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """What sets the run apart from the others of an experiment."""
+        """What distinguishes the run from others of an experiment."""
         rule = self.rule
-        if self.definition:  # then it names a file
+        if self.definition:  # the rule then names a file
             path, _, name = rule.rpartition(":")
             rule = f"{Path(path).stem}.{name}-{crc32(rule.encode()):08x}"
         parts = (self.library, self.data, self.network, rule, f"{self.tau_s:g}", self.loss)

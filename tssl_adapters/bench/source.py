@@ -1,4 +1,4 @@
-"""What a file of the user's own has: a model's builder, or a rule."""
+"""Load from a user's file: a model's builder, or a rule."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 
 class SourceError(ValueError):
-    """There is no such file, it cannot be run, or it has nothing of this name."""
+    """The file does not exist or cannot be run, or it lacks the name."""
 
 
 def attribute(source: str, example: str) -> Any:
-    """What ``path/to/file.py:name`` names, as the file has it when it is run.
+    """Run the file and return what ``path/to/file.py:name`` refers to.
 
     Args:
         source: file and name.
-        example: what the name may be, for the message.
+        example: an example of the name, for the message.
 
     Raises:
-        SourceError: there is no such file or name, or running the file raised an error.
+        SourceError: the file or the name does not exist, or running the file raised an error.
     """
     path, name = parts(source, example)
     try:
@@ -33,10 +33,10 @@ def attribute(source: str, example: str) -> Any:
 
 
 def parts(source: str, example: str) -> tuple[Path, str]:
-    """The file and the name in ``path/to/file.py:name``; runs nothing.
+    """The file and the name in ``path/to/file.py:name``; nothing is run.
 
     Raises:
-        SourceError: there is no such file, or no name.
+        SourceError: the file does not exist, or no name is given.
     """
     path, _, name = source.rpartition(":")
     if not path or not name:
@@ -47,12 +47,12 @@ def parts(source: str, example: str) -> tuple[Path, str]:
 
 
 def _module(path: Path) -> Any:
-    """The file as a module; beside it are the modules that it imports."""
+    """Import the file as a module; it can import modules beside it."""
     spec = spec_from_file_location(f"_bench_{path.stem}", path.absolute())
     if spec is None or spec.loader is None:
         raise ImportError("it is no Python file")
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    sys.modules[spec.name] = module  # dataclasses look up their annotations here
     sys.path.insert(0, str(path.absolute().parent))
     try:
         spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""How a rule's gradient spreads through a network: one batch, layer by layer."""
+"""How a rule's gradient spreads through a network, layer by layer, on one batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tssl_adapters.bench.architectures import Forward
 
 
 class LayerActivity(NamedTuple):
-    """What a spiking layer does in a batch, under every rule alike; all are shares, 0 to 1.
+    """The activity of a spiking layer in a batch, the same under every rule; shares from 0 to 1.
 
-    ``silent`` steps have no spike; ``gated`` ones are silent to TSSL-BP, a[t] < 1/(4 tau_s), which
-    emits its fallback there; ``dead`` neurons have no spike in the whole batch.
+    ``silent`` steps have no spike; ``gated`` ones are silent to TSSL-BP, a[t] < 1/(4 tau_s), where
+    it uses its fallback; ``dead`` neurons do not spike in the whole batch.
     """
 
     silent: float
@@ -27,9 +27,9 @@ class Spread(NamedTuple):
     """A gradient in a network of L spiking layers, over T steps.
 
     Attributes:
-        weights: the gradient of each parameter, flat.
-        drive: norm of the gradient of each layer's drive at each step, ``[L, T]``.
-        activity: of each layer.
+        weights: the flattened gradient of each parameter.
+        drive: norm of each layer's drive gradient at each step, ``[L, T]``.
+        activity: the activity of each layer.
     """
 
     weights: list[Tensor]
@@ -38,7 +38,7 @@ class Spread(NamedTuple):
 
 
 class _Recorder:
-    """Keeps the drives and outputs of the layers that spike, whether called by step or at once."""
+    """Records inputs and outputs of the spiking layers, in single-step or multi-step calls."""
 
     def __init__(self, model: nn.Module, neuron: type[nn.Module]) -> None:
         self.layers = [module for module in model.modules() if isinstance(module, neuron)]
@@ -72,11 +72,11 @@ def spread(
 
     Args:
         model: the network; its gradients are overwritten.
-        forward: runs it over ``x`` ``[T, batch, ...]``.
+        forward: runs it on ``x`` ``[T, batch, ...]``.
         neuron: class of its spiking layers.
         x: the input.
-        loss: of what ``forward`` returns.
-        tau_s: of the layers.
+        loss: maps the output of ``forward`` to a scalar.
+        tau_s: synaptic time constant of the layers.
     """
     model.zero_grad()
     with _Recorder(model, neuron) as recorder:
@@ -91,7 +91,7 @@ def spread(
 
 
 def _sequence(parts: Sequence[Tensor], num_steps: int) -> Tensor:
-    """What was seen in one call, or in one a step, as ``[T, everything else]``."""
+    """Tensors from one call, or from one call per step, as ``[T, everything else]``."""
     return torch.cat(list(parts)).reshape(num_steps, -1)
 
 
@@ -114,7 +114,7 @@ def _activity(outputs: Sequence[Tensor], num_steps: int, tau_s: float) -> LayerA
 
 
 def cosines(gradients: Sequence[Tensor]) -> list[list[float]]:
-    """Cosine of each gradient to each; one that is zero has 0 to all."""
+    """The cosine of each pair of gradients; 0 if one of them is zero."""
     stacked = torch.stack(list(gradients)).double()
     unit = stacked / stacked.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.double).tiny)
     found: list[list[float]] = (unit @ unit.T).tolist()

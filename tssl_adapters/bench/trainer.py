@@ -21,35 +21,35 @@ from tssl_adapters.bench.workload import Workload
 
 
 class CheckpointError(Exception):
-    """A checkpoint that a run cannot go on from."""
+    """A run cannot continue from this checkpoint."""
 
 
 class InterruptedRunError(Exception):
-    """The run was asked to stop; its checkpoint goes on with the next batch."""
+    """The run was asked to stop; its checkpoint continues with the next batch."""
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRScheduler:
-    """How the learning rate goes on from epoch to epoch."""
+    """The learning rate schedule, stepped once per epoch."""
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=settings.epochs)
     return ConstantLR(optimizer, factor=1.0)
 
 
 def _num_correct(scores: Tensor, labels: Tensor) -> int:
-    """How many are predicted, by the largest score."""
+    """The number of correct predictions, by the largest score."""
     return int((scores.argmax(1) == labels).sum())
 
 
 class Trainer:
-    """A workload, its optimizer, and how far they have come: all of it is in the checkpoint.
+    """A workload, its optimizer, and their progress: the checkpoint contains all of it.
 
     Args:
-        settings: the run's.
+        settings: the run's settings.
         work: the model, its batches and its loss; the model's weights are trained in place.
-        checkpoint: file that is written after each epoch.
-        observer: is told how it goes on.
-        full_records: add the loss's name to the records, and as ``kept_bytes`` what a batch keeps
-            for backward.
+        checkpoint: file written after each epoch.
+        observer: is told of the progress.
+        full_records: add the loss's name to the records, and as ``kept_bytes`` the memory saved
+            for the backward pass of a batch.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Trainer:
         self.records: list[Record] = []
         self.kept = KeptForBackward() if full_records else None
         self.cold = True
-        """Whether no batch has been trained on in this process."""
+        """Whether this process has not trained on any batch yet."""
 
     def fit(self) -> list[Record]:
-        """Train up to the last epoch; the records of those trained now.
+        """Train to the last epoch; returns the records of the epochs trained now.
 
         Raises:
-            InterruptedRunError: the observer said so; the checkpoint has been written.
+            InterruptedRunError: the observer asked to stop; the checkpoint has been written.
         """
         before = len(self.records)
         while self.progress.epoch < self.settings.epochs:
@@ -97,7 +97,7 @@ class Trainer:
                 raise InterruptedRunError(str(self.checkpoint))
 
     def _train_batch(self, inputs: Tensor, labels: Tensor) -> None:
-        """One step of the optimizer, and its part in the epoch's sums."""
+        """One optimizer step; adds to the epoch's sums."""
         started = time.perf_counter()
         with self._measured():
             output = self.work.output(inputs)
@@ -117,14 +117,14 @@ class Trainer:
             progress.seconds += seconds
 
     def _measured(self) -> AbstractContextManager[Any]:
-        """Measure an epoch's first batch, and the first after a checkpoint."""
+        """Measure the first batch of an epoch, and the first after a checkpoint."""
         if self.kept is None or (self.progress.batch > 0 and self.kept.num_bytes > 0):
             return nullcontext()
         return self.kept
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Accuracy on the test set, and the spike rate there."""
+        """Accuracy and spike rate on the test set."""
         self.work.model.eval()
         correct = samples = 0
         with self.work.spike_rate(self.settings.tau_s) as spikes:
@@ -155,7 +155,7 @@ class Trainer:
         self.observer.epoch(record, self.progress.best)
 
     def save(self, order: Tensor) -> None:
-        """Write the checkpoint in one piece; ``order`` draws the order of the current epoch."""
+        """Write the checkpoint atomically; ``order`` draws the current epoch's sample order."""
         checkpoint = {
             "settings": self.settings.fixed(),
             "model": self.work.model.state_dict(),
@@ -174,10 +174,10 @@ class Trainer:
         os.replace(unfinished, path)
 
     def load(self) -> None:
-        """Go on where the checkpoint was written.
+        """Continue from the checkpoint.
 
         Raises:
-            CheckpointError: there is none, or it was made under other settings.
+            CheckpointError: there is none, or it was made with other settings.
         """
         path = self.checkpoint
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""A model of the user's own: how its file is read, and how it is run."""
+"""A user's own model: how its file is loaded, and how the model is run."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class BuilderError(ValueError):
-    """A file, or what its function returned, is not what the benchmark needs."""
+    """A file, or what its function returned, does not meet the benchmark's requirements."""
 
 
 def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """On the output ``[batch, classes]``, or ``[T, batch, classes]`` summed over time."""
+    """Cross-entropy of ``[batch, classes]``, or of ``[T, batch, classes]`` summed over time."""
     return F.cross_entropy(output.sum(0) if output.dim() == 3 else output, labels)
 
 
 @dataclass
 class Task:
-    """What a builder returns: a model, and what it is trained and tested on.
+    """What a builder returns: a model, and the data to train and test it on.
 
     Attributes:
-        model: made of spiking layers that ``tssl_adapters.wrap`` knows, and not wrapped.
-        train: batches of inputs and labels, such as a ``DataLoader``. Each epoch goes through it
+        model: its spiking layers must be supported by ``tssl_adapters.wrap``, and not wrapped.
+        train: batches of inputs and labels, such as a ``DataLoader``. Each epoch iterates over it
             once, after ``torch.manual_seed``, for ``len(train)`` batches.
         test: the same for testing.
-        forward: ``forward(model, x)`` runs the model over one batch from rest and returns
-            ``[batch, classes]`` or ``[T, batch, classes]``; by default the states are reset and
-            the model is called.
-        loss: of output and labels, a scalar.
-        optimizer: made from the model's parameters.
+        forward: ``forward(model, x)`` runs the model on one batch from rest and returns
+            ``[batch, classes]`` or ``[T, batch, classes]``; by default it resets the states and
+            calls the model.
+        loss: maps output and labels to a scalar.
+        optimizer: makes an optimizer from the model's parameters.
     """
 
     model: nn.Module
@@ -56,16 +56,16 @@ class Task:
 
 
 def run_from_rest(model: nn.Module, x: Tensor) -> Tensor:
-    """Reset the states that layers hold, in whichever library, and call the model."""
+    """Reset the states that layers hold, whatever their library, and call the model."""
     for adapter in loaded():
         adapter.reset(model)
     output = model(x)
-    first: Tensor = output[0] if isinstance(output, tuple) else output  # Norse's come with states
+    first: Tensor = output[0] if isinstance(output, tuple) else output  # Norse also returns states
     return first
 
 
 def build(source: str, seed: int) -> Task:
-    """Call the builder that ``path/to/file.py:function`` names, under a seed.
+    """Call the builder that ``path/to/file.py:function`` names, with a seed.
 
     Raises:
         BuilderError: there is no such file or function, or it does not return a task.
@@ -107,15 +107,15 @@ def library_of(model: nn.Module) -> str:
 
 
 def surrogate_of(layer: nn.Module) -> architectures.Surrogate:
-    """The surrogate of a layer that can be wrapped: from h - theta to spikes."""
+    """The surrogate of a layer that can be wrapped: maps h - theta to spikes."""
     kinds = (kind_of(adapter, layer, Native()) for adapter in loaded(type(layer)))
     return next(kind.wrapped._tssl_spikes(layer) for kind in kinds if kind is not None)
 
 
 def apply_rule(model: nn.Module, rule: str, tau_s: float, engine: str | None = None) -> None:
-    """Give a model a rule of the benchmark; ``native`` is each layer's own surrogate.
+    """Apply a rule of the benchmark to a model; ``native`` is each layer's own surrogate.
 
-    At ``tau_s = 1`` that is the library itself, not wrapped.
+    At ``tau_s = 1`` ``native`` is the library itself, not wrapped.
 
     Raises:
         UnknownRuleError: a library lacks the surrogate.
@@ -131,7 +131,7 @@ def apply_rule(model: nn.Module, rule: str, tau_s: float, engine: str | None = N
         chosen = contestant.make(architectures.derivative(surrogate))
         wrap(layer if contestant.surrogate else model, tau_s=tau_s, rule=chosen, engine=engine)
         if not contestant.surrogate:
-            return  # the whole model, so that messages have its layers' names
+            return  # wrapped as a whole, so that messages contain its layers' names
 
 
 class UserWorkload(Workload):
@@ -147,7 +147,7 @@ class UserWorkload(Workload):
         return self.task.optimizer(self.model.parameters())
 
     def train_batches(self, order: torch.Generator) -> Iterator[Batch]:
-        torch.manual_seed(int(torch.randint(2**31, (), generator=order)))  # of a loader's shuffling
+        torch.manual_seed(int(torch.randint(2**31, (), generator=order)))  # for shuffling loaders
         return iter(self.task.train)
 
     def test_batches(self) -> Iterator[Batch]:

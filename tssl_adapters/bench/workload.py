@@ -28,14 +28,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Workload(ABC):
-    """A model that can be trained and tested batch by batch."""
+    """A model that can be trained and tested in batches."""
 
     model: nn.Module
     neuron: type[nn.Module] | tuple[type[nn.Module], ...]
     num_batches: int
     num_steps: int | None = None
     averages: bool = True
-    """Whether the loss is a mean over the batch rather than a sum."""
+    """Whether the loss is a mean over the batch, not a sum."""
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
@@ -43,11 +43,11 @@ class Workload(ABC):
 
     @abstractmethod
     def train_batches(self, order: Generator) -> Iterator[Batch]:
-        """An epoch's batches, in the order that is drawn from ``order``."""
+        """An epoch's batches, in an order drawn from ``order``."""
 
     @abstractmethod
     def test_batches(self) -> Iterator[Batch]:
-        """All of the test set."""
+        """All batches of the test set."""
 
     @abstractmethod
     def output(self, inputs: Tensor) -> Tensor:
@@ -55,18 +55,18 @@ class Workload(ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """A scalar."""
+        """The loss, a scalar."""
 
     def scores(self, output: Tensor) -> Tensor:
-        """What the classes are ranked by, ``[batch, classes]``."""
+        """The class scores, ``[batch, classes]``."""
         return output.sum(0) if output.dim() == 3 else output
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Change the weights, once there are gradients."""
+        """Update the weights from their gradients."""
         optimizer.step()
 
     def spike_rate(self, tau_s: float) -> AbstractContextManager[SpikeRate]:
-        """Measures the rate of the model's spiking layers."""
+        """Measures the spike rate of the model's spiking layers."""
         return SpikeRate(self.model, self.neuron, tau_s)
 
 
@@ -75,8 +75,8 @@ class PaperWorkload(Workload):
 
     Args:
         settings: the run's.
-        network: its network, with weights drawn.
-        data: samples to train and to test on.
+        network: the run's network, with its initial weights.
+        data: samples for training and testing.
         device: where to compute.
     """
 

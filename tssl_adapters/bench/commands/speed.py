@@ -27,7 +27,7 @@ SIZES = {
 }
 QUICK = {"steps": [8], "neurons": [512], "network_steps": [5], "tau_s": [1.0], "rounds": 3}
 RULES = ("smooth-tsslbp", "tsslbp", "native")
-"""``native`` is the library's own gradient, out of the engine's loops."""
+"""``native`` is the library's own gradient, computed by the engine's loops."""
 NETWORK_BATCH = 32
 RESULTS = "speed.json"
 

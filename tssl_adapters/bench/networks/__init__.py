@@ -27,11 +27,11 @@ from tssl_adapters.bench.report import names
 from tssl_adapters.errors import EngineNotAvailableError
 
 RECORDED = ("commit", "versions")
-"""What each line has of the environment."""
+"""The parts of the environment that each line records."""
 
 
 def main(parser: Parser, args: argparse.Namespace) -> int:
-    """Run the command; the exit status is 1 where a run failed, 130 after ctrl-C."""
+    """Run the command; exit status 1 if a run failed, 130 after Ctrl-C."""
     results = Results(args.out)
     try:
         jobs, left_out = _jobs(args)
@@ -74,7 +74,7 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def show(records: Sequence[Record]) -> None:
-    """Print how far each rule is from native, over all networks and each kind of them."""
+    """Print each rule's difference to native, over all networks and over each kind."""
     table = Table(title="final test accuracy minus native's (points), 95 % intervals over networks")
     for heading in ("networks", "rule"):
         table.add_column(heading)
@@ -90,11 +90,11 @@ def show(records: Sequence[Record]) -> None:
 
 
 def _check(pending: Sequence[Job], args: argparse.Namespace) -> None:
-    """See that all is there that the runs need.
+    """Check that everything the runs need is there.
 
     Raises:
-        ValueError: it is not; says what, where and what to do.
-        EngineNotAvailableError: what the engine needs is not there.
+        ValueError: something is missing; says what, where and what to do.
+        EngineNotAvailableError: the engine lacks something it needs.
     """
     _engines.checked(args.engine)
     for network in dict.fromkeys(suite.networks()[job.network] for job in pending):
@@ -106,10 +106,10 @@ def _check(pending: Sequence[Job], args: argparse.Namespace) -> None:
 
 
 def _jobs(args: argparse.Namespace) -> tuple[list[Job], list[str]]:
-    """The runs, seed by seed and network by network, and what is left out of them.
+    """The runs, seed by seed and network by network, and the ones left out.
 
     Raises:
-        ValueError: a word names no network, or all is left out.
+        ValueError: a word names no network, or every run is left out.
     """
     chosen = suite.chosen(args.networks)
     for rule in args.rules:
@@ -128,7 +128,7 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], list[str]]:
 
 
 def _said(outcome: Record) -> str:
-    """What became of a run, in a line."""
+    """The outcome of a run, in one line."""
     if "error" in outcome:
         return f"{outcome['run']} failed: {outcome['error']}"
     run = "{network}, {rule}, seed {seed}".format_map(outcome)
@@ -139,7 +139,7 @@ def _said(outcome: Record) -> str:
 
 
 def _outcomes(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[Record]:
-    """Run the jobs, here or in workers; each one's line, or its failure, as it is done."""
+    """Run the jobs, here or in workers; yields each one's result or failure as it finishes."""
     if not jobs:
         return
     if args.scheduler is None and args.workers == 0:
@@ -151,7 +151,7 @@ def _outcomes(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[Record]
         for future in as_completed(futures):
             if future.status == "finished":
                 yield future.result()
-            else:  # its workers died time after time
+            else:  # its workers died repeatedly
                 yield failure(futures[future], f"{future.status}: {future.exception()}")
 
 

@@ -1,7 +1,7 @@
 """Larger networks of the three libraries on Fashion-MNIST: a residual net, a transformer, two CNNs.
 
-The files of the data set have to be there: these are run by name alone.
-Few time steps, and images halved where a network allows it, keep a run to minutes of one core.
+The data files must already be there; these networks are run only when named.
+Few time steps, and smaller images where a network allows them, keep a run to minutes on one core.
 Each library is imported when one of its networks is built.
 """
 
@@ -29,7 +29,7 @@ from tssl_adapters.bench.networks.spec import Network, Split
 TRAIN, TEST = 10_000, 2_000
 EPOCHS = 4
 MEAN, DEVIATION = 0.286, 0.353
-"""Of Fashion-MNIST's pixels."""
+"""Mean and standard deviation of Fashion-MNIST's pixels."""
 
 
 @cache
@@ -55,13 +55,13 @@ def sew_resnet18() -> nn.Module:
     """SpikingJelly's SEW ResNet-18, ``[T, batch, 3, height, width]`` to ``[T, batch, classes]``.
 
     Raises:
-        ImportError: what SpikingJelly imports for it cannot be imported.
+        ImportError: something that SpikingJelly needs for it cannot be imported.
     """
     from spikingjelly.activation_based import functional, neuron, surrogate
 
     try:
         from spikingjelly.activation_based.model import sew_resnet
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
         raise ImportError(
             f"SpikingJelly's SEW ResNet needs torchvision, which cannot be imported: {error}"
         ) from error
@@ -94,7 +94,7 @@ def spikformer() -> nn.Module:
 
 
 def snntorch_conv() -> nn.Module:
-    """The network of snnTorch's tutorial 6, potentials pooled."""
+    """The network of snnTorch's tutorial 6, with max pooling before the neurons."""
     import snntorch
     from snntorch import surrogate
 
@@ -110,7 +110,7 @@ def snntorch_conv() -> nn.Module:
 
 
 def norse_conv() -> nn.Module:
-    """The network of Norse's README, for images of 14 x 14, with the gain of its ``ConvNet``."""
+    """The network of Norse's README for 14 x 14 images, with the gain of its ``ConvNet``."""
     import norse.torch as norse
 
     from tssl_adapters.bench.architectures.norse import Gain
@@ -124,7 +124,7 @@ def norse_conv() -> nn.Module:
 
 
 def run_sew_resnet(model: nn.Module, x: Tensor) -> Tensor:
-    """Grey images, in the three colours that the network expects, for two steps."""
+    """Grey images, repeated in the three channels that the network expects, for two steps."""
     from tssl_adapters.bench.architectures.spikingjelly import run
 
     return run(model, repeated(x.expand(-1, 3, -1, -1), 2))
@@ -151,7 +151,7 @@ def run_norse_conv(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def rate_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """snnTorch's mean over time of the cross-entropy of each step's spikes."""
+    """snnTorch's rate loss: the cross-entropy of each step's spikes, averaged over time."""
     from snntorch import functional
 
     loss: Tensor = functional.ce_rate_loss()(output, labels).squeeze()

@@ -24,11 +24,11 @@ from tssl_adapters.bench.networks.recipes import (
 from tssl_adapters.bench.networks.spec import Network
 
 SLOW = torch.tensor(1 / 20e-3)
-"""Of potentials that decay in 20 of Norse's steps of 1 ms."""
+"""The inverse of a membrane time constant of 20 of Norse's steps of 1 ms."""
 
 
 class Stepped(nn.Module):
-    """Two layers of ``LIFCell`` and a read-out that does not spike, step by step."""
+    """Two ``LIFCell`` layers and a non-spiking readout, step by step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Stepped(nn.Module):
 
 
 class Gain(nn.Linear):
-    """A dense layer, times a constant: Norse scales what arrives by dt."""
+    """A dense layer times a constant, as Norse scales its input by dt."""
 
     def __init__(self, inputs: int, outputs: int, gain: float) -> None:
         super().__init__(inputs, outputs)
@@ -59,7 +59,7 @@ class Gain(nn.Linear):
 
 
 class Sequence(nn.Module):
-    """A dense layer, neurons, a dense layer and a read-out that does not spike."""
+    """A dense layer, neurons, a dense layer and a non-spiking readout."""
 
     def __init__(
         self, entry: nn.Module, neurons: nn.Module, exit: nn.Module, p: Any = None
@@ -77,7 +77,7 @@ class Sequence(nn.Module):
 
 
 def lsnn() -> Sequence:
-    """Recurrent neurons with thresholds that adapt, for rows of 14 pixels."""
+    """Recurrent neurons with adaptive thresholds, for rows of 14 pixels."""
     return Sequence(Gain(14, 64, 8.0), norse.LSNNRecurrent(64, 64), nn.Linear(64, 10))
 
 
@@ -89,7 +89,7 @@ def recurrent() -> Sequence:
 
 
 def yin_yang() -> Sequence:
-    """Five inputs, hidden neurons most of which fire, three outputs."""
+    """Five inputs, hidden neurons of which most fire, three outputs."""
     entry, exit = nn.Linear(5, 100, bias=False), nn.Linear(100, 3, bias=False)
     nn.init.normal_(entry.weight, 2.0, 1.0)
     nn.init.normal_(exit.weight, 0.2, 0.4)
@@ -98,13 +98,13 @@ def yin_yang() -> Sequence:
 
 
 def run(num_steps: int, model: nn.Module, x: Tensor) -> Tensor:
-    """A constant drive for so many steps."""
+    """A constant drive for ``num_steps`` steps."""
     output: Tensor = model(repeated(x, num_steps))
     return output
 
 
 def run_rows(model: nn.Module, x: Tensor) -> Tensor:
-    """Images row by row, each for two steps."""
+    """Images row by row, two steps per row."""
     output: Tensor = model(rows(x).repeat_interleave(2, 0))
     return output
 

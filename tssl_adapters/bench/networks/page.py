@@ -24,10 +24,10 @@ def write_page(
     """Write ``report.html``, ``report.md`` and their plots into the experiment's folder.
 
     Args:
-        experiment: whose folder has the options and the environment already.
+        experiment: its folder already has the options and the environment.
         records: lines of the results.
         failures: runs that failed.
-        left_out: what was not run, and why.
+        left_out: the runs that were left out, and why.
     """
     order = {name: place for place, name in enumerate(suite.networks())}
     records = sorted(names.of_records(records), key=reference_first)
@@ -69,7 +69,7 @@ def _plots(records: Sequence[Record], rows: Sequence[tables.NetworkRow]) -> list
 
 
 def differences(rows: Sequence[tables.NetworkRow], *, columns: int = plots.COLUMNS) -> Figure:
-    """Differences to native in points, a line a network, a marker a rule."""
+    """Differences to native in points, one line per network, one marker per rule."""
     networks = list(dict.fromkeys(row.network for row in rows))
     rules = list(dict.fromkeys(row.rule for row in rows))
     styles = plots.looks(rules)

@@ -1,4 +1,4 @@
-"""What the recipes of several networks share: encodings, losses, scores, optimizers."""
+"""What several recipes share: encodings, losses, scores, optimizers."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def rows(x: Tensor) -> Tensor:
 
 
 def in_time(x: Tensor) -> Tensor:
-    """Samples of sequences ``[batch, T, ...]``, time first."""
+    """Sequences ``[batch, T, ...]``, transposed to time first."""
     return x.transpose(0, 1)
 
 
 def itself(output: Tensor) -> Tensor:
-    """An output ``[batch, classes]`` that is its own scores."""
+    """Scores of an output ``[batch, classes]``: the output itself."""
     return output
 
 
 def mean_over_time(output: Tensor) -> Tensor:
-    """Scores of an output ``[T, batch, classes]``."""
+    """Scores of an output ``[T, batch, classes]``: its mean over time."""
     return output.mean(0)
 
 
 def most_over_time(output: Tensor) -> Tensor:
-    """Scores of an output ``[T, batch, classes]``."""
+    """Scores of an output ``[T, batch, classes]``: its maximum over time."""
     return output.amax(0)
 
 
 def cross_entropy(score: Callable[[Tensor], Tensor], output: Tensor, labels: Tensor) -> Tensor:
-    """Of an output's scores."""
+    """The cross-entropy of an output's scores."""
     return F.cross_entropy(score(output), labels)
 
 
@@ -53,22 +53,22 @@ most_cross_entropy = partial(cross_entropy, most_over_time)
 
 
 def rate_error(output: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared difference of rates ``[T, batch, classes]`` from 1 and 0."""
+    """Mean squared error of the rates of ``[T, batch, classes]`` to 1 and 0."""
     return F.mse_loss(output.mean(0), F.one_hot(labels, output.shape[-1]).float())
 
 
 def adam(lr: float) -> MakeOptimizer:
-    """Adam, else as PyTorch has it."""
+    """Adam, otherwise with PyTorch's defaults."""
     return lambda model: Adam(model.parameters(), lr)
 
 
 def sgd(lr: float) -> MakeOptimizer:
-    """Gradient descent with a momentum of 0.9."""
+    """SGD with momentum 0.9."""
     return lambda model: SGD(model.parameters(), lr, momentum=0.9)
 
 
 def clipped(make: MakeOptimizer, norm: float = 1.0) -> MakeOptimizer:
-    """An optimizer that first scales the gradient down to a norm."""
+    """An optimizer that first clips the gradient to a norm."""
 
     def made(model: nn.Module) -> Optimizer:
         optimizer, parameters = make(model), list(model.parameters())
@@ -84,7 +84,7 @@ def clipped(make: MakeOptimizer, norm: float = 1.0) -> MakeOptimizer:
 
 @torch.no_grad()
 def scaled(linear: nn.Linear, weights: float = 1.0, biases: float = 1.0) -> nn.Linear:
-    """A layer whose first weights are so many times torch's."""
+    """A layer with its initial weights and biases scaled."""
     linear.weight.mul_(weights)
     linear.bias.mul_(biases)
     return linear

@@ -1,4 +1,4 @@
-"""The suite's results: one line a run, so that the same command goes on and repeats nothing."""
+"""The suite's results: one line per run, so that the same command continues and repeats nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ TOLD_APART_BY = ("network", "rule", "seed", "engine")
 
 
 class Results:
-    """The lines of a folder; several commands may add to them at a time.
+    """The results in a folder; several commands may add to them at the same time.
 
     Args:
-        folder: where it is.
+        folder: the results' folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path, self.failures = folder / RESULTS, folder / FAILURES
 
     def of(self, jobs: Iterable[Job]) -> dict[Job, Record]:
-        """The lines of those that are done.
+        """The lines of the jobs that are done.
 
         Raises:
-            ExperimentError: a line is broken, or a rule was another when it was written.
+            ExperimentError: a line is broken, or a rule has changed since it was written.
         """
         known = self._by_key()
         found = {job: known[key] for job in jobs if (key := _key(vars(job))) in known}
@@ -43,7 +43,7 @@ class Results:
         return found
 
     def others(self, jobs: Iterable[Job]) -> list[Record]:
-        """The lines of other runs that the same engine made."""
+        """The lines of other runs with the same engine."""
         keys = {_key(vars(job)) for job in jobs}
         engines = {job.engine for job in jobs}
         return [
@@ -67,12 +67,12 @@ class Results:
         return found
 
     def add(self, record: Record) -> None:
-        """Write a run's line down, in one piece."""
+        """Append a run's line, in a single write."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def fail(self, failures: Iterable[Record]) -> None:
-        """Write down which runs of the command failed."""
+        """Record which runs of the command failed."""
         write(self.failures, "".join(json.dumps(failure) + "\n" for failure in failures))
 
 

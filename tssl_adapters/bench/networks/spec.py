@@ -1,4 +1,4 @@
-"""What the suite knows of a network: its data, how it is built, run and trained."""
+"""What defines a network of the suite: its data, and how it is built, run and trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["ordinary", "stress", "timing", "fashion"]
 
 
 class Split(NamedTuple):
-    """Samples, batch first, and labels ``[N]``, to train and to test on."""
+    """Samples, batch first, and labels ``[N]``, for training and for testing."""
 
     train_x: Tensor
     train_y: Tensor
@@ -25,25 +25,25 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A network and its recipe. Nothing is read or built before it is asked for.
+    """A network and its recipe. Nothing is read or built before it is needed.
 
     Attributes:
-        name: short words in kebab-case, the library's first.
+        name: short words in kebab-case, the library first.
         library: the name of its library's distribution.
-        kind: ``ordinary`` networks are as tutorials have them; ``stress`` cases have unusual
-            depths, thresholds, drives or resets; in ``timing`` tasks, on a fine time grid, only
-            when a spike comes tells the classes apart; ``fashion`` are of Fashion-MNIST, whose
-            files have to be there, and are run by name alone.
-        data: reads or generates the samples, the same each time; takes the folder of the data's
+        kind: ``ordinary`` networks are from tutorials; ``stress`` cases have unusual depths,
+            thresholds, drives or resets; ``timing`` tasks, on a fine time grid, can be solved only
+            by spike times; ``fashion`` networks use Fashion-MNIST, whose files must be there, and
+            are run only when named.
+        data: reads or generates the samples, the same at every call; takes the folder of the data
             files, or ``None`` for the usual places.
-        build: makes the model, as the library has it, from torch's global generator.
-        forward: ``forward(model, x)`` runs one batch ``[batch, ...]`` of the samples from rest.
-        loss: of what ``forward`` returned and the labels, a mean over the batch.
-        score: of what ``forward`` returned, the values ``[batch, classes]`` whose largest is the
+        build: makes the model, as the library does, with torch's global generator.
+        forward: ``forward(model, x)`` runs one batch ``[batch, ...]`` of samples from rest.
+        loss: maps the output of ``forward`` and the labels to a mean over the batch.
+        score: maps the output of ``forward`` to ``[batch, classes]``; the largest value is the
             prediction.
-        optimizer: made for the model.
-        epochs: how many in all.
-        batch_size: samples in a batch of training.
+        optimizer: makes the model's optimizer.
+        epochs: the total number.
+        batch_size: samples per training batch.
     """
 
     name: str

@@ -28,7 +28,7 @@ from tssl_adapters.bench.networks.recipes import (
 from tssl_adapters.bench.networks.spec import Network
 
 SEQUENCE: Any = {"step_mode": "m"}
-"""Layers take whole sequences, ``[T, batch, ...]``."""
+"""Multi-step mode: layers take whole sequences, ``[T, batch, ...]``."""
 
 Make = Callable[[], nn.Module]
 
@@ -42,7 +42,7 @@ def lif(**options: Any) -> nn.Module:
 
 
 def plif() -> nn.Module:
-    """A layer that learns its time constant."""
+    """A layer with a learned time constant."""
     made: nn.Module = neuron.ParametricLIFNode(
         init_tau=2.0, detach_reset=True, surrogate_function=surrogate.ATan(), **SEQUENCE
     )
@@ -50,7 +50,7 @@ def plif() -> nn.Module:
 
 
 def conv(inputs: int, outputs: int, make: Make) -> list[nn.Module]:
-    """A convolution, its normalisation, and neurons."""
+    """A convolution, batch normalisation and neurons."""
     return [
         layer.Conv2d(inputs, outputs, 3, padding=1, bias=False, **SEQUENCE),
         layer.BatchNorm2d(outputs, **SEQUENCE),
@@ -59,7 +59,7 @@ def conv(inputs: int, outputs: int, make: Make) -> list[nn.Module]:
 
 
 def pool() -> nn.Module:
-    """Half the height and width."""
+    """Halve height and width."""
     made: nn.Module = layer.MaxPool2d(2, **SEQUENCE)
     return made
 
@@ -73,7 +73,7 @@ def dense(sizes: Sequence[int], make: Make, scale: float = 1.0) -> nn.Sequential
 
 
 def csnn() -> nn.Sequential:
-    """Two convolutions and two dense layers of neurons without leak, for images of 8 x 8."""
+    """Two convolutions and two dense layers of non-leaky neurons, for images of 8 x 8."""
 
     def make() -> nn.Module:
         made: nn.Module = neuron.IFNode(surrogate_function=surrogate.ATan(), **SEQUENCE)
@@ -109,7 +109,7 @@ class SpikeElementWise(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A dense layer on tokens ``[T, batch, tokens, channels]``, normalised, and neurons."""
+    """A dense layer on tokens ``[T, batch, tokens, channels]``, normalisation, and neurons."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -118,14 +118,14 @@ class Tokens(nn.Module):
         self.neurons = lif(detach_reset=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps all but the channels."""
+        """Changes only the number of channels."""
         y = self.norm(self.linear(x).transpose(2, 3))
         output: Tensor = self.neurons(y).transpose(2, 3)
         return output
 
 
 class Block(nn.Module):
-    """Attention of spikes without softmax, and two dense layers, each added to its input."""
+    """Spiking attention without softmax, and two dense layers, each with a residual connection."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -167,17 +167,17 @@ class Transformer(nn.Module):
 
 
 class DelayedLinear(nn.Module):
-    """Synapses that learn their delays: a dense layer over time (Hammouamri et al. 2023).
+    """Synapses with learned delays: a dense layer over time (Hammouamri et al. 2023).
 
-    A weight acts after a delay of its own, spread over steps as a Gaussian, so that the delay has
-    a gradient.
+    Each weight acts after its own delay, spread over time steps as a Gaussian, which gives the
+    delay a gradient.
 
     Args:
-        inputs: how many.
-        outputs: how many.
-        longest: the longest delay, in steps.
+        inputs: number of inputs.
+        outputs: number of outputs.
+        longest: the largest delay, in steps.
         width: standard deviation of the Gaussian, in steps.
-        gain: the largest first weight, times the root of the number of inputs.
+        gain: the largest initial weight, times the square root of the number of inputs.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class DelayedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[T, batch, inputs]`` to ``[T, batch, outputs]``."""
-        steps = torch.arange(self.longest, -1.0, -1.0)  # conv1d does not turn its kernel round
+        steps = torch.arange(self.longest, -1.0, -1.0)  # conv1d does not flip its kernel
         distance = (steps - self.delay.clamp(0, self.longest).unsqueeze(2)) / self.width
         share = torch.softmax(-0.5 * distance.square(), 2)
         kernel = self.weight.unsqueeze(2) * share
@@ -199,7 +199,7 @@ class DelayedLinear(nn.Module):
 
 
 def delays() -> nn.Sequential:
-    """Two layers behind learned delays, read by neurons that only integrate."""
+    """Two layers behind learned delays, and a non-spiking integrator readout."""
     detectors = partial(lif, tau=5.0, decay_input=False, detach_reset=True)
     return nn.Sequential(
         DelayedLinear(samples.PATTERN_UNITS, 48, samples.LATEST),
@@ -212,14 +212,14 @@ def delays() -> nn.Sequential:
 
 
 def delays_optimizer(model: nn.Module) -> Adam:
-    """Delays, counted in steps, learn faster than weights."""
+    """A higher learning rate for delays, which are in steps, than for weights."""
     named = dict(model.named_parameters())
     learned = [named.pop(name) for name in list(named) if name.endswith("delay")]
     return Adam([{"params": named.values(), "lr": 2e-3}, {"params": learned, "lr": 0.05}])
 
 
 def latency() -> nn.Sequential:
-    """Neurons with synapses on a fine time grid, read by neurons that only integrate."""
+    """Neurons with synapses on a fine time grid, and a non-spiking integrator readout."""
     return nn.Sequential(
         scaled(layer.Linear(64, 100, **SEQUENCE), 20.0),
         layer.SynapseFilter(tau=5.0, **SEQUENCE),
@@ -231,19 +231,19 @@ def latency() -> nn.Sequential:
 
 
 def from_rest(model: nn.Module, x: Tensor) -> Tensor:
-    """A sequence ``[T, batch, ...]``, after all states were reset."""
+    """Run a sequence ``[T, batch, ...]`` after resetting all states."""
     functional.reset_net(model)
     output: Tensor = model(x)
     return output
 
 
 def run(num_steps: int, gain: float, model: nn.Module, x: Tensor) -> Tensor:
-    """A constant drive for so many steps."""
+    """A constant drive for ``num_steps`` steps."""
     return from_rest(model, repeated(x, num_steps, gain))
 
 
 def run_poisson(num_steps: int, model: nn.Module, x: Tensor) -> Tensor:
-    """Random spikes, as likely as a pixel is bright."""
+    """Poisson spikes, with probabilities given by the pixels."""
     return from_rest(model, (torch.rand(num_steps, *x.shape) < x).float())
 
 

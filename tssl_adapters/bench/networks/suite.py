@@ -1,4 +1,4 @@
-"""The suite: every network by its name, and the sets that they are split into."""
+"""The suite: every network by name, and the sets it is split into."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tssl_adapters.bench.known import ALL, KINDS, LIBRARIES, SETS, installed
 from tssl_adapters.bench.networks.spec import Network
 
 FILES = (*LIBRARIES, "fashion")
-"""Modules beside this one, each with its ``NETWORKS``."""
+"""Modules in this package, each with its ``NETWORKS``."""
 
 
 @cache
 def networks() -> dict[str, Network]:
-    """Those of the installed libraries, by name; imports these libraries."""
+    """The networks of the installed libraries, by name; imports these libraries."""
     files = [file for file in FILES if file not in LIBRARIES or installed(file)]
     found = (import_module(f"{__package__}.{file}").NETWORKS for file in files)
     return {
@@ -27,15 +27,15 @@ def networks() -> dict[str, Network]:
 
 
 def set_of(name: str) -> str | None:
-    """The set that a network is in, if it is in one."""
+    """The set that contains a network, if any."""
     return next((found for found, names in SETS.items() if name in names), None)
 
 
 def chosen(words: Iterable[str]) -> list[Network]:
-    """The networks that words name: one, a set, a kind, or all that are in a set.
+    """The networks selected by names, sets, kinds, or the word for all networks in a set.
 
     Raises:
-        ValueError: a word names none.
+        ValueError: a word selects none.
     """
     wanted: set[str] = set()
     for word in words:

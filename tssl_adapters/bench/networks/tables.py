@@ -1,4 +1,4 @@
-"""Figures over seeds and networks. Accuracies are fractions, differences are to ``native``."""
+"""Statistics over seeds and networks. Accuracies are fractions, differences are to ``native``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tssl_adapters.bench.observer import Record
 from tssl_adapters.bench.report.tables import REFERENCE, Estimate, estimate
 
 NARROW = ("superspike-10", "superspike-25", "superspike-100", "arctan-10", "arctan-20")
-"""What timing tasks are held against: kernels that are narrow beside the threshold."""
+"""The baseline for timing tasks: kernels that are narrow relative to the threshold."""
 MEASURES = ("final", "mean")
 
 
 class NetworkRow(NamedTuple):
-    """What a rule came to on a network; differences of the seeds that both have.
+    """A rule's results on a network; differences are over the seeds that both have.
 
-    ``ratio`` and ``cosine`` are means over seeds of the first batch's gradient beside native's,
-    of the first connection and of all parameters.
+    ``ratio`` and ``cosine`` compare the first batch's gradient with native's, averaged over seeds,
+    for the first connection and for all parameters.
     """
 
     network: str
@@ -39,11 +39,11 @@ class NetworkRow(NamedTuple):
 
 
 class PooledRow(NamedTuple):
-    """A rule's differences over a group of networks, each counted once by its mean over seeds.
+    """A rule's differences over a group of networks; each counts once, by its mean over seeds.
 
-    The intervals of ``final`` and ``mean`` are Student's t over the networks: what another network
-    of the kind may show. That of ``over_seeds``, of the final accuracy, is over the seeds that all
-    networks of the group have: what other seeds of these networks may show.
+    The intervals of ``final`` and ``mean`` are Student's t over networks: the range for another
+    network of the kind. That of ``over_seeds``, for the final accuracy, is over the seeds that all
+    networks of the group have: the range for other seeds of these networks.
     """
 
     group: str
@@ -58,7 +58,7 @@ class PooledRow(NamedTuple):
 
 
 class TimingRow(NamedTuple):
-    """A rule on a timing task, less the best of the narrow kernels there, paired by seed."""
+    """A rule on a timing task, minus the best narrow kernel there, paired by seed."""
 
     network: str
     rule: str
@@ -67,7 +67,7 @@ class TimingRow(NamedTuple):
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """A line a run, with what the tables need."""
+    """One row per run, with the columns that the tables need."""
     return pd.DataFrame(
         {
             **{name: record[name] for name in ("network", "kind", "rule", "seed", *MEASURES)},
@@ -88,7 +88,7 @@ def _number(value: float | None) -> float:
 
 
 def epochs(records: Sequence[Record]) -> pd.DataFrame:
-    """A line an epoch, as the plots of curves take it."""
+    """One row per epoch, in the form that the plots of curves need."""
     return pd.DataFrame(
         {
             **{"data": "", "loss": "", "tau_s": 1.0, "library": ""},
@@ -105,7 +105,7 @@ def epochs(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def paired(table: pd.DataFrame, to: str = REFERENCE) -> pd.DataFrame:
-    """Runs of the other rules less those of one, of the networks and seeds that both have."""
+    """The other rules' runs minus one rule's, for the networks and seeds that both have."""
     run = ["network", "seed"]
     reference = table.loc[table["rule"] == to, [*run, *MEASURES]]
     found = table[table["rule"] != to].merge(reference, on=run, suffixes=("", "_reference"))
@@ -115,7 +115,7 @@ def paired(table: pd.DataFrame, to: str = REFERENCE) -> pd.DataFrame:
 
 
 def of_networks(table: pd.DataFrame) -> list[NetworkRow]:
-    """A row for each network and rule, in the order of the records."""
+    """One row per network and rule, in the order of the records."""
     differences = dict(list(paired(table).groupby(["network", "rule"])))
     found = []
     for (network, rule), runs in table.groupby(["network", "rule"], sort=False):
@@ -152,7 +152,7 @@ def groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def pooled(table: pd.DataFrame) -> list[PooledRow]:
-    """A row for each group that has networks, and each rule but the reference."""
+    """One row for each group that has networks and each rule except the reference."""
     return [
         _pooled(group, str(rule), mine)
         for group, runs in groups(paired(table))
@@ -177,7 +177,7 @@ def _pooled(group: str, rule: str, differences: pd.DataFrame) -> PooledRow:
 
 
 def of_timing(table: pd.DataFrame) -> list[TimingRow]:
-    """Rules on the timing tasks beside the best of :data:`NARROW` by the mean final accuracy."""
+    """Rules on the timing tasks, minus the :data:`NARROW` rule of highest mean accuracy."""
     found = []
     for network, runs in table[table["kind"] == "timing"].groupby("network", sort=False):
         narrow = runs[runs["rule"].isin(NARROW)].groupby("rule", sort=False)["final"].mean()
@@ -190,7 +190,7 @@ def of_timing(table: pd.DataFrame) -> list[TimingRow]:
 
 
 def other_starts(records: Sequence[Record]) -> list[str]:
-    """Runs that cannot be compared: their first batch has another loss than native's."""
+    """Runs that cannot be compared, as their loss on the first batch differs from native's."""
     native = {
         (record["network"], record["seed"]): record["first_loss"]
         for record in records

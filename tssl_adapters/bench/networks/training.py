@@ -1,4 +1,4 @@
-"""One run of the suite: a network, a rule and a seed, from its start to one line of the results."""
+"""One run of the suite: a network, a rule and a seed, from the start to one line of the results."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tssl_adapters.bench.workload import TEST_BATCH
 from tssl_adapters.errors import UnsupportedLayerError
 
 FINAL_EPOCHS = 2
-"""How many of the last epochs the final accuracy is a mean of."""
+"""The final accuracy is the mean over this many last epochs."""
 TEST_SEED = 5
-"""Of what a network draws while it is tested, such as Poisson inputs: the same each time."""
+"""Seeds what a network draws during testing, such as Poisson inputs."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Job:
 
 
 def failure(job: Job, error: str, traceback: str = "") -> Record:
-    """What is written down of a run that failed."""
+    """The record of a failed run."""
     run = f"{job.network}, {job.rule}, seed {job.seed}"
     return {"run": run, "error": error, "traceback": traceback}
 
 
 def refusal(network: Network, rule: str) -> str | None:
-    """Why a network cannot be built, or not be trained under a rule; ``None`` if it can."""
+    """Why a network cannot be built, or cannot be trained under a rule; ``None`` if it can."""
     try:
         apply_rule(network.build(), rule, tau_s=1.0)
     except (UnsupportedLayerError, rules.UnknownRuleError, ImportError) as error:
@@ -54,10 +54,10 @@ def refusal(network: Network, rule: str) -> str | None:
 
 
 def run(job: Job) -> Record:
-    """Train and test; the run's line of the results.
+    """Train and test; returns the run's line of the results.
 
-    Every rule has the same first weights, batches and random draws, and leaves torch's global
-    generator and number of threads as they were.
+    Every rule gets the same initial weights, batches and random draws. Torch's global generator
+    and thread count are restored afterwards.
     """
     network = suite.networks()[job.network]
     split = network.data(job.data_dir)
@@ -88,7 +88,7 @@ def run(job: Job) -> Record:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One thread, and random draws that nothing outside depends on."""
+    """Use one thread, and restore the random state afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -99,23 +99,23 @@ def _alone() -> Iterator[None]:
 
 
 def start(network: Network, rule: str, seed: int, engine: str | None = None) -> nn.Module:
-    """A network as it starts: the same weights under each rule."""
+    """A network at its start, with the same weights under each rule."""
     torch.manual_seed(seed)
     model = network.build()
     apply_rule(model, rule, tau_s=1.0, engine=engine)
-    torch.manual_seed(seed + 1)  # of what it draws from now on
+    torch.manual_seed(seed + 1)  # for what the model draws from here on
     return model
 
 
 def batches(split: Split, seed: int, batch_size: int) -> Iterator[list[Tensor]]:
-    """Each epoch's batches, as indices of samples; endless."""
+    """Each epoch's batches, as sample indices; endless."""
     order = torch.Generator().manual_seed(seed)
     while True:
         yield list(torch.split(torch.randperm(len(split.train_y), generator=order), batch_size))
 
 
 def _train(network: Network, split: Split, job: Job) -> tuple[list[float], list[float | None]]:
-    """Test accuracies and training losses of each epoch."""
+    """Test accuracy and training loss of each epoch."""
     model = start(network, job.rule, job.seed, job.engine)
     optimizer = network.optimizer(model)
     epochs = batches(split, job.seed, network.batch_size)
@@ -136,7 +136,7 @@ def _train(network: Network, split: Split, job: Job) -> tuple[list[float], list[
 
 @torch.no_grad()
 def _accuracy(network: Network, model: nn.Module, split: Split) -> float:
-    """On the test set, as a fraction."""
+    """Accuracy on the test set, as a fraction."""
     model.eval()
     correct = 0
     with torch.random.fork_rng(devices=[]):
@@ -148,7 +148,7 @@ def _accuracy(network: Network, model: nn.Module, split: Split) -> float:
 
 
 def _first_gradient(network: Network, split: Split, job: Job) -> tuple[Record, float | None]:
-    """The gradient of the first batch beside native's, and its loss, on a model of its own."""
+    """The first batch's gradient compared with native's, and its loss, on a separate model."""
     batch = next(batches(split, job.seed, network.batch_size))[0]
     x, labels = split.train_x[batch], split.train_y[batch]
 
@@ -172,7 +172,7 @@ def _first_gradient(network: Network, split: Split, job: Job) -> tuple[Record, f
 
 
 def compared(mine: Tensor, native: Tensor) -> dict[str, float | None]:
-    """Norms of two gradients, their ratio and their cosine; ``None`` where one is not finite."""
+    """Norms of two gradients, and their ratio and cosine; ``None`` where a value is not finite."""
     mine, native = mine.double(), native.double()
     norm, other = mine.norm().item(), native.norm().item()
     product = norm * other
@@ -185,5 +185,5 @@ def compared(mine: Tensor, native: Tensor) -> dict[str, float | None]:
 
 
 def _finite(number: float) -> float | None:
-    """JSON has no other numbers."""
+    """JSON has no infinities and no NaN."""
     return number if math.isfinite(number) else None

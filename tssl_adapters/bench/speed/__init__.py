@@ -50,7 +50,7 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list[str]) -> int:
-    """Measure, print, write; the exit status."""
+    """Measure, print and write; returns the exit status."""
     record: Row = {
         **environment(),
         "device": str(plan.device),
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list
 
 
 def all_cases(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list[str]) -> Row:
-    """Every work at every size, and the growth with T where both its lengths are asked for."""
+    """Every work at every size, and the growth with T if both of its lengths are requested."""
     rows: list[Row] = []
     for case in track(sizes(args, chosen), "timing", console=Console(stderr=True)):
         rows += run_case(case, plan, left_out.append)
@@ -98,7 +98,7 @@ def all_cases(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out
 
 
 def sizes(args: argparse.Namespace, chosen: list[Work]) -> list[Case]:
-    """The sizes of each work."""
+    """The cases of each work, one per size."""
     found = []
     for work, threads in product(chosen, args.threads):
         if work.is_network:

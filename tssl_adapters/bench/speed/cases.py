@@ -1,4 +1,4 @@
-"""A work at one size: every contestant measured in turn."""
+"""One work at one size: all contestants, measured in turn."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tssl_adapters.bench.speed.tasks import CopyTask, LayerTask, Task, TrainingT
 from tssl_adapters.bench.speed.works import CLASSES, INPUTS, Work
 
 NEEDED_DRIVES = 5
-"""Drive in, output out; on the way back drive and output's gradient in, drive's gradient out."""
+"""Forward: drive in, output out. Backward: drive and output gradient in, drive gradient out."""
 MOST_DRIVES = 24
-"""What the hungriest contestant keeps at once, and some more."""
+"""More drives than any contestant keeps at once."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How everything is measured."""
+    """The settings of a measurement."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Case:
-    """A work, its input's size, and torch's threads."""
+    """A work, its input size, and torch's number of threads."""
 
     work: Work
     steps: int
@@ -58,12 +58,12 @@ class Case:
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """The case in words, for messages."""
         size = f"batch {self.batch}" if self.work.is_network else f"{self.batch} x {self.neurons}"
         return f"{self.work.title}, T = {self.steps}, {size}"
 
     def row(self) -> Row:
-        """What all figures of this case share."""
+        """The columns that all rows of this case share."""
         return {
             "work": self.work.name,
             "title": self.work.title,
@@ -75,12 +75,12 @@ class Case:
 
 
 def run_case(case: Case, plan: Plan, leave_out: Callable[[str], None]) -> list[Row]:
-    """Measure a case; a row a contestant.
+    """Measure a case; returns one row per contestant.
 
     Args:
-        case: what.
-        plan: how.
-        leave_out: told why a contestant, or the case, is left out.
+        case: what to measure.
+        plan: how to measure it.
+        leave_out: receives the reason why a contestant, or the case, is left out.
     """
     drive = input_of(case, plan)
     if drive.nbytes * MOST_DRIVES > _free_bytes(plan.device):
@@ -88,7 +88,7 @@ def run_case(case: Case, plan: Plan, leave_out: Callable[[str], None]) -> list[R
         return []
     torch.set_num_threads(case.threads)
     if plan.compiled:
-        torch.compiler.reset()  # or a size too many is silently not compiled
+        torch.compiler.reset()  # else torch silently stops compiling after too many sizes
     tasks = ready_tasks(case, plan, drive, leave_out)
     taken = measure.in_turns(tasks, plan.device, plan.rounds, plan.budget)
     shared = case.row() | {"drive_bytes": drive.nbytes}
@@ -102,7 +102,7 @@ def figures(
     drive: Tensor,
     plan: Plan,
 ) -> Row:
-    """One contestant's."""
+    """The figures of one contestant."""
     mine, native = taken[name], taken[NATIVE]
     if name == COPY:
         return {
@@ -135,7 +135,7 @@ def figures(
 def ready_tasks(
     case: Case, plan: Plan, drive: Tensor, leave_out: Callable[[str], None]
 ) -> dict[str, Task]:
-    """The contestants' tasks, each run twice: compiled, and with all caches warm."""
+    """The contestants' tasks, each run twice so that it is compiled and all caches are warm."""
     generator = torch.Generator().manual_seed(1)
     gradient = torch.randn(drive.shape, generator=generator).to(drive)
     labels = torch.randint(CLASSES, (case.batch,), generator=generator).to(plan.device)

@@ -1,4 +1,4 @@
-"""Who runs a work: the library, its compiled form, and every engine of this package."""
+"""What a work is run with: the library, its compiled form, and every engine of this package."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tssl_adapters.bench.speed.works import Run, Work
 NATIVE, COMPILED, COPY, QUADRATIC = "native", "native, compiled", "copy", "T x T"
 LAYERWISE = "multi_step_forward"
 PRODUCTS = "connections alone"
-"""A network without its neurons: what no engine for neurons can be faster than."""
+"""A network without its neurons: a lower bound on the time of any engine."""
 ONLY_ON = {"cpu": "cpu", "triton": "cuda"}
-"""Engines that leave other devices to torch."""
+"""Engines for one kind of device; on any other they leave the work to torch."""
 QUADRATIC_RULE = "tsslbp"
-"""The rule of the authors' order of work."""
+"""The rule that the authors' algorithm computes."""
 MOST_QUADRATIC = 1e9
-"""T^2 N above which the T x T recursion is left out: it takes tens of seconds a run."""
+"""T^2 N above which the T x T recursion is left out: a run would take tens of seconds."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model and how it is run.
+    """A model and how to run it.
 
     Attributes:
-        name: what tables say.
+        name: its name in tables.
         model: the layer or network.
-        run: from model and input to output.
-        may_fail: whether an error leaves it out, rather than ends the benchmark.
+        run: maps model and input to the output.
+        may_fail: whether an error only leaves it out, instead of ending the benchmark.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Contestant:
 
 
 def named(engine: str, tau_s: float, layerwise: bool = False) -> str:
-    """What a wrapped contestant is called."""
+    """The name of a wrapped contestant."""
     return f"{engine}, tau_s = {tau_s:g}" + (f", {LAYERWISE}" if layerwise else "")
 
 
 def engines(device: torch.device) -> list[str]:
-    """The available engines that do something of their own on a device."""
+    """The available engines that have their own code for a device."""
     return [
         row.name
         for row in tssl_adapters.engines()
@@ -69,10 +69,10 @@ def contestants(
     compiled: bool,
     rule: str,
 ) -> Iterator[Contestant]:
-    """All but those that depend on the size; every one starts from the same weights."""
+    """All contestants that do not depend on the size; all start from the same weights."""
     torch.manual_seed(0)
     first = work.make().to(device, dtype)
-    start = deepcopy(first.state_dict())  # where states are buffers, these change as it runs
+    start = deepcopy(first.state_dict())  # copied, as buffers that hold states change during a run
 
     def model() -> Any:
         made = work.make().to(device, dtype)
@@ -96,7 +96,7 @@ def contestants(
 
 
 def quadratic(work: Work, tau_s: float, steps: int, neurons: int) -> Contestant | str | None:
-    """The authors' order of work, or why it is left out; ``None`` where it has no such neuron."""
+    """The authors' algorithm, or why it is left out; ``None`` if it does not support the neuron."""
     if work.recursion is None:
         return None
     if steps**2 * neurons > MOST_QUADRATIC:
@@ -116,7 +116,7 @@ def why_not_compiled(device: torch.device) -> str | None:
 
 
 def _library_backends(work: Work, model: Any, device: torch.device) -> Iterator[Contestant]:
-    """SpikingJelly before 2.0 lets a layer choose; 2.0 chooses by itself."""
+    """SpikingJelly before 2.0 lets a layer choose a backend; 2.0 chooses one itself."""
     if device.type != "cuda":
         return
     for backend in getattr(work.make(), "supported_backends", ()):

@@ -1,7 +1,7 @@
-"""What the package is held to, measured: floor, figure, met or not.
+"""The package's performance floors, measured: floor, figure, met or not.
 
-One thread on the CPU, where processor time is compared: on a quiet machine that is the time on the
-clock, and on a busy one the other jobs are not in it.
+One CPU thread, compared by processor time: on a quiet machine it equals the wall-clock time, and
+on a busy one it excludes other jobs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ STEPPED = ("snntorch-leaky", "norse-lifcell", "spikingjelly-lif-step")
 STEP_SIZES, STEPS = ((32, 512, 3.0), (64, 4096, 2.5)), 32
 NETWORK = ("snntorch-network", 50, 32, 3.0)
 LEAST_OF_PRODUCTS = 0.85
-"""How near a network must come to the speed of its connections alone: how many times faster than
-native it is depends on how fast the processor multiplies matrices."""
+"""The least speed of a network relative to its connections alone, since the speed-up over native
+depends on how fast the processor multiplies matrices."""
 QUADRATIC_STEPS, QUADRATIC_NEURONS, QUADRATIC_TAU_S = (100, 200), 2048, 3.0
 LEAST_OF_NETWORKS, LEAST_MEAN_OF_NETWORKS = 0.97, 1.3
 GPU = ("spikingjelly-lif", 8, 64, 65536)
@@ -56,12 +56,12 @@ class Floor:
     """One line of the table.
 
     Attributes:
-        what: work and size.
-        figure: what is measured of it.
-        sense: whether ``bound`` is the least or the most it may be, or to be exceeded.
+        what: the work and its size.
+        figure: what is measured.
+        sense: whether the figure must be at least, at most, or above ``bound``.
         bound: the floor.
-        measured: the figure; ``None`` where this device cannot show it.
-        by: the engine that had it.
+        measured: the figure; ``None`` if this device cannot measure it.
+        by: the engine that achieved it.
     """
 
     what: str
@@ -73,7 +73,7 @@ class Floor:
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure, to two decimals, holds the floor; ``None`` if it was not measured."""
+        """Whether the figure, to two decimals, meets the floor; ``None`` if not measured."""
         if self.measured is None:
             return None
         figure = round(self.measured, 2)
@@ -92,19 +92,19 @@ def status(floors: Sequence[Floor]) -> int:
 
 
 def best(rows: Sequence[Row], names: Sequence[str], figure: str = "times_less_processor") -> Row:
-    """Of these contestants, the one with the highest figure."""
+    """The contestant with the highest figure among those named."""
     return max((row for row in rows if row["contestant"] in names), key=lambda row: row[figure])
 
 
 def against_floors(
     works: Sequence[Work], plan: Plan, leave_out: Callable[[str], None]
 ) -> Iterator[Floor]:
-    """Measure them one after another.
+    """Measure all floors, one after another.
 
     Args:
-        works: the installed libraries'.
-        plan: how; threads, PSC and dtype are the table's own.
-        leave_out: told what could not be measured.
+        works: those of the installed libraries.
+        plan: how to measure; threads, PSC and dtype are fixed by the floors.
+        leave_out: receives what could not be measured.
     """
     known = {work.name: work for work in works}
     plain = replace(plan, tau_s=(1.0,), compiled=False, memory=False, dtype=torch.float32)
@@ -128,14 +128,14 @@ def against_floors(
 
 
 def sequences(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
-    """Whole sequences, and what they keep."""
+    """Layers in multi-step mode, and the memory they keep."""
     for name, steps, neurons, bound in SEQUENCES:
         if name in known:
             yield from _layer(Case(known[name], steps, 1, neurons), plan, measure, bound)
 
 
 def steps(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
-    """Single steps, and what they keep."""
+    """Layers in single steps, and the memory they keep."""
     for name in STEPPED:
         for batch, neurons, bound in STEP_SIZES:
             if name in known:
@@ -157,7 +157,7 @@ def _layer(case: Case, plan: Plan, measure: Measure, bound: float) -> Iterator[F
 
 
 def network(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
-    """A training step, layer by layer against the native loop."""
+    """A training step of a network, layer by layer, against the native loop."""
     name, steps, batch, bound = NETWORK
     if name not in known:
         return
@@ -177,7 +177,7 @@ def network(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Fl
 
 
 def whole_networks(plan: Plan, leave_out: Callable[[str], None]) -> Iterator[Floor]:
-    """A training step of each of the suite's networks, and their mean, rule by rule."""
+    """A training step of each network of the suite, and the mean over networks, for each rule."""
     rows = list(network_steps(suite.chosen([ALL]), plan, leave_out))
     figure = "times faster than native"
     for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"] != REFERENCE):
@@ -192,7 +192,7 @@ def whole_networks(plan: Plan, leave_out: Callable[[str], None]) -> Iterator[Flo
 
 
 def over_time(works: Sequence[Work], plan: Plan) -> Iterator[Floor]:
-    """Time per step, T = 1000 over T = 100, of each layer's worst engine."""
+    """Time per step, T = 1000 over T = 100, of each layer's slowest engine."""
     for work in works:
         rows = time_growth(work, plan, GROWTH_NEURONS)
         worst = max(
@@ -207,7 +207,7 @@ def over_time(works: Sequence[Work], plan: Plan) -> Iterator[Floor]:
 
 
 def against_quadratic(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
-    """The engines against the authors' order of work, which must fall back as T grows."""
+    """The engines against the authors' algorithm, which must fall behind as T grows."""
     if "spikingjelly-lif" not in known:
         return
     ratios = []
@@ -225,7 +225,7 @@ def against_quadratic(known: dict[str, Work], plan: Plan, measure: Measure) -> I
 
 
 def gpu(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
-    """Against SpikingJelly's kernels: the one it chooses, and Triton's, which it compiles with."""
+    """Against SpikingJelly's kernels: its default, and the Triton one that compiling it uses."""
     name, steps, batch, neurons = GPU
     if name not in known:
         return

@@ -1,4 +1,4 @@
-"""Time per step of a long sequence over that of a shorter one."""
+"""Time per step of a long sequence relative to a shorter one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHORT, LONG = 100, 1000
 
 
 def time_growth(work: Work, plan: Plan, neurons: int) -> list[Row]:
-    """A row a contestant, none of them compiled; one thread."""
+    """One row per contestant, none compiled; on one thread."""
     cases = {steps: Case(work, steps, 1, neurons) for steps in (SHORT, LONG)}
     drives = {steps: input_of(case, plan) for steps, case in cases.items()}
     tasks = {

@@ -1,4 +1,4 @@
-"""Time, bytes kept and peak memory of tasks."""
+"""Time, memory kept and peak memory of tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEWEST_ROUNDS = 3
 
 
 class Timing(NamedTuple):
-    """One run, in seconds on the clock, and of the processor: all threads of this process."""
+    """One run, in seconds of wall-clock time, and of processor time over the process's threads."""
 
     forward: float
     backward: float
@@ -26,7 +26,7 @@ class Timing(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Both."""
+        """The sum of both passes."""
         return self.forward + self.backward
 
 
@@ -43,13 +43,13 @@ def once(task: Task, device: torch.device) -> Timing:
 def in_turns(
     tasks: Mapping[str, Task], device: torch.device, rounds: int, budget: float
 ) -> dict[str, list[Timing]]:
-    """Run the tasks round by round, so that a noisy machine hits them alike.
+    """Run the tasks round by round, so that a noisy machine affects them alike.
 
     Args:
-        tasks: by name; run before, so that nothing is compiled any more.
-        device: theirs.
-        rounds: at most.
-        budget: seconds after which no round is begun, once there are three.
+        tasks: by name; already run once, so that nothing is compiled any more.
+        device: the tasks' device.
+        rounds: the maximum number.
+        budget: seconds after which no new round starts, once there are three.
     """
     taken: dict[str, list[Timing]] = {name: [] for name in tasks}
     ends = time.monotonic() + budget
@@ -65,7 +65,7 @@ def in_turns(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Keep Python's collector out of the rounds; between them it looks at new objects alone."""
+    """Disable garbage collection in the rounds; collections between them see new objects only."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -77,7 +77,7 @@ def _no_collections() -> Iterator[None]:
 
 
 def median(taken: Sequence[Timing], half: str = "total") -> float:
-    """Seconds."""
+    """The median, in seconds."""
     return float(statistics.median(getattr(timing, half) for timing in taken))
 
 
@@ -88,7 +88,7 @@ def ratio(over: Sequence[Timing], under: Sequence[Timing], half: str = "total") 
 
 
 def bytes_kept(task: Task) -> int:
-    """Bytes of distinct tensors that autograd keeps for backward."""
+    """Bytes of distinct tensors saved for the backward pass."""
     with KeptForBackward() as kept:
         out = task.forward()
     del out

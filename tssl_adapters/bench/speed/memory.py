@@ -15,11 +15,11 @@ RESET_PEAK = "5"
 
 
 def peak_bytes(task: Task, device: torch.device) -> int | None:
-    """What one run needs at once beyond what is there before it; ``None`` where nothing tells.
+    """The peak memory of one run beyond what was in use before; ``None`` if it cannot be measured.
 
-    On CUDA, torch's own count. On Linux, this process's peak resident memory less what it held at
-    the start, to about a MiB: the kernel is asked to forget the peak so far (proc(5), clear_refs),
-    and the allocator gives back what it holds unused, which the run could else use unseen.
+    On CUDA, torch's own count. On Linux, this process's peak resident memory minus its value at
+    the start, to about a MiB: the kernel is asked to reset the peak (proc(5), clear_refs), and the
+    allocator to release unused memory, which the run could otherwise reuse unseen.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -40,6 +40,6 @@ def peak_bytes(task: Task, device: torch.device) -> int | None:
 
 
 def _resident(name: str) -> int:
-    """A line of the process's status, in bytes."""
+    """An entry of the process's status, in bytes."""
     lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     return 1024 * int(lines[name].split()[0])

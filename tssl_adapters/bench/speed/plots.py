@@ -1,4 +1,4 @@
-"""Time against T and N, and the roofline: a panel a work, a line a contestant."""
+"""Time against T and N, and the roofline: one panel per work, one line per contestant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COPY_LOOK: dict[str, Any] = {"color": "#999999", "linestyle": "-", "linewidth": 
 
 
 def over(table: pd.DataFrame, along: str, fixed: str, label: str) -> Figure | None:
-    """Milliseconds against a column, where another one is the value seen most, or the largest."""
+    """Milliseconds against one column, another fixed at its most frequent or largest value."""
     timed = table[table["contestant"] != COPY].copy()
     timed["ms"] = 1e3 * timed["total_s"]
     groups: list[tuple[str, pd.DataFrame]] = []
@@ -32,7 +32,7 @@ def over(table: pd.DataFrame, along: str, fixed: str, label: str) -> Figure | No
 
 
 def roofline(table: pd.DataFrame) -> Figure | None:
-    """Bytes that must move, per second, against the drive's size; a copy of the drive in grey."""
+    """Bytes that must move, per second, against the drive's size; copying the drive is grey."""
     shown = table[table["bytes_per_s"].notna()].copy()
     shown["MiB"] = shown["drive_bytes"] / 2**20
     shown["GB/s"] = shown["bytes_per_s"] / 1e9
@@ -65,11 +65,11 @@ def _lines(
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Write the plots that the figures suffice for, of the fewest threads that were timed."""
+    """Write the plots for which there is enough data, from the runs with the fewest threads."""
     if not rows:
         return []
     table = pd.DataFrame(rows)
-    table["neurons"] = table["neurons"].fillna(0).astype(int)  # a network has its own
+    table["neurons"] = table["neurons"].fillna(0).astype(int)  # a network has fixed sizes
     table = table[table["threads"] == table["threads"].min()]
     figures = {
         "time_over_steps": over(table, "steps", "neurons", "time steps T"),

@@ -1,9 +1,9 @@
-"""TSSL-BP in the order of work of the authors' code: at each step a slice over all later steps.
+"""TSSL-BP by the authors' algorithm: at each step, a slice over all later steps.
 
 Source: W. Zhang and P. Li, NeurIPS 2020, eq. (8) to (13): the gradient with respect to h[t] is a
-sum over the PSCs a[t], ..., a[T-1] that h[t] has a part in. Time and memory traffic grow as T^2;
-the recursion of `tssl_adapters.engine` gives the same sums in T. Time is first here, where the
-authors have it last, which is the quicker of the two on the CPU.
+sum over the PSCs a[t], ..., a[T-1] that depend on h[t]. Time and memory traffic grow as T^2; the
+recursion of `tssl_adapters.engine` computes the same sums in O(T). Time is the first dimension
+here, and the last in the authors' code; the former is faster on the CPU.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ MAX_SLOPE, WIDTH, MAX_EXPONENT = 8.0, 0.2, 8.0
 
 
 class QuadraticTSSLBP(nn.Module):
-    """A neuron h[t] = decay u[t-1] + gain x[t], reset to zero, that emits its PSC.
+    """A neuron with h[t] = decay u[t-1] + gain x[t], reset to zero, that emits its PSC.
 
     Args:
-        decay: of the membrane potential, per step.
+        decay: of the membrane potential, per time step.
         gain: of the drive.
-        threshold: where it fires, ``>=``.
-        tau_s: synaptic time constant in steps, at least 1.
+        threshold: the neuron fires if h is at least this.
+        tau_s: synaptic time constant in time steps, at least 1.
     """
 
     def __init__(self, decay: float, gain: float, threshold: float, tau_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What is printed."""
+"""Tables of results for the terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERDICTS = {True: "met", False: "missed", None: "not measured"}
 
 
 def timings(rows: Sequence[Row]) -> list[Table]:
-    """A table a work, number of threads and size: a line a contestant, what was measured of any."""
+    """A table per work, number of threads and size; a line per contestant, no empty columns."""
     tables = []
     for (title, threads, size), case in groupby(rows, _case):
         mine = list(case)
@@ -57,13 +57,13 @@ def timings(rows: Sequence[Row]) -> list[Table]:
 
 
 def _case(row: Row) -> tuple[str, int, str]:
-    """What is timed, on how many threads, at which size."""
-    neurons = f", neurons = {row['neurons']}" if row["neurons"] else ""  # a network has its own
+    """What was timed: work, number of threads, size."""
+    neurons = f", neurons = {row['neurons']}" if row["neurons"] else ""  # a network has fixed sizes
     return row["title"], row["threads"], f"T = {row['steps']}, batch = {row['batch']}{neurons}"
 
 
 def growths(rows: Sequence[Row]) -> Table:
-    """Time per step of long sequences."""
+    """Table of the time per step of long sequences."""
     table = Table(title="time per step, T = 1000 over T = 100")
     for heading in ("work", "neurons", "contestant", "ratio"):
         table.add_column(heading)
@@ -74,7 +74,7 @@ def growths(rows: Sequence[Row]) -> Table:
 
 
 def network_steps(rows: Sequence[Row]) -> Table:
-    """Training steps of the suite's networks."""
+    """Table of the training steps of the suite's networks."""
     table = Table(title="a training step; threads: 1", title_justify="left")
     for heading in ("network", "rule"):
         table.add_column(heading)
@@ -91,7 +91,7 @@ def network_steps(rows: Sequence[Row]) -> Table:
 
 
 def verdicts(floors: Sequence[Floor]) -> Table:
-    """The floors."""
+    """Table of the floors."""
     table = Table(title="floors")
     for heading in ("work", "figure", "floor", "measured", "by", ""):
         table.add_column(heading)
@@ -102,7 +102,7 @@ def verdicts(floors: Sequence[Floor]) -> Table:
 
 
 def show(tables: Sequence[Table], left_out: Sequence[str]) -> None:
-    """Print tables that have lines, and what is missing; 100 columns where this is no terminal."""
+    """Print non-empty tables, and what was left out; 100 columns wide if this is no terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)

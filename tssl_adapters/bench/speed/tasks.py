@@ -1,4 +1,4 @@
-"""The things that are timed, each in two halves: forward and backward."""
+"""The timed tasks, each with a forward and a backward pass."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LEARNING_RATE = 5e-4
 
 
 class Task(Protocol):
-    """What a contestant does once a round."""
+    """What a contestant runs once per round."""
 
     def forward(self) -> Any:
-        """The first half; returns what the second one needs."""
+        """The forward pass; returns what the backward pass needs."""
         ...
 
     def backward(self, out: Any) -> None:
-        """The second half."""
+        """The backward pass."""
         ...
 
 
 class LayerTask:
-    """A layer over a drive ``[T, batch, neurons]``, and back from a gradient of that shape."""
+    """A layer on a drive ``[T, batch, neurons]``, and back from a gradient of that shape."""
 
     def __init__(self, model: nn.Module, run: Run, drive: Tensor, gradient: Tensor) -> None:
         self.model, self.run, self.gradient = model, run, gradient
@@ -36,12 +36,12 @@ class LayerTask:
         return self.run(self.model, self.drive)
 
     def backward(self, out: Tensor) -> None:
-        self.drive.grad = None  # so that it is handed over, not added to
+        self.drive.grad = None  # so that backward assigns it instead of adding to it
         torch.autograd.backward(out, self.gradient.to(out.dtype))
 
 
 class TrainingTask:
-    """A training step: cross-entropy on the output summed over time, then Adam's update."""
+    """A training step: cross-entropy of the output summed over time, then Adam's update."""
 
     def __init__(self, model: nn.Module, run: Run, samples: Tensor, labels: Tensor) -> None:
         self.model, self.run, self.samples, self.labels = model, run, samples, labels
@@ -57,7 +57,7 @@ class TrainingTask:
 
 
 class CopyTask:
-    """The drive copied: what memory traffic costs on this device at this size."""
+    """Copies the drive: the cost of memory traffic on this device at this size."""
 
     def __init__(self, drive: Tensor) -> None:
         self.source, self.target = drive.detach(), torch.empty_like(drive)
@@ -66,4 +66,4 @@ class CopyTask:
         self.target.copy_(self.source)
 
     def backward(self, out: None) -> None:
-        """There is none."""
+        """A copy has no backward pass."""

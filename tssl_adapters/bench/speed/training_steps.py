@@ -1,4 +1,4 @@
-"""A training step of the suite's networks: the library's own, and wrapped under each rule."""
+"""A training step of the suite's networks: native, and wrapped under each rule."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tssl_adapters.bench.speed import measure
 from tssl_adapters.bench.speed.cases import Plan, Row
 
 COMPILED = "native-compiled"
-"""The library's own gradient, out of the engine's loops."""
+"""The library's own gradient, computed by the engine's loops."""
 
 
 class Step:
-    """A network's step on one batch, from its start: see :class:`..tasks.Task`."""
+    """A network's training step on one batch, from its start: a :class:`..tasks.Task`."""
 
     def __init__(self, network: Network, rule: str, x: Tensor, labels: Tensor) -> None:
         self.network, self.x, self.labels = network, x, labels
@@ -37,12 +37,12 @@ class Step:
 def network_steps(
     networks: Sequence[Network], plan: Plan, leave_out: Callable[[str], None]
 ) -> Iterator[Row]:
-    """A row a network and rule: the plan's, and :data:`COMPILED`.
+    """One row per network and rule: the plan's rule, and :data:`COMPILED`.
 
     Args:
-        networks: whose steps are timed, on the CPU.
-        plan: how; its rule is the wrapped networks'.
-        leave_out: told which network a rule refuses, and why.
+        networks: the networks to time, on the CPU.
+        plan: how to measure; its rule is used for the wrapped networks.
+        leave_out: receives which network a rule refuses, and why.
     """
     rules = [rule for rule in dict.fromkeys((plan.rule, COMPILED)) if rule != REFERENCE]
     for network in networks:
@@ -57,7 +57,7 @@ def network_steps(
             else:
                 leave_out(f"{network.name}: {rule}: {refused}")
         for task in tasks.values():
-            for _ in range(2):  # compiled, and with all caches warm
+            for _ in range(2):  # to compile, and to warm all caches
                 measure.once(task, plan.device)
         taken = measure.in_turns(tasks, plan.device, plan.rounds, plan.budget)
         for rule in tasks:

@@ -1,4 +1,4 @@
-"""What is timed: spiking layers and small networks of each library, run as its users run them."""
+"""What is timed: spiking layers and small networks of each library, run as users run them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ INPUTS, HIDDEN, CLASSES = 64, 512, 10
 NETWORK = f"{INPUTS}-{HIDDEN}-{HIDDEN}-{CLASSES}"
 
 Run = Callable[[Any, Tensor], Tensor]
-"""A model and its input ``[T, batch, ...]``, from rest, to its output ``[T, batch, ...]``."""
+"""Runs a model from rest: maps it and its input ``[T, batch, ...]`` to ``[T, batch, ...]``."""
 
 
 def whole(model: nn.Module) -> nn.Module:
-    """Compile a model in place: the functions that reset its states still find its layers."""
+    """Compile a model in place, so that functions that reset states still find its layers."""
     model.compile()
     return model
 
 
 @dataclass(frozen=True)
 class Work:
-    """A layer or a network, and how its users run it.
+    """A layer or a network, and how users run it.
 
     Attributes:
-        name: what ``--works`` takes.
-        title: what tables and plots say.
+        name: its name for ``--works``.
+        title: its name in tables and plots.
         kind: ``"sequence"``, a layer that takes all steps in one call; ``"step"``, a layer in the
-            user's loop over time; ``"network"``, a training step of a network in such a loop, its
-            optimizer included; ``"network, sequence"``, one that takes all steps in one call.
+            user's loop over time; ``"network"``, a training step of a network in such a loop,
+            including the optimizer; ``"network, sequence"``, one that takes all steps in one call.
         make: builds it.
         run: runs it.
-        compiled: what ``torch.compile`` is best applied to, in this library.
-        gain: what a standard normal drive is multiplied by, so that some of the neurons spike.
-        recursion: decay, gain and threshold of a neuron that is reset to zero, where the paper's
-            T x T recursion is timed too.
+        compiled: applies ``torch.compile`` where it works best in this library.
+        gain: factor of a standard normal drive, chosen so that some neurons spike.
+        recursion: decay, gain and threshold of a neuron with reset to zero, if the paper's T x T
+            recursion is timed too.
         layerwise: runs it, wrapped, layer by layer instead of step by step.
     """
 
@@ -56,21 +56,21 @@ class Work:
 
     @property
     def is_network(self) -> bool:
-        """Whether its sizes are its own."""
+        """Whether its sizes are fixed."""
         return self.kind.startswith("network")
 
 
 def dense(neuron: Callable[[], nn.Module]) -> nn.Sequential:
-    """64-512-512-10, fully connected, each connection followed by neurons."""
+    """A fully connected network, 64-512-512-10, with neurons after each connection."""
     sizes = (INPUTS, HIDDEN, HIDDEN, CLASSES)
     return nn.Sequential(*(m for pair in pairwise(sizes) for m in (nn.Linear(*pair), neuron())))
 
 
 def load(names: Sequence[str] | None = None) -> tuple[list[Work], list[str]]:
-    """The works of the installed libraries, and why others are missing.
+    """The works of the installed libraries, and why the others are missing.
 
     Args:
-        names: those that are wanted; without them, all.
+        names: the works to load; by default all.
 
     Raises:
         ValueError: no installed library has a work of that name.

@@ -1,4 +1,4 @@
-"""Norse: a module over the sequence, cells in a loop with their states passed on."""
+"""Norse: a module on a whole sequence, and cells in a loop that passes their states on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tssl_adapters.bench.speed.works import Work
 
 
 def sequence(layer: Any, x: Tensor) -> Tensor:
-    """One call."""
+    """One call on the whole sequence."""
     return layer(x)[0]  # type: ignore[no-any-return]
 
 
 def steps(cell: Any, x: Tensor) -> Tensor:
-    """A loop."""
+    """A loop over time."""
     state, outs = None, []
     for step in x.unbind(0):
         out, state = cell(step, state)
@@ -26,7 +26,7 @@ def steps(cell: Any, x: Tensor) -> Tensor:
 
 
 def compiled_step(layer: Any) -> nn.Module:
-    """Compile the step that a module loops over: the loop itself would be unrolled T times."""
+    """Compile only the step that a module loops over; torch would unroll the loop T times."""
     layer.activation = torch.compile(layer.activation)
     return layer  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""snnTorch: a loop with explicit states, and a network that hides them."""
+"""snnTorch: a loop with explicit states, and a network with hidden states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tssl_adapters.bench.speed.works import NETWORK, Work, dense
 
 
 def steps(layer: Any, x: Tensor) -> Tensor:
-    """A loop over one layer."""
+    """A loop over time for one layer."""
     mem, outs = layer.reset_mem(), []
     for step in x.unbind(0):
         out, mem = layer(step, mem)
@@ -23,7 +23,7 @@ def steps(layer: Any, x: Tensor) -> Tensor:
 
 
 def network_steps(net: nn.Module, x: Tensor) -> Tensor:
-    """A loop over a network, as the tutorials have it."""
+    """A loop over time for a network, as in the tutorials."""
     utils.reset(net)
     return torch.stack([net(step) for step in x.unbind(0)])
 
@@ -35,7 +35,7 @@ def network_layers(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def network() -> nn.Module:
-    """Fully connected, with hidden states."""
+    """A fully connected network with hidden states."""
     return dense(lambda: snntorch.Leaky(beta=0.9, init_hidden=True))
 
 

@@ -1,4 +1,4 @@
-"""SpikingJelly: step modes "m", whose CPU path is one fused function, and "s"."""
+"""SpikingJelly: step mode "m", which is one fused function on the CPU, and step mode "s"."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sequence(layer: Any, x: Tensor) -> Tensor:
 
 
 def steps(layer: Any, x: Tensor) -> Tensor:
-    """A loop from rest."""
+    """A loop over time, from rest."""
     functional.reset_net(layer)
     return torch.stack([layer(step) for step in x.unbind(0)])
 
