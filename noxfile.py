@@ -29,18 +29,18 @@ OLDER = {
     "spikingjelly": ("0.0.0.0.12", "0.0.0.0.14"),
     "norse": ("0.0.7.post1", "1.0.0"),
 }
-"""The newest ones are in constraints/tested.txt; `tests` runs them together."""
+"""The newest versions are in constraints/tested.txt; `tests` runs them together."""
 TORCH = ("2.6", "2.14")
-"""Each has a file of constraints; `tests` runs one in between."""
+"""Each has a constraints file; `tests` runs one in between."""
 OPERATOR_LEFT_OUT = {"norse"}
-"""Older versions come as sources with a C++ operator, which takes a compiler and three minutes, and
-which pip builds against a torch of its own. They do without it."""
+"""Older versions are source distributions with a C++ operator, which needs a compiler and three
+minutes, and which pip builds against its own torch. They work without it."""
 WHEEL_BYTES = 1_000_000
-"""What the wheel may have at most."""
+"""The maximum size of the wheel."""
 SINABS = ("sinabs==3.1.3", "pbr==7.1.3", "samna==0.48.6")
-"""With what it imports and the other libraries do not."""
+"""With the imports that the other libraries do not have."""
 TRITON = "triton==3.9.0"
-"""No constraint, as torch's CUDA builds bring a version of their own."""
+"""Not in the constraints, as torch's CUDA builds bring their own version."""
 TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
 SUITE = [f"tests/test_{name}.py" for name in TESTS]
 LAYERS = [
@@ -48,25 +48,25 @@ LAYERS = [
     *(f"tests/test_{name}_{library}.py" for name in ("neurons", "versions") for library in OLDER),
     *("tests/test_wrap.py", "tests/test_register.py"),
 ]
-"""All about layers; the newest versions of the libraries take it whole."""
+"""The layers' tests; the newest versions of the libraries run them in full."""
 
 
 def install(session: nox.Session, *packages: str) -> None:
-    """Install at the tested versions; an environment variable reaches build environments too."""
+    """Install the tested versions; the environment variable also reaches build environments."""
     session.install(*packages, env={"PIP_CONSTRAINT": "constraints/tested.txt"})
 
 
 def pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    """One single-threaded process a core."""
+    """Run one single-threaded process per core."""
     environment = {"OMP_NUM_THREADS": "1", **environment}
     session.run("pytest", "-n", "auto", *arguments, env=environment)
 
 
 def unpack(session: nox.Session, library: str, version: str, target: Path) -> None:
-    """Install a source distribution without building anything: its package and its metadata."""
+    """Install a source distribution without building it: only its package and metadata."""
     if (target / library).is_dir():
         return
-    session.install("setuptools", "wheel")  # for pip's look at the metadata
+    session.install("setuptools", "wheel")  # pip needs them to read the metadata
     with tempfile.TemporaryDirectory() as folder:
         options = ["--no-deps", "--no-build-isolation", "--no-binary", library, "--dest", folder]
         session.run("python", "-m", "pip", "download", *options, f"{library}=={version}")
@@ -78,7 +78,7 @@ def unpack(session: nox.Session, library: str, version: str, target: Path) -> No
 
 
 def beside_tests(session: nox.Session) -> Path:
-    """Let an environment see all that is installed in that of `tests`; returns its own packages."""
+    """Let an environment see everything installed in that of `tests`; returns its own packages."""
     everything = Path(session.virtualenv.location).parent / "tests"
     if not everything.is_dir():
         session.run(sys.executable, "-m", "nox", "-s", "tests", "--install-only", external=True)
@@ -90,9 +90,9 @@ def beside_tests(session: nox.Session) -> Path:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests against all three libraries at their newest versions.
+    """Run the tests against all three libraries in their newest versions.
 
-    Of each test's cases it takes few that have every pair of settings; `full` takes all of them.
+    Of each test's cases, a few are run that cover every pair of settings; `full` runs all.
     """
     install(session, f".[{LIBRARIES},dev]")
     pytest(session, *(session.posargs or ["--pairwise"]))
@@ -112,9 +112,9 @@ def full(session: nox.Session) -> None:
 
 @nox.session
 def triton(session: nox.Session) -> None:
-    """Run the GPU's kernels on the CPU, through Triton's interpreter, and compile them.
+    """Run the GPU kernels on the CPU, through Triton's interpreter, and compile them.
 
-    Triton is in an environment of its own, as it changes what the libraries do where it is there.
+    Triton has its own environment, as its presence changes what the libraries do.
     """
     beside_tests(session)
     session.install("--no-deps", TRITON)
@@ -128,9 +128,9 @@ def triton(session: nox.Session) -> None:
 
 @nox.session
 def notebooks(session: nox.Session) -> None:
-    """Run the tutorials, and hold what they print to what their files keep, but for numbers.
+    """Run the tutorials, and compare their output with what is stored, except for numbers.
 
-    ``nox -s notebooks -- write`` keeps what they print and draw now.
+    ``nox -s notebooks -- write`` stores the current output and plots.
     """
     beside_tests(session)
     install(session, "ipykernel", "nbconvert", "nbval")
@@ -152,9 +152,9 @@ def notebooks(session: nox.Session) -> None:
     ids=[f"{library}-{version}" for library, versions in OLDER.items() for version in versions],
 )
 def versions(session: nox.Session, library: str, version: str) -> None:
-    """Run the layers' suite against an older version of one library.
+    """Run the layers' tests against an older version of one library.
 
-    An environment of its own, with that version alone; all else it sees in that of `tests`.
+    The environment contains only that version; the rest comes from that of `tests`.
     """
     own = beside_tests(session)
     if library in OPERATOR_LEFT_OUT:
@@ -174,9 +174,9 @@ def versions(session: nox.Session, library: str, version: str) -> None:
 
 @nox.session
 def outside(session: nox.Session) -> None:
-    """Run the tests of an adapter that is a package of its own, against the library that it is for.
+    """Run the tests of an adapter that is a separate package, against its library.
 
-    All else it sees in the environment of `tests`.
+    The rest comes from the environment of `tests`.
     """
     beside_tests(session)
     session.install("--no-deps", *SINABS)
@@ -190,7 +190,7 @@ def outside(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Put faults into copies of the project, and see whether the tests notice each; not in CI."""
+    """Put faults into copies of the project, and check that the tests notice each; not in CI."""
     install(session, f".[{LIBRARIES},dev]")
     session.run("python", "tools/faults.py", *(session.posargs or ["--jobs", "2"]))
 
@@ -198,9 +198,9 @@ def faults(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("version", TORCH, ids=TORCH)
 def torch(session: nox.Session, version: str) -> None:
-    """Run the layers' suite against another torch, with all three libraries.
+    """Run the layers' tests against another torch, with all three libraries.
 
-    From the registry it is a CUDA build: an environment has up to 6 GB.
+    The registry's torch is a CUDA build, so an environment takes up to 6 GB.
     """
     file = f"constraints/torch-{version}.txt"
     tools = ("hypothesis", "pytest", "pytest-xdist", "sybil")
@@ -213,7 +213,7 @@ def torch(session: nox.Session, version: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train a small network in each library, natively and under two rules, and print one table."""
+    """Train a small network in each library, natively and under two rules, and print a table."""
     install(session, f".[{LIBRARIES},examples]")
     session.run("python", "examples/demo.py", *session.posargs)
 
@@ -222,7 +222,7 @@ def demo(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/; a warning, such as a dead link, is an error.
 
-    It reads the package's source without importing it, so torch need not be installed.
+    The package's source is read without importing it, so torch need not be installed.
     """
     extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
     install(session, *extras["docs"])
@@ -232,13 +232,13 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def readme(session: nox.Session) -> None:
-    """Do what README says to a new user: install by its line, then run every Python block.
+    """Do what README tells a new user: install by its command, then run every Python block.
 
-    Constraints stand in for PyTorch's own line; blocks of the documentation count as README's.
+    Constraints replace PyTorch's own install line; blocks in the documentation are included.
     """
     (line,) = re.findall(r'^python -m pip install ("\..*)$', Path("README.md").read_text(), re.M)
     install(session, *shlex.split(line, comments=True))
-    install(session, "pytest", "sybil")  # nothing that a block could use
+    install(session, "pytest", "sybil")  # nothing that a block could need
     session.run("pytest", "-p", "no:cacheprovider", "tests/test_documents.py", *session.posargs)
 
 

@@ -11,9 +11,9 @@ ROLE = re.compile(r":(?:class|func|meth):`([\w.]+)`")
 
 
 class DocstringRoles(griffe.Extension):
-    """Rewrites the roles of every docstring that is read; mkdocs.yml names this file."""
+    """Rewrites the roles in every docstring; mkdocs.yml names this file."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
-        """Called by griffe once for each object that it has loaded."""
+        """Called by griffe once for each loaded object."""
         if obj.docstring is not None:
             obj.docstring.value = ROLE.sub(r"[`\1`][\1]", obj.docstring.value)

@@ -36,7 +36,7 @@ Status = Literal["caught", "survived", "does not apply", "broken"]
 
 
 class Fault(NamedTuple):
-    """A patch, what it breaks, and the tests that should catch it, as pytest names them."""
+    """A patch, what it breaks, and the tests that should catch it, as pytest test ids."""
 
     patch: Path
     name: str
@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
 
 def faults(only: str = "") -> list[Fault]:
-    """All faults whose name has this in it."""
+    """All faults whose name contains ``only``."""
     found = []
     for patch in sorted(FOLDER.glob("*.patch")):
         head = re.match(r"(.+)\n\nTests: (.+)\n\n", patch.read_text())
@@ -59,14 +59,14 @@ def faults(only: str = "") -> list[Fault]:
 
 
 def applies(fault: Fault, root: Path, *, check: bool) -> bool:
-    """Put a fault into a project, or only ask whether it goes in."""
+    """Apply a fault to a project, or only check that it applies."""
     options = ["--check"] if check else []
     command = ["git", "apply", *options, str(fault.patch)]
     return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0
 
 
 def tried(fault: Fault) -> tuple[Status, str]:
-    """What becomes of a fault, and the end of what pytest said."""
+    """The outcome of a fault, and the end of pytest's output."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in NEEDED:
@@ -99,7 +99,7 @@ def _environment() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the faults; the exit status."""
+    """Try the faults; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # where the oracle is
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # the oracle is there
 
 from fuzzing.case import BLOCK, drawn
 from fuzzing.script import body
@@ -38,7 +38,7 @@ from fuzzing.workers import Line, answer, blocks, work
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """The parser of the command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _all(begins: Sequence[int], jobs: int, out: Path) -> list[Line]:
-    """The line of every block: those that are in the file, and the others, which go there."""
+    """One line per block: those in the file, and the others, which are run and added to it."""
     known = {line["first"]: line for line in _read(out)}
     missing = [first for first in begins if first not in known]
     failures: Counter[str] = Counter()
@@ -88,7 +88,7 @@ def _all(begins: Sequence[int], jobs: int, out: Path) -> list[Line]:
 
 
 def _read(path: Path) -> Iterator[Line]:
-    """The blocks that are there; the last line may have been cut off, and is ended first."""
+    """The blocks in the file; an incomplete last line is terminated first."""
     if not path.exists():
         return
     text = path.read_text()

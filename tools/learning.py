@@ -34,7 +34,7 @@ TRAIN, BATCH = 1280, 64
 
 
 class Data(NamedTuple):
-    """Inputs and labels to train on and to test on."""
+    """Inputs and labels for training and testing."""
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
@@ -44,7 +44,7 @@ class Data(NamedTuple):
 class Case:
     """A network and how it is trained.
 
-    ``loss`` takes the model, a batch and its labels, and gives the loss and the classes' scores.
+    ``loss`` maps the model, a batch and its labels to the loss and the class scores.
     """
 
     data: Callable[[], Data]
@@ -67,7 +67,7 @@ RULES: dict[str, rules.Rule | None] = {
 
 
 def digits() -> Data:
-    """Scikit-learn's, 8 x 8."""
+    """Scikit-learn's digits, 8 x 8."""
     found = load_digits()
     x = torch.tensor(found.data, dtype=torch.float32) / 16.0
     y, order = torch.tensor(found.target), torch.randperm(len(x), generator=seeded(11))
@@ -76,7 +76,7 @@ def digits() -> Data:
 
 
 def yin_yang() -> Data:
-    """Points of three areas of a disc; each coordinate, and its mirror image, is a spike's time."""
+    """Points of three areas in a disc; each coordinate, and its mirror image, is a spike time."""
     points = torch.rand(9000, 2, generator=seeded(5))
     points = points[(points - 0.5).norm(dim=1) < 0.5]
     left, right = (points - torch.tensor([x, 0.5]) for x in (0.25, 0.75))
@@ -88,12 +88,12 @@ def yin_yang() -> Data:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator of its own."""
+    """A separate generator."""
     return torch.Generator().manual_seed(seed)
 
 
 def deep(scale: float, threshold: float = 1.0, norm: float = 0.0) -> Callable[[], nn.Module]:
-    """Seven SpikingJelly layers of 64 neurons and a read-out."""
+    """Seven SpikingJelly layers of 64 neurons and a readout."""
 
     def build() -> nn.Module:
         parts: list[nn.Module] = []
@@ -118,9 +118,9 @@ def deep(scale: float, threshold: float = 1.0, norm: float = 0.0) -> Callable[[]
 def repeated(
     steps: int, gain: float, target: float = 0.0
 ) -> Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Cross-entropy on what a SpikingJelly network gives for a repeated image.
+    """Cross-entropy of a SpikingJelly network's output for a repeated image.
 
-    With a ``target`` each neuron is asked to fire at that rate.
+    With a ``target``, the loss also pulls each neuron towards that rate.
     """
 
     def loss(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,7 @@ def repeated(
 
 
 class Loop(nn.Module):
-    """snnTorch layers in a loop over time; gives the last one's spike counts."""
+    """snnTorch layers in a loop over time; returns the spike counts of the last one."""
 
     def __init__(self, parts: list[nn.Module], spiking: list[nn.Module], gain: float) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Loop(nn.Module):
 
 
 def conv(**options: Any) -> Callable[[], nn.Module]:
-    """A convolutional network as in snnTorch's tutorials, reset by subtraction."""
+    """A convolutional network as in snnTorch's tutorials, with reset by subtraction."""
 
     def build() -> nn.Module:
         parts: list[nn.Module] = [
@@ -189,13 +189,13 @@ def dense(
 
 
 def counts(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy on what a network gives."""
+    """Cross-entropy of a network's output."""
     scores = net(x)
     return nn.functional.cross_entropy(scores, y), scores
 
 
 class Timed(nn.Module):
-    """A Norse layer of 100 neurons on a fine time grid, and a potential that is read out."""
+    """A Norse layer of 100 neurons on a fine time grid, and a readout of a potential."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ def trained(case: Case, rule: rules.Rule | None, seed: int) -> Iterator[float]:
 
 
 def at_start(case: Case, rule: rules.Rule | None) -> dict[str, Any]:
-    """The comparison of the network as it is at first."""
+    """The comparison of the network at its start."""
     torch.manual_seed(0)
     net, data = case.build(), case.data()
     batch = [part[:BATCH] for part in data.train]
@@ -290,7 +290,7 @@ def at_start(case: Case, rule: rules.Rule | None) -> dict[str, Any]:
 
 
 def kept(found: Comparison) -> dict[str, Any]:
-    """What of a comparison is recorded."""
+    """What is recorded of a comparison."""
     data = found.to_dict()
     figures = ("path", "rate", "silent", "rise", "native_width", "wrapped_width", "carry")
     return {
@@ -301,7 +301,7 @@ def kept(found: Comparison) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what is not in the file yet."""
+    """Measure everything that is not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--seeds", type=int, default=2, help="how many (default: %(default)s)")

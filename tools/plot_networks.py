@@ -23,11 +23,11 @@ from tssl_adapters.bench.networks import tables
 RECORDS = Path(__file__).parent.parent / "benchmarks"
 RULE = "smooth-tsslbp"
 STYLE = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tssl_adapters"}
-"""Text stays text, which is small and can be searched."""
+"""Text stays text, which is small and searchable."""
 
 
 def recorded() -> pd.DataFrame:
-    """Every run of the suite on record; of one that is there twice the first."""
+    """Every recorded run of the suite; the first of duplicates."""
     found: dict[tuple[Any, ...], Any] = {}
     for folder in ("networks", "networks_fashion"):
         for line in (RECORDS / folder / "results.jsonl").read_text().splitlines():
@@ -37,7 +37,7 @@ def recorded() -> pd.DataFrame:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Differences to the library's own gradient, in points: a dot a seed, a bar at their mean."""
+    """Differences to the library's own gradient, in points: a dot per seed, a bar at their mean."""
     differences = tables.paired(table)
     differences = differences[differences["rule"] == RULE]
     by_kind = differences.groupby(pd.Categorical(differences["kind"], known.KINDS), observed=True)
@@ -66,7 +66,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="an .svg or .png file")
     out: Path = parser.parse_args().out

@@ -48,7 +48,7 @@ def _cells(line: str) -> Sequence[str]:
 
 
 def differences(axes: Axes, rows: Sequence[Row], columns: Mapping[str, str], sign: float) -> None:
-    """Differences with their intervals; ``columns`` names a column's dots."""
+    """Differences with their intervals; ``columns`` gives a column's dots a label."""
     rows = [row for row in rows if row[next(iter(columns))]]
     axes.axvline(0, color="0.6", linewidth=1)
     for number, (column, label) in enumerate(columns.items()):
@@ -69,7 +69,7 @@ def _finish(axes: Axes, names: Sequence[str]) -> None:
 
 
 def surrogates(page: str) -> Figure:
-    """Each surrogate less TSSL-BP, best and last epochs."""
+    """Each surrogate minus TSSL-BP, at the best and last epochs."""
     headings = ("set", "library", "gradient", "best", *2 * ("TSSL-BP ahead by", "last"))
     rows = table(page, *headings[:-1])
     rows = [{**row, "gradient": f"{row['library']}: {row['gradient']}"} for row in rows]
@@ -82,7 +82,7 @@ def surrogates(page: str) -> Figure:
 
 
 def parts(page: str) -> Figure:
-    """TSSL-BP with a part less or another, for both kinds of output."""
+    """TSSL-BP with one part removed or replaced, for both kinds of output."""
     headings = ("gradient", "spikes, cross-entropy", "difference")
     rows = table(page, *headings, "PSCs, tau_s = 3, kernel loss", "difference")
     drawn = Figure(figsize=(7, 3.4), layout="constrained")
@@ -97,7 +97,7 @@ def parts(page: str) -> Figure:
 
 
 def further_rules(page: str) -> Figure:
-    """Last epochs, a dot a seed and a bar at their mean."""
+    """Last epochs: one dot per seed, and a bar at their mean."""
     rows = table(
         page, "task", "hidden", "gradient", "last epoch, by seed", "mean", "mean of best epochs"
     )

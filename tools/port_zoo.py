@@ -32,12 +32,12 @@ def entries() -> Iterator[Entry]:
 
 
 def versions() -> dict[str, str]:
-    """What the record was made with."""
+    """The versions with which the record was made."""
     return {name: version(name) for name in ("torch", *LIBRARIES, "tssl-adapters")}
 
 
 def walk(selected: list[Entry], known: dict[str, Row], out: Path, console: Console) -> None:
-    """Check what is not known yet, and write the record after each."""
+    """Check the models that are not known yet, and write the record after each."""
     everything = [entry.name for entry in entries()]
     todo = [entry for entry in selected if entry.name not in known]
     for entry in (bar := tqdm(todo, unit="model")):
@@ -50,7 +50,7 @@ def walk(selected: list[Entry], known: dict[str, Row], out: Path, console: Conso
 
 
 def main() -> None:
-    """Walk, write, and fail where a model is at fault or missing."""
+    """Check the models and write the results; fail if a model fails or is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _pattern(select: str) -> str:
-    """Brackets stand for themselves: variants are written in them."""
+    """Escape brackets, which occur in the names of variants."""
     return select.replace("[", "[[]")
 
 

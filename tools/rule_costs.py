@@ -24,7 +24,7 @@ import tssl_adapters
 from tssl_adapters import rules
 
 SHAPE = (100, 50, 400)
-"""Steps, batch and neurons."""
+"""Time steps, batch and neurons."""
 SEQUENCE: dict[str, rules.Rule] = {
     "TSSLBP()": rules.TSSLBP(),
     "SmoothTSSLBP()": rules.SmoothTSSLBP(),
@@ -37,7 +37,7 @@ STEPS = {**SEQUENCE, "STRSBP()": rules.STRSBP(credit="spike")}
 
 
 def seconds(rule: rules.Rule, mode: str, x: Tensor, grad: Tensor) -> float:
-    """One backward pass."""
+    """The time of one backward pass."""
     layer = neuron.LIFNode(tau=10.0, decay_input=False, step_mode=mode)
     tssl_adapters.wrap(layer, rule=rule, engine="torch")
     x = x.clone().requires_grad_()
@@ -48,11 +48,11 @@ def seconds(rule: rules.Rule, mode: str, x: Tensor, grad: Tensor) -> float:
 
 
 def measure(mode: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Every rule in one step mode."""
+    """Measure every rule in one step mode."""
     x, grad = 0.5 * torch.rand(SHAPE), torch.rand(SHAPE)
     contestants = SEQUENCE if mode == "m" else STEPS
     taken: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds + 1):  # the first to warm up
+    for _ in range(rounds + 1):  # the first one is a warm-up
         for name, rule in contestants.items():
             taken[name].append(seconds(rule, mode, x, grad))
     base = taken["TSSLBP()"][1:]

@@ -15,7 +15,7 @@ LOG = logging.getLogger("mkdocs.hooks.site_width")
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Called by mkdocs once the site is written."""
+    """Called by mkdocs after the site is written."""
     assets = Path(config.site_dir, "assets")
     for pattern in ("stylesheets/main.*.min.css", "javascripts/bundle.*.min.js"):
         changed = 0

@@ -27,16 +27,16 @@ FILES = {library: PACKAGE / "adapters" / library / "library.json" for library in
 TORCH = PACKAGE / "tested_versions.json"
 
 Record = dict[str, dict[str, str]]
-"""By library, or torch, and version: what it was run with."""
+"""What each version of a library or torch was tested with."""
 
 
 def installed(product: str) -> str:
-    """The installed version, without the label that tells torch's builds apart."""
+    """The installed version, without torch's build label."""
     return version(product).split("+")[0]
 
 
 def add(record: Record, product: str) -> Record:
-    """The record with the installed version of a library or of torch, oldest version first."""
+    """The record plus the installed version of a library or of torch, sorted by version."""
     beside = LIBRARIES if product == "torch" else ["torch"]
     python = ".".join(platform.python_version_tuple()[:2])
     ran = [*(f"{NAMES[name]} {installed(name)}" for name in beside), f"Python {python}"]
@@ -45,7 +45,7 @@ def add(record: Record, product: str) -> Record:
 
 
 def table(record: Record) -> str:
-    """Markdown: one line for each library and environment, and for torch."""
+    """A Markdown table: one line for each library and environment, and for torch."""
     lines = ["| library | versions | with |", "|---|---|---|"]
     for product, versions in record.items():
         for environment in dict.fromkeys(versions.values()):
@@ -55,20 +55,20 @@ def table(record: Record) -> str:
 
 
 def with_table(page: str, record: Record) -> str:
-    """The page with the table between its two marks."""
+    """The page with the table between its two markers."""
     before, rest = page.split(START)
     _, after = rest.split(END)
     return f"{before}{START}\n{table(record)}\n{END}{after}"
 
 
 def read() -> Record:
-    """What is written down of the libraries, each beside its adapter, and of torch."""
+    """Read the libraries' records, each beside its adapter, and torch's."""
     told = {library: json.loads(file.read_text())["tested"] for library, file in FILES.items()}
     return told | json.loads(TORCH.read_text())
 
 
 def write(record: Record) -> None:
-    """Put the record back where it was read."""
+    """Write the record back to where it was read from."""
     for library, file in FILES.items():
         _dump(file, json.loads(file.read_text()) | {"tested": record[library]})
     _dump(TORCH, {"torch": record["torch"]})
@@ -79,7 +79,7 @@ def _dump(file: Path, content: object) -> None:
 
 
 def main() -> None:
-    """Add what is named on the command line."""
+    """Add the products named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("products", nargs="+", choices=NAMES)
     record = read()

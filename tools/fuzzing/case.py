@@ -1,4 +1,4 @@
-"""One case: a layer, and all that is done with it, drawn from an integer."""
+"""One case, drawn from an integer: a layer, and everything that is done with it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fuzzing.layers import WIDTH, Layer
 from tssl_adapters import rules
 
 VARIANTS = 48
-"""How many layers with their rules the compiled engine meets, as each takes seconds to compile."""
+"""Number of combinations of layer and rule for the compiled engine; each compiles for seconds."""
 SHARED = 6
-"""The same of the cases that several processes run."""
+"""The same for the cases that several processes run."""
 BLOCK = 32
-"""Consecutive seeds that may be run by several processes."""
+"""Consecutive seeds in a block, which several processes may run."""
 
 FLOATS = ("torch.float32", "torch.float64", "torch.float16", "torch.bfloat16")
 RULES = (
@@ -44,7 +44,7 @@ FOR_SPIKES = (
     *("rules.STDBP(strict=False)", "rules.STDBP(strict=False, silent='none', max_slope=3.0)"),
     "rules.STDBP()",
 )
-"""Rules that do not take every neuron, or no trace."""
+"""Rules that do not support every neuron, or do not support a trace."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Case:
     tau_s: float
     engine: str
     dtype: str
-    """Of the layer."""
+    """The layer's dtype."""
     input_dtype: str
     steps: int
     shape: tuple[int, ...]
-    """Of one step."""
+    """The shape of one time step."""
     form: str
-    """How the input lies in memory, or what it is."""
+    """The memory layout or kind of the input."""
     state: str
-    """What the loop starts from."""
+    """The initial state of the loop."""
     loop: str
     cuts: tuple[int, ...]
-    """The steps before which the state is detached, or at which a call of a sequence begins."""
+    """Steps before which the state is detached, or at which a call on a sequence begins."""
     detach: bool
     losses: str
     autocast: bool
@@ -76,7 +76,7 @@ class Case:
 
 
 def shared(seed: int) -> bool:
-    """Whether a seed is of a block that several processes run."""
+    """Whether a seed is in a block that several processes run."""
     return seed // BLOCK % 24 == 5
 
 
@@ -84,7 +84,7 @@ def drawn(seed: int) -> Case:
     """The case of a seed."""
     chance = Chance(seed)
     compiled = shared(seed) or chance.one_in(4)
-    # What decides which loops are compiled comes of a small number of seeds of their own.
+    # What determines the compiled loops is drawn from a small number of separate seeds.
     variant = Chance(-1, seed % (SHARED if shared(seed) else VARIANTS)) if compiled else chance
     library = variant.pick("snntorch", "spikingjelly", "norse")
     ordinary = compiled and (shared(seed) or not variant.one_in(6))
@@ -132,7 +132,7 @@ def drawn(seed: int) -> Case:
         cuts=_cuts(chance, steps, layer, loop),
         detach=chance.flag(),
         losses=chance.pick("out", "out", "states", "all", "all"),
-        # Float16 and the CPU's autocast do not mix: torch's own operations fail.
+        # Float16 and the CPU's autocast do not combine: torch's own operations fail.
         autocast=chance.one_in(12) and FLOATS[2] not in (dtype, input_dtype),
         training=not chance.one_in(5),
     )
@@ -148,7 +148,7 @@ def _rule(chance: Chance, layer: Layer, tau_s: float, compiled: bool, ordinary: 
 
 
 def others() -> list[str]:
-    """The rules that the package exports and that no list here has; they are drawn as they are."""
+    """The package's rules that are in no list here; they are drawn with their defaults."""
     named = " ".join((*RULES, *FOR_LINEAR, *FOR_SPIKES))
     exported = (getattr(rules, name) for name in rules.__all__)
     kinds = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, rules.Rule)]
@@ -170,13 +170,13 @@ def _shape(chance: Chance, odd: bool, name: str) -> tuple[int, ...]:
 def _state(chance: Chance, tau_s: float) -> str:
     given = ("tensor", "tensor", "above", "no gradient", "zero-dim", "broadcast", "other dtype")
     given = (*given, "expanded", "transposed")
-    if tau_s != 1.0:  # the trace of a state that nobody knows is lost, and said so
+    if tau_s != 1.0:  # an unknown state loses its trace, and raises an error
         return "none" if not chance.one_in(12) else chance.pick(*given)
     return chance.pick(*("none",) * len(given), *given)
 
 
 def _cuts(chance: Chance, steps: int, layer: Layer, loop: str) -> tuple[int, ...]:
-    # Of recorded states a loop would have to take the last, which is no state that was returned.
+    # With recorded states a loop would have to take the last one, which was never returned itself.
     whole = layer.settings.get("record_states") == "True" and loop != "steps"
     if whole or layer.name == "GatedLIFNode" or steps < 2 or chance.one_in(2):
         return ()

@@ -1,4 +1,4 @@
-"""Drawing, from an integer alone."""
+"""Random choices, determined by integers alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Chance:
-    """A stream of choices that a few integers determine, on every machine and version."""
+    """A stream of choices determined by a few integers, on every machine and version."""
 
     def __init__(self, *numbers: int) -> None:
         self._random = random.Random(" ".join(map(str, numbers)))

@@ -1,4 +1,4 @@
-"""Run a case natively, wrapped, and by the recursion, and say where they part."""
+"""Run a case natively, wrapped, and by the recursion, and report where they differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tssl_adapters.errors import (
 
 
 def check(case: Case) -> Verdict:
-    """Run a case; whatever happens, a verdict comes back."""
+    """Run a case; always returns a verdict."""
     try:
         with _own_instances(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -41,7 +41,7 @@ def check(case: Case) -> Verdict:
 
 @contextmanager
 def _own_instances() -> Iterator[None]:
-    """snnTorch keeps every layer that was ever made."""
+    """Restore the list in which snnTorch keeps every layer ever made."""
     before = snntorch.SpikingNeuron.instances
     snntorch.SpikingNeuron.instances = []
     try:
@@ -63,8 +63,8 @@ def _checked(case: Case) -> Verdict:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ours = ran(case, names)
-    # A state that a model computed is not known to the layer, and it says so.
-    # So is one that SpikingJelly itself turns into the input's dtype.
+    # The layer does not know a state that a model computed, and warns.
+    # The same holds for one that SpikingJelly itself converts to the input's dtype.
     start, turned = names["start"].values(), case.layer.library == "spikingjelly"
     dtype = names["drive"].dtype
     computed = any(s.grad_fn is not None or (turned and s.dtype != dtype) for s in start)
@@ -81,7 +81,7 @@ def _checked(case: Case) -> Verdict:
 
 
 def _wrap(case: Case, names: dict[str, Any]) -> str | None:
-    """Wrap the layer, or say why not."""
+    """Wrap the layer, or return why it is refused."""
     rule, shown = eval(case.rule, names), ending(case, "refusal")
     rows = tssl_adapters.inspect(names["layer"], rule=rule, tau_s=case.tau_s)
     (row,) = [row for row in rows if row.status in ("wrap", "refused")]
@@ -99,7 +99,7 @@ def _wrap(case: Case, names: dict[str, Any]) -> str | None:
 
 
 def _same_errors(case: Case, theirs: Ran, ours: Ran) -> Verdict | None:
-    """Whether there are any, and both are the same."""
+    """A verdict if both raise the same error; ``None`` without errors."""
     if theirs.error is None and ours.error is None:
         return None
     if isinstance(ours.error, LostTraceError) and case.tau_s != 1.0 and case.state != "none":
@@ -122,7 +122,7 @@ def _a_leaf(*runs: Ran) -> str:
 
 
 def _same_values(case: Case, layer: Any, theirs: Ran, ours: Ran) -> None:
-    """Outputs and states bit for bit; above tau_s = 1 the output is the spikes' PSC."""
+    """Outputs and states must match bit for bit; above tau_s = 1 the output is the spikes' PSC."""
     trace: Tensor | None = None
     factor = getattr(layer, "graded_spikes_factor", torch.ones(()))
     graded = bool(factor != 1.0) or factor.requires_grad
@@ -140,7 +140,7 @@ def _same_values(case: Case, layer: Any, theirs: Ran, ours: Ran) -> None:
             text += f", {float((a.detach().double() - b.detach().double()).abs().max()):.3g} off"
         raise DiffersError(kind, text, ending(case, kind, key=key, steps=key[1] + 1))
     alike = theirs.learns == ours.learns
-    if ours.learns:  # what is recorded for nothing does no harm
+    if ours.learns:  # a recorded graph without a gradient does no harm
         alike = alike or _cut_off(case) or not any(_sent(grad) for grad in ours.grads.values())
     if not alike and not _apart(case, layer):
         text = f"a gradient natively: {theirs.learns}, wrapped: {ours.learns}"
@@ -162,5 +162,5 @@ def _cut_off(case: Case) -> bool:
 
 
 def _apart(case: Case, layer: Any) -> bool:
-    """Whether what is read owes nothing to what learns, as steps have nothing to do with others."""
+    """Whether the output cannot depend on what learns, because time steps are independent."""
     return not layer._tssl_settings.rule.chain and case.layer.name == "RAFNode"

@@ -1,4 +1,4 @@
-"""What a drawn layer is, in the terms of the oracle in ``tests/oracle_neurons.py``."""
+"""A drawn layer's description, in the terms of the oracle in ``tests/oracle_neurons.py``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class Described:
-    """A layer's neuron, its numbers, and which of them learn.
+    """A layer's neuron, its values, and its learned tensors.
 
     Attributes:
-        leaves: by the code of each tensor that learns, in which of the oracle's results its
-            gradient is and under what name.
-        native_path: what the library's own gradient does with the reset.
-        factor: of the output's spikes.
-        rest: every state at the library's own start.
-        moved: what becomes of a state that is handed in; ``None`` where the layer starts anew.
-        v_reset: where a spike sets the potential; 0 where it does not.
+        leaves: for each learned tensor, by its code, which of the oracle's results has its
+            gradient, and under what name.
+        native_path: how the library's own gradient treats the reset.
+        factor: the factor of the output spikes.
+        rest: every state at the library's own initial value.
+        moved: converts a given state; ``None`` where the layer starts anew.
+        v_reset: the reset potential; 0 where the reset has none.
     """
 
     neuron: o.Neuron
@@ -71,7 +71,7 @@ class Weights:
 
 
 def described(case: Case, layer: Any, step: Tensor) -> Described:
-    """The description of a native layer, made by ``case``, that is given ``step`` each time."""
+    """The description of a native layer, made by ``case``, that gets ``step`` at each time step."""
     return {"snntorch": _snntorch, "spikingjelly": _spikingjelly, "norse": _norse}[
         case.layer.library
     ](case, layer, step)
@@ -112,7 +112,7 @@ def _snntorch(case: Case, layer: Any, step: Tensor) -> Described:
         neuron = replace(neuron, quantise=lambda value: _quantised(layer, value))
     given = settings["beta"].startswith("torch.tensor")
     if name == "Lapicque" and case.dtype != "torch.float32" and not given:
-        leaves.pop("layer.beta", None)  # of which the library made the rest in another dtype
+        leaves.pop("layer.beta", None)  # the library derived the others from it in another dtype
     return Described(
         neuron=neuron,
         values=values,
@@ -133,12 +133,12 @@ def _lapicque(settings: Mapping[str, str], values: dict[str, Array], reset: str)
     beta = values["beta"]
     made = "R" if "C" in settings else "C"
     if {"R", "C"} <= set(settings):
-        del values["beta"]  # of which nothing comes
+        del values["beta"]  # it has no effect
         return neuron
     if settings["learn_beta"] != "True":
         return neuron
 
-    # The library makes R or C of beta, once, with its graph.
+    # The library derives R or C from beta once, with its graph.
     def resolved(q: o.Values) -> o.Values:
         return {**q, made: q[made] * (np.log(1.0 / beta) / np.log(1.0 / q["beta"]))}
 
@@ -218,7 +218,7 @@ def _spikingjelly(case: Case, layer: Any, step: Tensor) -> Described:
             return state
         if name == "ComplementaryLIFNode" and which == "m" and not state.ndim:
             return state.to(step.dtype)
-        # Of another shape, it starts anew; of another dtype, it is the input's.
+        # With another shape it starts anew; another dtype is converted to the input's.
         return state.to(step.dtype) if state.shape == step.shape else None
 
     return Described(
@@ -259,7 +259,7 @@ def _gated(case: Case, layer: Any, rest: dict[str, Array]) -> Described:
 
 
 def _fields(state: Any, prefix: str = "") -> dict[str, tuple[str, Any]]:
-    """Numbers by name, with where they are, those of tuples within too."""
+    """Values by name, with their paths, including those in nested tuples."""
     found: dict[str, tuple[str, Any]] = {}
     for name, value in state._asdict().items():
         if isinstance(value, tuple):

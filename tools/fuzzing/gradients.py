@@ -1,4 +1,4 @@
-"""A wrapped layer's gradients beside those of the recursion."""
+"""Compare a wrapped layer's gradients with those of the recursion."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from tssl_adapters import rules
 
 Array = npt.NDArray[np.float64]
 ROUNDINGS = 32.0
-"""How many roundings of the largest term a gradient may be off without a closer look."""
+"""Allowed error of a gradient without a closer look, in roundings of the largest term."""
 MOVES = 24
-"""How often the closer look moves every intermediate value by its rounding, at random."""
+"""How often the closer look randomly perturbs every intermediate value by its rounding error."""
 REACH = 8.0
-"""How far beyond what these moves did a gradient may be off."""
+"""Further allowed error, in multiples of the largest effect of these perturbations."""
 HALF = torch.finfo(torch.float16)
 
 
 def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: Ran) -> str:
-    """Hold the gradients to the recursion's.
+    """Compare the gradients with the recursion's.
 
     Args:
         case: what was run.
         names: the script's names, with the wrapped ``layer``.
-        native: a native layer that has not run.
-        theirs: what the library had.
-        ours: what the wrapped layer had.
+        native: a native layer that has not been run.
+        theirs: the result of the library.
+        ours: the result of the wrapped layer.
 
     Returns:
-        What the case came to.
+        The outcome of the case.
 
     Raises:
-        DiffersError: they differ by more than rounding.
+        DiffersError: they differ by more than rounding errors.
     """
     if not all(bool(torch.isfinite(value.detach()).all()) for value in ours.seen.values()):
         return "equal, not finite"
@@ -53,7 +53,7 @@ def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: R
     if any(v.shape != shape for (name, _), v in ours.seen.items() if name == "out"):
         return "equal, of another shape than the input"
     if case.form == "integers" and case.layer.library == "spikingjelly":
-        return "equal, of whole numbers"  # which the states become at every call
+        return "equal, of whole numbers"  # the states become integers at every call
     rule: rules.Rule = names["layer"]._tssl_settings.rule
     if rule.continuous or (rule.solves_feedback and case.layer.name == "LIFRecurrent"):
         return "equal, and no oracle for the gradient"
@@ -69,7 +69,7 @@ def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: R
         except DiffersError:
             if not rule.looks_ahead:
                 raise
-            # Layers that step within a call do not know the step before the last.
+            # Layers that step within a call do not know the second-to-last step.
             recursion.ahead = False
             recursion.result = recursion.run()
             comparison.gradients()
@@ -78,16 +78,16 @@ def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: R
 
 @dataclass
 class Record:
-    """What the recursion goes along with.
+    """The forward pass that the recursion follows.
 
     Attributes:
-        drive: what the loop was given.
-        spikes: s, NaN where the layer does not show it.
+        drive: the input of the loop.
+        spikes: s, NaN where the layer does not return it.
         out: a, or s.
-        states: after every step, those that a loop of single steps shows.
-        start: that the loop began with.
-        kept: which of the states that were handed in the layer starts from.
-        computed: whether it starts from what a model may have computed.
+        states: after every step, as returned by a loop of single steps.
+        start: the initial states of the loop.
+        kept: which of the given states the layer starts from.
+        computed: whether it starts from states that a model may have computed.
     """
 
     drive: Array
@@ -100,7 +100,7 @@ class Record:
 
 
 def _recorded(case: Case, known: Described, native: Any, ours: Ran) -> Record:
-    """The native layer's own steps, one a call."""
+    """The native layer's own steps, one per call."""
     names = names_of(case, stepwise=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
         seen = names["run"](native)
@@ -121,7 +121,7 @@ def _recorded(case: Case, known: Described, native: Any, ours: Ran) -> Record:
         kept[name] = moved is not None
         rest = np.broadcast_to(known.rest.get(name, 0.0), out[0].shape)
         start[name] = rest if moved is None else as_array(moved)
-    if "rho" in states:  # a neuron that is held back shows no spike
+    if "rho" in states:  # a refractory neuron does not show its spikes
         before = np.concatenate([start["rho"][None] + 0.0 * out[:1], states["rho"][:-1]])
         spikes[before > 0] = np.nan
     begins = known.moved("v", names["start"]["v"]) if kept["v"] else None
@@ -130,7 +130,7 @@ def _recorded(case: Case, known: Described, native: Any, ours: Ran) -> Record:
 
 
 class Recursion:
-    """The oracle over every window that a detached state ends."""
+    """The oracle on every window; detached states separate the windows."""
 
     def __init__(
         self, case: Case, rule: rules.Rule, known: Described, record: Record, ours: Ran
@@ -138,14 +138,14 @@ class Recursion:
         self.case, self.rule, self.known, self.record = case, rule, known, record
         self.weights = _weights(case, ours)
         self.ahead = True
-        """Whether a rule that looks ahead sees all steps of a call at once."""
+        """Whether a rule that looks ahead sees all steps of a call."""
         self.result = self.run()
 
     def run(self, blur: Callable[..., Array] | None = None) -> dict[str, Any]:
-        """The oracle's results, summed over the windows or strung together.
+        """The oracle's results, summed over the windows or concatenated.
 
         Args:
-            blur: as for the oracle.
+            blur: see the oracle.
         """
         windows = pieces(self.case) if self.case.detach else [(0, self.case.steps)]
         found = [self._window(begin, end, blur) for begin, end in windows]
@@ -172,7 +172,7 @@ class Recursion:
         if case.loop != "steps" and self.ahead:
             last = pieces(case)[-1] if end == case.steps else (begin, end)
             last_call = last[1] - max(last[0], begin)
-        # What a model computed may have steps before it that no one knows of.
+        # A computed state may have any number of unknown steps before it.
         steps = math.inf if begin == 0 and record.computed else end - begin
         seen = oracle_neurons.Seen(
             record.spikes[begin:end],
@@ -199,13 +199,13 @@ class Recursion:
         return np.stack([self.weights.get((name, t), zero) for t in range(begin, end)])
 
     def graded(self) -> float:
-        """The gradient of the factor of the output's spikes."""
+        """The gradient of the graded-spikes factor."""
         out = self._losses("out", 0, self.case.steps) * self.record.out
         return float(out.sum())
 
 
 def _weights(case: Case, ours: Ran) -> dict[tuple[str, int], Array]:
-    """What the script's loss multiplies each tensor by."""
+    """The factors of each tensor in the script's loss."""
     generator = torch.Generator().manual_seed(1)
     found = {}
     for (name, t), value in ours.seen.items():
@@ -217,7 +217,7 @@ def _weights(case: Case, ours: Ran) -> dict[tuple[str, int], Array]:
 
 
 class _Comparison:
-    """What a layer had beside what the recursion has."""
+    """A layer's results compared with the recursion's."""
 
     def __init__(
         self, case: Case, names: dict[str, Any], theirs: Ran, ours: Ran, recursion: Recursion
@@ -230,7 +230,7 @@ class _Comparison:
         self.limit = min(torch.finfo(dtype).max for dtype in dtypes)
 
     def _dtypes(self) -> list[torch.dtype]:
-        """Of everything that takes part, but for outputs that are spikes and nothing else."""
+        """The dtypes of all values involved, except outputs that are exactly spikes."""
         case, layer = self.case, self.names["layer"]
         factor = getattr(layer, "graded_spikes_factor", None)
         exact = case.tau_s == 1.0 and not case.layer.recurrent and case.layer.name != "Alpha"
@@ -243,14 +243,14 @@ class _Comparison:
         if case.autocast and case.layer.recurrent:
             found.append(torch.bfloat16)
         if case.layer.library == "norse" and case.state == "none":
-            found.append(torch.float32)  # the currents that it starts from
+            found.append(torch.float32)  # of its initial currents
         return found
 
     def states(self) -> None:
-        """Whether the description is of this layer: each step from the layer's own states.
+        """Check the description, by computing each step from the layer's own states.
 
         Raises:
-            DiffersError: it is not.
+            DiffersError: it does not describe this layer.
         """
         record = self.recursion.record
         for name, theirs in record.states.items():
@@ -262,7 +262,7 @@ class _Comparison:
                 raise DiffersError("description", text, f'print(run(make())["{name}", 0])')
 
     def gradients(self) -> None:
-        """Every leaf's.
+        """Check the gradient of every leaf.
 
         Raises:
             DiffersError: one differs.
@@ -283,11 +283,11 @@ class _Comparison:
             return
         eps = ROUNDINGS * max(self.eps, torch.finfo(leaf.dtype).eps)
         if self.case.layer.library == "snntorch" and not leaf.ndim:
-            # A number times the library's spikes is as fine as these, which are float32.
+            # A scalar times the library's spikes has their precision, float32.
             eps = max(eps, ROUNDINGS * torch.finfo(torch.float32).eps)
         terms = np.nan_to_num(terms)
         size = max(float(terms.max()), float(np.nan_to_num(self.recursion.result["largest"])))
-        # Where the recursion itself divides by zero there is nothing to hold a layer to.
+        # Where the recursion itself divides by zero, there is no reference.
         off = np.where(np.isfinite(expected), np.abs(ours - expected), 0.0)
         if bool((off <= eps * size + 64 * self.tiny).all()):
             return
@@ -312,7 +312,7 @@ class _Comparison:
         )
 
     def _spread(self, code: str, leaf: Tensor, expected: Array) -> Array:
-        """How far rounding of every intermediate value moves a leaf's gradient."""
+        """How far rounding errors of all intermediate values change a leaf's gradient."""
         spread = np.zeros_like(expected)
         for move in range(MOVES):
             moved = self.recursion.run(_blur(move, self.eps, self.tiny))
@@ -321,12 +321,12 @@ class _Comparison:
         return spread
 
     def _of_leaf(self, code: str, leaf: Tensor, result: dict[str, Any]) -> tuple[Array, Array]:
-        """A leaf's gradient by the recursion, and the size of the terms that it is a sum of."""
+        """A leaf's gradient by the recursion, and the magnitude of the terms it sums."""
         case, known, record = self.case, self.recursion.known, self.recursion.record
         none = np.zeros(leaf.shape)
         if code == "x":
             value = self._to_leaf(leaf, result["x"])
-            # Alpha's input charges the potential with both signs: what cancels has rounding.
+            # Alpha's input charges the potential with both signs: cancellation leaves rounding.
             cancelled = result["largest"] if case.layer.name == "Alpha" else 0.0
             return value, np.abs(value) + cancelled
         if code.startswith("start"):
@@ -344,14 +344,14 @@ class _Comparison:
             and case.layer.facts["inner"] == "IAF"
             and not record.kept["v"]
         ):
-            value = value + result["start"]["v"].sum()  # the library starts from the very tensor
+            value = value + result["start"]["v"].sum()  # the library starts from this very tensor
         if name == "recurrent_weights" and not known.autapses:
             value = value * (1.0 - np.eye(len(value)))
         terms = none + np.reshape(result["terms"].get(name, np.abs(value)), leaf.shape)
         return value, np.maximum(terms, np.abs(value))
 
     def _to_leaf(self, leaf: Tensor, grad: Array) -> Array:
-        """From the gradient of what the loop is given to that of what it is a view of."""
+        """From the gradient of the loop's input to that of the tensor it is a view of."""
         again, shape = leaf.detach().double().requires_grad_(), (self.case.steps, *self.case.shape)
         view: Callable[[Tensor], Tensor] = {
             "transposed": lambda x: x.transpose(-2, -1),
@@ -363,7 +363,7 @@ class _Comparison:
 
 
 def _blur(seed: int, eps: float, tiny: float) -> Callable[..., Array]:
-    """Moves values by up to a rounding of what they are sums of."""
+    """Perturbs values by up to a rounding error of the terms they sum."""
     generator = np.random.default_rng(seed)
 
     def blur(value: Array, *beside: Array) -> Array:

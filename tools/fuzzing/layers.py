@@ -1,4 +1,4 @@
-"""Every spiking class of the libraries with every setting of its constructor, drawn as code."""
+"""Every spiking class of the libraries with all settings of its constructor, drawn as code."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ MODULES = {
     "norse": "norse.torch",
 }
 ELSEWHERE = {"step_mode", "p", "spiking_method", "input_size", "hidden_size"}
-"""Settings that are not in the tables below: the loop's, the parameters, the width."""
+"""Settings that are not in the tables below: of the loop, the parameters, the width."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as code, and what is known of it beforehand."""
+    """A layer as code, and what is known about it in advance."""
 
     library: str
     name: str
     settings: dict[str, str]
     code: str
     states: tuple[str, ...]
-    """What a call is given of the step before, in the library's order."""
+    """The states passed from step to step, in the library's order."""
     sequence: bool = False
     hidden: bool = False
     facts: dict[str, object] = field(default_factory=dict)
@@ -63,13 +63,13 @@ LINEAR = {
     *("SimpleIFNode", "SimpleLIFNode", "LIFBoxCell", "IAFCell", "IAF"),
     *("LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"),
 }
-"""Those that every rule takes, as far as their other settings let it."""
+"""Layers that every rule supports, as far as their other settings allow."""
 COMPILED = {
     "snntorch": ("Leaky", "Leaky", "Leaky", "Lapicque", "Synaptic", "RLeaky", "RSynaptic"),
     "spikingjelly": ("LIFNode", "LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode"),
     "norse": ("LIFCell", "LIF", "LIFBoxCell", "IAFCell", "IAF", "LIFRecurrent"),
 }
-"""Those that there are compiled loops for."""
+"""Layers with compiled loops."""
 
 
 # --- snnTorch --------------------------------------------------------------------------------
@@ -84,9 +84,9 @@ def _number(chance: Chance, vectors: bool, *values: float) -> str:
 
 
 def snntorch(chance: Chance, name: str, vectors: bool, dtype: str) -> Layer:
-    """A layer of snnTorch; ``vectors``: whether its input ends with :data:`WIDTH` neurons."""
+    """A layer of snnTorch; ``vectors``: whether its input's last dimension is :data:`WIDTH`."""
     recurrent, second = name.startswith("R"), name in ("Synaptic", "Alpha", "RSynaptic")
-    settings = {  # thresholds that float32 has, as the library rounds one of no dimension to it
+    settings = {  # thresholds exact in float32, as the library rounds scalars to it
         "threshold": _number(chance, vectors, 0.125, 0.3125, 0.5, 1.0),
         "learn_threshold": str(chance.flag()),
         "init_hidden": str(chance.one_in(3)),
@@ -101,14 +101,14 @@ def snntorch(chance: Chance, name: str, vectors: bool, dtype: str) -> Layer:
         "learn_beta": str(chance.flag()),
     }
     if recurrent and dtype != "torch.float32" and not chance.one_in(4):
-        settings["spike_grad"] = "EXACT"  # whose spikes the layer's own weights take
+        settings["spike_grad"] = "EXACT"  # the layer's own weights take these spikes
     settings["output"] = str(settings["init_hidden"] == "True" and chance.flag())
     if chance.one_in(30):
         settings["threshold"] = chance.pick("float('inf')", "1e9", "0.0")
     if second:
         settings["alpha"] = _number(chance, vectors, 0.5, 0.8, 0.95)
         settings["learn_alpha"] = str(chance.flag())
-    if name == "Alpha":  # which has to decay more slowly than beta
+    if name == "Alpha":  # which must decay more slowly than beta
         settings["alpha"] = _number(chance, False, 0.9, 0.95)
         settings["beta"] = _number(chance, vectors, 0.3, 0.7, 0.8)
         settings["learn_alpha"] = str(chance.one_in(20))  # fails natively
@@ -193,7 +193,7 @@ _OTHER_STATES = {
 
 
 def spikingjelly(chance: Chance, name: str, steps: int) -> Layer:
-    """A node of SpikingJelly, for sequences of so many steps."""
+    """A node of SpikingJelly, for sequences of ``steps`` steps."""
     settings = {key: chance.pick(*values) for key, values in _NODES[name].items()}
     settings["surrogate_function"] = chance.pick(
         "", "", "surrogate.ATan()", "surrogate.Sigmoid(alpha=2.0)", "surrogate.Rect()"
@@ -288,7 +288,7 @@ def norse(chance: Chance, name: str, vectors: bool) -> Layer:
         numbers["v_leak"] = 0.0
 
     def value(key: str, number: float) -> str:
-        # The leak is where a state starts: Norse itself takes no vector.
+        # States start at the leak, and Norse itself does not support a vector there.
         still = key == "v_leak" or (inner == "LSNN" and key == "v_th")
         still = still or (inner == "IAF" and key == "v_reset")
         number_text = "float('inf')" if number == float("inf") else f"{round(number, 4)}"

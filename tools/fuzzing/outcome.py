@@ -1,4 +1,4 @@
-"""What a case came to, and how a script shows it."""
+"""The outcome of a case, and the script that shows it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fuzzing.script import body, wrapping
 
 @dataclass(frozen=True)
 class Failure:
-    """Where the native layer, the wrapped one and the recursion part.
+    """A difference between the native layer, the wrapped one and the recursion.
 
     Attributes:
-        kind: in which respect.
+        kind: what differs.
         text: by how much.
-        ending: the end of the script that shows it.
+        ending: the end of the script that shows the difference.
     """
 
     kind: str
@@ -25,7 +25,7 @@ class Failure:
 
 @dataclass
 class Verdict:
-    """What a case came to, in a few words that many cases share."""
+    """The outcome of a case, in a few words that many cases share."""
 
     outcome: str
     failure: Failure | None = None
@@ -33,7 +33,7 @@ class Verdict:
 
 
 class DiffersError(Exception):
-    """Two of the three part."""
+    """Two of the three differ."""
 
     def __init__(self, kind: str, text: str, ending: str) -> None:
         super().__init__(text)
@@ -74,7 +74,7 @@ assert abs(float(found{index}) - {expected}) <= {allowed}""",
 
 
 def ending(case: Case, kind: str, **more: object) -> str:
-    """The end of a script that shows a failure of a kind."""
+    """The end of a script that shows a kind of failure."""
     autocast = "with torch.autocast('cpu', torch.bfloat16): " if case.autocast else ""
     return _ENDINGS[kind].format(
         rule=case.rule, tau_s=case.tau_s, wrap=wrapping(case), autocast=autocast, **more
@@ -82,5 +82,5 @@ def ending(case: Case, kind: str, **more: object) -> str:
 
 
 def script(case: Case, failure: Failure) -> str:
-    """A failure as a program of its own."""
+    """A failure as a self-contained program."""
     return body(case) + failure.ending.strip() + "\n"

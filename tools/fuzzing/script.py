@@ -1,4 +1,4 @@
-"""A case as a script, which is what is run: nothing that happens is out of a reader's sight."""
+"""A case as a script, which is what is run, so that a reader sees everything that happens."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WANTED = {
 
 
 def body(case: Case, *, stepwise: bool = False) -> str:
-    """What makes the layer, its input, the loop and the loss; with ``stepwise`` a call a step."""
+    """The code for layer, input, loop and loss; with ``stepwise`` each step is a call."""
     layer = case.layer
     lines = ["import torch, tssl_adapters", "from tssl_adapters import rules"]
     lines.append(IMPORTS[layer.library])
@@ -149,7 +149,7 @@ def _state(case: Case, name: str) -> str:
 
 
 def pieces(case: Case) -> list[tuple[int, int]]:
-    """The calls of a loop over sequences."""
+    """The calls of a loop over sequences, as ranges of steps."""
     ends = [*case.cuts, case.steps]
     return list(zip([0, *case.cuts], ends, strict=True))
 
@@ -179,7 +179,7 @@ def _run_snntorch(case: Case, loop: str, parts: list[tuple[int, int]], cuts: obj
         begin = []
     lines = ["def run(layer):", "    layer.reset_mem(); seen = {}"]
     let_go = "layer.detach_hidden()"
-    if layer.name == "RSynaptic":  # the library forgets the spikes
+    if layer.name == "RSynaptic":  # the library forgets to detach the spikes
         let_go += "; layer.spk = layer.spk.detach()"
     if loop == "multi":
         lines += [*begin, f"    for a, b in {parts}:"]
@@ -199,7 +199,7 @@ def _run_snntorch(case: Case, loop: str, parts: list[tuple[int, int]], cuts: obj
         lines += [*begin, "    for t, step in enumerate(drive):"]
         lines.append(f"        if t in {cuts}: {let_go}")
         lines.append("        out = layer(step)")
-        # The output of a recurrent layer is a state of it, which letting go writes to.
+        # The output of a recurrent layer is one of its states, and detaching changes that in place.
         lines.append("        seen['out', t] = (out[0] if isinstance(out, tuple) else out).clone()")
         lines.append(f"        seen |= {{{held}}}")
         return "\n".join([*lines, "    return seen"])

@@ -19,14 +19,14 @@ Array = npt.NDArray[np.float64]
 def stated(
     case: Case, rule: rules.Rule, known: Described, last_call: int, steps: float
 ) -> oracle_neurons.Rule:
-    """A rule as the oracle has it, else by its own answers.
+    """A rule as the oracle implements it, or else by evaluating the rule itself.
 
     Args:
-        case: what is run.
+        case: the case that is run.
         rule: the layer's rule.
-        known: the layer.
-        last_call: how many steps a rule that looks ahead sees at once at the end.
-        steps: how many steps the window has, as far as the layer can know.
+        known: the layer's description.
+        last_call: number of steps at the end that a rule that looks ahead sees at once.
+        steps: the window's length, as far as the layer can know it.
     """
     if type(rule) is rules.TSSLBP:
         return oracle_neurons.TSSLBP(
@@ -47,7 +47,7 @@ def stated(
 
 
 class _Stated(oracle_neurons.Rule):
-    """A rule by its own answers, in float64."""
+    """A rule evaluated by its own methods, in float64."""
 
     def __init__(self, case: Case, rule: rules.Rule, known: Described, last_call: int) -> None:
         self.rule, self.known, self.tau_s = rule, known, case.tau_s
@@ -62,7 +62,7 @@ class _Stated(oracle_neurons.Rule):
         self.steps, shape = len(steps), spikes.shape[1:]
         self.filtered = _tensor(filtered, spikes.shape)
         counts = spikes.sum(0)
-        # Windows are for linear neurons, whose threshold and decay stay.
+        # Windows are for linear neurons, whose threshold and decay are constant.
         self.drop = _tensor(steps[0]["theta"] - self.known.v_reset, shape)
         decay = _tensor(steps[0]["F_v"], shape)
         window = rules.Window(counts, (counts > 0).double(), len(steps), decay, self.drop)
@@ -94,7 +94,7 @@ class _Stated(oracle_neurons.Rule):
         if self.all is not None:
             return np.asarray(self.all[t].numpy())
         grads, spikes = [now], [self.spikes[t]]
-        if self.later is None and self.last_call > 1:  # a line through the last two
+        if self.later is None and self.last_call > 1:  # extrapolates from the last two
             grads, spikes = [self.filtered[t - 1], now], [*self.spikes[t - 1 : t + 1]]
         found = self.rule.cotangent(grads, spikes, self.window, self.later)[-1]
         self.later = now

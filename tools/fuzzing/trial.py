@@ -1,4 +1,4 @@
-"""One layer through the loop of a case."""
+"""Run one layer through the loop of a case."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fuzzing.case import Case
 from fuzzing.script import body
 
 Seen = dict[tuple[str, int], Tensor]
-"""What a loop shows: ``"out"`` and the states by name, after each step."""
+"""The output of a loop: ``"out"`` and the states by name, after each step."""
 
 
 @dataclass
 class Ran:
-    """What a layer did, or how it failed.
+    """The results of a layer, or how it failed.
 
     Attributes:
-        seen: what its loop showed.
-        grads: of the loss, by the code of each tensor that learns.
+        seen: the output of its loop.
+        grads: of the loss, by the code of each learned tensor.
         learns: whether the loss has a gradient at all.
-        error: what was raised, in which ``phase``.
+        error: the exception that was raised, in which ``phase``.
     """
 
     seen: Seen = field(default_factory=dict)
@@ -34,14 +34,14 @@ class Ran:
 
 
 def names_of(case: Case, stepwise: bool = False) -> dict[str, Any]:
-    """The script's names, once it ran."""
+    """The names that the script defines."""
     names: dict[str, Any] = {}
     exec(compile(body(case, stepwise=stepwise), f"<case {case.seed}>", "exec"), names)
     return names
 
 
 def ran(case: Case, names: dict[str, Any]) -> Ran:
-    """The loop over ``names["layer"]``, and the gradients of its loss."""
+    """Run the loop over ``names["layer"]``, and compute the gradients of its loss."""
     found, layer = Ran(), names["layer"]
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
@@ -60,7 +60,7 @@ def ran(case: Case, names: dict[str, Any]) -> Ran:
 
 
 def leaves(names: dict[str, Any]) -> list[str]:
-    """The code of every tensor that learns."""
+    """The code of every learned tensor."""
     layer = names["layer"]
     codes = ["x", *(f"start[{name!r}]" for name in names["start"])]
     found = [code for code in codes if eval(code, names).requires_grad]

@@ -1,4 +1,4 @@
-"""Processes that run cases, so that one that dies takes no other case along."""
+"""Processes that run cases, so that if one dies no other case is lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fuzzing.outcome import script
 from fuzzing.script import body, wrapping
 
 Line = dict[str, Any]
-"""What goes into a file."""
+"""A line of the output file."""
 COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "fuzz.py"), "--worker"]
 
 
 def answer(seed: int) -> Line:
-    """What a case came to."""
+    """The outcome of a case."""
     case = drawn(seed)
     verdict = check(case)
     failure = verdict.failure
@@ -39,9 +39,9 @@ def answer(seed: int) -> Line:
 
 
 def work(seeds: Iterable[str]) -> None:
-    """Answer each seed with a line, until there are no more."""
+    """Answer each seed with a line, until the seeds end."""
     answers = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps the libraries' output out of the answers
     with os.fdopen(answers, "w") as out:
         for text in seeds:
             out.write(json.dumps(answer(int(text))) + "\n")
@@ -49,14 +49,14 @@ def work(seeds: Iterable[str]) -> None:
 
 
 class Worker:
-    """A process that is sent seeds and says what came of each; started anew where it dies."""
+    """A process that gets seeds and returns the outcome of each; restarted if it dies."""
 
     def __init__(self, cache: str) -> None:
         self._cache = cache
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, seed: int) -> Line:
-        """What became of a case."""
+        """The outcome of a case."""
         if self.process is None:
             environment = {**os.environ, "NUMBA_CACHE_DIR": self._cache, "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(
@@ -91,7 +91,7 @@ def _died(seed: int, code: int) -> Line:
 
 
 def blocks(begins: Sequence[int], jobs: int) -> Iterator[Line]:
-    """Run blocks of cases, ``jobs`` at a time; what is compiled is kept in a cache of this run."""
+    """Run blocks of cases, ``jobs`` at a time; compiled code is kept in this run's own cache."""
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(jobs) as pool:
         free: SimpleQueue[Worker] = SimpleQueue()
         for _ in range(jobs):
@@ -128,9 +128,9 @@ def _line(first: int, answers: list[Line], begin: float) -> Line:
 
 
 def _together(seeds: Sequence[int]) -> list[Line]:
-    """Two processes fill a cache at the same time, each with half of the cases; a third loads it.
+    """Two processes fill a cache at the same time, each with half of the cases; a third reads it.
 
-    A case fails if it fails in either process that runs it.
+    A case fails if it fails in either of the processes that run it.
     """
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(2) as pool:
         workers = [Worker(cache) for _ in range(3)]

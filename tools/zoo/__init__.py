@@ -1,1 +1,1 @@
-"""The models that the libraries bring or teach, and a check of each against its native twin."""
+"""Models from the libraries and their tutorials, and a check of each against its native twin."""

@@ -1,4 +1,4 @@
-"""Try one model: natively, then its twin wrapped, forward bit for bit and one training step."""
+"""Try one model natively and its wrapped twin: forward bit for bit, and one training step."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _NOT_FINITE = "gradient not finite"
 
 
 class Outcome(NamedTuple):
-    """One training step: the output, and of each weight whether its gradient is of use."""
+    """One training step: the output, and for each weight the quality of its gradient."""
 
     out: Tensor
     gradients: dict[str, str]
-    """By the weight's name: "none", "zero", "not finite" or "good"."""
+    """By weight name: "none", "zero", "not finite" or "good"."""
     silent: int
 
 
 class CheckError(Exception):
-    """A wrapped model does not do what its native twin does."""
+    """A wrapped model differs from its native twin."""
 
 
 def check(entry: Entry) -> Row:
-    """Try a model and say what came of it; nothing that a model does goes unreported."""
+    """Try a model and report the outcome, including any exception."""
     started = time.perf_counter()
     row = Row(
         entry.library,
@@ -80,7 +80,7 @@ def _tried(entry: Entry, row: Row) -> Row:
 
 
 def _in_float64(entry: Entry, row: Row) -> Row:
-    """A gradient that is finite in float64 is right, and only too large for float32."""
+    """If a gradient is finite in float64, it is correct, and only too large for float32."""
     try:
         model = tssl_adapters.wrap(_build(entry).double(), rule=row.rule)
         ours = _step(entry, model, [])
@@ -100,7 +100,7 @@ def _build(entry: Entry) -> nn.Module:
 
 
 def _step(entry: Entry, model: nn.Module, spiking: Iterable[nn.Module]) -> Outcome:
-    """Forward, a loss on every number of the output, backward, and an optimizer's step."""
+    """A forward pass, a loss on all output values, a backward pass, and an optimizer step."""
     fired: dict[int, bool] = {}
     hooks = [layer.register_forward_hook(_watch(fired)) for layer in spiking]
     torch.manual_seed(entry.seed() + 1)
@@ -114,7 +114,7 @@ def _step(entry: Entry, model: nn.Module, spiking: Iterable[nn.Module]) -> Outco
     generator = torch.Generator().manual_seed(entry.seed() + 2)
     (out * torch.randn(out.shape, generator=generator)).sum().backward()
     weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
-    # A part without weights still passes a gradient on.
+    # A part without weights still passes a gradient to its input.
     gradients = {name: _quality(p.grad) for name, p in (weights or {"input": x}).items()}
     parameters = list(model.parameters())
     if parameters:
@@ -145,7 +145,7 @@ def _same(native: Outcome, ours: Outcome) -> None:
 
 
 def _judged(row: Row, native: dict[str, str], ours: dict[str, str]) -> Row:
-    """What is good natively has to be good wrapped; what gets nothing natively may get nothing."""
+    """A weight with a good native gradient needs a good one when wrapped; others may have none."""
     good = [name for name, quality in native.items() if quality == "good"]
     taught = [name for name in good if ours[name] == "good"]
     row = replace(row, weights=len(good), taught=len(taught))

@@ -1,4 +1,4 @@
-"""What is known of a model before it is tried, and what came of it."""
+"""What is known about a model in advance, and the outcome of its check."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Run = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """A model, and how its users run it.
+    """A model, and how users run it.
 
     Attributes:
         library: distribution name.
-        constructor: what builds it, with the module it is found in.
-        make: builds it; ``None`` where there is nothing to build, and ``note`` says why.
-        run: the whole forward pass from rest, to one tensor.
-        shape: of the random input.
-        variant: which of several settings of one constructor.
+        constructor: its class or function, with the module.
+        make: builds it; ``None`` if there is nothing to build, for the reason in ``note``.
+        run: the whole forward pass from rest; returns one tensor.
+        shape: the shape of the random input.
+        variant: which of several settings of a constructor.
         normal: whether the input is normal rather than uniform in [0, 1).
-        note: what is to be said of it beforehand.
+        note: a remark made in advance.
     """
 
     library: str
@@ -50,12 +50,12 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Its key in the table."""
+        """The key in the table."""
         variant = f" [{self.variant}]" if self.variant else ""
         return f"{self.library}: {self.constructor}{variant}"
 
     def seed(self) -> int:
-        """Always the same for one model, and not the same for all."""
+        """A seed that is fixed for a model and differs between models."""
         return zlib.crc32(self.name.encode()) % 2**31
 
     def inputs(self) -> Tensor:
@@ -71,19 +71,19 @@ class Row:
 
     Attributes:
         library: distribution name.
-        version: of the library.
+        version: the library's version.
         model: constructor, and its variant.
-        verdict: what came of it.
-        reason: why, where it is not simply "works".
-        parameters: how many numbers it learns.
+        verdict: the outcome.
+        reason: why, if the verdict is not simply "works".
+        parameters: number of learned values.
         wrapped: spiking layers that are wrapped.
-        native: layers that do not spike and stay as they are.
+        native: layers that do not spike and stay native.
         refused: spiking layers that cannot be wrapped.
-        silent: spiking layers without a single spike on this input.
+        silent: spiking layers that do not spike at all on this input.
         weights: weights (tensors of two dimensions and more) with a native gradient.
-        taught: those of them with a gradient that is finite and not zero once wrapped.
-        rule: the name of the rule that it was wrapped with.
-        seconds: what the check took.
+        taught: those of them whose gradient is finite and nonzero once wrapped.
+        rule: the name of the rule used for wrapping.
+        seconds: duration of the check.
     """
 
     library: str
@@ -103,9 +103,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As :attr:`Entry.name`."""
+        """Same as :attr:`Entry.name`."""
         return f"{self.library}: {self.model}"
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """The row as it is written to the file."""
         return asdict(self)

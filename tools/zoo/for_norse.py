@@ -45,12 +45,12 @@ def conv_classifier() -> nn.Module:
 
 
 def conv_classifier_encoded() -> nn.Module:
-    """The same from a still image, turned into spikes by a constant current."""
+    """The same for a still image, encoded as spikes by a constant current."""
     return Encoded(norse.ConstantCurrentLIFEncoder(STEPS), conv_classifier(), gain=20.0)
 
 
 def conv_classifier_poisson() -> nn.Module:
-    """The same from Poisson spikes."""
+    """The same with Poisson encoding."""
     return Encoded(norse.PoissonEncoder(STEPS, f_max=400.0), conv_classifier())
 
 
@@ -59,7 +59,7 @@ def _block(inputs: int, outputs: int, p: Any = P) -> list[nn.Module]:
 
 
 def colour_images() -> nn.Module:
-    """Features and a classifier, each a ``SequentialState`` of its own."""
+    """Features and a classifier, each its own ``SequentialState``."""
     features = norse.SequentialState(
         *_block(3, 16), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 32), nn.MaxPool2d(2),
         nn.Flatten(),
@@ -91,7 +91,7 @@ def box_network() -> nn.Module:
 
 
 def regularised() -> nn.Module:
-    """Counts the spikes between two layers, for a term in the loss."""
+    """Counts the spikes between two layers, for a regularisation term in the loss."""
     before = norse.SequentialState(nn.Linear(40, 32), norse.LIFCell(P))
     return Regularised(before, norse.RegularizationCell(), nn.Linear(32, 10))
 
@@ -116,7 +116,7 @@ def recurrent_sequence() -> nn.Module:
 
 
 def store_and_recall() -> nn.Module:
-    """Half of the recurrent neurons adapt, half do not."""
+    """Half of the recurrent neurons have adaptive thresholds."""
     adaptive = norse.LSNNRecurrentCell(40, 16, p=_parameters("LSNN"))
     return Recurrent(
         Pair(norse.LIFRecurrentCell(40, 16, p=P), adaptive), norse.LILinearCell(32, 10)
@@ -131,7 +131,7 @@ def pole_policy() -> nn.Module:
 
 
 def feed_forward(name: str) -> nn.Module:
-    """Two layers of one kind of cell."""
+    """Two layers of the same kind of cell."""
     kinds: dict[str, Callable[[], nn.Module]] = {
         "LIFRefracCell": lambda: norse.LIFRefracCell(LIFRefracParameters(lif=P)),
         "LSNNCell": lambda: norse.LSNNCell(_parameters("LSNN")),
@@ -143,14 +143,14 @@ def feed_forward(name: str) -> nn.Module:
 
 
 def adjoint_network() -> nn.Module:
-    """Norse's adjoint method instead of a surrogate's graph."""
+    """Norse's adjoint method instead of autograd through a surrogate."""
     p = P._replace(method="adjoint")
     cells = (norse.LIFCell(p), norse.LIFCell(p))
     return Stacked(norse.SequentialState(nn.Linear(40, 32), cells[0], nn.Linear(32, 10), cells[1]))
 
 
 class Model(NamedTuple):
-    """A builder, the shape of its input, and the setting it takes."""
+    """A builder, its input shape, and the setting it takes."""
 
     build: Callable[..., nn.Module]
     shape: tuple[int, ...] = FLAT
@@ -210,7 +210,7 @@ def _library_entry(name: str, build: Any) -> Entry:
 
 
 def _lively(make: Callable[[], nn.Module]) -> nn.Module:
-    """The library's models take no threshold; with its default all deep layers stay silent."""
+    """Lower the threshold, which models do not expose; at its default, deep layers stay silent."""
     model = make()
     for module in model.modules():
         if isinstance(module, norse.LIF | norse.LIFCell):
@@ -219,7 +219,7 @@ def _lively(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def entries() -> Iterator[Entry]:
-    """The library's models, then one for every builder."""
+    """The library's models, then one entry per builder."""
     for name, build in library_constructors():
         yield _library_entry(name, build)
     for model in BUILDERS:

@@ -29,7 +29,7 @@ def _hidden(beta: float = 0.9, output: bool = False, **settings: Any) -> snn.Lea
 
 
 def fully_connected() -> nn.Module:
-    """Two layers with explicit membranes."""
+    """Two layers with explicit membrane potentials."""
     return Loop(
         nn.Linear(64, 32),
         snn.Leaky(beta=0.95, threshold=0.5),
@@ -39,7 +39,7 @@ def fully_connected() -> nn.Module:
 
 
 def fully_connected_learned() -> nn.Module:
-    """Decays and thresholds of every neuron are learned."""
+    """Learned decays and thresholds for every neuron."""
     return Loop(
         nn.Linear(64, 32),
         snn.Leaky(beta=torch.rand(32), threshold=torch.rand(32), learn_beta=True),
@@ -56,7 +56,7 @@ def fully_connected_hidden() -> nn.Module:
 
 
 def convolutional_hidden() -> nn.Module:
-    """A still image, convolutions and pooling before the neurons."""
+    """A still image; convolutions and pooling before the neurons."""
     net = nn.Sequential(
         nn.Conv2d(1, 8, 5),
         nn.MaxPool2d(2),
@@ -72,7 +72,7 @@ def convolutional_hidden() -> nn.Module:
 
 
 def convolutional_nested() -> nn.Module:
-    """Blocks in blocks, frames of two polarities, as from an event camera."""
+    """Nested blocks; frames of two polarities, as from an event camera."""
 
     def block(inputs: int, outputs: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 5), _hidden(0.5), nn.MaxPool2d(2))
@@ -82,7 +82,7 @@ def convolutional_nested() -> nn.Module:
 
 
 def convolutional_explicit() -> nn.Module:
-    """The same layers with explicit membranes."""
+    """The same layers with explicit membrane potentials."""
     return Loop(
         nn.Sequential(nn.Conv2d(1, 8, 5), nn.MaxPool2d(2)),
         snn.Leaky(beta=0.5, threshold=0.5, spike_grad=SURROGATE),
@@ -94,13 +94,13 @@ def convolutional_explicit() -> nn.Module:
 
 
 def population_coding() -> nn.Module:
-    """Many output neurons stand for one class; only their counts matter."""
+    """Many output neurons per class; only spike counts matter."""
     net = nn.Sequential(nn.Linear(64, 32), _hidden(), nn.Linear(32, 100), _hidden(output=True))
     return HiddenLoop(net)
 
 
 def autoencoder() -> nn.Module:
-    """Strided convolutions down to a code of spikes, and transposed ones back."""
+    """Strided convolutions down to a spiking code, and transposed ones back."""
     net = nn.Sequential(
         nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), _hidden(),
@@ -117,7 +117,7 @@ def autoencoder() -> nn.Module:
 
 
 def regression() -> nn.Module:
-    """The last layer never resets: its membrane is the answer."""
+    """The last layer never resets: its membrane potential is the output."""
     return Loop(
         nn.Linear(64, 32),
         snn.Leaky(beta=0.9, threshold=0.5, learn_threshold=True),
@@ -143,17 +143,17 @@ def _second(neuron: Callable[[], nn.Module]) -> nn.Module:
 
 
 def lapicque() -> nn.Module:
-    """Resistor and capacitor."""
+    """A neuron given by its resistance and capacitance."""
     return _second(lambda: snn.Lapicque(beta=0.9, threshold=0.1))
 
 
 def synaptic() -> nn.Module:
-    """A synaptic current before the membrane."""
+    """A synaptic current before the membrane potential."""
     return _second(lambda: snn.Synaptic(alpha=0.9, beta=0.8, threshold=0.5))
 
 
 def alpha() -> nn.Module:
-    """An alpha function for the post-synaptic potential."""
+    """An alpha function as the post-synaptic potential."""
     return _second(lambda: snn.Alpha(alpha=0.9, beta=0.8, threshold=0.1))
 
 
@@ -163,7 +163,7 @@ def recurrent_one_to_one() -> nn.Module:
 
 
 def recurrent_convolutional() -> nn.Module:
-    """Feature maps feed each other through a convolution."""
+    """Feature maps with recurrent connections through a convolution."""
     return Loop(
         nn.Conv2d(1, 4, 3, padding=1),
         snn.RLeaky(beta=0.9, conv2d_channels=4, kernel_size=3, threshold=0.3),
@@ -183,7 +183,7 @@ def recurrent_synaptic() -> nn.Module:
 
 
 def spiking_lstm() -> nn.Module:
-    """Two LSTM cells with spikes."""
+    """Two spiking LSTM cells."""
     return Loop(
         snn.SLSTM(64, 32, threshold=0.05),
         snn.SLSTM(32, 16, threshold=0.05),
@@ -193,7 +193,7 @@ def spiking_lstm() -> nn.Module:
 
 
 def spiking_conv_lstm() -> nn.Module:
-    """Convolutional LSTM cells with spikes."""
+    """Spiking convolutional LSTM cells."""
     return Loop(
         snn.SConv2dLSTM(1, 4, 3, max_pool=2, threshold=0.05),
         nn.Sequential(nn.Flatten(), nn.Linear(4 * 14 * 14, 10)),
@@ -202,7 +202,7 @@ def spiking_conv_lstm() -> nn.Module:
 
 
 def parallel() -> nn.Module:
-    """All steps at once, without reset."""
+    """All time steps at once, without reset."""
     return Plain(
         snn.LeakyParallel(64, 32, beta=0.9, threshold=0.3),
         snn.LeakyParallel(32, 10, beta=0.9, threshold=0.3),
@@ -210,12 +210,12 @@ def parallel() -> nn.Module:
 
 
 def delta() -> nn.Module:
-    """Spikes on a change of the membrane."""
+    """Spikes when the membrane potential changes."""
     return _second(lambda: Delta(snn.DeltaLeaky(delta_threshold=0.1, beta=0.9)))
 
 
 class Model(NamedTuple):
-    """A builder, and the shape of its input."""
+    """A builder, and its input shape."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = FLAT
@@ -244,6 +244,6 @@ BUILDERS = [
 
 
 def entries() -> Iterator[Entry]:
-    """One for every builder."""
+    """One entry per builder."""
     for model in BUILDERS:
         yield Entry("snntorch", model.build.__name__, model.build, shape=model.shape)

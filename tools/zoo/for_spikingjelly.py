@@ -26,7 +26,7 @@ PACKAGE = "spikingjelly.activation_based.model"
 IMAGES = (2, 2, 3, 32, 32)
 """[T, batch, channels, height, width]"""
 STEPS_APART = (2, 4, 3, 32, 32)
-"""A norm over a batch of two, step by step, leaves nothing of a gradient but rounding."""
+"""Step by step, a norm over a batch of two leaves nothing of a gradient but rounding errors."""
 IF = {
     "spiking_neuron": neuron.IFNode,
     "surrogate_function": surrogate.ATan(),
@@ -86,7 +86,7 @@ def in_mode(mode: str, build: Callable[..., nn.Module], *args: Any, **settings: 
 
 
 def entries() -> Iterator[Entry]:
-    """At least one for every constructor."""
+    """At least one entry per constructor."""
     for name, build in constructors():
         found = list(_recipes(name, build))
         yield from found or [Entry("spikingjelly", name, None, note="no recipe")]
@@ -106,7 +106,7 @@ def _recipes(name: str, build: Any) -> Iterator[Entry]:
 
 
 def _residual(short: str, build: Any, entry: Any) -> Iterator[Entry]:
-    """Spike-element-wise networks have three connections; IFNode is the neuron of their paper."""
+    """Spike-element-wise networks have three connect functions; their paper uses IFNode."""
     args, settings = _resnet_arguments(short)
     sew = short.lower().startswith("sew")
     for connection in CONNECTIONS if sew else (None,):
@@ -125,7 +125,7 @@ def _residual(short: str, build: Any, entry: Any) -> Iterator[Entry]:
 
 
 def _excited(make: Callable[[], nn.Module]) -> nn.Module:
-    """A product of spikes dies out over the blocks, unless nearly every neuron spikes."""
+    """Products of spikes vanish over the blocks unless nearly every neuron spikes."""
     model = make()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -169,10 +169,10 @@ def _plif(short: str, build: Any, entry: Any) -> Iterator[Entry]:
 
 
 def _ottt(short: str, build: Any, entry: Any) -> Iterator[Entry]:
-    """Made for OTTT's neuron and container; with a plain LIFNode the same network is BPTT's."""
+    """Networks for OTTT's neuron and container; with a plain LIFNode the same network uses BPTT."""
     args = (VGG11,) if short == "OTTTSpikingVGG" else ()
     classes = [neuron.OTTTLIFNode]
-    if short in ("OTTTSpikingVGG", "ottt_spiking_vggws"):  # the light ones
+    if short in ("OTTTSpikingVGG", "ottt_spiking_vggws"):  # the small ones
         classes.append(neuron.LIFNode)
     for cls in classes:
         settings = {"spiking_neuron": cls, "num_classes": 10, "v_threshold": 0.2}
@@ -196,15 +196,15 @@ _OWN_NEURON: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 
 
 def _own_neuron(short: str, build: Any, entry: Any) -> Iterator[Entry]:
-    """Models that come with a neuron of their own and take step mode "m" only."""
+    """Models with their own neuron, in step mode "m" only."""
     settings, shape = _OWN_NEURON.get(short, ({}, IMAGES))
     options = {"T": shape[0], "num_classes": 10, "v_threshold": 0.25, **settings}
     yield entry(partial(_opened, build, **options), run_sequence, shape)
 
 
 def _opened(build: Callable[..., nn.Module], **settings: Any) -> nn.Module:
-    """Residual branches that start closed, by a norm's weight of 0, teach their layers nothing
-    before the second step: open them.
+    """Open residual branches that start closed, with a norm weight of 0: their layers would have
+    no gradient before the second training step.
     """
     model = build(**settings)
     for module in model.modules():

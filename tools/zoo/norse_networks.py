@@ -15,7 +15,7 @@ def first(model: Any, x: Tensor) -> Tensor:
 
 
 class Stacked(nn.Module):
-    """Steps a stateful network over ``[T, batch, ...]``."""
+    """Runs a stateful network step by step over ``[T, batch, ...]``."""
 
     def __init__(self, net: nn.Module, gain: float = 1.0) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
 
 
 class Regularised(nn.Module):
-    """A cell between two networks that only counts what passes."""
+    """A cell between two networks; it only counts the spikes that pass."""
 
     def __init__(self, before: nn.Module, counter: nn.Module, after: nn.Module) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Pair(nn.Module):
 
 
 class Encoded(nn.Module):
-    """A still input becomes spikes before the network; of both signs for control tasks."""
+    """Encodes a constant input as spikes before the network; of both signs for control tasks."""
 
     def __init__(
         self, encoder: nn.Module, net: nn.Module, gain: float = 1.0, signed: bool = False

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Loop(nn.Module):
-    """Drives layers with explicit states over ``[T, batch, ...]``; collects spikes and membranes.
+    """Runs layers with explicit states over ``[T, batch, ...]``; collects spikes and potentials.
 
-    Of a layer with several states the last is the membrane potential. Layers that answer with a
-    bare tensor (linear ones) have none.
+    If a layer has several states, the last is the membrane potential. Layers that return a single
+    tensor (linear ones) have none.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -40,7 +40,7 @@ def _call(layer: nn.Module, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tens
 
 
 class HiddenLoop(nn.Module):
-    """Drives a network whose neurons keep their states (``init_hidden``) over the steps."""
+    """Runs a network whose neurons hold their states (``init_hidden``) over all steps."""
 
     def __init__(self, net: nn.Module, repeat: int = 0) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class HiddenLoop(nn.Module):
         for module in self.net.modules():
             if isinstance(module, snn.SpikingNeuron):
                 module.reset_mem()
-        # A still image is shown again at every step.
+        # A still image is repeated at every step.
         frames = [x] * self.repeat if self.repeat else list(x)
         results = [self.net(frame) for frame in frames]
         return torch.stack([torch.stack(r) if isinstance(r, tuple) else r for r in results])
 
 
 class Delta(nn.Module):
-    """``DeltaLeaky`` takes and gives its two states as one pair."""
+    """``DeltaLeaky`` takes and returns its two states as a pair."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The public parts of SpikingJelly's models, and those that search for an architecture."""
+"""The public parts of SpikingJelly's models, and those for architecture search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEVELS = np.array([0, 0, 1, 1, 1, 2, 2, 2])
 
 
 class Block(NamedTuple):
-    """How a part is built from its class, and how it is run."""
+    """How to build a part from its class, and how to run it."""
 
     make: Callable[[Any], nn.Module]
     shape: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ def _run(model: Any, x: Tensor) -> Tensor:
 
 
 def _run_twice(model: Any, x: Tensor) -> Tensor:
-    """A part of two inputs."""
+    """A part with two inputs."""
     functional.reset_net(model)
     out = model(x, x)
     return out[-1] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
@@ -55,7 +55,7 @@ def _run_steps(model: Any, x: Tensor) -> Tensor:
 
 
 def _run_searched(model: Any, x: Tensor) -> Tensor:
-    """The prediction and the auxiliary one, which only the training mode has."""
+    """The main prediction and the auxiliary one, which exists only in training mode."""
     functional.reset_net(model)
     return torch.cat([out.flatten() for out in model(x)])
 

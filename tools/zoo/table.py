@@ -27,14 +27,14 @@ _HEADINGS = "model | parameters | wrapped | native | refused | silent | weights 
 
 
 def read(path: Path) -> list[Row]:
-    """What was recorded so far."""
+    """The results recorded so far."""
     if not path.exists():
         return []
     return [Row(**row) for row in json.loads(path.read_text())["models"]]
 
 
 def write(path: Path, rows: Iterable[Row], versions: dict[str, str]) -> None:
-    """Replace the record as a whole, so that an interrupted walk leaves a readable file."""
+    """Replace the record atomically, so that an interrupted run leaves a readable file."""
     record = {"versions": versions, "models": [row.to_json() for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
