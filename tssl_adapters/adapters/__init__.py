@@ -1,7 +1,8 @@
-"""What a package implements so that :func:`tssl_adapters.wrap` knows another library's layers.
+"""What a package implements so that :func:`tssl_adapters.wrap` supports a library's layers.
 
-snnTorch, SpikingJelly and Norse are adapted by this interface and nothing else;
-``examples/adapter_for_sinabs`` does it from outside, and the page "Adding a library" says how.
+The adapters of snnTorch, SpikingJelly and Norse use this interface and nothing else;
+``examples/adapter_for_sinabs`` is a package outside this one, and the page "Adding a library"
+explains how to write an adapter.
 
 **How it is found.** A package that adapts to a library ``abc`` has an entry point of the group
 ``tssl_adapters.adapters``. Its name is the library's top-level module, its value an
@@ -10,24 +11,24 @@ snnTorch, SpikingJelly and Norse are adapted by this interface and nothing else;
     [project.entry-points."tssl_adapters.adapters"]
     abc = "adapter_for_abc:ADAPTER"
 
-It is loaded only once one of the modules that the library's layers live in was imported: a model
-cannot hold layers of a library that nobody imported. What has to be known before is in a file
+It is loaded only once a module that defines the library's layers is imported: a model cannot hold
+layers of a library that was never imported. What must be known earlier is in a file
 ``library.json`` beside the ``__init__.py`` of the entry point's module:
 
-- ``layers``: the supported classes by their paths, and what a call of each brings, for
-  :func:`tssl_adapters.supported`;
-- ``tested``: versions with which the adapter's tests passed, oldest first, and what these were run
-  with. A layer of any other version has to pass a trial when it is wrapped;
-- ``title`` and ``distribution``: the library's name as one writes it, and the one it is installed
-  under, where these are not that of its module;
-- ``copies``, where other packages have copies of the library's neurons: ``bases``, what classes
-  these derive from, by name, and an attribute ``having`` that tells them from others.
+- ``layers``: the supported classes by path, and what each takes in one call (steps or sequences),
+  for :func:`tssl_adapters.supported`;
+- ``tested``: the versions that the adapter's tests passed with, oldest first, and what they were
+  run with. A layer of any other version has to pass a trial when it is wrapped;
+- ``title`` and ``distribution``: the library's name in prose, and the name it is installed under,
+  where these differ from its module's name;
+- ``copies``, if other packages contain copies of the library's neurons: ``bases``, the names of
+  the classes that these derive from, and ``having``, an attribute that identifies such a class.
 
 **What it consists of.** An :class:`Adapter`, and for every class that it wraps a subclass that
-mixes in :class:`Wrapped`. Its ``forward``, under :func:`eager`, has the library compute its values
-and the engine the gradient: :func:`attach` takes a call of a neuron whose charge is linear,
-:func:`attach_smooth` a step of any other. Whatever such a class has of its own begins with
-``_tssl_``, so that it cannot collide with the library's names.
+mixes in :class:`Wrapped`. In its ``forward``, decorated with :func:`eager`, the library computes
+the values and the engine the gradient: :func:`attach` handles a call of a neuron whose charge is
+linear, :func:`attach_smooth` one step of any other neuron. Names that such a class adds begin with
+``_tssl_``, so that they cannot collide with the library's.
 
 :mod:`tssl_adapters.testing` has the tests that every adapter should pass.
 """

@@ -1,4 +1,4 @@
-"""What an adapter is: the one place that a library is imported in."""
+"""The adapter interface. An adapter is the only place that imports its library."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Mode: TypeAlias = Literal["step", "sequence"]
 
 
 def eager(forward: F) -> F:
-    """A layer's forward pass: torch.compile breaks its graph there, and torch.export, or a call
-    without a graph, sees the library's own.
+    """Decorate a layer's forward pass: torch.compile breaks its graph there; torch.export, and a
+    call without a graph, get the library's own.
     """
     call = _giving_way(forward)
     apart, between = untraced(call), among_graphs(call)
@@ -43,15 +43,15 @@ def eager(forward: F) -> F:
             return self._tssl_native.forward(self, *args, **kwargs)
         if compiling():
             return between(self, *args, **kwargs)
-        # Untraced whatever it calls; where nobody traces, that takes as long as a small sum.
+        # Untraced, with all that it calls; where nothing traces, that would cost as much as a sum.
         return (apart if watched() else call)(self, *args, **kwargs)
 
     return run  # type: ignore[return-value]
 
 
 def _giving_way(forward: F) -> F:
-    """A layer's forward pass with the rule's gradient; in a call in which it is not the neuron that
-    it was wrapped as, with the library's.
+    """A layer's forward pass with the rule's gradient, or with the library's in a call where the
+    layer is no longer the neuron that was wrapped.
     """
     named = signature(forward)
 
@@ -73,7 +73,7 @@ def _giving_way(forward: F) -> F:
 
 @contextmanager
 def untouched(layer: nn.Module) -> Iterator[None]:
-    """Whatever a layer does to what it holds, it holds afterwards what it held before."""
+    """Restore a layer's attributes on exit, and the entries of those that are dictionaries."""
     own = vars(layer)
     before = dict(own)
     within = {name: dict(value) for name, value in own.items() if isinstance(value, dict)}
@@ -92,7 +92,7 @@ class Wrapped:
     """Mixed into a library's layer class; ``wrap`` swaps a layer's class to such a subclass.
 
     Swapping the class keeps the object, its parameters, buffers, hooks, ``state_dict`` keys and
-    ``isinstance``, and, being module-level, deepcopy and pickle.
+    ``isinstance``; as the subclass is module-level, deepcopy and pickle keep working.
     """
 
     _tssl_native: ClassVar[Any]
@@ -111,20 +111,20 @@ class Wrapped:
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
-        """What a rule may ask of a layer, wrapped or not."""
+        """The traits of a layer, wrapped or not, that rules consult."""
         raise NotImplementedError
 
     @classmethod
     def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
-        """What a layer, wrapped or not, computes its spikes with from h - theta: the library's
-        function, with the layer's own surrogate gradient.
+        """The library's function from h - theta to the spikes of a layer, wrapped or not, with the
+        layer's own surrogate gradient.
         """
         raise NotImplementedError
 
     @classmethod
     def _tssl_own(cls, layer: Any) -> Sequence[Any]:
-        """All that a layer's surrogate may change by. It is looked at in every call, but for those
-        as ``thin`` knows them, where that says of some of it that it is as it was.
+        """All that a layer's surrogate depends on. It is checked in every call; in those that
+        ``thin`` handles, only the parts that ``thin`` does not know to be unchanged.
         """
         raise NotImplementedError
 
@@ -134,7 +134,7 @@ class Wrapped:
         raise NotImplementedError
 
     def _tssl_follow(self) -> None:
-        """Have a rule that follows the layer's surrogate do so."""
+        """Update a rule that follows the layer's surrogate."""
         settings = self._tssl_settings
         if settings.rule.follows and (own := self._tssl_own(self)) != settings.followed:
             settings.rule = settings.rule.following(self._tssl_surrogate(self))
@@ -142,26 +142,26 @@ class Wrapped:
             settings.loops.clear()
 
     _tssl_free: ClassVar[frozenset[str]] = frozenset({"training"})
-    """Attributes that may be set without a change of the neuron: its states."""
+    """Attributes, such as its states, that can be set without changing the neuron."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What was decided of the layer's steps ends with any of its settings."""
+        """Setting anything that may change the neuron discards the cached ``thin`` step."""
         settings = self.__dict__.get("_tssl_settings")
         if settings is not None and name not in self._tssl_free:
             settings.thin = None
         super().__setattr__(name, value)
 
     def _tssl_thinly(self, thin: Any, *args: Any) -> Any:
-        """A call as ``thin`` knows it; ``None`` where it is another."""
+        """The output of a call that ``thin`` applies to; ``None`` for any other call."""
         return None
 
     def _tssl_parts(self) -> tuple[Any, ...]:
-        """The functions that the layer is made of, beside its class's, and settings of theirs."""
+        """The functions that the layer uses besides its class's methods, and their settings."""
         raise NotImplementedError
 
     def _tssl_look(self) -> None:
-        """See to it that the layer is made of what it was in the call before: that takes as long as
-        a function call. A rule that follows the layer's surrogate does so.
+        """Check that the layer is made of the same parts as in the previous call, at the cost of a
+        function call, and update a rule that follows the layer's surrogate.
         """
         if exporting():  # which has the library's gradient anyway
             return
@@ -170,29 +170,29 @@ class Wrapped:
         self._tssl_follow()
 
     def _tssl_unaltered(self) -> bool:
-        """Whether it is made of what it was in the call before."""
+        """Whether the layer is made of the same parts as in the previous call."""
         return self._tssl_settings.made_of == (len(self.__dict__), *self._tssl_parts())
 
     def _tssl_altered(self: Any) -> str | None:
-        """Why what the layer is made of now cannot be wrapped."""
+        """Why the layer as it is now cannot be wrapped, or ``None``."""
         return no_spikes(type(self), self)
 
     def _tssl_emitted(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer gives at ``tau_s > 1`` with its library's own gradient."""
+        """The layer's output at ``tau_s > 1`` with its library's own gradient."""
         raise NotImplementedError
 
     def _tssl_runs_native(self) -> bool:
-        """Without a graph and without a PSC there is nothing to attach: native speed."""
+        """Whether to run the library's forward pass: there is no gradient to attach, and no PSC."""
         return self._tssl_settings.tau_s == 1.0 and (not torch.is_grad_enabled() or exporting())
 
 
 def no_spikes(wrapped: type[Wrapped], layer: nn.Module) -> str | None:
-    """Why what a layer computes with its surrogate function are no spikes, or ``None``."""
+    """Why a layer's surrogate function does not give spikes, or ``None``."""
     with torch.random.fork_rng(devices=[]), ordinary(), torch.no_grad():
         distance = torch.tensor([-8.0, -0.5, 0.5, 8.0])
         try:
             spikes = wrapped._tssl_spikes(layer)(distance).tolist()
-        except Exception:  # what it needs, its first call tells
+        except Exception:  # its first call reports what it lacks
             return None
     if spikes == [0.0, 0.0, 1.0, 1.0]:
         return None
@@ -204,7 +204,7 @@ def no_spikes(wrapped: type[Wrapped], layer: nn.Module) -> str | None:
 
 
 def rule_for(rule: Rule, wrapped: type[Wrapped], layer: nn.Module) -> Rule:
-    """The rule as a layer is to have it."""
+    """The rule for a layer, following its surrogate if the rule is one that does."""
     return rule.following(wrapped._tssl_surrogate(layer)) if rule.follows else rule
 
 
@@ -219,11 +219,11 @@ class Kind:
 
     Attributes:
         wrapped: the subclass that a layer's class is swapped to.
-        problem: says what of a layer's settings cannot be wrapped, or ``None``; takes ``wrapped``
-            and the layer.
-        attach: called on a layer after it was wrapped, ``detach`` before it is unwrapped.
-        passed_by: methods that a wrapped layer does not call, or not in every call, so that what
-            another class has in their place would be lost; ``instead``: what else one can do.
+        problem: ``problem(wrapped, layer)`` says which of the layer's settings cannot be wrapped;
+            ``None`` if all can.
+        attach: called on a layer after it is wrapped, ``detach`` before it is unwrapped.
+        passed_by: methods that a wrapped layer does not call, or not in every call, so that another
+            class's version of them would be ignored; ``instead``: what the user can do instead.
     """
 
     wrapped: type[Wrapped]
@@ -245,27 +245,27 @@ class Adapter:
         library: its top-level module.
         spiking: whether a module of the library emits spikes.
         native: whether a module that does not spike is worth a line in ``inspect``.
-        mode: ``"step"`` or ``"sequence"``: what a call of a layer brings; ``None`` for a module to
+        mode: ``"step"`` or ``"sequence"``: what a layer takes in one call; ``None`` for a module to
             which that makes no difference.
-        part: what a module of the library is over a whole sequence, ``None`` for another's.
-        example: makes a layer of a supported class, of so many neurons, with default settings.
-            Where it cannot be copied, the same one at the same state of torch's generator.
-        record: a layer's outputs over ``[T, batch, ...]``, from rest, and its states after them.
+        part: how a module of the library runs over a whole sequence, ``None`` for other modules.
+        example: makes a layer of a supported class and a number of neurons, with default settings.
+            If it cannot be copied, the same one for the same state of torch's random generator.
+        record: a layer's outputs over ``[T, batch, ...]``, from rest, and its final states.
         kinds: supported classes, matched exactly, never by isinstance.
-        loops: containers that hand a layer's spikes back to it, wrapped for rules that leave that
-            out of the gradient.
-        find: makes ``kinds`` and ``loops`` once the library was imported, where they are empty.
-        copy: how a class of that name is wrapped that is a copy of the library's, of whatever
+        loops: containers that feed a layer's spikes back to it, wrapped for rules that cut this
+            feedback from the gradient.
+        find: makes ``kinds`` and ``loops``, where they are empty, once the library is imported.
+        copy: how to wrap a class that is a copy of the library's class of that name, in any
             version: a kind without the class itself.
         reasons: why a class, or its subclasses, cannot be wrapped, by class name.
-        reset: puts the states that a model's layers hold back to rest.
-        steps: how many time steps a layer takes at once, ``None`` for any number.
-        registries: attributes of a layer that are dicts of what it registers by name, beside
-            torch's own, each with what one such thing is called.
-        containers: how the library's layers go into a model that ``multi_step_forward`` runs.
-        modes: what in the library makes all layers of a model take steps, or sequences.
-        derived: classes of the user's that were found to be a supported one, or a copy of it;
-            written by the package.
+        reset: sets the states that a model's layers hold back to rest.
+        steps: how many time steps a layer takes in one call, ``None`` for any number.
+        registries: attributes of a layer, besides torch's own, that are dicts of what it registers
+            by name, each with the word for one entry.
+        containers: how to put the library's layers into a model for ``multi_step_forward``.
+        modes: the library's way to switch all layers of a model between steps and sequences.
+        derived: the user's classes that were found to match a supported one, or a copy of one;
+            filled in by the package.
     """
 
     library: str
@@ -288,11 +288,11 @@ class Adapter:
     derived: Kinds = field(default_factory=dict)
 
     def kind(self, cls: type[nn.Module], rule: Rule) -> Kind | None:
-        """How a class is wrapped for a rule, if it is."""
+        """How a class is wrapped for a rule; ``None`` if it is not."""
         return self.kinds.get(cls) or (self.loops.get(cls) if rule.cuts_feedback else None)
 
     def made(self) -> dict[type[nn.Module], Kind]:
-        """Every class of which a layer may be wrapped already."""
+        """Every class whose layers may already be wrapped."""
         return self.derived | self.kinds | self.loops
 
     def run(self, layer: Any, x: Tensor) -> Tensor:
@@ -317,7 +317,7 @@ class Adapter:
         return "its neuron is not known to this version of tssl_adapters"
 
     def base(self, cls: type[nn.Module]) -> tuple[type[nn.Module], Kind] | None:
-        """The nearest supported class that a class is or derives from, a copy of one included."""
+        """The nearest supported class, or copy of one, that a class is or derives from."""
         for base in cls.__mro__:
             kind = self.kinds.get(base)
             if kind is None and copied(base) == self.library:
@@ -333,7 +333,7 @@ _UNTOUCHED = {
     *("__firstlineno__", "__static_attributes__", "__orig_bases__", "__abstractmethods__"),
     "_abc_impl",
 }
-"""What a class may have of its own without being another neuron."""
+"""Attributes that a subclass may define without being another neuron."""
 HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("_state_dict_hooks", "_state_dict_pre_hooks"),
@@ -345,13 +345,13 @@ _REGISTERED = {
     "_buffers": "buffer",
     "_modules": "module",
 }
-"""Where torch keeps what a module registers, and what that is called."""
+"""Where torch keeps what a module registers, and the word for one entry."""
 
 
 def additions(adapter: Adapter, layer: nn.Module, base: type[nn.Module]) -> str:
-    """What a layer's class has beside what it has from ``base``; empty where it is that one's.
+    """What a layer has beyond its class ``base``, in words; empty if nothing.
 
-    ``__init__`` and constants that the base does not have count for nothing.
+    ``__init__``, and constants that the base does not have, are ignored.
     """
     own = [cls for cls in type(layer).__mro__ if cls not in base.__mro__]
     defines = sorted(
@@ -363,7 +363,7 @@ def additions(adapter: Adapter, layer: nn.Module, base: type[nn.Module]) -> str:
         example = vars(adapter.example(base, 1))
     registries = {**_REGISTERED, **adapter.registries}
     known = {name for kept in registries for name in example.get(kept) or ()}
-    known.update(signature(base).parameters)  # what a setting of its own makes
+    known.update(signature(base).parameters)  # what its own settings register
     for kept, called in registries.items():
         more = [name for name in vars(layer).get(kept) or () if name not in known]
         if more:

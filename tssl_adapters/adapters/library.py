@@ -1,7 +1,7 @@
-"""What is known of a library before it is imported, and which package adapts to it.
+"""What is known about a library before it is imported, and which package adapts it.
 
 An adapter's package has a file ``library.json`` beside its ``__init__.py``, which is read without
-importing the package. See :mod:`tssl_adapters.adapters` for what is in it.
+importing the package. :mod:`tssl_adapters.adapters` describes its contents.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Library:
 
     Attributes:
         name: its top-level module.
-        point: where its adapter is.
-        layers: its supported classes by their paths, and what a call of each brings.
-        title: as its authors write its name.
-        distribution: under which it is installed.
-        tested: the versions with which its adapter's tests passed, oldest first, and what these
+        point: the entry point of its adapter.
+        layers: its supported classes by path, and what each takes in one call (steps or sequences).
+        title: its name as its authors write it.
+        distribution: the name it is installed under.
+        tested: the versions that its adapter's tests passed with, oldest first, and what they
             were run with.
         bases: names of the classes that its neurons derive from, in copies of it too.
-        having: an attribute by which such a class is told from another of that name.
+        having: an attribute that tells such a class from another of that name.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Library:
 
     @property
     def imported(self) -> bool:
-        """Whether a program may have a layer of it."""
+        """Whether a model may hold one of its layers."""
         return any(entrance in sys.modules for entrance in self.entrances)
 
 
 @cache
 def libraries() -> Mapping[str, Library]:
-    """Every library that has an adapter, by name: those of this package first.
+    """Every library that has an adapter, by name; those of this package come first.
 
     Raises:
-        AdapterError: what is installed as an adapter is none, or there are two for a library.
+        AdapterError: an installed adapter is not valid, or a library has two.
     """
     points = {name: EntryPoint(name, f"{__package__}.{name}:ADAPTER", GROUP) for name in _BUILT_IN}
     for point in metadata.entry_points(group=GROUP):
@@ -81,7 +81,7 @@ def libraries() -> Mapping[str, Library]:
 
 
 def _described(point: EntryPoint) -> Library:
-    """The library that an adapter is for, by the file beside it."""
+    """The library that an adapter is for, as described in the file beside it."""
     spec = find_spec(point.module)
     if spec is None or spec.origin is None:
         raise _wrong(point, f"there is no module {point.module}")
@@ -114,13 +114,13 @@ def _wrong(point: EntryPoint, why: str) -> AdapterError:
 
 
 def titles() -> str:
-    """The libraries' names, to read."""
+    """The libraries' names, for a sentence."""
     *others, last = (library.title for library in libraries().values())
     return f"{', '.join(others)} or {last}"
 
 
 def installed(path: str) -> bool:
-    """Whether the module of a class is there; imports nothing."""
+    """Whether the module of a class exists, without importing anything."""
     library, *inner = path.split(".")[:-1]
     spec = find_spec(library)
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
@@ -131,7 +131,7 @@ def installed(path: str) -> bool:
 def version_of(name: str) -> str | None:
     """A library's installed version, read from the metadata; ``None`` where it is not installed.
 
-    Of a package of that name that was imported from elsewhere it is where that lies.
+    If a package of that name was imported from elsewhere, its location instead.
     """
     library = libraries().get(name)
     distribution = name if library is None else library.distribution
@@ -158,7 +158,7 @@ def _elsewhere(name: str, installed_as: str, file: str) -> str | None:
 
 
 def copied(cls: type) -> str | None:
-    """The library of which a class is a copy, in a package that is not the library."""
+    """The library that a class, defined in another package, is a copy from, or ``None``."""
     for library in libraries().values():
         if not library.bases:
             continue
@@ -168,7 +168,7 @@ def copied(cls: type) -> str | None:
 
 
 def derives_from_copy(name: str, cls: type) -> bool:
-    """Whether a class is a neuron by what it derives from, which is not the library's."""
+    """Whether a class derives from a copy of the library's neuron base, not from the original."""
     library = libraries()[name]
     roots = [
         base
@@ -179,7 +179,7 @@ def derives_from_copy(name: str, cls: type) -> bool:
 
 
 def where(cls: type) -> str:
-    """A class with the module that it lives in."""
+    """A class's name with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -189,5 +189,5 @@ def defined_by(library: str, module: nn.Module) -> bool:
 
 
 def from_library(library: str, cls: type) -> bool:
-    """Whether a class is the library's."""
+    """Whether a class is defined in the library."""
     return cls.__module__.split(".")[0] == library

@@ -14,11 +14,11 @@ from tssl_adapters.errors import AdapterError, LibraryVersionError
 
 
 def loaded(*classes: type[nn.Module]) -> Iterator[Adapter]:
-    """The adapters of the libraries that were imported already, or that some classes are copies of.
+    """The adapters of the libraries that are imported, or that one of the classes is a copy from.
 
     Raises:
         LibraryVersionError: a library lacks what its adapter needs.
-        AdapterError: what is installed as an adapter is none.
+        AdapterError: an installed adapter is not valid.
     """
     copies = {copied(cls) for cls in classes}
     for library in libraries().values():
@@ -28,7 +28,7 @@ def loaded(*classes: type[nn.Module]) -> Iterator[Adapter]:
 
 def _adapter(library: Library) -> Adapter:
     try:
-        with ordinary():  # it asks the library what it computes
+        with ordinary():  # it probes what the library computes
             adapter = library.point.load()
             if not isinstance(adapter, Adapter) or adapter.library != library.name:
                 raise AdapterError(

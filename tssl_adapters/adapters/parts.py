@@ -1,7 +1,7 @@
-"""What the layers of a model do with a whole sequence: the parts that ``multi_step_forward`` runs.
+"""How a model's layers run over a whole sequence: the parts that ``multi_step_forward`` runs.
 
 A *step* layer is written for one time step, ``[batch, ...]``; a *sequence* layer takes all of them,
-``[T, batch, ...]``. A part always takes and gives all.
+``[T, batch, ...]``. A part always takes and returns whole sequences.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Part(NamedTuple):
 
     Attributes:
         run: what it computes.
-        single: whether a step of it gives one tensor, as a layer behind it needs.
-        threads: whether its state is passed in and handed back rather than held.
+        single: whether one step gives a single tensor, as the next layer needs.
+        threads: whether its state is passed in and returned rather than held.
     """
 
     run: Run
@@ -31,43 +31,43 @@ class Part(NamedTuple):
 
 
 class Walk(Protocol):
-    """A way through a model, as an adapter sees it.
+    """A traversal of a model, as an adapter sees it.
 
     Attributes:
-        whole: whether the layers here are sequence layers. They are called as they are.
+        whole: whether the layers here are sequence layers, which are called as they are.
     """
 
     whole: bool
 
     def part(self, path: str, module: nn.Module) -> Part:
-        """The part that a module is."""
+        """The part for a module."""
         ...
 
     def children(self, path: str, module: nn.Module, *, threading: bool) -> list[Part]:
-        """The parts that a container's modules are, in their order, each to feed the next.
+        """The parts for a container's modules, in order; each feeds the next.
 
         ``threading`` says whether the container passes states on from step to step.
         """
         ...
 
     def chain(self, path: str, module: nn.Module) -> Part:
-        """The modules of a container, one after the other."""
+        """The modules of a container, run one after the other."""
         ...
 
     def stateless(self, path: str, module: nn.Module) -> Part:
-        """A layer that computes, a step at a time, what one of torch's layers does."""
+        """A layer that computes in each time step what one of torch's layers does."""
         ...
 
     def in_steps(self) -> Walk:
-        """The same way within a layer that cuts the sequence into steps."""
+        """The same traversal inside a layer that splits the sequence into steps."""
         ...
 
     def hold(self, path: str, module: nn.Module) -> None:
-        """Note that a layer holds a state, and so may be met only once."""
+        """Note that a layer holds a state, and so may occur only once."""
         ...
 
     def refuse(self, path: str, module: nn.Module, why: str) -> Part:
-        """Note what cannot be run over a whole sequence."""
+        """Note why a module cannot run over a whole sequence."""
         ...
 
 
@@ -77,12 +77,12 @@ def as_it_is(module: Any) -> Part:
 
 
 def stepped(module: Any, *, single: bool = True) -> Part:
-    """A layer that holds its state, in a loop of its own over time."""
+    """A layer that holds its state, run in its own loop over time."""
     return Part(lambda x, _: (stacked(map(module, x.unbind(0))), None), single)
 
 
 def stepped_with_state(module: Any) -> Part:
-    """A layer that is passed its state, in a loop of its own over time."""
+    """A layer whose state is passed in, run in its own loop over time."""
 
     def run(x: Tensor, state: Any) -> tuple[Any, Any]:
         outs = []
@@ -95,7 +95,7 @@ def stepped_with_state(module: Any) -> Part:
 
 
 def folded(module: Any) -> Part:
-    """A layer without a state, once, time and batch being one dimension ``[T * batch, ...]``."""
+    """A stateless layer, called once with time and batch as one dimension, ``[T * batch, ...]``."""
 
     def run(x: Tensor, _: Any) -> tuple[Tensor, None]:
         if x.ndim < 3:  # a step without a batch, or with nothing else
@@ -106,7 +106,7 @@ def folded(module: Any) -> Part:
 
 
 def stacked(steps: Iterator[Any] | list[Any]) -> Any:
-    """What every step gave, over time; tuples tensor by tensor."""
+    """The outputs of all steps, stacked over time; tuples tensor by tensor."""
     rows = list(steps)
     if isinstance(rows[0], Tensor):
         return torch.stack(rows)

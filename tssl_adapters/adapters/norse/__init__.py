@@ -59,7 +59,7 @@ _STEPS: dict[str, tuple[str, ...]] = {
     "LIFAdExRefracRecurrentCell": ("lif_adex_refrac.lif_adex_refrac_step",),
     "LIFAdExRefracRecurrent": ("lif_adex_refrac.lif_adex_refrac_step",),
 }
-"""The library's steps, for dense and for sparse input, that each class is known to take."""
+"""The library's steps, for dense and for sparse input, that each class is known to use."""
 
 _LINEAR = {"IAFCell", "IAF", "LIFBoxCell"} | (
     set() if lif_feed_forward_step in LATE else {"LIFCell", "LIF"}
@@ -174,7 +174,7 @@ def _record(layer: Any, x: Tensor) -> list[Tensor]:
 
 
 def _tensors(state: Any) -> list[Tensor]:
-    """The tensors of a state, some of which are states themselves."""
+    """The tensors of a state, those of nested states included."""
     if isinstance(state, Tensor):
         return [state]
     return [tensor for part in state for tensor in _tensors(part)]

@@ -1,7 +1,7 @@
-"""What only older versions need: steps whose membrane sees the current before the input is added.
+"""For older versions only: steps whose membrane sees the current before the input is added.
 
 Which steps do so differs from version to version, and in one of them between dense and sparse
-input; some versions have a C++ operator that may be there or not. So each step is asked, once.
+input; some versions have an optional C++ operator. So each step is probed, once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Step = Callable[..., "tuple[Tensor, Any]"]
 
 
 class LateLIFEx(neurons.Late, neurons.LIFEx):
-    """``LIFEx`` as it was."""
+    """``LIFEx`` of older versions."""
 
 
 class LateLIFAdEx(neurons.Late, neurons.LIFAdEx):
-    """``LIFAdEx`` as it was."""
+    """``LIFAdEx`` of older versions."""
 
 
 _AS_IT_WAS: dict[type[neurons.LIF], type[neurons.LIF]] = {
@@ -48,7 +48,7 @@ _STEPS: dict[Step, tuple[type[Any], type[Any]]] = {
 
 
 def _potential(step: Step, x: float, v: Tensor) -> Tensor:
-    """What becomes of a potential and an input, at rest otherwise."""
+    """The potential after a step from a potential and an input, the rest of the state being 0."""
     state_type, parameters = _STEPS[step]
     sparse = step in (lif.lif_feed_forward_step_sparse, lif.lif_step_sparse)
     given = torch.full((1, 1), x)
@@ -66,7 +66,7 @@ def _potential(step: Step, x: float, v: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _late() -> Iterator[Step]:
-    """The steps whose input does not reach the membrane at once."""
+    """The steps whose input reaches the membrane only in the next step."""
     for step in _STEPS:
         one, other = (_potential(step, x, torch.zeros(1, 1)) for x in (0.0, 1.0))
         if torch.equal(one, other):
@@ -75,7 +75,7 @@ def _late() -> Iterator[Step]:
 
 @torch.enable_grad()
 def _uncut() -> bool:
-    """Whether the gradient goes through the reset of the recurrent step, as the operator's does."""
+    """Whether the recurrent step has a gradient through its reset, as the C++ operator does."""
     v = torch.full((1, 1), 2.0, requires_grad=True)
     (grad,) = torch.autograd.grad(_potential(lif.lif_step, 0.0, v).sum(), v)
     return bool(grad != 0)

@@ -112,19 +112,19 @@ class _Layer(Wrapped):
 
 
 def _whole(layer: Any) -> bool:
-    """Whether the layer can go as a whole where a rule leaves out what comes back to it."""
+    """Whether a sequence can run in one call under a rule that cuts the feedback."""
     return isinstance(layer, SNNRecurrent) and goes_whole(layer.activation)
 
 
 class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
-    """``LIFCell`` of older versions, whose membrane sees the current before the input."""
+    """``LIFCell`` of older versions, whose membrane sees the current before the input is added."""
 
     _tssl_native = norse.LIFCell
     _tssl_neuron = neurons.LIF
 
 
 class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
-    """``LIF`` of older versions, whose membrane sees the current before the input."""
+    """``LIF`` of older versions, whose membrane sees the current before the input is added."""
 
     _tssl_native = norse.LIF
     _tssl_neuron = neurons.LIF

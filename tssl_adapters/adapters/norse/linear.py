@@ -1,8 +1,8 @@
-"""Neurons whose charge is linear and that feed nothing back: ``LIF``, ``LIFBox``, ``IAF``.
+"""Neurons with a linear charge and without feedback: ``LIF``, ``LIFBox``, ``IAF``.
 
-The cells compare ``v > v_th``. ``LIFCell`` and ``LIF`` have a synaptic current in front of the
-membrane, ``i' = i + x`` and ``i = i' - dt tau_syn_inv i'``; it is linear and stays with autograd,
-so that the engine sees ``i'`` as the drive.
+The cells compare ``v > v_th``. In ``LIFCell`` and ``LIF`` a synaptic current charges the membrane,
+``i' = i + x`` and ``i = i' - dt tau_syn_inv i'``; it is linear and left to autograd, so that the
+engine sees ``i'`` as the drive.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _plain_subtract(charged: Any, due: Any, threshold: Any) -> Any:
 
 @computes(_plain_charge)
 def _charge(v: Tensor, current: Tensor, rate: Value, v_leak: Value) -> Tensor:
-    # In place, the other way round, and without a zero: the same value for less.
+    # In place, reordered, and without adding a zero: the same value, faster.
     return _times(rate, current - v if _zero(v_leak) else (v_leak - v) + current).add_(v)
 
 
@@ -95,7 +95,7 @@ class _Record(NamedTuple):
     """k in i = i' + k i', where there is a current."""
 
     def traits(self, layer: Any, *, current: bool) -> Traits:
-        """What a rule may ask of the layer."""
+        """The traits of the layer that rules consult."""
         return Traits(
             nonlinear=None,
             reset=self.neuron.reset,
@@ -174,14 +174,14 @@ class Layer(Wrapped):
         return record.traits(layer, current=issubclass(cls, _LIF))
 
     def _tssl_sequence(self: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """What a cell gives for ``x [T, batch, ...]``, and its state after the last step."""
+        """A cell's output for ``x [T, batch, ...]``, and its state after the last step."""
         if not exporting():
             try:
                 self._tssl_look()
                 ran: tuple[Tensor, Any] = self._tssl_run(x, state, True)
                 return ran
             except OtherNeuronError:
-                pass  # which every step says and sees to
+                pass  # each step reports and handles it
         return stepped_with_state(self).run(x, state)
 
     def _tssl_run(self: Any, x: Tensor, given: Any, sequence: bool) -> tuple[Tensor, Any]:
@@ -230,16 +230,16 @@ class Layer(Wrapped):
         return result.out, self._tssl_state(v, current)
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
-        """The tensors that the neuron's numbers are made of, where they are single numbers."""
+        """The tensors that hold the neuron's numbers, if all are 0-dimensional, else ``None``."""
         tensors = tuple(value for value in self.p if isinstance(value, Tensor))
         return tensors if all(value.ndim == 0 for value in tensors) else None
 
     def _tssl_record(self: Any) -> _Record:
-        """What ``p`` and ``dt`` make of the layer now."""
+        """The record for the current ``p`` and ``dt``."""
         raise NotImplementedError
 
     def _tssl_known_record(self: Any) -> _Record:
-        """The record, made anew only where something that it is made of has changed."""
+        """The record, rebuilt only if something that it depends on has changed."""
         settings, p = self._tssl_settings, self.p
         numbers = (self.dt, *map(number, p))
         if settings.record is not None:
@@ -252,11 +252,11 @@ class Layer(Wrapped):
         return record  # type: ignore[no-any-return]
 
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
-        """What charges the membrane."""
+        """The drive that charges the membrane."""
         return x
 
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
-        """The library's state of a potential and of a synaptic current, where it has one."""
+        """The library's state, from a potential and, if it has one, a synaptic current."""
         raise NotImplementedError
 
 
@@ -290,7 +290,7 @@ class _LIF(Layer):
 
 
 def _rounded(number: Value, dtype: torch.dtype) -> Value:
-    """A parameter's number as torch takes it beside a tensor of this dtype: rounded to that."""
+    """A parameter as torch uses it in an operation on a tensor of this dtype: rounded to it."""
     if dtype not in HALF or isinstance(number, Tensor):
         return number
     return torch.tensor(number, dtype=dtype).item()

@@ -23,7 +23,7 @@ class LIF:
         p: the library's parameters.
         dt: time step.
         state: the library's state before the step.
-        arriving: what the synapses get, term by term: the input, or weighted input and recurrent
+        arriving: the synaptic input, term by term: the input, or the weighted input and recurrent
             spikes.
         detached: whether the library cuts the gradient through the reset.
     """
@@ -45,7 +45,7 @@ class LIF:
         return self.joined(self.state.i)
 
     def joined(self, current: Tensor) -> Tensor:
-        """A current and what arrives, in the library's order."""
+        """A current plus its inputs, added in the library's order."""
         for arriving in self.arriving:
             current = current + arriving
         return current
@@ -58,11 +58,11 @@ class LIF:
         return left
 
     def driven(self, drift: Tensor) -> Tensor:
-        """A drift of the potential with the current that charges it."""
+        """A drift of the potential plus the current that charges it."""
         return drift + self.synaptic
 
     def charge(self, v: Tensor) -> Tensor:
-        """The potential before the spike test."""
+        """The potential before the comparison with the threshold."""
         p = self.p
         charged: Tensor = v + self.dt * p.tau_mem_inv * self.driven(p.v_leak - v)
         return charged
@@ -106,7 +106,7 @@ class Late(LIF):
 
 
 class LIFEx(LIF):
-    """Its potential runs away exponentially around the threshold."""
+    """Its potential grows exponentially around the threshold."""
 
     nonlinear = "its charge is exponential in the potential"
 

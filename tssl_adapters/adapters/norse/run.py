@@ -43,7 +43,7 @@ DETACHED = {lif_step, lsnn_step} - UNCUT
 
 
 class _Refractory(NamedTuple):
-    """A step around another neuron's, whose parameters and state it keeps under ``name``."""
+    """A step around another neuron's step, with that neuron's parameters and state in ``name``."""
 
     name: str
     inner: Activation
@@ -71,7 +71,7 @@ with suppress(ImportError):
 
 
 class Cell(NamedTuple):
-    """What of a layer a step needs.
+    """What a step needs of a layer.
 
     Attributes:
         settings: the layer's path, rule and tau_s.
@@ -80,8 +80,8 @@ class Cell(NamedTuple):
         p: its parameters.
         dt: time step.
         weights: of input and recurrence, empty where the layer is not recurrent.
-        rest: where else than ``p`` says its potential rests.
-        sparse: whether it emits its spikes sparse.
+        rest: its resting potentials besides those in ``p``.
+        sparse: whether it emits sparse spikes.
     """
 
     settings: Settings
@@ -119,7 +119,7 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
 
 
 def short_step(cell: Cell, given: Incoming) -> tuple[Tensor, Any] | None:
-    """:func:`step` where it is compiled."""
+    """:func:`step` where it is compiled, else ``None``."""
     x, state, fresh = given
     if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
         return None
@@ -143,23 +143,23 @@ def short_step(cell: Cell, given: Incoming) -> tuple[Tensor, Any] | None:
 
 
 def _names(state: Any) -> tuple[str, ...]:
-    """What a state has: the potential first; spikes are none."""
+    """The fields of a state, the potential first, without the spikes."""
     return ("v", *(name for name in state._fields if name not in ("v", "z")))
 
 
 def _states(state: Any, shape: torch.Size) -> tuple[Tensor, ...]:
-    """A state's tensors; a number, as one may start as, is as many."""
+    """A state's tensors; a 0-dimensional one, as in a new state, is expanded to the shape."""
     found = (getattr(state, name) for name in _names(state))
     return tuple(t if t.ndim else t.expand(shape).contiguous() for t in found)
 
 
 def pinned(p: Any) -> tuple[Tensor, ...]:
-    """The tensors that a step's numbers are made of."""
+    """The tensors that hold a step's numbers."""
     return tuple(value for value in p if isinstance(value, Tensor))
 
 
 def _described(cell: Cell, like: Any) -> CompiledCell:
-    """A cell as engines compile it."""
+    """The cell in the form that engines compile."""
     kind, detached = as_computed(cell.neuron, cell.activation), cell.activation in DETACHED
     names = _names(like)
 
@@ -187,7 +187,7 @@ def _described(cell: Cell, like: Any) -> CompiledCell:
 def _long_way(
     cell: Cell, like: Any, settings: Settings, inputs: Tensors, states: Tensors
 ) -> tuple[Tensor, Tensors]:
-    """A step by torch, with other settings, and weights that hand everything on as it is."""
+    """A step in torch, with the given settings and identity weights."""
     state = like._replace(**dict(zip(_names(like), states, strict=True)))
     if cell.weights:
         eye = torch.eye(inputs[0].shape[-1], dtype=inputs[0].dtype, device=inputs[0].device)
@@ -198,7 +198,7 @@ def _long_way(
 
 
 def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
-    """The library's own update follows the inner step, and autograd follows the update."""
+    """The inner step, then the library's own refractory update, which autograd records."""
     inner = cell._replace(activation=around.inner, p=getattr(cell.p, around.name))
     before = getattr(given.state, around.name)
     within = Incoming(given.x, before, given.fresh)
@@ -226,7 +226,7 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     neuron = kind(p, dt, seen, (arriving,), detached)
     charging = neuron
     if not settings.rule.chain:
-        # The input of one step, which must not be lost: it is cut where it joins the next one's.
+        # This is one step's input, whose gradient must not be lost: it is cut where the next joins.
         late = {name: getattr(state, name) for name in neuron.late}
         charging = replace(neuron, state=seen._replace(**late))
     with torch.no_grad():
@@ -266,7 +266,7 @@ def _trace(cell: Cell, given: Incoming) -> Tensor | None:
 
 
 def _arriving(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, ...]:
-    """What the synapses get, term by term."""
+    """The synaptic input, term by term."""
     if not cell.weights:
         return (_dense(x),)
     of_input, recurrent = cell.weights
@@ -276,7 +276,7 @@ def _arriving(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, ...]:
 
 
 def through(cell: Cell, arriving: Tensor) -> tuple[Tensor, ...]:
-    """Weights that hand the input on as it is, without recurrence."""
+    """Weights that pass the input on unchanged, without recurrence."""
     if not cell.weights:
         return ()
     eye = torch.eye(arriving.shape[-1], dtype=arriving.dtype, device=arriving.device)
@@ -292,7 +292,7 @@ def _like(theirs: Tensor, ours: Tensor) -> Tensor:
 
 
 def _cut(state: Any) -> Any:
-    """A state, tuples within it too, without its graph."""
+    """A state without its graph, nested tuples included."""
     if isinstance(state, Tensor):
         return state.detach()
     return type(state)(*map(_cut, state)) if isinstance(state, tuple) else state

@@ -30,7 +30,7 @@ _FEEDBACK = (
 
 
 def mode(module: nn.Module) -> Mode | None:
-    """What a call of a layer brings."""
+    """What a layer takes in one call."""
     if isinstance(module, _SEQUENCES):
         return "sequence"
     theirs = any(from_library("norse", cls) for cls in type(module).__mro__)
@@ -40,7 +40,7 @@ def mode(module: nn.Module) -> Mode | None:
 
 
 def part(walk: Walk, path: str, module: Any) -> Part | None:
-    """What a layer or a container is over a whole sequence."""
+    """How a layer or a container runs over a whole sequence."""
     if type(module).forward is getattr(norse.SequentialState, "forward", None):
         return _sequential(walk, path, module)
     brings = mode(module)
@@ -65,7 +65,7 @@ def _takes_state(module: nn.Module) -> bool:
 
 
 def _passed(module: Any) -> Part:
-    """A layer that takes whole sequences and is passed its state."""
+    """A layer that takes whole sequences and whose state is passed in."""
     return Part(lambda x, state: module(x, state), threads=True)
 
 
@@ -93,12 +93,12 @@ def _sequential(walk: Walk, path: str, module: Any) -> Part:
 
 
 def _lifted(walk: Walk, path: str, module: Any) -> Part:
-    """``Lift``: a layer for single steps, over a sequence."""
+    """``Lift``: a step layer, run over a sequence."""
     inner = walk.in_steps().part(
         f"{path}.lifted_module" if path else "lifted_module", module.lifted_module
     )
     if inner.threads and not getattr(module, "is_stateful", False):
-        return as_it_is(module)  # fails, in the version that forgets states
+        return as_it_is(module)  # which fails, in the version that discards states
 
     def run(x: Any, _: Any) -> tuple[Any, None]:
         x, state = x if isinstance(x, tuple) else (x, None)

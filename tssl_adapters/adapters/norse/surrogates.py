@@ -1,6 +1,6 @@
 """The derivatives of Norse's threshold functions, as its backward passes compute them.
 
-Each is held against the installed library's own before it is used:
+Each is checked against the installed library's own before it is used:
 :func:`tssl_adapters.rules.native.surrogate_of`.
 """
 
@@ -22,7 +22,7 @@ from tssl_adapters.arithmetic import (
 )
 
 _ROOT_OF_PI = 1.7724539041519165
-"""As the library has it, which takes the root in float32."""
+"""As in the library, which takes the root in float32."""
 
 
 @arithmetic
@@ -33,7 +33,7 @@ def _superspike(x: Number, alpha: float) -> Number:
 
 @arithmetic
 def _steep_superspike(x: Number, alpha: float) -> Number:
-    """That of older versions."""
+    """The derivative in older versions."""
     scale = alpha * absolute(x) + 1.0
     return 1.0 / (scale * scale)
 
@@ -78,7 +78,7 @@ FORMULAS: dict[str, tuple[Callable[..., Number], ...]] = {
     "heavi_erfc": (_erfc,),
     "heaviside": (_nothing,),
 }
-"""By the ``method`` of a layer's parameters: the derivative of some version."""
+"""By the ``method`` of a layer's parameters: its derivative, in every version."""
 
 
 def own(layer: Any) -> tuple[Any, ...]:

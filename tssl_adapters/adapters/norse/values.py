@@ -1,4 +1,4 @@
-"""What the layers' parameters say, whatever form they have."""
+"""Reading the layers' parameters, whatever form they have."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from tssl_adapters.adapters import Value, emitted
 
 
 def number(value: Value) -> Value:
-    """A scalar at hand that does not learn as a plain number, which torch handles faster."""
+    """A scalar on the CPU that does not learn, as a plain number, which torch handles faster."""
     if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
         return value
-    if not value.is_cpu:  # to look there would wait, or on the meta device find nothing
+    if not value.is_cpu:  # reading it would wait, and a meta tensor has no value
         return value
     return float(value)
 
 
 def resting(p: Any) -> tuple[Value, ...]:
-    """Potentials at which a neuron rests: a state that is at one everywhere is a new start."""
+    """A neuron's resting potentials; a state at one of them everywhere counts as a new start."""
     named = (getattr(p, name, None) for name in ("v_reset", "v_leak", "c"))
     return (0.0, *(value for value in named if value is not None))
 
 
 def spiking(p: Any) -> Any:
-    """The parameters of the neuron that spikes, which may lie within others."""
+    """The parameters of the neuron that spikes, which may be nested in others."""
     for nested in ("lif", "lif_adex"):
         p = getattr(p, nested, p)
     return p
 
 
 def spikes(layer: Any) -> Callable[[Tensor], Tensor]:
-    """A layer's spike of v - v_th, with the library's gradient."""
+    """A layer's spikes as a function of v - v_th, with the library's gradient."""
     p = spiking(layer.p)
     return lambda distance: threshold(distance, p.method, p.alpha)
 
@@ -51,7 +51,7 @@ def emitting(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 
 def potential(state: Any) -> Tensor:
-    """The membrane potential of a state, which may lie in another state within it."""
+    """The membrane potential of a state, which may be in a state nested in it."""
     for nested in ("lif", "lif_adex"):
         state = getattr(state, nested, state)
     v: Tensor = state.v

@@ -1,7 +1,7 @@
-"""A recurrent layer's whole sequence in one call, for rules that leave out what comes back.
+"""A recurrent layer's whole sequence in one call, for rules that cut the feedback.
 
-Without a gradient through the recurrent weights' input, the layer's own spikes are an input like
-any other: a sequence that is known once the library has run.
+Without a gradient through the input of the recurrent weights, the layer's own spikes are an input
+like any other: a sequence that is known once the library has run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tssl_adapters.adapters.norse.values import number, resting
 
 
 def goes_whole(activation: Any) -> bool:
-    """Whether a recurrent layer with this step can go as a whole."""
+    """Whether a recurrent layer with this step can run whole sequences in one call."""
     return activation is lif_step and lif_step not in LATE
 
 
@@ -81,7 +81,7 @@ def whole_sequence(layer: Any, cell: Cell, given: Incoming) -> tuple[Tensor, Any
 
 
 def _fired(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
-    """The spikes of which an output is the PSC, with its graph."""
+    """The spikes of a PSC, with the graph of the PSC."""
     if tau_s == 1.0:
         return out
     before = torch.zeros_like(out[0]) if trace is None else trace

@@ -96,7 +96,7 @@ def _record(layer: Any, x: Tensor) -> list[Tensor]:
 
 
 def _first(layer: Any) -> tuple[Any, ...]:
-    """The states that a layer starts from, which versions up to 0.7 have to be passed."""
+    """A layer's initial states, which have to be passed in versions up to 0.7."""
     names = (f"init_{cls.__name__.lower()}" for cls in type(layer).__mro__)
     state = next(getattr(layer, name) for name in names if hasattr(layer, name))()
     return state if isinstance(state, tuple) else (state,)

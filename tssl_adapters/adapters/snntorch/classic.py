@@ -1,11 +1,11 @@
-"""What only older versions of snnTorch need. Each class follows what its version computes.
+"""Support for older versions of snnTorch. Each class follows what its version computes.
 
-Up to 0.7 a layer has two forward passes, one for states by argument and one for states that it
-holds, and they are not always the same neuron. A state that has not begun is ``False`` or an empty
-tensor with an ``init_flag``, and what is passed stays off the layer.
+Up to 0.7 a layer has two forward passes, one for states passed as arguments and one for states that
+it holds, and they are not always the same neuron. An uninitialised state is ``False`` or an empty
+tensor with an ``init_flag``, and states passed as arguments are not stored on the layer.
 
-From 0.8 to before 0.9.4 ``Synaptic`` takes ``mem`` for the ``syn`` that it is passed, and forgets
-the reset that it computed without delay.
+From 0.8 until before 0.9.4 ``Synaptic`` uses ``mem`` in place of the ``syn`` that it is passed, and
+discards the reset that it computes without delay.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tssl_adapters.adapters.snntorch.neurons import (
 
 
 class _Classic(Layer):
-    """States as versions up to 0.7 take them; every reset is delayed."""
+    """States as in versions up to 0.7; every reset is delayed."""
 
     @classmethod
     def _tssl_delayed(cls, layer: Any) -> bool:
@@ -69,7 +69,7 @@ class _Classic(Layer):
             begun = not hasattr(self.mem, "init_flag")
         else:
             begun = not any(hasattr(state, "init_flag") for state in given)
-        if not begun:  # the library's new states take a gradient
+        if not begun:  # the library's new states require a gradient
             return {name: torch.zeros_like(x, requires_grad=True) for name in names}, True
         chain = self._tssl_settings.rule.chain
         states = {}
@@ -89,8 +89,8 @@ class _Classic(Layer):
         return [name for name in self._tssl_states if name != "spk"]
 
     def _tssl_keep(self: Any, after: States, spikes: Tensor) -> None:
-        """States by argument stay with the user; but what comes back to a layer that emits its
-        PSC is its spike, which later versions hold as well.
+        """States passed as arguments are not stored, except for the spike that is fed back to a
+        layer that emits its PSC; later versions store it too.
         """
         if self.init_hidden:
             for name in self._tssl_returned():
@@ -101,7 +101,7 @@ class _Classic(Layer):
 
 
 class _Early(_Classic):
-    """By argument the threshold goes before the decay."""
+    """With states as arguments the threshold is subtracted before the decay."""
 
     @classmethod
     def _tssl_reset(cls, layer: Any) -> Reset:
@@ -110,7 +110,7 @@ class _Early(_Classic):
 
 
 class ClassicLeaky(_Early, Leaky):
-    """By argument a reset to zero takes the input too."""
+    """With states as arguments a reset to zero clears the input too."""
 
     def _tssl_rounds_alike(self: Any) -> bool:
         return bool(self.init_hidden) or bound_reset(self) != "_base_zero"
@@ -124,8 +124,8 @@ class ClassicLapicque(_Classic, Lapicque):
 
 
 class ClassicSynaptic(_Classic, Synaptic):
-    """Where it holds its states the input reaches the potential past ``syn``, which only matters
-    to a reset to zero: that takes ``syn`` from the potential.
+    """If it holds its states, the input bypasses ``syn`` on its way to the potential; ``syn`` only
+    matters in a reset to zero, which subtracts it from the potential.
     """
 
     def _tssl_rounds_alike(self: Any) -> bool:
@@ -141,7 +141,7 @@ class ClassicSynaptic(_Classic, Synaptic):
 
 
 class ClassicAlpha(_Classic, Alpha):
-    """By argument the potential stays, where by subtraction a spike takes from the currents."""
+    """With states as arguments a reset by subtraction takes from the currents only."""
 
     def _tssl_subtracted(self: Any, states: States, inh: Tensor) -> tuple[Value, ...]:
         *currents, mem = super()._tssl_subtracted(states, inh)
@@ -156,7 +156,7 @@ class ClassicRLeaky(_Early, RLeaky):
 
 
 class ClassicRSynaptic(_Classic, RSynaptic):
-    """Where it holds its states a reset to zero takes ``syn`` as well."""
+    """If it holds its states, a reset to zero clears ``syn`` as well."""
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         if not (self.init_hidden and bound_reset(self) == "_base_zero"):
@@ -171,7 +171,7 @@ def _mixed_charge(mem: Tensor, drive: Tensor, alpha: Tensor, beta: Tensor) -> Te
 
 
 class MixedSynaptic(Synaptic):
-    """Where ``syn`` is passed, ``mem`` stands in for it: the potential decays by alpha + beta.
+    """If ``syn`` is passed, ``mem`` is used in its place: the potential decays by alpha + beta.
 
     The states of such a call have no ``syn``.
     """
@@ -220,13 +220,13 @@ class MixedSynaptic(Synaptic):
 
 
 def two_forwards(cls: Any) -> bool:
-    """Whether a class is of the versions whose layers have two forward passes."""
+    """Whether a class is from a version whose layers have two forward passes."""
     return hasattr(cls, "_build_state_function_hidden")
 
 
 @torch.no_grad()
 def mixes_states(synaptic: Any) -> bool:
-    """Whether ``Synaptic`` takes ``mem`` for ``syn``."""
+    """Whether ``Synaptic`` uses ``mem`` in place of ``syn``."""
     with unlisted(synaptic):
         layer = synaptic(alpha=0.5, beta=0.5)
     one = torch.ones(1)
@@ -236,7 +236,7 @@ def mixes_states(synaptic: Any) -> bool:
 
 @contextmanager
 def unlisted(cls: Any) -> Iterator[None]:
-    """Make layers that the library does not keep: it lists every one that is made."""
+    """Make layers without leaving them in the library's list of all instances."""
     known = list(cls.instances)
     try:
         yield
@@ -255,7 +255,7 @@ CLASSIC: dict[str, type[Layer]] = {
 
 
 def neuron_of(cls: Any) -> type[Layer]:
-    """What is mixed in before a class, which is the library's of that name in some version."""
+    """The mixin for a class, which is the library's of that name in some version."""
     name = cls.__name__
     if two_forwards(cls):
         return CLASSIC[name]

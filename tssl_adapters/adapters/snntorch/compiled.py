@@ -1,4 +1,4 @@
-"""Layers whose step is compiled as it is written, with all of its states and inputs."""
+"""Layers whose time step is compiled from its formulas, with all of its states and inputs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
 
 
 class Compiled(Layer):
-    """A layer that says what its step computes."""
+    """A layer that describes what its time step computes."""
 
     _tssl_numbers: ClassVar[tuple[str, ...]]
-    """Names of the numbers that its charge is made of."""
+    """Names of the numbers in its charge."""
 
     def _tssl_charged(self, inputs: Tensors, states: Tensors) -> Tensor:
-        """The potential without the reset that is due; ``states`` begin with the potential."""
+        """The charged potential, without a reset that is due; ``states[0]`` is the potential."""
         raise NotImplementedError
 
     def _tssl_others(self, inputs: Tensors, states: Tensors) -> Tensors:
@@ -37,7 +37,7 @@ class Compiled(Layer):
         return self._tssl_next((x,), states, fresh)
 
     def _tssl_by_torch(self, inputs: Tensors, states: States, fresh: bool) -> Any:
-        """The step as the engine runs any layer's."""
+        """The step in torch, as for any other layer."""
         return super()._tssl_run(inputs[0], states, fresh)
 
     def _tssl_next(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
@@ -111,7 +111,7 @@ class Compiled(Layer):
     def _tssl_long_way(
         self: Any, names: tuple[str, ...], settings: Settings, inputs: Tensors, before: Tensors
     ) -> tuple[Tensor, Tensors]:
-        """A step by torch, with other settings."""
+        """A step in torch, with the given settings."""
         given = dict(zip(names, before, strict=True))
         given = {n: given.get(n, torch.zeros_like(inputs[0])) for n in self._tssl_states}
         with untouched(self):

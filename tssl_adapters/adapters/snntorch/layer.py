@@ -1,4 +1,4 @@
-"""What all wrapped snnTorch layers share: states, reset, spikes, and the way into the engine.
+"""What all wrapped snnTorch layers share: states, reset, spikes, and the call of the engine.
 
 The layers compare ``mem > threshold``. With ``reset_delay=True`` the returned ``mem`` is h[t] and
 the reset happens in the next call, from the incoming ``mem``; with ``reset_delay=False`` the
@@ -60,9 +60,9 @@ RESET_CODES = {"_base_sub": 0, "_base_zero": 1, "_base_int": 2}
 
 
 def bound_reset(layer: Any) -> str:
-    """The reset that the layer computes: bound when it was made, whatever was set since.
+    """The reset that the layer applies: the one bound at construction, whatever was set since.
 
-    Up to 0.7 nothing is bound: there it is the one that is set.
+    Up to 0.7 nothing is bound, and the current setting applies.
     """
     bound = getattr(layer, "state_function", None)
     if bound is None:
@@ -77,7 +77,7 @@ class Layer(Wrapped):
     """Names of the states, in the order of the library's arguments. The layer holds them too."""
     _tssl_free = frozenset({"training", "spk", "syn", "mem", "reset"})
     _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
-    """What a spike does to the potential, by the name of the library's function."""
+    """The reset, by the name of the library's function."""
     _tssl_zero_decay: ClassVar[str] = (
         "beta is 0 somewhere, and with reset_mechanism='subtract' and reset_delay=True the "
         "potential that a spike removes is threshold/beta; use beta > 0, reset_mechanism='zero' "
@@ -87,7 +87,7 @@ class Layer(Wrapped):
     _tssl_nonlinear: ClassVar[str | None] = None
     """Why it is not an integrate-and-fire neuron."""
     _tssl_recurs: ClassVar[bool] = False
-    """Whether its own spikes come back to it."""
+    """Whether its own spikes are fed back to it."""
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
@@ -130,11 +130,11 @@ class Layer(Wrapped):
         return cls._tssl_resets[bound_reset(layer)]
 
     def _tssl_rounds_alike(self) -> bool:
-        """Whether the drive is a term of the library's own sum, so that h may be made of it."""
+        """Whether the drive is a term of the library's own sum, so that h can be made of it."""
         return True
 
     def _tssl_foreseen(self) -> bool:
-        """Whether a sequence's drive does not depend on the potential, so that all is known."""
+        """Whether the drive is independent of the potential, and so known for all time steps."""
         return False
 
     def _tssl_charge_from(self, states: States) -> LinearCharge:
@@ -142,17 +142,17 @@ class Layer(Wrapped):
         return self._tssl_charge(self)
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """What charges the potential, and the other states after the step, by autograd."""
+        """The drive, and the other states after the step, with their autograd graph."""
         return x, {}
 
     @classmethod
     def _tssl_delayed(cls, layer: Any) -> bool:
-        """Whether the reset only comes with the next call."""
+        """Whether the reset is applied in the next call."""
         return bool(getattr(layer, "reset_delay", True))
 
     @classmethod
     def _tssl_decayless(cls, layer: Any) -> bool:
-        """Whether what a spike takes from the potential would have to be infinite."""
+        """Whether the decay is 0 where the amount that a spike removes is divided by it."""
         if not (cls._tssl_reset(layer).follows_charge and cls._tssl_delayed(layer)):
             return False
         decay = cls._tssl_charge(layer).decay
@@ -161,8 +161,8 @@ class Layer(Wrapped):
         return decay == 0.0
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
-        """The tensors that the neuron's numbers are made of, where a step may be decided by them;
-        the last one is the factor of its spikes, which has to be 1.
+        """The tensors that hold the neuron's numbers, or ``None`` if its steps cannot be cached;
+        the last is the factor of its spikes, which has to be 1.
         """
         return None
 
@@ -209,11 +209,11 @@ class Layer(Wrapped):
         return (out, *states) if shows else out
 
     def _tssl_incoming(self: Any, x: Tensor, given: Sequence[Tensor | None]) -> tuple[States, bool]:
-        """The states that the step starts from, and whether the potential is a new one."""
+        """The states that the step starts from, and whether the potential is newly made."""
         states, fresh = {}, False
         for name, passed in zip(self._tssl_states, given, strict=True):
             state = getattr(self, name) if passed is None else passed
-            fresh = state.shape != x.shape  # that of mem, which is the last one, remains
+            fresh = state.shape != x.shape  # mem is the last, so its value remains
             if fresh:
                 state = torch.zeros_like(x, device=state.device)
             elif name != "mem" and not self._tssl_settings.rule.chain:
@@ -245,7 +245,7 @@ class Layer(Wrapped):
 
         native = Native(x, lambda: run(x, states), probe)
         recurrent = "spk" in states
-        split = recurrent and settings.tau_s != 1.0  # what is fed back, from what is emitted
+        split = recurrent and settings.tau_s != 1.0  # what is fed back is not what is emitted
         result = attach(
             settings,
             neuron,
@@ -261,14 +261,14 @@ class Layer(Wrapped):
         if result.before is not None:
             leave(self, "reset", result.before)
         out = self._tssl_scaled(result.out, graded)
-        # The layer's own feedback is the spike, whatever it emits.
+        # The layer feeds back its spike, whatever it emits.
         self._tssl_keep(after, self._tssl_scaled(result.fired, graded) if split else out)
         if self.init_hidden and not self.output:
             return out
         return (out, *(after[name] for name in self._tssl_states if name != "spk"))
 
     def _tssl_keep(self, after: States, spikes: Tensor) -> None:
-        """Leave on the layer what the library leaves there."""
+        """Store on the layer what the library stores there."""
         for name in self._tssl_states:
             leave(self, name, spikes if name == "spk" else after[name])
 
@@ -282,14 +282,14 @@ class Layer(Wrapped):
         return spikes, {name: getattr(self, name) for name in self._tssl_states}
 
     def _tssl_from_itself(self: Any, x: Tensor, states: States) -> Any:
-        """The library's output from states that the layer holds."""
+        """The library's output, with the states set on the layer."""
         for name, state in states.items():
             setattr(self, name, state)
         return self._tssl_native.forward(self, x)
 
     def _tssl_check(self: Any, expected: States, native: States, spikes: Tensor) -> None:
-        """Whether the library's other states are those that we compute, as finely as its spikes,
-        which may be float32 where the rest is not.
+        """Check the library's other states against ours, to the precision of its spikes, which may
+        be float32 where the rest is not.
         """
         for name, ours in expected.items():
             theirs = native[name]
@@ -306,7 +306,7 @@ class Layer(Wrapped):
         return spikes * self.graded_spikes_factor if graded else spikes
 
     def _tssl_graded(self: Any) -> bool:
-        """Whether the output spikes are scaled; looked up where that costs nothing."""
+        """Whether the output spikes are scaled; assumed so where checking would be costly."""
         factor = held(self, "graded_spikes_factor")
         return factor.requires_grad or not at_hand(factor) or factor.item() != 1.0
 
@@ -338,8 +338,8 @@ class Layer(Wrapped):
         )
 
     def _tssl_rounded(self: Any, reset: Reset, mem: Tensor) -> Reset:
-        """The reset by a float64 threshold without dimensions: the library multiplies it by spikes
-        that are float32, and so takes what float32 makes of it.
+        """The reset by a 0-dimensional float64 threshold: the library multiplies it by float32
+        spikes, and so subtracts it rounded to float32.
         """
         if self.threshold.ndim or mem.dtype is not torch.float64:
             return reset
@@ -354,20 +354,20 @@ class Layer(Wrapped):
         return OtherNeuronError(f"Layer '{self._tssl_settings.path}': {why}.")
 
     def _tssl_due(self: Any, mem: Tensor) -> Tensor:
-        """The reset that the incoming potential is due, which the library detaches."""
+        """The reset due for the incoming potential, detached as in the library."""
         with torch.no_grad():
             due: Tensor = greater(mem, self.threshold)
             return due
 
     def _tssl_kept(self: Any, drive: Tensor, mem: Tensor) -> Tensor:
-        """The drive, of which the library's reset to zero leaves nothing either."""
+        """The drive, which the library's reset to zero clears as well."""
         if bound_reset(self) != "_base_zero":
             return drive
         kept: Tensor = (operand(1.0, drive) - self._tssl_due(mem)) * drive
         return kept
 
     def _tssl_quantised(self: Any, state: Tensor) -> Tensor:
-        """As the library quantises its other states, straight through for the gradient."""
+        """A state quantised as the library does it, with a straight-through gradient."""
         if not self.state_quant:
             return state
         quantised: Tensor = self.state_quant(state)
@@ -375,12 +375,12 @@ class Layer(Wrapped):
 
 
 def at_hand(number: Tensor) -> bool:
-    """Whether looking at a number costs nothing."""
+    """Whether a number is cheap to read: 0-dimensional and on the CPU."""
     return number.ndim == 0 and number.is_cpu
 
 
 def held(layer: Any, name: str) -> Tensor:
-    """A number of a layer's; torch's own way takes several times as long, and every step."""
+    """One of a layer's numbers; torch's own lookup takes several times as long, at every step."""
     buffer: Tensor | None = layer._buffers.get(name)
     if buffer is not None:
         return buffer
@@ -389,7 +389,7 @@ def held(layer: Any, name: str) -> Tensor:
 
 
 def leave(layer: Any, name: str, state: Tensor) -> None:
-    """Leave a state on a layer; torch's own way takes several times as long, and every step."""
+    """Set a state on a layer; torch's own way takes several times as long, at every step."""
     if name in layer._buffers:
         layer._buffers[name] = state
     else:
@@ -397,7 +397,7 @@ def leave(layer: Any, name: str, state: Tensor) -> None:
 
 
 def setting_problem(layer: Any) -> str | None:
-    """What of the settings that concern every class cannot be wrapped."""
+    """Which setting, of those common to all classes, cannot be wrapped, or ``None``."""
     bound = bound_reset(layer)
     if bound not in RESETS:
         return f"its state_function is not one of the library's, but {bound!r}; make a new layer"

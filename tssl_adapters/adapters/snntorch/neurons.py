@@ -1,8 +1,8 @@
-"""What is mixed into the wrapped layers: what each one's states and charge are.
+"""The mixins of the wrapped layers: the states and the charge of each neuron.
 
-Synaptic currents and recurrent input lie in front of the potential and do not depend on it but for
-the reset, whose spike the library detaches. So they stay with autograd, and the engine sees what
-arrives at the potential as the drive.
+Synaptic currents and recurrent input come before the potential and depend on it only through the
+reset, whose spike the library detaches. So they are left to autograd, and the engine sees what
+reaches the potential as the drive.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _alpha_charge(mem: Tensor, drive: Tensor) -> Tensor:
 
 
 def _joined(current: Tensor, inputs: Tensors) -> Tensor:
-    """A current and what arrives, in the library's order."""
+    """A current plus its inputs, added in the library's order."""
     for arriving in inputs:
         current = current + arriving
     return current
@@ -69,13 +69,13 @@ class _Leaking(Layer):
 
 
 class _Recurrent(Compiled):
-    """A layer that its own spikes come back to."""
+    """A layer whose own spikes are fed back to it."""
 
     _tssl_recurs = True
 
     def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
-        # Computed once a call: the library's own pass would not record it, and a normalisation of
-        # its weights would move twice.
+        # Computed once per call: the library's own pass would not record it, and a normalisation of
+        # its weights would be updated twice.
         sent = states["spk"]
         if self._tssl_settings.rule.cuts_feedback:
             sent = sent.detach()
@@ -91,7 +91,7 @@ class _Recurrent(Compiled):
 
 
 class _Synapse(Compiled, _Leaking):
-    """The same behind a synaptic current."""
+    """The same, driven by a synaptic current."""
 
     _tssl_numbers = ("alpha", "beta")
 
@@ -180,9 +180,9 @@ class Synaptic(_Synapse):
 class Alpha(Layer):
     """``snntorch.Alpha``.
 
-    The potential is made of the currents alone, so that F_v = 0. By subtraction the spike takes
-    the threshold from ``syn_exc``, all of ``syn_inh``, and -syn_inh[t-1] from the potential, which
-    is no amount that the potential had: the engine sees no reset there, only the drive.
+    The potential depends on the currents alone, so that F_v = 0. A reset by subtraction takes the
+    threshold from ``syn_exc``, all of ``syn_inh``, and -syn_inh[t-1] from the potential. As that is
+    not an amount of the potential's own, the engine sees no reset there, only the drive.
     """
 
     _tssl_states = ("syn_exc", "syn_inh", "mem")
@@ -223,7 +223,7 @@ class Alpha(Layer):
         return mem, others
 
     def _tssl_subtracted(self: Any, states: States, inh: Tensor) -> tuple[Value, ...]:
-        """What a spike takes from each state by subtraction."""
+        """What a reset by subtraction takes from each state."""
         return self.threshold, inh, -states["syn_inh"]
 
     def _tssl_less(self, state: Tensor, taken: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ class RSynaptic(_Recurrent, _Synapse):
 
     @classmethod
     def _tssl_delayed(cls, layer: Any) -> bool:
-        """Always: without delay the library resets a variable that it then forgets."""
+        """Always: without delay the library resets a variable that it then discards."""
         return True
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
@@ -289,4 +289,4 @@ class RSynaptic(_Recurrent, _Synapse):
 NEURONS: dict[str, type[Layer]] = {
     cls.__name__: cls for cls in (Leaky, Lapicque, Synaptic, Alpha, RLeaky, RSynaptic)
 }
-"""What is mixed in before the library's class of that name."""
+"""The mixin for the library's class of that name."""

@@ -40,14 +40,14 @@ def inherits(module: nn.Module, *names: str) -> bool:
 
 
 def mode(module: nn.Module) -> Mode | None:
-    """What a call of a layer brings."""
+    """What a layer takes in one call."""
     if inherits(module, *_SEQUENCES):
         return "sequence"
     return "step" if inherits(module, "SpikingNeuron") else None
 
 
 def part(walk: Walk, path: str, module: Any) -> Part | None:
-    """What a layer is over a whole sequence."""
+    """How a layer runs over a whole sequence."""
     brings = mode(module)
     if brings is None:
         return None
@@ -68,14 +68,14 @@ def part(walk: Walk, path: str, module: Any) -> Part | None:
 def over_sequence(layer: Any, x: Tensor) -> Any:
     """A wrapped layer's output for ``x [T, batch, ...]``, in one call of the engine.
 
-    Spikes (or the PSC), and where the layer shows its states each of them: ``[T, batch, ...]``.
+    Spikes (or the PSC) and, if the layer returns its states, each of them: ``[T, batch, ...]``.
     """
     if not exporting():
         try:
             layer._tssl_look()
             return _over_sequence(layer, x)
         except OtherNeuronError:
-            pass  # which every step says and sees to
+            pass  # each step reports and handles it
     return stacked(map(layer, x.unbind(0)))
 
 
@@ -120,7 +120,7 @@ def _over_sequence(layer: Any, x: Tensor) -> Any:
 
 
 def _driven(layer: Any, x: Tensor, states: States) -> tuple[Tensor, dict[str, list[Tensor]]]:
-    """What charges the potential ``[T, batch, ...]``, and the other states after every step."""
+    """The drive ``[T, batch, ...]``, and the other states after every step."""
     names = [name for name in states if name != "mem"]
     if not names:
         return x, {}
@@ -150,10 +150,10 @@ def _natively(
 
 
 def _last_reset(layer: Any, result: Result, mem: Tensor) -> Tensor:
-    """What the last step took from the potential of the one before, as the library notes it."""
+    """The reset of the last step, due for the potential before it, as the library records it."""
     if len(result.out) == 1:
         due: Tensor = layer._tssl_due(mem)
-    elif result.states is None:  # the spikes are those that the next step's reset repeats
+    elif result.states is None:  # the next step's reset repeats the spikes
         due = result.out[-2].detach().clone()
     else:
         due = layer._tssl_due(result.states[-2])

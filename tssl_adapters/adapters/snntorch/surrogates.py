@@ -1,6 +1,6 @@
 """The derivatives of snnTorch's surrogates, as its backward passes compute them.
 
-Each is held against the installed library's own before it is used:
+Each is checked against the installed library's own before it is used:
 :func:`tssl_adapters.rules.native.surrogate_of`.
 """
 
@@ -34,7 +34,7 @@ def _sparse_fast_sigmoid(x: Number, slope: float, B: float) -> Number:
 
 @arithmetic
 def _sigmoid(x: Number, slope: float) -> Number:
-    # Far below the threshold this is not a number, as it is not in the library.
+    # Far below the threshold this is NaN, as in the library.
     decayed = exp(-slope * x)
     scale = decayed + 1.0
     return slope * decayed / (scale * scale)
@@ -76,7 +76,7 @@ FORMULAS: dict[str, tuple[Callable[..., Number], tuple[str, ...]]] = {
     "straight_through_estimator": (_straight_through, ()),
     "_surrogate_bypass": (_nothing, ()),
 }
-"""By the name of the library's function: the derivative, and what the function was made with."""
+"""By the name of the library's function: its derivative, and the arguments it was made with."""
 _CLASSES = {
     "ATan": "atan",
     "FastSigmoid": "fast_sigmoid",
@@ -87,7 +87,7 @@ _CLASSES = {
     "Heaviside": "heaviside",
     "StraightThroughEstimator": "straight_through_estimator",
 }
-"""What makes a function of the library's autograd functions, whose ``apply`` some versions take."""
+"""The function behind each of the library's autograd classes; some versions take ``apply``."""
 
 
 def surrogate(function: Any) -> Surrogate:

@@ -3,8 +3,9 @@
 The nodes compare ``v >= v_threshold`` and reset at once: to ``v_reset``, or by subtraction where
 it is ``None``. At ``tau_s > 1`` the trace is a registered memory, ``tssl_psc``.
 
-What the installed version has is asked for: ``activation_based``, whose nodes take their states as
-arguments (nodes.py) or from themselves (stepped.py), and its predecessor ``clock_driven``.
+Which of these exist is looked up in the installed version: ``activation_based``, whose nodes take
+their states as arguments (nodes.py) or hold them (stepped.py), and its predecessor
+``clock_driven``.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _spiking(module: nn.Module) -> bool:
 
 
 def _home(cls: type) -> str:
-    """The module of a class, as the library has it, in a copy of the package too."""
+    """The module of a class under the library's own name, also in a copy of the package."""
     _, found, rest = f".{cls.__module__}".partition(".spikingjelly.")
     return f"spikingjelly.{rest}" if found else cls.__module__
 

@@ -1,4 +1,4 @@
-"""Nodes of older versions, whose steps take their states from the node and leave them there.
+"""Nodes of older versions, whose steps read their states from the node and write them back.
 
 Newer versions have ``functional_forward`` instead. The nodes are in stepped.py
 (``activation_based`` before it had that) and in clock_driven.py (the package before it).
@@ -16,26 +16,26 @@ from tssl_adapters.adapters.spikingjelly.node import TRACE, Node, Ran, problem, 
 from tssl_adapters.adapters.spikingjelly.smooth import States
 
 _NOT_STATES = ("v_seq", "v_threshold", "v_reset", TRACE)
-"""Memories of some versions that a step does not carry on."""
+"""Memories of some versions that a step does not carry on to the next."""
 
 
 @cache
 def _evaluates_apart(cls: type) -> bool:
-    """Whether a node has steps of its own for evaluation, which give spikes no gradient."""
+    """Whether a node has separate steps for evaluation, whose spikes have no gradient."""
     return any(name.startswith("jit_eval") for name in dir(cls))
 
 
 class Classic(Node):
-    """Mixed in before a node's record: how the library is run, and what it keeps."""
+    """Mixed in before a neuron's class: how the library is run, and what it keeps."""
 
-    _tssl_steady = False  # its steps are compiled as they run, in training and evaluation apart
+    _tssl_steady = False  # steps are compiled as they run, for training and evaluation apart
 
     @classmethod
     def _tssl_cuts_spikes(cls, layer: Any) -> bool:
         return not layer.training and _evaluates_apart(cls._tssl_native)
 
     def _tssl_as_native(self, x: Tensor, states: States) -> Any:
-        """All that these versions compute is torch's."""
+        """These versions compute everything in torch."""
         return self
 
     def _tssl_names(self: Any) -> list[str]:
@@ -50,7 +50,7 @@ class Classic(Node):
         )
 
     def _tssl_twin(self: Any, states: States) -> Any:
-        """The node with these states; what it is run for does not touch the node itself."""
+        """A copy of the node with these states; running it leaves the node itself untouched."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         given = dict(zip(self._tssl_names(), states, strict=False))
@@ -78,11 +78,11 @@ class Classic(Node):
 
 
 class ClockDriven(Classic):
-    """Mixed in before a node's record."""
+    """Mixed in before a neuron's class."""
 
     def __init_subclass__(cls) -> None:
-        """The library's monitor takes classes called ``MultiStep...`` for such; pickle goes by
-        the qualified name, which stays.
+        """Take the native name: the library's monitor knows multi-step nodes by ``MultiStep...``.
+        Pickle uses the qualified name, which stays.
         """
         if "_tssl_native" in vars(cls):
             cls.__name__ = cls._tssl_native.__name__
@@ -92,7 +92,7 @@ class ClockDriven(Classic):
         return (v if isinstance(v, Tensor) else self._tssl_start(v, x),)
 
     def _tssl_start(self, v: float, x: Tensor) -> Tensor:
-        """Without dimensions, and so with a number's part in type promotion and rounding."""
+        """A 0-dimensional tensor, which acts as a number in type promotion and rounding."""
         dtype = torch.float64 if x.is_floating_point() else None
         return torch.as_tensor(v, dtype=dtype, device=x.device)
 
@@ -106,14 +106,14 @@ class ClockDriven(Classic):
 
 
 class InSingle:
-    """Mixed in before :class:`ClockDriven`: the library makes a tensor of the number."""
+    """Mixed in before :class:`ClockDriven`: the library turns the number into a tensor."""
 
     def _tssl_start(self, v: float, x: Tensor) -> Tensor:
         return torch.as_tensor(v, device=x.device)
 
 
 def classic_problem(wrapped: Any, node: Any) -> str | None:
-    """What of a node's settings cannot be wrapped."""
+    """Which of a node's settings cannot be wrapped, or ``None``."""
     backend = getattr(node, "backend", "torch")
     if backend != "torch":
         return (

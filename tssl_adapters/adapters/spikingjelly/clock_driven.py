@@ -1,7 +1,7 @@
-"""The nodes of ``clock_driven``, which came before ``activation_based``: a class for each mode.
+"""The nodes of ``clock_driven``, which preceded ``activation_based``: a class per step mode.
 
-Here the threshold and the reset value are memories too, sequences of potentials always are, and a
-node starts from a number, to which the library applies Python's arithmetic.
+Here the threshold and the reset value are memories too, the sequence of potentials always is one,
+and a node starts from a number, to which the library applies Python's arithmetic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The recurrent containers, for rules that leave out what comes back to a layer.
+"""The recurrent containers, for rules that cut the feedback.
 
-A container hands its module's output back to its input a step later. The layer inside sees the
-sum and cannot tell the two apart, so the container has to cut it.
+A container feeds its module's output back to its input a step later. The layer inside sees the
+sum and cannot tell input from feedback, so the container has to cut the feedback.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _Container(Wrapped):
 
 
 class WrappedLinearRecurrentContainer(_Container, layer.LinearRecurrentContainer):  # type: ignore[misc]
-    """``LinearRecurrentContainer`` without a gradient through what comes back."""
+    """``LinearRecurrentContainer`` without a gradient through the feedback."""
 
     _tssl_native = layer.LinearRecurrentContainer
 
 
 class WrappedElementWiseRecurrentContainer(_Container, layer.ElementWiseRecurrentContainer):  # type: ignore[misc]
-    """``ElementWiseRecurrentContainer`` without a gradient through what comes back."""
+    """``ElementWiseRecurrentContainer`` without a gradient through the feedback."""
 
     _tssl_native = layer.ElementWiseRecurrentContainer
 

@@ -1,6 +1,6 @@
-"""Copies of the library's nodes in other packages, of whatever version.
+"""Copies of the library's nodes in other packages, from any version.
 
-The library itself need not be there: what is mixed in before a node does not import it.
+The library itself need not be installed: the mixins used here do not import it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ _CLOCK_DRIVEN |= {
 
 
 def kind_of_copy(cls: type[nn.Module]) -> Kind | None:
-    """How a copy is wrapped, by its name and the form of its versions; ``None`` if it is not."""
-    # Its own methods tell: a file may be a copy of one version, and import what another one has.
+    """How a copy is wrapped, by its name and its version's form; ``None`` if it is not."""
+    # Its own methods decide: a file may copy one version and import parts of another.
     own = {name for base in cls.__mro__ if base.__name__ != "MemoryModule" for name in vars(base)}
     if "single_step_functional_forward" in own:
         known, why_not = _NODES, problem

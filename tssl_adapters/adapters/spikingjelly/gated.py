@@ -1,8 +1,8 @@
 """``GatedLIFNode``: whole sequences only, and a reset that the library applies a step later.
 
-Within a call the neuron is the one that resets at once: what the library subtracts at step t + 1,
-((1 - alpha (1 - tau)) gamma v + (1 - gamma) v_subreset) s[t], leaves the potential at step t. From
-one call to the next the library forgets the last spike, and with it the reset.
+Within a call the neuron is equivalent to one that resets at once: what the library subtracts at
+step t + 1, ((1 - alpha (1 - tau)) gamma v + (1 - gamma) v_subreset) s[t], leaves the potential at
+step t. From one call to the next the library discards the last spike, and its reset with it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class GatedLIF(Node):
             (spikes,), (last, _) = self.multi_step_functional_forward((x,), states)
         gates = _Gates(*(_gate(getattr(self, name)) for name in _PARAMETERS))
         state, outs = states[0], []
-        for t in range(self.T):  # the library, too, takes that many of its input's steps
+        for t in range(self.T):  # the library, too, uses that many steps of the input
             result = self._tssl_attach(x[t], spikes[t].clone(), state, trace, gates, t)
             state, trace = result.state, result.trace
             outs.append(result.out)

@@ -22,8 +22,8 @@ from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode, States
 class KLIF(SmoothNode):
     """The charge and the reset of ``KLIFNode``.
 
-    The neuron's potential is what is compared with the threshold, relu(k h). With ``scale_reset``
-    the library hands on that potential over k, so it is multiplied by k as it comes in.
+    The neuron's potential is relu(k h), which is compared with the threshold. With ``scale_reset``
+    the library carries that potential divided by k, so it is multiplied by k as it comes in.
     """
 
     _tssl_nonlinear = "its charge is rectified"

@@ -1,4 +1,4 @@
-"""Nodes with one state and a linear charge: the engine's whole sequences and fewest operations."""
+"""Nodes with one state and a linear charge, for the engine's whole-sequence and fastest paths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LinearNode(Node):
 
     _tssl_single = True
     _tssl_pinnable: ClassVar[bool] = False
-    """Whether all of the neuron's numbers are the layer's attributes."""
+    """Whether all of the neuron's numbers are attributes of the layer."""
 
     def _tssl_charge(self) -> LinearCharge:
         raise NotImplementedError
@@ -37,11 +37,11 @@ class LinearNode(Node):
         return replace(super()._tssl_traits(layer), decay=decay, sequence=sequences(layer))
 
     def _tssl_charge_of(self) -> tuple[Value, ...]:
-        """What of the layer, beside its reset, the charge is made of."""
+        """The layer's settings, besides its reset, that the charge depends on."""
         raise NotImplementedError
 
     def _tssl_neuron(self: Any) -> Neuron:
-        """The record, made anew only where something that it is made of has changed."""
+        """The record, rebuilt only if something that it depends on has changed."""
         settings = self._tssl_settings
         numbers = (self.v_threshold, self.v_reset, self.detach_reset, *self._tssl_charge_of())
         plain = not any(isinstance(value, Tensor) for value in numbers)
@@ -63,7 +63,7 @@ class LinearNode(Node):
     ) -> Ran:
         (state,) = states
         neuron = self._tssl_neuron()
-        # What lies in a tensor may change without a word.
+        # A tensor's value may change unnoticed.
         plain = self._tssl_pinnable and not any(isinstance(v, Tensor) for v in neuron.values())
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class LinearNode(Node):
         return Ran(result.out, (result.state,), result.trace, kept)
 
     def _tssl_whole(self: Any, x: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-        """What the library computes: spikes, and the potential, after every step if asked for."""
+        """The library's spikes, and its potential, with ``keep`` after every step."""
         if keep:
             self.v = v
             return self._tssl_native.forward(self, x), self.v_seq
@@ -179,7 +179,7 @@ class ParametricLIF(LinearNode):
 
     def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = self.w.sigmoid(), rest_of(self)
-        # A potential that starts at v_reset, however far that is, tells the decay nothing.
+        # A potential that starts at v_reset, however large, gives the decay no gradient.
         centred = isinstance(rest, float) and rest != 0.0
         return LinearCharge(
             decay=1.0 - rate,

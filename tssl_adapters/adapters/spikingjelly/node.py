@@ -41,13 +41,13 @@ _CONTINUOUS = (
 
 
 class Ran(NamedTuple):
-    """What a call of a layer gave.
+    """The result of a layer's call.
 
     Attributes:
         out: PSC, or spikes at ``tau_s == 1``.
         states: the library's memories after the last step, the membrane potential first.
         trace: a[T-1] at ``tau_s > 1``, else ``None``.
-        kept: ``[T, ...]`` of each memory where asked for; of the potential alone in some nodes.
+        kept: ``[T, ...]`` of each memory, if asked for; of the potential alone in some nodes.
     """
 
     out: Tensor
@@ -56,7 +56,7 @@ class Ran(NamedTuple):
     kept: tuple[Tensor, ...] | None
 
     def memories(self) -> tuple[Any, ...]:
-        """As the layer keeps them."""
+        """The memories as the layer keeps them."""
         return self.states if self.trace is None else (*self.states, self.trace)
 
 
@@ -65,7 +65,7 @@ class Node(Wrapped):
 
     _tssl_free = frozenset({"training", "v", "v_seq"})
     _tssl_steady = True
-    """Whether the library rounds in the same way at every call."""
+    """Whether the library rounds the same way in every call."""
     _tssl_nonlinear: ClassVar[str | None] = None
     """Why it is not an integrate-and-fire neuron."""
     _tssl_single: ClassVar[bool] = False
@@ -79,7 +79,7 @@ class Node(Wrapped):
 
     @classmethod
     def _tssl_written(cls, layer: Any) -> bool:
-        """Whether its step, though nonlinear, is compiled as it is written."""
+        """Whether its step is compiled from the library's formulas although it is nonlinear."""
         return False
 
     @classmethod
@@ -88,7 +88,7 @@ class Node(Wrapped):
 
     @classmethod
     def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
-        # As torch would look it up, for less.
+        # As torch would look it up, but faster.
         function = layer._modules.get("surrogate_function") or layer.surrogate_function
         return (*surrogates.own(function), cls._tssl_cuts_spikes(layer))
 
@@ -103,12 +103,12 @@ class Node(Wrapped):
 
     @classmethod
     def _tssl_cuts_spikes(cls, layer: Any) -> bool:
-        """Whether natively spikes have no gradient now, as some nodes' have none in evaluation."""
+        """Whether native spikes have no gradient now, as those of some nodes in evaluation."""
         return False
 
     def _tssl_as_native(self: Any, x: Tensor, states: tuple[Any, ...]) -> Any:
-        """The node itself, or one without a graph to those of its numbers that natively get no
-        gradient: SpikingJelly's kernels take them for constants.
+        """The node itself, or a copy without a graph to those of its numbers that natively get no
+        gradient: SpikingJelly's kernels treat them as constants.
         """
         settings = self._tssl_settings
         if not (settings.rule.follows and torch.is_grad_enabled()):
@@ -131,7 +131,7 @@ class Node(Wrapped):
     def _tssl_constants(
         self: Any, learning: dict[str, Tensor], x: Tensor, states: tuple[Any, ...]
     ) -> list[str]:
-        """Which of these natively get no gradient."""
+        """The names of those that natively get no gradient."""
         given = tuple(s.detach() if isinstance(s, Tensor) else s for s in states)
         with torch.enable_grad():
             outs, after = self._tssl_native_functional((x.detach(),), given)
@@ -242,7 +242,7 @@ class Node(Wrapped):
         return Subtract() if self.v_reset is None else ToValue(self.v_reset)
 
     def _tssl_keeps(self: Any) -> bool:
-        """Whether a sequence's states are to be kept."""
+        """Whether to keep a sequence's states."""
         return bool(self.store_v_seq) and sequences(self)
 
     def _tssl_store(self: Any, ran: Ran) -> None:
@@ -254,7 +254,7 @@ class Node(Wrapped):
 
 
 def sequences(node: Any) -> bool:
-    """Whether a call of the node brings a sequence; nodes without a ``step_mode`` then keep one."""
+    """Whether a call takes a sequence; nodes without a ``step_mode`` then have a ``v_seq``."""
     return node.step_mode == "m" if hasattr(node, "step_mode") else "v_seq" in node._memories
 
 
@@ -267,12 +267,12 @@ def rest_of(node: Any) -> Value:
 
 
 def rests(node: Any) -> tuple[Value, ...]:
-    """Potentials at which a layer starts anew: a number, or a tensor with one for each neuron."""
+    """Potentials that count as a new start: numbers, or tensors with one for each neuron."""
     return (rest_of(node), 0.0, node._memories_rv["v"])
 
 
 def problem(wrapped: Any, node: Any) -> str | None:
-    """What of a node's settings cannot be wrapped."""
+    """Which of a node's settings cannot be wrapped, or ``None``."""
     if not getattr(node.surrogate_function, "spiking", True):
         return _CONTINUOUS
     if getattr(node, "_neuron_precision", None) is not None:
@@ -294,13 +294,13 @@ def problem(wrapped: Any, node: Any) -> str | None:
 
 
 def start(node: Any) -> None:
-    """Give a layer that was wrapped its memory for the trace."""
+    """Add the memory for the trace to a layer that was wrapped."""
     if node._tssl_settings.tau_s != 1.0:
         node.register_memory(TRACE, 0.0)
 
 
 def stop(node: Any) -> None:
-    """Take it back, before the layer is unwrapped."""
+    """Remove it, before the layer is unwrapped."""
     if TRACE in node._memories:
         delattr(node, TRACE)
     untag(node.v)

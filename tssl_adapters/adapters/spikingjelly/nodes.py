@@ -94,8 +94,8 @@ _PASSED_BY = (
     *("forward", "single_step_forward", "multi_step_forward", "functional_forward"),
     *("neuronal_charge", "neuronal_fire", "neuronal_reset"),
 )
-"""What a wrapped node does not call: it has the library step from states to states. The last three
-are what ``SimpleBaseNode`` calls, and no other node of these versions.
+"""Methods that a wrapped node does not call: it uses the library's step from states to states. Of
+these versions' nodes only ``SimpleBaseNode`` calls the last three.
 """
 _INSTEAD = (
     ", another step into single_step_functional_forward, or another charge into a class derived "

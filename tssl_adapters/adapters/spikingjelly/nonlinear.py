@@ -1,4 +1,4 @@
-"""The nodes of other than linear charges, or of more states than the potential."""
+"""The nodes with a nonlinear charge, or with states besides the potential."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Izhikevich(SmoothNode):
 
 
 class SteppedIzhikevich(Izhikevich):
-    """The same where a detached reset to a value still has the gradient of ``spike * v_reset``."""
+    """The same, but a detached reset to a value still has the gradient of ``spike * v_reset``."""
 
     def _tssl_detached(self: Any) -> bool:
         return bool(self.detach_reset) and not _resets_half_detached(self)
@@ -53,7 +53,7 @@ def _resets_half_detached(node: Any) -> bool:
 
 @cache
 def _half_detached(cls: Any) -> bool:
-    """Whether a class resets so."""
+    """Whether a class's detached reset has that gradient."""
     node = cls(v_reset=-1.0, detach_reset=True)
     node.v = node.w = torch.zeros(1)
     with torch.enable_grad():
@@ -79,7 +79,7 @@ class RAF(SmoothNode):
 class ComplementaryLIF(SmoothNode):
     """``ComplementaryLIFNode``, with the gradient through ``m`` too.
 
-    In evaluation the library cuts the gradient through the spike; a rule's own stays.
+    In evaluation the library cuts the gradient through the spike; that of a rule stays.
     """
 
     _tssl_nonlinear = "what its spikes take depends on those before"

@@ -27,7 +27,7 @@ _FEEDBACK = (
 
 
 def mode(module: nn.Module) -> Mode | None:
-    """What a call of a layer brings; a layer of torch with a ``step_mode`` alone takes either."""
+    """What a layer takes in one call; torch's layers with a mere ``step_mode`` take either."""
     if not (hasattr(module, "step_mode") or _remembers(module)):
         old = _is(module, "MultiStepContainer") or _is(module, "SeqToANNContainer")
         return "sequence" if old else None
@@ -37,7 +37,7 @@ def mode(module: nn.Module) -> Mode | None:
 
 
 def part(walk: Walk, path: str, module: Any) -> Part | None:
-    """What a layer is over a whole sequence."""
+    """How a layer runs over a whole sequence."""
     brings = mode(module)
     if brings is None:
         return None
@@ -68,7 +68,7 @@ def _memory(walk: Walk, path: str, module: Any) -> Part | None:
 
 
 def _takes_sequences(node: Any) -> bool:
-    """Whether a wrapped node, which is called in steps, could as well be called on a sequence."""
+    """Whether a wrapped node that is called in steps can be called on a sequence instead."""
     wrapped = isinstance(node, Wrapped) and hasattr(node, "step_mode")
     stores = any(getattr(node, name, False) for name in ("store_v_seq", "store_state_seqs"))
     # What a step stores is appended to what was stored before.
@@ -76,7 +76,7 @@ def _takes_sequences(node: Any) -> bool:
 
 
 def at_once(node: Any) -> Part:
-    """A wrapped node in step mode ``m`` for one call."""
+    """A wrapped node, set to step mode ``m`` for one call."""
     one_by_one = stepped(node)
 
     def run(x: Tensor, _: Any) -> tuple[Tensor, None]:
@@ -103,7 +103,7 @@ def _remembers(module: nn.Module) -> bool:
 
 
 def _inherits(module: nn.Module, name: str) -> bool:
-    """Whether a module is one of the library's class of that name."""
+    """Whether a module is an instance of the library's class of that name."""
     bases = type(module).__mro__
     theirs = copied(type(module)) == "spikingjelly"
     return any(
@@ -118,5 +118,5 @@ def _is(module: nn.Module, name: str) -> bool:
 
 
 def _computes(module: nn.Module) -> type:
-    """The class that a module has its ``forward`` from."""
+    """The class that defines a module's ``forward``."""
     return next(cls for cls in type(module).__mro__ if "forward" in vars(cls))

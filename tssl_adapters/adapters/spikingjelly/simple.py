@@ -1,4 +1,4 @@
-"""``SimpleBaseNode`` and what users derive from it: the charge is their ``neuronal_charge``."""
+"""``SimpleBaseNode`` and the user's subclasses, whose charge is their ``neuronal_charge``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import Recorder, SmoothNode, States, shadow
 
 STEP = ("neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward", "forward")
-"""What a class has to leave as it is: only ``neuronal_charge`` may differ."""
+"""Methods that a class must not override: only ``neuronal_charge`` may differ."""
 
 
 def _charges_as_the_library(node: Any) -> bool:
@@ -90,7 +90,7 @@ class WrappedSimpleIFNode(SimpleNode, neuron.SimpleIFNode):  # type: ignore[misc
 
 
 class SimpleLIF(SimpleNode):
-    """Whose charge, where it is the library's, is that of ``SimpleLIFNode``."""
+    """With the charge of ``SimpleLIFNode``, unless the user's class has its own."""
 
     @classmethod
     def _tssl_decay(cls, node: Any) -> Value:

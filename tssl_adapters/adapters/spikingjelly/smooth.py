@@ -1,9 +1,9 @@
-"""Nodes of any smooth charge, and of states beside the potential, without a formula for each.
+"""Nodes with any smooth charge and any further states, without a formula for each.
 
-The library's own step is run with a recorder in the place of its surrogate function. The recorder
-sees h - theta with its graph, and returns the spike that the rest of the step is to use. So one
-run with the potential held fixed, and theta at zero, gives the charge, and a second one, with the
-spike that has the rule's gradient, gives the graph of all states beside the potential.
+The library's own step is run with a recorder in place of its surrogate function. The recorder
+sees h - theta with its graph, and returns the spike that the rest of the step uses. So one run
+with the potential held fixed and theta at zero gives the charge; a second one, with the spike that
+has the rule's gradient, gives the graph of all states besides the potential.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Recorder:
 
 
 def shadow(node: Any, recorder: Recorder) -> Any:
-    """The node with another surrogate function, sharing parameters and settings.
+    """A copy of the node with another surrogate function, sharing parameters and settings.
 
     The node itself, and its surrogate function, which other layers may share, are not touched:
     another thread may be using them.
@@ -124,11 +124,11 @@ class SmoothNode(Node):
         return ran.out
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
-        """The tensors that, with the node's attributes, a step's numbers are made of."""
+        """The tensors that, besides the node's attributes, hold a step's numbers."""
         return tuple(p for p in self._parameters.values() if p is not None)
 
     def _tssl_cell(self: Any) -> Cell:
-        """What the library computes in a step."""
+        """The library's step, as a cell to compile."""
         if not self._tssl_written(self):
             raise CannotWriteError("a step of another form")
 
@@ -146,7 +146,7 @@ class SmoothNode(Node):
             found: Tensor = reset.formula(charged, spike, *reset.others)
             return found
 
-        states = len(self._tssl_names())  # older versions have memories that are none
+        states = len(self._tssl_names())  # older versions have memories that are not states
         reset = self._tssl_reset_of([None] * (states - 1))
         return Cell(
             charge,
@@ -164,7 +164,7 @@ class SmoothNode(Node):
     def _tssl_long_way(
         self: Any, settings: Settings, inputs: Tensors, states: Tensors
     ) -> tuple[Tensor, Tensors]:
-        """A step by torch, with other settings."""
+        """A step in torch, with the given settings."""
         twin = shadow(self, self.surrogate_function)
         twin.__dict__["_tssl_settings"] = settings
         result, after = twin._tssl_attach(inputs[0], tuple(states), None)
@@ -176,7 +176,7 @@ class SmoothNode(Node):
         """One step: its result, and all states after it."""
         settings = self._tssl_settings
         v, *others = states
-        if not settings.rule.chain:  # nothing goes back over time
+        if not settings.rule.chain:  # no gradient goes back in time
             others = [s.detach() if isinstance(s, Tensor) else s for s in others]
         spike, after = self._tssl_values(x, states)
 
@@ -203,7 +203,7 @@ class SmoothNode(Node):
         return result, (result.state, *after[1:])
 
     def _tssl_values(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """What the library computes."""
+        """The library's spikes and states."""
         with torch.no_grad():
             spike, after = self._tssl_step(x, states)
         # A step's spikes may be a view of a sequence's; the caller may write to them.
@@ -213,7 +213,7 @@ class SmoothNode(Node):
         """h, with a graph to the input, the other states, and the parameters."""
         recorder = Recorder()
         twin = shadow(self, recorder)
-        twin.__dict__["v_threshold"] = 0.0  # a large one would take h's last digits with it
+        twin.__dict__["v_threshold"] = 0.0  # subtracting a large one would lose h's last digits
         twin._tssl_step(x, (v, *others))
         return recorder.distance
 

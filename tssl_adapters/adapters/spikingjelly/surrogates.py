@@ -1,6 +1,6 @@
 """The derivatives of SpikingJelly's surrogate functions, as its backward passes compute them.
 
-Each is held against the installed library's own before it is used:
+Each is checked against the installed library's own before it is used:
 :func:`tssl_adapters.rules.native.surrogate_of`.
 """
 
@@ -22,7 +22,7 @@ from tssl_adapters.arithmetic import (
 )
 
 LONGEST = 16
-"""Up to which power a product stands for it."""
+"""The highest power that is computed as a product."""
 
 
 @arithmetic
@@ -86,7 +86,7 @@ def _s2nn(x: Number, alpha: float, beta: float) -> Number:
 def _q_pseudo_spike(x: Number, alpha: float) -> Number:
     base = 1.0 + 2.0 / (alpha - 1.0) * absolute(x)
     product = base
-    for _ in range(1, min(int(alpha), LONGEST)):  # a power that this is not, torch computes
+    for _ in range(1, min(int(alpha), LONGEST)):  # torch computes all other powers
         product = product * base
     return 1.0 / product
 
@@ -114,7 +114,7 @@ def _rect(x: Number, alpha: float) -> Number:
 
 @arithmetic
 def nothing(x: Number) -> Number:
-    """That of spikes without a gradient."""
+    """The derivative of spikes without a gradient."""
     return constant(0.0, x)
 
 
@@ -141,7 +141,7 @@ FORMULAS: dict[str, tuple[Callable[..., Number], tuple[str, ...]]] = {
     "Rect": (_rect, ("alpha",)),
     "DeterministicPass": (_straight_through, ()),
 }
-"""By the name of the library's class: the derivative, and which attributes are its parameters."""
+"""By the name of the library's class: its derivative, and the attributes that parametrise it."""
 _OTHER: tuple[None, tuple[str, ...]] = (None, ())
 _COMPARED: tuple[type, ...] = (float, int)
 
@@ -150,7 +150,7 @@ def own(function: Any) -> tuple[Any, ...]:
     """A surrogate function and those of its attributes that its derivative depends on."""
     held = getattr(function, "__dict__", {})
     _, names = FORMULAS.get(type(function).__name__, _OTHER)
-    # Lists, as this is for every step; autograd looks at a tensor itself.
+    # Lists, for speed at every step; a tensor's value is read by autograd itself.
     values = [held.get(name) for name in names]
     numbers = [value if type(value) in _COMPARED else None for value in values]
     return (function, held.get("spiking"), *numbers)
