@@ -317,7 +317,7 @@ class Adapter:
         return "its neuron is not known to this version of tssl_adapters"
 
     def base(self, cls: type[nn.Module]) -> tuple[type[nn.Module], Kind] | None:
-        """The nearest supported class, or copy of one, that a class is or derives from."""
+        """The nearest supported class, or copy, that a class is or derives from, with its kind."""
         for base in cls.__mro__:
             kind = self.kinds.get(base)
             if kind is None and copied(base) == self.library:

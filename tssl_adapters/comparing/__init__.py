@@ -1,1 +1,1 @@
-"""What :func:`tssl_adapters.compare` sees, keeps and says."""
+"""What :func:`tssl_adapters.compare` records, restores and reports."""

@@ -18,26 +18,26 @@ _COLUMNS = 100
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """A spiking layer in both passes. ``None`` is what was not seen.
+    """A spiking layer in both passes. ``None`` stands for what was not seen.
 
     Attributes:
         path: dotted name in the model.
         layer: class name.
-        status: ``"wrapped"``, or ``"skipped"``, or ``"refused"``, which stays native too.
+        status: ``"wrapped"``, or ``"skipped"`` or ``"refused"`` for a layer that stays native.
         detail: why a layer is refused, else how it is wrapped.
-        rate: spikes a neuron and step, natively.
+        rate: spikes per neuron and time step, natively.
         silent: share of its neurons that never fire, natively.
-        wrapped_rate: as ``rate``, wrapped. The same at ``tau_s = 1``, but for steps that no
-            gradient reaches: those are not counted here.
+        wrapped_rate: as ``rate``, wrapped. The same at ``tau_s = 1``, except that steps that no
+            gradient reaches are not counted here.
         wrapped_silent: as ``silent``, wrapped.
         scale: what a spike takes from a potential at the threshold: |theta - v_reset|, or |theta|
             where the reset is by subtraction or there is none.
         rise: root mean square of d[t], a step's rise, over ``scale``.
         native_width: full width at half maximum of the library's surrogate, over ``scale``.
         wrapped_width: that of the rule's slope around the threshold, over ``scale``.
-        carry: the most that the rule's chain over time multiplies a gradient by, over any stretch
-            of the sequence: the root mean square over neurons and samples. Along a sequence the
-            factors of spikes and of silent steps multiply up, so that a spike that makes the chain
+        carry: the largest factor of the rule's chain over time on a gradient, over any stretch of
+            the sequence: the root mean square over neurons and samples. The factors of spikes and
+            of silent steps are multiplied along a sequence, so that a spike that makes the chain
             larger need not make it explode.
     """
 
@@ -98,7 +98,7 @@ class Flag:
     Attributes:
         kind: ``"dead"``, ``"exploding"``, ``"vanishing"``, ``"too narrow"``, ``"too wide"``,
             ``"not finite"``, ``"not fixed"`` or ``"remark"``.
-        where: dotted names of layers or parameters; empty where it concerns everything.
+        where: dotted names of layers or parameters; empty if it concerns the whole model.
         what: what is wrong.
         do: what to do.
     """
@@ -156,15 +156,15 @@ class Comparison:
     __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, which ``json.dumps`` takes.
+        """The same as plain data, for ``json.dumps``.
 
-        Numbers that are not finite are the texts ``"inf"``, ``"-inf"`` and ``"nan"``.
+        Numbers that are not finite become the strings ``"inf"``, ``"-inf"`` and ``"nan"``.
         """
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
     def plot(self) -> Figure:
-        """Firing rates, widths and gradients as a figure of matplotlib's.
+        """Firing rates, widths and gradients as a matplotlib figure.
 
         A notebook shows it after ``%matplotlib inline``.
 
@@ -199,13 +199,13 @@ def _number(value: float | None, form: str = ".3g") -> str:
 
 
 def _both(native: float | None, wrapped: float | None, form: str) -> str:
-    """A number of both passes, where they differ visibly."""
+    """A number, or those of both passes if they visibly differ."""
     left, right = _number(native, form), _number(wrapped, form)
     return left if right in (left, "-") else f"{left} > {right}"
 
 
 class _Line(NamedTuple):
-    """A row whose name was cut to what the others leave it."""
+    """A row whose name was shortened to the width that the other columns leave."""
 
     texts: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""What in a comparison keeps a network from learning, and what to do about it."""
+"""What, by a comparison, keeps a network from learning, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TypeVar
 from tssl_adapters.comparing.comparison import Flag, LayerComparison, ParameterComparison
 
 SILENT = 0.9
-"""From this share of silent neurons on a layer is as good as dead."""
+"""A layer with at least this share of silent neurons counts as dead."""
 ALWAYS = 0.9
-"""From this rate on a layer says nothing either."""
+"""A layer that fires at least at this rate carries no information either."""
 LARGER, SMALLER = 10.0, 0.1
-"""Between these a wrapped gradient is about as large as the native one; a chain over time that
-multiplies a gradient by more than the first explodes."""
+"""Between these ratios a wrapped gradient is about as large as the native one; a chain over time
+that multiplies a gradient by more than the first explodes."""
 NARROW, WIDE = 0.15, 10.0
-"""Between these, as multiples of a step's rise, a width fits."""
+"""A width between these multiples of a step's rise fits."""
 SAME = 1e-3
-"""Gradients are the same whose ratio and cosine are as near to 1."""
+"""Gradients count as the same if their ratio and cosine are this close to 1."""
 
 T = TypeVar("T", LayerComparison, ParameterComparison)
 
@@ -38,7 +38,7 @@ def flags(
         same_forward: whether both passes have the same forward pass.
         layers: every spiking layer.
         parameters: every parameter.
-        remarks: what the rules say of the model.
+        remarks: the rules' remarks about the model.
         default: the paths of the layers that have the default rule.
     """
     found = [
@@ -72,7 +72,7 @@ def flags(
 
 
 def _same(parameters: Sequence[ParameterComparison]) -> bool:
-    """Whether every gradient that arrives is the same in both passes, as far as one could see."""
+    """Whether every gradient that arrives is the same in both passes, within ``SAME``."""
     arrive = [p for p in parameters if p.native or p.wrapped]
     return bool(arrive) and all(
         p.ratio is not None
@@ -84,7 +84,7 @@ def _same(parameters: Sequence[ParameterComparison]) -> bool:
 
 
 def _named(parts: Iterable[T], wrong: Callable[[T], bool]) -> tuple[str, ...]:
-    """The names of those in which something is wrong."""
+    """The names of those for which ``wrong`` is true."""
     return tuple(
         part.path if isinstance(part, LayerComparison) else part.name
         for part in parts
@@ -244,7 +244,7 @@ def _wide(width: float | None, layer: LayerComparison) -> bool:
 
 
 def _widths(layers: Sequence[LayerComparison], default: Container[str]) -> list[Flag]:
-    """Widths that do not fit. Where the rule is the default, it is not advised again."""
+    """Widths that do not fit. The default rule is not advised where it is already used."""
     narrower = f"is less than {NARROW:g} of a step's rise: potentials jump past it"
     by_default = [one for one in layers if one.path in default]
     others = [one for one in layers if one.path not in default]

@@ -1,4 +1,4 @@
-"""One forward and one backward pass, and what is seen of it."""
+"""One forward and one backward pass, and what is recorded of them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tssl_adapters.tracing import untraced
 
 
 class Pass(NamedTuple):
-    """A loss, and the gradients of the parameters that take one, by their names."""
+    """A loss, and the gradients of the parameters that require one, by name."""
 
     loss: float
     gradients: dict[str, Tensor | None]
 
 
 def run(model: nn.Module, step: Callable[[Any], Tensor]) -> Pass:
-    """Forward and back, as a training step goes, but for the optimizer's part.
+    """Run the forward and the backward pass of a training step, without the optimizer.
 
     Raises:
-        TypeError: ``step`` returned no tensor.
-        ValueError: the loss is no scalar, has no graph, or was differentiated already.
+        TypeError: ``step`` did not return a tensor.
+        ValueError: the loss is not a scalar, has no graph, or was differentiated already.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for parameter in parameters.values():
@@ -60,7 +60,7 @@ def _check(loss: object, differentiated: bool) -> None:
 
 @contextmanager
 def _alone(loss: Tensor, parameters: Any) -> Iterator[None]:
-    """Keep the backward pass from the gradients of other leaves, and from what would train."""
+    """Keep the backward pass from changing other leaves' gradients, and from hooks that train."""
     mine = {id(parameter) for parameter in parameters}
     others = [(leaf, leaf.grad) for leaf in _leaves(loss) if id(leaf) not in mine]
     hooks = [getattr(p, "_post_accumulate_grad_hooks", None) or {} for p in parameters]
@@ -94,9 +94,9 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 
 @contextmanager
 def watched(spikes: Mapping[nn.Module, Spikes]) -> Iterator[None]:
-    """Have the layers' outputs seen."""
+    """Record the layers' outputs."""
 
-    @untraced  # torch.compile would look into it
+    @untraced  # torch.compile would trace it
     def see(layer: nn.Module, _: Any, output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
         spikes[layer].see(out, 2 if _sequence(layer) else 1)
@@ -114,7 +114,7 @@ def _sequence(layer: nn.Module) -> bool:
 
 
 def recorded(model: nn.Module) -> dict[nn.Module, Potentials]:
-    """Have the rules of all wrapped layers record what they see; plain torch calls them."""
+    """Have the rules of all wrapped layers record what they see, with the engine ``torch``."""
     found: dict[nn.Module, Potentials] = {}
     for module in model.modules():
         if isinstance(module, Wrapped):
@@ -129,7 +129,7 @@ def recorded(model: nn.Module) -> dict[nn.Module, Potentials]:
 def differences(
     model: nn.Module, native: Mapping[str, Tensor | None], wrapped: Mapping[str, Tensor | None]
 ) -> tuple[ParameterComparison, ...]:
-    """Both passes' gradients of every parameter."""
+    """Compare the gradients of every parameter in both passes."""
     norms = {name: _flat(parameter) for name, parameter in model.named_parameters()}
     return tuple(
         _difference(name, float(norms[name].norm()), gradient, wrapped[name])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tssl_adapters.comparing.comparison import Comparison
 
 _MOST_NAMES = 40
-"""More parameters than that are numbered."""
+"""With more parameters than this, their numbers replace their names."""
 
 
 def plot(found: Comparison) -> Figure:
@@ -48,7 +48,7 @@ def plot(found: Comparison) -> Figure:
 def _marks(
     axes: Any, names: Sequence[str], marker: str, values: Sequence[float | None], label: str | None
 ) -> None:
-    """A mark for each number; what is missing or not finite has none."""
+    """A mark for each number; missing and non-finite ones have none."""
     numbers = [float("nan") if value is None else value for value in values]
     axes.plot(range(len(names)), numbers, marker, label=label)
     if len(names) <= _MOST_NAMES:

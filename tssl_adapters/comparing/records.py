@@ -1,4 +1,4 @@
-"""What one pass shows of a layer: its spikes, its potentials, and the slope of a spike."""
+"""What one pass records of a layer: its spikes, its potentials, and the slope of a spike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tssl_adapters.rules.smooth import scale_of
 
 _OFFSETS = torch.logspace(-3.0, 2.0, 41).tolist()
 GRID = (*(-z for z in reversed(_OFFSETS)), 0.0, *_OFFSETS)
-"""Distances from the threshold at which a slope is read, in units of what a spike takes."""
+"""Distances from the threshold at which a slope is sampled, in units of what a spike takes."""
 
 
 class Spikes:
@@ -26,19 +26,19 @@ class Spikes:
         self._ever: dict[torch.Size, Tensor] = {}
 
     def see(self, out: Tensor, lead: int) -> None:
-        """Take in a layer's output; the first ``lead`` dimensions are time and batch."""
+        """Add a layer's output; the first ``lead`` dimensions are time and batch."""
         out = out.detach()
         fires = (out.to_dense() if out.is_sparse else out) != 0
         self._fired += int(fires.sum())
         self._seen += fires.numel()
-        lead = min(lead, fires.ndim - 1)  # without a batch the last dimension are the neurons
+        lead = min(lead, fires.ndim - 1)  # without a batch the last dimension is the neurons
         ever = fires.flatten(0, lead - 1).any(0) if lead > 0 else fires
         before = self._ever.get(ever.shape)
         self._ever[ever.shape] = ever if before is None else ever | before
 
     @property
     def rate(self) -> float | None:
-        """Spikes a neuron and step."""
+        """Spikes per neuron and time step."""
         return self._fired / self._seen if self._seen else None
 
     @property
@@ -51,7 +51,7 @@ class Spikes:
 
 
 class Potentials:
-    """What a rule is told of a layer, step by step, as the gradient comes back through it.
+    """What a rule sees of a layer, step by step, in the backward pass.
 
     All potentials are in units of what a spike takes from one at the threshold, |theta - v_reset|,
     or |theta| where the reset is by subtraction or there is none; in plain units where that is 0.
@@ -66,7 +66,7 @@ class Potentials:
         self._last: Step | None = None
 
     def see(self, step: Step, slope: Tensor) -> None:
-        """Take in one time step, the one before that which was seen last."""
+        """Add one time step, which precedes the one added last (in the backward pass)."""
         self.steps += 1
         self.spikes.see(step.spike, 1)
         scale = _scale(step)
@@ -76,10 +76,10 @@ class Potentials:
         self._last = step
 
     def _follow(self, step: Step, slope: Tensor) -> None:
-        """Take what the chain is multiplied by in a step into its product over steps.
+        """Multiply the chain's factor in a step into its product over steps.
 
-        Kept are logarithms of each neuron's product over the steps that end here, taken from where
-        it is largest, and of the largest such product so far.
+        Two logarithms are kept for each neuron: of the largest product over steps that end here,
+        and of the largest product so far.
         """
         carry = self._carry(step, slope)
         if carry is None:
@@ -91,7 +91,7 @@ class Potentials:
         self._chains[carry.shape] = here, torch.maximum(most, here)
 
     def _carry(self, step: Step, slope: Tensor) -> Tensor | None:
-        """What multiplies lambda[t+1] on its way to lambda[t], ``[batch, ...]``."""
+        """The factor on lambda[t+1] in lambda[t], ``[batch, ...]``, or ``None``."""
         rule, traits = self._rule, self._traits
         if not (rule.chain and rule.spike_chain) or traits.reset.stepwise:
             return None
@@ -116,8 +116,8 @@ class Potentials:
 
     @property
     def carry(self) -> float | None:
-        """The most that the chain over time multiplies a gradient by, over any stretch of steps:
-        the root mean square over neurons.
+        """The largest factor of the chain over time on a gradient, over any stretch of steps: the
+        root mean square over neurons.
         """
         if not self._chains:
             return None
@@ -127,7 +127,7 @@ class Potentials:
 
     @torch.no_grad()
     def width(self) -> float | None:
-        """That of the rule's slope around the threshold."""
+        """The width of the rule's slope around the threshold."""
         if self._last is None or self.rise is None or not math.isfinite(self.rise):
             return None
         rule, step = self._rule, self._last
@@ -149,7 +149,7 @@ class Potentials:
         return full_width(curve)
 
     def native_width(self, spikes: Callable[[Tensor], Tensor]) -> float | None:
-        """That of a library's surrogate.
+        """The width of a library's surrogate.
 
         Args:
             spikes: maps h - theta to the spike, with the surrogate's gradient.
@@ -171,7 +171,7 @@ class Potentials:
 
 
 def recording(rule: Rule, potentials: Potentials) -> Rule:
-    """The same rule, that has its layer's potentials recorded."""
+    """A copy of the rule that records its layer's potentials."""
     cls = type(rule)
 
     def slope(self: Rule, step: Step) -> Tensor:
@@ -187,9 +187,9 @@ def recording(rule: Rule, potentials: Potentials) -> Rule:
 
 
 def full_width(curve: list[float]) -> float | None:
-    """Full width at half maximum of a curve over :data:`GRID`; ``None`` for none.
+    """Full width at half maximum of a curve over :data:`GRID`; ``None`` if it has none.
 
-    It is infinite where the curve has not come down by the grid's ends.
+    It is infinite if the curve has not fallen to half by the grid's ends.
     """
     peak = max(curve)
     if not (0.0 < peak < math.inf):

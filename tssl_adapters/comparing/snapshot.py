@@ -1,4 +1,4 @@
-"""A model as it was, to be put back as often as wanted."""
+"""A model's state, which can be restored any number of times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Snapshot:
 
     Of each module: its class and its attributes, with the contents of the dictionaries, lists,
     sets and tuples among them, and so its parameters, buffers, hidden states, hooks and flags. Of
-    each tensor: values, gradient, and what hangs on it. Other objects are the model's own.
+    each tensor: values, gradient, and attributes. Other objects are not copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,7 +49,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back."""
         for module, cls, bases in self._classes:
-            if cls.__bases__ != bases:  # a parametrization's class is of one layer alone
+            if cls.__bases__ != bases:  # a parametrization's class belongs to one layer
                 cls.__bases__ = bases
             if type(module) is not cls:
                 module.__class__ = cls
@@ -61,7 +61,7 @@ class Snapshot:
         self.rewind()
 
     def rewind(self) -> None:
-        """Have the random generators begin again."""
+        """Set the random generators back to their saved state."""
         torch_state, cuda, numpy_state, python_state = self._random
         torch.set_rng_state(torch_state)
         if cuda:
@@ -89,7 +89,7 @@ class _Tensor:
 
     def restore(self) -> None:
         tensor, values = self.tensor, self.values
-        # Through .data: a graph that was there before must not see that anything was written.
+        # Through .data, so that a graph that already exists does not notice the write.
         if tensor.shape != values.shape or tensor.dtype != values.dtype:
             tensor.data = values.clone()
         elif tensor.layout is not torch.strided or not torch.equal(tensor.detach(), values):

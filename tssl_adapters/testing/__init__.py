@@ -1,7 +1,7 @@
-"""The tests that every adapter should pass, for the price of a list of cases.
+"""The tests that every adapter should pass; all they need is a list of cases.
 
-A test module derives a class from :class:`AdapterSuite`, whose name begins with ``Test``, and says
-what there is to test; pytest then finds it as any other::
+A test module derives a class whose name begins with ``Test`` from :class:`AdapterSuite`, and lists
+what to test; pytest then collects it like any other::
 
     from tssl_adapters.testing import AdapterSuite, Case, Refusal
 
@@ -11,7 +11,7 @@ what there is to test; pytest then finds it as any other::
         refusals = [Refusal("threshold", lambda: abc.LIF(threshold=-1), "is not positive")]
         golden = Golden(make, run)
 
-What there is, it needs pytest and hypothesis for: ``pip install tssl-adapters[testing]``.
+This needs pytest and hypothesis: ``pip install tssl-adapters[testing]``.
 """
 
 import pytest

@@ -16,7 +16,7 @@ STEPS, BATCH, NEURONS = 7, 3, 5
 
 
 class Run(NamedTuple):
-    """What a run gives.
+    """The results of a run.
 
     Attributes:
         out: the layer's outputs, ``[T, batch, neurons]``.
@@ -34,21 +34,21 @@ class Case:
     """A layer with its settings.
 
     Attributes:
-        name: the test's, the library's first.
-        make: a new layer of so many neurons as there are, in a dtype; the same one at the same
-            state of torch's generator.
-        run: ``run(layer, x, v0)`` gives the layer ``x [T, batch, neurons]`` in the way of a user's
-            loop, from a potential ``v0 [batch, neurons]``, or from rest where that is ``None``.
-        derivative: d spike / d h of the layer's own surrogate, from h - theta.
-        params: what of a layer has a gradient.
+        name: the test's name, beginning with the library's.
+        make: ``make(dtype)`` gives a new layer of :data:`NEURONS` neurons; the same one for the
+            same state of torch's random generator.
+        run: ``run(layer, x, v0)`` runs the layer over ``x [T, batch, neurons]`` as a user's loop
+            does, from a potential ``v0 [batch, neurons]``, or from rest if that is ``None``.
+        derivative: d spike / d h of the layer's own surrogate, as a function of h - theta.
+        params: the tensors of a layer that get a gradient.
         rest: the potential at rest.
-        float64: whether ``make`` takes it.
+        float64: whether ``make`` supports it.
         psc: whether the layer can be wrapped at ``tau_s > 1``.
-        rule: for what does not depend on it, where the layer does not take the default one.
-        tolerance: what a gradient may be off by, of its largest element, from the library's own:
-            where its spikes are float32 whatever the input, so are the gradients that come to them.
-        calls: ``calls(layer, parts)`` gives the layer several sequences, one after the other, from
-            rest, each from the state that the one before left; what it gave, ``[T, ...]`` each.
+        rule: the rule for tests that need no particular one, if the layer refuses the default.
+        tolerance: how far a gradient may be from the library's own, relative to the largest
+            element: if spikes are float32 whatever the input, so are their gradients.
+        calls: ``calls(layer, parts)`` runs the layer from rest over several sequences in turn, each
+            from the state that the one before left, and returns the outputs, ``[T, ...]`` each.
     """
 
     name: str
@@ -72,9 +72,9 @@ class Refusal:
     """A model that cannot be wrapped.
 
     Attributes:
-        name: the test's.
-        make: the model.
-        says: what the error has to say, a regular expression.
+        name: the test's name.
+        make: makes the model.
+        says: a regular expression that the error message must match.
         options: further arguments of ``wrap``.
         config: whether a setting is at fault rather than the class.
     """
@@ -95,8 +95,8 @@ class Golden:
 
     Attributes:
         make: ``make(tau_m, theta, dtype)`` gives a layer of any number of neurons.
-        run: ``run(layer, x)`` its outputs over ``x [T, batch, neurons]``, from rest.
-        tolerance: what a gradient may be off by in float64, of its largest element.
+        run: ``run(layer, x)`` gives its outputs over ``x [T, batch, neurons]``, from rest.
+        tolerance: how far a gradient may be off in float64, relative to its largest element.
     """
 
     make: Callable[[float, float, torch.dtype], nn.Module]

@@ -1,4 +1,4 @@
-"""How a case is run, and what of two runs is compared."""
+"""How a case is run, and how two runs are compared."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def drive(dtype: torch.dtype = torch.float64, seed: int = 1) -> tuple[Tensor, Te
 
 
 def flat(run: Run) -> list[Tensor]:
-    """Everything that a run gave."""
+    """All results of a run."""
     return [run.out, run.membrane, *run.others]
 
 
 def gradients(
     case: Case, layer: nn.Module, x: Tensor, v0: Tensor | None, losses: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What a run gave, and the gradients of input, incoming potential and parameters.
+    """The results of a run, and the gradients of input, incoming potential and parameters.
 
     ``losses`` names what the loss is on: spikes, membrane, or both.
     """
@@ -52,10 +52,10 @@ def gradients(
 
 
 def close(left: Tensor, right: Tensor, off: float) -> None:
-    """Within ``off`` of the largest entry, as sums of many terms cancel.
+    """Check that two tensors differ by at most ``off`` times the largest entry, as terms cancel.
 
     Raises:
-        AssertionError: they are not.
+        AssertionError: they differ by more.
     """
     scale = max(1.0, float(right.detach().abs().max())) if right.numel() else 1.0
     assert torch.isfinite(left).all()

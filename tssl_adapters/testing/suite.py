@@ -27,7 +27,7 @@ from tssl_adapters.testing.measures import close, drive, flat, gradients, made
 
 _LOSSES = ("spikes", "membrane", "spikes+membrane")
 _EXAMPLES = 8
-"""Of each case in the fuzz."""
+"""The number of examples for each case in the fuzz test."""
 
 
 def _vectors() -> dict[str, dict[str, Any]]:
@@ -44,11 +44,11 @@ VECTORS = _vectors()
 
 
 class AdapterSuite:
-    """Derive a class from it, named ``Test...``, and say what there is.
+    """Derive a class from it, named ``Test...``, and set its attributes.
 
     Attributes:
-        library: its top-level module.
-        cases: layers, together of every supported class.
+        library: the library's top-level module.
+        cases: layers, which together cover every supported class.
         refusals: what cannot be wrapped, and why.
         golden: the library's neuron of the TSSL-BP paper, where it has one.
         compiled: whether to run the compiled loops too, each of which takes seconds to compile.
@@ -63,7 +63,7 @@ class AdapterSuite:
     fuzzed: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Leave out the tests that there is nothing for."""
+        """Leave out the tests that have nothing to test."""
         super().__init_subclass__(**options)
         there = {
             "test_psc": any(case.psc for case in cls.cases),
@@ -98,7 +98,7 @@ class AdapterSuite:
     @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_forward(self, case: Case, dtype: torch.dtype, grad: bool) -> None:
-        """Spikes and every state, bit for bit, from rest and from a potential handed in."""
+        """Spikes and every state, bit for bit, from rest and from a given potential."""
         native, wrapped = made(case, dtype), _wrapped(case, dtype)
         x, v0 = drive(dtype)
         with torch.set_grad_enabled(grad):
@@ -108,7 +108,7 @@ class AdapterSuite:
                     _same(a, b)
 
     def test_forward_on_unusual_numbers(self, case: Case) -> None:
-        """NaN, infinities, the largest and smallest numbers and both zeros go the native way."""
+        """NaN, infinities, the largest and smallest numbers and both zeros give native values."""
         info = torch.finfo(torch.float32)
         x, v0 = drive(torch.float32)
         told = [torch.nan, torch.inf, -torch.inf, info.max, info.tiny, -0.0]
@@ -118,7 +118,7 @@ class AdapterSuite:
             _same(a, b)
 
     def test_forward_in_several_calls(self, continued: Case) -> None:
-        """Each goes on from the state that the one before left."""
+        """Each call continues from the state that the one before left."""
         assert continued.calls is not None
         x, _ = drive(torch.float32)
         parts = list(x.requires_grad_().split([3, 1, 2, 1]))  # type: ignore[no-untyped-call]
@@ -147,8 +147,8 @@ class AdapterSuite:
 
     @pytest.mark.parametrize("losses", _LOSSES)
     def test_native_gradient(self, case: Case, losses: str) -> None:
-        """With the library's own surrogate as the rule the gradient is the library's: of input,
-        state and parameters, from losses on every state.
+        """With the library's own surrogate as the rule, the gradients of input, state and
+        parameters are the library's, for losses on every state.
         """
         rule: rules.Rule = rules.SurrogateGradient(case.derivative)
         off = 1e-9
@@ -181,7 +181,7 @@ class AdapterSuite:
         assert (x.grad != 0).double().mean() > 0.2
 
     def test_compiled_loops(self, case: Case) -> None:
-        """They give what torch gives; layers that they do not know run in torch."""
+        """They give the same as torch; layers that they do not support run in torch."""
         x, v0 = drive(torch.float32)
         found = []
         for engine in ("torch", "cpu"):
@@ -193,7 +193,7 @@ class AdapterSuite:
             close(b, a, 1e-4)
 
     def test_vectors_of_the_paper_s_authors(self, vector: str) -> None:
-        """Through the library, in both precisions."""
+        """The library's layers reproduce them, in both precisions."""
         assert self.golden is not None
         told = VECTORS[vector]
         tau_m, tau_s, theta = (float(told[name]) for name in ("tau_m", "tau_s", "theta"))
@@ -235,8 +235,8 @@ class AdapterSuite:
             assert torch.equal(ours, theirs)
 
     def test_copies(self, case: Case) -> None:
-        """A deep copy of a wrapped layer that has run trains as a wrapped copy of the native one
-        does, where that can be copied.
+        """A deep copy of a wrapped layer that has run trains like a wrapped copy of the native
+        one, if that can be copied.
         """
         layer = _wrapped(case, torch.float64)
         x, _ = drive()
@@ -252,7 +252,7 @@ class AdapterSuite:
             assert torch.equal(a, b)
 
     def test_refused(self, refusal: Refusal) -> None:
-        """With a word on why, before anything is changed."""
+        """With a reason, and before anything is changed."""
         model = nn.Sequential(refusal.make())
         before = [(type(module), sorted(vars(module))) for module in model.modules()]
         with pytest.raises(UnsupportedLayerError) as caught:
@@ -265,7 +265,7 @@ class AdapterSuite:
     # --- what the adapter says of the library -------------------------------------------------
 
     def test_every_class_is_known_and_tested(self) -> None:
-        """What ``library.json`` lists is what the adapter wraps, and what the cases are of."""
+        """The classes in ``library.json`` are those that the adapter wraps and the cases cover."""
         adapter, known = self._adapter(), libraries()[self.library]
         listed = {path: _class(path) for path in known.layers if installed(path)}
         there = {cls: path for path, cls in listed.items() if cls is not None}
@@ -279,7 +279,7 @@ class AdapterSuite:
             assert (row.library, row.status) == (self.library, "wrap")
 
     def test_a_version_that_was_not_tested(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Every class passes the trial that it then gets."""
+        """Every class passes the trial that it then has to pass."""
         adapter = self._adapter()
         monkeypatch.setattr(versions, "tested", lambda product: ("0",))
         monkeypatch.setattr(versions, "newer_torch", lambda: None)
@@ -302,8 +302,8 @@ class AdapterSuite:
     )
     @given(data=st.data())
     def test_fuzz(self, case: Case, data: st.DataObject) -> None:
-        """Any drive, number of steps, dtype and start: the library's values; with its surrogate,
-        its gradient; with any other rule a finite one.
+        """For any drive, number of steps, dtype and start, the values are the library's; so is the
+        gradient with its surrogate; with any other rule the gradient is finite.
         """
         draw = data.draw
         dtype = draw(st.sampled_from([torch.float32, torch.float64]))
@@ -346,10 +346,10 @@ def _wrapped(case: Case, dtype: torch.dtype = torch.float32, tau_s: float = 1.0)
 
 
 def _same(ours: Tensor, theirs: Tensor) -> None:
-    """The same bits, any NaN being any other, dtype and shape.
+    """Check for the same bits, dtype and shape; any NaN equals any other.
 
     Raises:
-        AssertionError: they are not.
+        AssertionError: they differ.
     """
     assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
     signs = ours.signbit() == theirs.signbit()

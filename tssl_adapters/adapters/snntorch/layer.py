@@ -152,7 +152,7 @@ class Layer(Wrapped):
 
     @classmethod
     def _tssl_decayless(cls, layer: Any) -> bool:
-        """Whether the decay is 0 where the amount that a spike removes is divided by it."""
+        """Whether a decay of 0 makes the amount that a spike removes infinite."""
         if not (cls._tssl_reset(layer).follows_charge and cls._tssl_delayed(layer)):
             return False
         decay = cls._tssl_charge(layer).decay
