@@ -191,7 +191,7 @@ def chosen_rule(
 
 
 def load_data(args: argparse.Namespace) -> Data:
-    """The chosen data set; ends the program where it is not to be found."""
+    """The chosen data set; exits the program if it is not found."""
     try:
         return load(args.data, args.data_dir, args.time_steps, args.limit, args.validation)
     except (FileNotFoundError, ValueError) as error:
@@ -202,7 +202,7 @@ def load_data(args: argparse.Namespace) -> Data:
 
 
 class Interrupt:
-    """Holds ctrl-C back until the batch is done, so that a checkpoint is never half a step."""
+    """Delays ctrl-C until the batch is done, so that a checkpoint never falls within a step."""
 
     pressed = False
 
@@ -220,7 +220,7 @@ class Interrupt:
 
 
 class Terminal(Observer):
-    """A progress bar an epoch, a line after it, and one in the log."""
+    """A progress bar per epoch, a line after it, and one in the log."""
 
     def __init__(self, args: argparse.Namespace, interrupt: Interrupt) -> None:
         self.args, self.interrupt = args, interrupt
@@ -256,7 +256,7 @@ class Terminal(Observer):
         return self.interrupt.pressed
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -284,7 +284,7 @@ def train(
     data: Data,
     neuron: type[nn.Module],
 ) -> list[Record]:
-    """Train ``model``, whose spiking layers are of class ``neuron``; one record an epoch.
+    """Train ``model``, whose spiking layers are of class ``neuron``; one record per epoch.
 
     ``forward(model, x)`` runs the network over ``x`` ``[T, batch, 1, height, width]`` from rest and
     returns what the output layer emits, ``[T, batch, 10]``.

@@ -61,13 +61,13 @@ def train_epoch(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data, args: argparse.Namespace) -> float:
-    """On all test images."""
+    """The accuracy on all test images."""
     counts = spike_counts(model, data.test_images, args)
     return float((counts.argmax(1).cpu() == data.test_labels).float().mean())
 
 
 def main() -> None:
-    """One of the processes that torchrun starts."""
+    """Run one of the processes that torchrun starts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -44,12 +44,12 @@ WANTED, OTHERS = 20.0, 2.0
 
 
 class Task(Workload):
-    """A network over ``[T, batch, inputs]``, its code for images, its loss, and its rules."""
+    """A network over ``[T, batch, inputs]``, its encoding of images, its loss, and its rules."""
 
     library: str
     num_steps: int
     RULES: ClassVar[dict[str, Any]]
-    """By name; ``None`` is the library's own gradient, two are for hidden layers and the output."""
+    """By name; ``None`` is the library's own gradient, a pair is for hidden layers and output."""
 
     def __init__(self, args: argparse.Namespace, data: Data) -> None:
         self.args, self.data = args, data
@@ -120,9 +120,9 @@ class Rates(Task):
 
 
 class Times(Rates):
-    """Pixel p fires at 20 (1 - p), and cross-entropy on what is left of the window after the first
-    output spike, over 2 steps. Every neuron fires once, so that the sum of that over its spikes is
-    the same, with a gradient that every rule can use.
+    """Pixel p fires at 20 (1 - p); cross-entropy on the time left in the window after the first
+    output spike, over 2 steps. As every neuron fires once, the sum of that over its spikes is the
+    same, with a gradient that every rule can use.
     """
 
     num_steps, neuron = 40, neuron.IFNode
@@ -138,7 +138,7 @@ class Times(Rates):
         for inputs, outputs in pairwise(sizes):
             linear = nn.Linear(inputs, outputs, bias=False)
             nn.init.normal_(linear.weight, 1.0 / inputs, 2.0 / inputs**0.5 / 10.0)
-            # So large a reset would multiply a gradient that went through it.
+            # So large a reset would scale up any gradient through it.
             node = neuron.IFNode(v_reset=-1e9, detach_reset=True, step_mode="m")
             layers += [linear, Integrate(), node]
         return nn.Sequential(*layers)

@@ -100,7 +100,7 @@ WORKS = (
 
 
 def accuracies(rules: list[str], seeds: int) -> Table:
-    """Final test accuracies, a line a network and rule."""
+    """Final test accuracies, a row per network and rule."""
     suite.networks().update({network.name: network for network in NETWORKS})
     table = Table(title="test accuracy after the last epochs, %")
     for heading in ("network", "rule", *(f"seed {seed}" for seed in range(seeds)), "s a run"):

@@ -54,7 +54,7 @@ def _record(layer: Any, x: Tensor) -> list[Tensor]:
 
 
 def _reset(model: nn.Module) -> None:
-    """The library's own function passes by a model that is a layer, and recurrent ones."""
+    """The library's own function misses recurrent layers, and a model that is itself a layer."""
     for module in model.modules():
         if isinstance(module, StatefulLayer):
             module.reset_states()

@@ -1,8 +1,8 @@
 """What all wrapped layers share: ``[batch, T, ...]``, states in buffers, sequences and steps.
 
-A layer that sends one spike a step and feeds nothing back goes through the engine as a sequence.
-Any other goes step by step, with the library's own function for one step: recurrent ones, those
-whose threshold adapts or whose potential is clipped, and those that may send several spikes a step.
+A layer that emits at most one spike per step and has no feedback goes through the engine as a
+sequence. Any other goes step by step, with the library's own function for one step: recurrent
+layers, and those with an adaptive threshold, a clipped potential, or several spikes per step.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Layer(Wrapped):
         {"training", "v_mem", "i_syn", "b", "spike_threshold", "recordings", "firing_rate"}
     )
     _tssl_recurs: ClassVar[bool] = False
-    """Whether its own spikes come back to it."""
+    """Whether its own spikes are fed back to it."""
 
     @classmethod
     def _tssl_theta(cls, layer: Any) -> Tensor:
@@ -93,7 +93,7 @@ class Layer(Wrapped):
         return tuple(made for function in functions for made in surrogates.made_of(function))
 
     def __deepcopy__(self, memo: Any = None) -> Any:
-        """The library makes a new layer of the class, without what ``wrap`` has put on it."""
+        """The library makes a new layer of the class, without what ``wrap`` added to it."""
         made = super().__deepcopy__(memo)  # type: ignore[misc]
         made._tssl_settings = copy.deepcopy(self._tssl_settings, memo)
         return made
@@ -124,7 +124,7 @@ class Layer(Wrapped):
         return problem(type(self), self) or super()._tssl_altered()
 
     def _tssl_enter(self: Any, x: Tensor) -> bool:
-        """Give the layer states of an input's shape, as the library does; whether they are new."""
+        """Give the layer states of an input's shape, as the library does. True if they are new."""
         batch, _, *rest = x.shape
         if self.state_has_shape((batch, *rest)):
             return False
@@ -152,7 +152,7 @@ class Layer(Wrapped):
         return out  # type: ignore[no-any-return]
 
     def _tssl_currents(self: Any, x: Tensor, current: Tensor | None) -> list[Tensor]:
-        """The synaptic current after each step of ``x [T, batch, ...]``: the input without one."""
+        """The synaptic current after each step of ``x [T, batch, ...]``, or the input if none."""
         alpha = self.alpha_syn_calculated
         if alpha is None:
             return list(x.unbind(0))
@@ -207,7 +207,7 @@ class Layer(Wrapped):
         return result.out.transpose(0, 1).contiguous(), states
 
     def _tssl_told(self: Any) -> dict[str, Any]:
-        """What the library's functions are told of the layer."""
+        """The layer's settings, as arguments of the library's functions."""
         names = ("spike_fn", "reset_fn", "surrogate_grad_fn", "min_v_mem", "norm_input")
         told = {name: getattr(self, name) for name in names}
         told |= {"alpha_mem": self.alpha_mem_calculated, "alpha_syn": self.alpha_syn_calculated}
@@ -245,14 +245,14 @@ class Layer(Wrapped):
                 sent = result.fired.detach() if cuts else result.fired
                 back = self.rec_connect(sent).reshape(back.shape)
         if self._tssl_recurs or isinstance(self, ALIF):
-            # What the library records there is written over by the step after, up to its spike.
+            # The library's record of a step is overwritten by the next step, up to its spike.
             seen["v_mem"] = [*within[1:], seen["v_mem"][-1]]
             if "i_syn" in seen:
                 seen["i_syn"] = [*seen["i_syn"][1:], seen["i_syn"][-1]]
         return torch.stack(outs, 1), seen
 
     def _tssl_step(self: Any, x: Tensor, states: States, fresh: bool) -> tuple[Result, States]:
-        """What a step gives, and the states after it."""
+        """The result of a step, and the states after it."""
         settings, v = self._tssl_settings, states["v_mem"]
         others = {name: state for name, state in states.items() if name != "v_mem"}
         if not settings.rule.chain:
@@ -310,17 +310,17 @@ class Layer(Wrapped):
         return neurons.reset(self.reset_fn, threshold)
 
     def _tssl_now(self: Any, states: States) -> Tensor:
-        """The threshold of a step."""
+        """The threshold in a step."""
         threshold: Tensor = self._tssl_theta(self)
         return threshold
 
     def _tssl_drive(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """What charges the potential in a step, and the synaptic current after it."""
+        """The drive of the potential in a step, and the synaptic current after it."""
         (current,) = self._tssl_currents(x[None], states.get("i_syn"))
         return current, ({"i_syn": current} if "i_syn" in states else {})
 
     def _tssl_adapted(self: Any, states: States, fired: Tensor) -> States:
-        """What else a step leaves."""
+        """The other states after a step."""
         return {}
 
     def _tssl_natively(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
@@ -332,7 +332,7 @@ class Layer(Wrapped):
 
 
 class Adaptive(Layer):
-    """Of a threshold that rises with every spike, and a current that is kept as it is normed."""
+    """With a threshold that rises with every spike; its current is stored normed."""
 
     @classmethod
     def _tssl_theta(cls, layer: Any) -> Tensor:
@@ -371,7 +371,7 @@ class Adaptive(Layer):
 
 
 def _number(threshold: Tensor) -> Value:
-    """What the potential is compared with, which the library gives no gradient."""
+    """The threshold for the comparison, through which the library gives it no gradient."""
     compared = threshold.detach()
     return float(compared) if not compared.ndim and compared.is_cpu else compared
 
@@ -391,7 +391,7 @@ def _several(layer: Any) -> bool:
 
 
 def _averages(layer: Any) -> bool:
-    """Whether the library takes the rate for a mean rather than for a sum over a number."""
+    """Whether the library computes the rate as a mean rather than as a sum over a count."""
     return not layer._tssl_recurs and not isinstance(layer, ALIF)
 
 
@@ -402,7 +402,7 @@ def _nonlinear(layer: Any) -> str | None:
 
 
 def problem(wrapped: Any, layer: Any) -> str | None:
-    """What of a layer's settings cannot be wrapped."""
+    """Which of a layer's settings cannot be wrapped, or ``None``."""
     counts = isinstance(layer.spike_fn, activation.MaxSpike) or layer.spike_fn in neurons.SPIKES
     if not counts:
         return (

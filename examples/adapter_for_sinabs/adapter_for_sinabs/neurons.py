@@ -1,4 +1,4 @@
-"""What the neurons compute: their charge, their reset, and what lies in front of the potential."""
+"""What the neurons compute: their charge and their reset."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _leaky(v: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def charge(alpha: Tensor, normed: bool) -> LinearCharge:
-    """v = alpha v + x, where it is normed with (1 - alpha) x."""
+    """v = alpha v + x; with (1 - alpha) x if the input is normed."""
     gain = 1 - alpha if normed else 1.0
     return LinearCharge(alpha, gain, 0.0, _normed if normed else _leaky, (alpha,))
 
@@ -59,7 +59,7 @@ def _to_zero(charged: Tensor, due: Tensor, value: Value) -> Tensor:
 
 @cache
 def _to_value(value: float) -> Any:
-    """As the library resets to a value, which it adds whether or not a neuron spiked."""
+    """The library's reset to a value, which it adds whether or not a neuron spiked."""
 
     def formula(charged: Tensor, due: Tensor, _: Value) -> Tensor:
         return charged * (due == 0).to(charged.dtype) + value
@@ -89,8 +89,8 @@ def _cleared(charged: Tensor, due: Tensor, value: float, least: Tensor | None) -
 
 
 def several(reset_fn: Any, threshold: Tensor, least: Any) -> Reset:
-    """What any number of spikes do to the potential, which is at ``least`` afterwards where that
-    is given.
+    """What any number of spikes do to the potential, which is then clipped at ``least`` from below
+    if that is given.
     """
     least = None if least is None else torch.as_tensor(least)
     if isinstance(reset_fn, activation.MembraneReset):
@@ -100,7 +100,7 @@ def several(reset_fn: Any, threshold: Tensor, least: Any) -> Reset:
 
 
 def one_spike(reset_fn: Any, threshold: Value, spikes: Tensor, v: Tensor) -> Tensor:
-    """The potential that a step would have left, had it been one spike that was several."""
+    """The potential that a step would have left with one spike in place of several."""
     if isinstance(reset_fn, activation.MembraneReset):
         return v
     amount = threshold if reset_fn.subtract_value is None else reset_fn.subtract_value

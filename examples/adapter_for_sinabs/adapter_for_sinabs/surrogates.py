@@ -38,7 +38,7 @@ def _heaviside(x: Number, window: float, threshold: float) -> Number:
 
 
 def _formula(function: Any, threshold: float) -> Surrogate | None:
-    """The derivative in plain arithmetic, where there is one: of h - theta, at this theta."""
+    """The derivative in plain arithmetic, if there is one: of h - theta, at this theta."""
     if type(function) is activation.SingleExponential:
         width = threshold * function.grad_width
         return Surrogate(_single_exponential, (width, function.grad_scale))
@@ -53,7 +53,7 @@ def _formula(function: Any, threshold: float) -> Surrogate | None:
 
 
 def _asked(distance: Tensor, function: Callable[..., Tensor], threshold: Tensor) -> Tensor:
-    """The derivative as the library's function gives it, of h and theta."""
+    """The derivative from the library's own function of h and theta."""
     return function(distance + threshold, threshold)
 
 
@@ -83,7 +83,7 @@ def own(function: Any, threshold: Tensor) -> tuple[Any, ...]:
 
 
 def made_of(function: Any) -> tuple[Any, ...]:
-    """One of the library's functions and its settings; another function itself."""
+    """The class and settings of one of the library's functions; any other function itself."""
     if type(function).__module__.startswith("sinabs."):
         return (type(function), *vars(function).values())
     return (function,)

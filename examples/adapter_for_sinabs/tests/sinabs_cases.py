@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tssl_adapters.testing import BATCH, NEURONS, Case, Run
 
 FLOAT32 = 5e-6
-"""Spikes are float32 whatever the input, and so are the gradients that come to them."""
+"""Spikes are float32 whatever the input, and so are their gradients."""
 
 
 def single_exponential(x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def called(layer: Any, x: Tensor) -> Tensor:
 
 
 def run(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
-    """From rest, or a potential that was set."""
+    """From rest, or from a given potential."""
     layer.init_state_with_shape((BATCH, NEURONS))
     if v0 is not None:
         layer.v_mem = v0
@@ -84,7 +84,7 @@ CLASSES: dict[str, tuple[Any, Any, Any]] = {
 
 
 class Recurrent(nn.Linear):
-    """It takes the library's spikes, which are float32, in float64 too."""
+    """Takes the library's float32 spikes in float64 too."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.to(self.weight.dtype))
@@ -125,7 +125,7 @@ def case(label: str, name: str, form: int, spike: str, **settings: Any) -> Case:
     def scaled(layer: Any, x: Tensor, v0: Tensor | None) -> Run:
         return run(layer, scale * x, v0)
 
-    # Only a reset by the threshold tells of how that adapts.
+    # The adaptation has a gradient only through a reset by the threshold.
     fixed = "reset_fn" in settings and settings["reset_fn"] != MembraneSubtract()
     form_name = ("", "Recurrent", "Squeeze")[form]
     return Case(

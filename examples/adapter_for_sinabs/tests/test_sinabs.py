@@ -89,7 +89,7 @@ SURROGATES = {
 @pytest.mark.parametrize("kind", [layers.LIF, layers.ALIF])
 @pytest.mark.parametrize("name", SURROGATES)
 def test_every_surrogate(name: str, kind: Any, spike: Any) -> None:
-    """Natively: at a threshold of its own, and at one that adapts."""
+    """Under the rule ``native``, at a fixed threshold and at one that adapts."""
     taus = {"tau_mem": 4.0} | ({"tau_adapt": 4.0} if kind is layers.ALIF else {})
     made = [
         kind(
@@ -106,7 +106,7 @@ def test_every_surrogate(name: str, kind: Any, spike: Any) -> None:
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_which_surrogates_are_compiled(name: str) -> None:
-    """Those that plain arithmetic says; the others are asked, in torch."""
+    """Those with a formula in plain arithmetic; the others run in torch."""
     layer = layers.LIF(**SINGLE, surrogate_grad_fn=SURROGATES[name])
     tssl_adapters.wrap(layer, rule="native", engine="cpu")
     engine = "torch" if name in ("PeriodicExponential", "your own") else "cpu"
@@ -129,7 +129,7 @@ def test_a_surrogate_that_is_changed_between_calls() -> None:
 
 @pytest.mark.parametrize("spike", [activation.SingleSpike, activation.MultiSpike])
 def test_surrogates_take_their_options(spike: Any) -> None:
-    """Several spikes a step are differentiated as one is: without a chain, without the reset."""
+    """Several spikes per step are differentiated like one, also without chain or reset."""
     found = []
     for options in ({}, {"chain": False}, {"reset_path": "none"}):
         layer = layers.LIF(4.0, spike_fn=spike)
@@ -156,7 +156,7 @@ def test_layers_that_do_not_spike_stay() -> None:
 
 
 def test_a_batch_of_another_size() -> None:
-    """The library draws states from those of the batch before, wrapped as not."""
+    """The library draws states from those of the batch before, wrapped or not."""
     outs = []
     for wrapped in (True, False):
         layer = layers.LIF(**SINGLE)
