@@ -37,24 +37,24 @@ from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback
 
 ENOUGH = 4096
-"""Values that must come out bit-equal before the record stands in for the library."""
+"""How many values must match bit for bit before the record replaces the library."""
 ROUNDS = 32
 SAME_NEURON = 0.02
-"""Share of a probe's values that rounding may move over the threshold."""
+"""Share of a probe's values that rounding may push across the threshold."""
 FAR = 16.0
-"""A threshold from here on is tried apart from the potentials in use."""
+"""From this size on, a threshold is probed separately from the potentials in use."""
 
 
 class Native(NamedTuple):
-    """How to run the library's own forward pass, without recording it.
+    """How to run the library's own forward pass without recording a graph.
 
     Attributes:
-        input: what the layer was given, ``[batch, ...]`` or ``[T, batch, ...]``.
-        values: runs this call: spikes, and the potential (after every step if states are kept).
-        probe: runs the layer on another input and potential, at rest otherwise; gives the
-            membrane's drive as well: ``(input, potential) -> drive, spikes, potential``.
-        steady: whether it rounds in the same way at every call. Where it may not, because it is
-            compiled as it runs, say, it is run whether or not the record reproduced it.
+        input: the layer's input, ``[batch, ...]`` or ``[T, batch, ...]``.
+        values: runs this call; returns spikes and potential (after every step if states are kept).
+        probe: runs the layer, otherwise at rest, on another input and potential; also returns the
+            membrane's drive: ``(input, potential) -> drive, spikes, potential``.
+        steady: whether it rounds the same way in every call. If it may not, e.g. because it is
+            compiled as it runs, it is run even if the record reproduced it.
     """
 
     input: Tensor
@@ -68,7 +68,7 @@ class Incoming(NamedTuple):
 
     Attributes:
         current: i ``[batch, ...]``.
-        k: of its leak, i[t] = i'[t] + k i'[t].
+        k: its leak, i[t] = i'[t] + k i'[t].
     """
 
     current: Tensor
@@ -76,19 +76,19 @@ class Incoming(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a call gives back.
+    """What a call returns.
 
     Attributes:
         out: PSC, or spikes at ``tau_s == 1``, ``[batch, ...]`` or ``[T, batch, ...]``.
         state: membrane potential after the last step ``[batch, ...]``; carries the link.
-        states: after every step ``[T, batch, ...]`` where asked for, else ``None``.
+        states: potential after every step ``[T, batch, ...]`` if requested, else ``None``.
         trace: a[T-1] ``[batch, ...]`` at ``tau_s > 1``, else ``None``.
-        before: of a step that the library did not compute itself, the spike of the incoming state
-            where its reset was still due.
+        before: for a step that the library did not compute itself, the spike of the incoming
+            state if its reset was still due.
         charged: h[t] of an exposed step, with a gradient of its own.
         fired: s[t] of an exposed step, likewise; the output itself at ``tau_s == 1``.
-        current: the synaptic current after the last step ``[batch, ...]``, or after every step
-            with ``states``, of a sequence that has one.
+        current: for a sequence with a synaptic current, that current after the last step
+            ``[batch, ...]``, or after every step with ``states``.
     """
 
     out: Tensor
@@ -128,22 +128,22 @@ def attach(
         state: incoming membrane potential, broadcasts against ``[batch, ...]``.
         trace: incoming trace, ``None`` for zero.
         native: the library's own forward pass. It is run unless the record was found to
-            reproduce it bit for bit; ``None`` has the record used unseen.
+            reproduce it bit for bit; with ``None`` the record is used untested.
         sequence: whether the first dimension is time.
         keep_states: for a sequence, whether to return the potential after every step.
         fresh: whether ``state`` was made for this call rather than handed in.
         exposed: for a step, whether the layer has other states that depend on h[t] or s[t], or may
-            send several spikes. The library then computes every value, however well the record
+            send several spikes. The library then computes every value, even if the record
             reproduces its potential.
-        carrier: the tensor that the link hangs on, where ``state`` was computed from it.
-        feedback: how the layer's spikes come back to it, where the drive has this call's already.
-        pinned: the tensors that, with the layer's attributes, the neuron's numbers are made of, for
-            a layer whose next steps may take ``Thin``.
+        carrier: the tensor that carries the link, if ``state`` was computed from it.
+        feedback: how the layer's spikes feed back to it, if the drive already includes this call's.
+        pinned: the tensors from which, with the layer's attributes, the neuron's numbers are
+            computed, for a layer whose next steps may use ``Thin``.
         leak: k of such a layer's synaptic current, i = i' + k i'.
         incoming: a synaptic current between the drive of a sequence and the membrane.
 
     Raises:
-        UnsupportedConfigError: the rule needs the whole sequence, and this call goes on from one.
+        UnsupportedConfigError: the rule needs the whole sequence, and this call continues another.
 
     Returns:
         The library's values with the rule's gradient.
@@ -164,8 +164,8 @@ def attach(
     if settings.rule.timed and found is None:
         position = time_of(settings, carrier)
     let_go(carrier)
-    # Under torch.func the library would see tensors of another level through its own attributes,
-    # so there the engine computes the values itself, from what autograd hands it.
+    # Under torch.func the library's own attributes would hold tensors of another level, so the
+    # engine computes the values itself from what autograd passes in.
     functional = torch._C._are_functorch_transforms_active()
     keeps = tells(neuron) and torch.is_grad_enabled() and not (sequence or exposed or functional)
     reset = reset_of(neuron) if keeps else ()
@@ -204,7 +204,7 @@ def attach(
             out, membrane, *made = StepFunction.apply(*given, earlier, *parts)
             charged, spike, _, before, _, *new_link = made
             told = charged if keeps and values is None else None
-    # Clones, because detach_() refuses views and the caller may write to the output in place.
+    # Clone: detach_() refuses views, and the caller may write to the output in place.
     last = membrane[-1].clone() if keep_states else membrane
     new_trace = None
     if settings.tau_s != 1.0:
@@ -229,7 +229,7 @@ def attach(
 
 
 def _promoted(neuron: Neuron, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers and booleans as what the library's first sum makes of them."""
+    """Convert integers and booleans to the dtype that the library's first sum gives them."""
     dtype = torch.result_type(drive, state)
     for value in neuron.values():
         dtype = torch.result_type(drive.new_empty(1, dtype=dtype), value)
@@ -254,8 +254,8 @@ def _position(settings: Settings, found: Tag | None) -> Position | None:
 def _compiled(
     call: _Call, plan: Plan, drive: Tensor, trace: Tensor | None, native: Native | None
 ) -> fused.Call | None:
-    """The call for compiled kernels, where they know the layer and round as the library does: they
-    may where torch's operations on the record do not.
+    """The call for compiled kernels, if they support the layer and round as the library does (they
+    may do so even where torch's operations on the record do not).
     """
     settings, neuron, sequence = call.settings, call.neuron, call.sequence
     kernels = backend(settings.engine)
@@ -287,8 +287,8 @@ def _compiled(
 
 
 class _Call(NamedTuple):
-    """A call of a layer, as far as it matters to whether its record reproduces the library,
-    computed by torch or by compiled kernels.
+    """What decides whether a layer's record, computed by torch or by compiled kernels, reproduces
+    the library in a call.
     """
 
     settings: Settings
@@ -300,15 +300,15 @@ class _Call(NamedTuple):
     kernels: fused.Call | None = None
 
     def reproduces(self, native: Native) -> bool:
-        """Whether the record's forward pass is the library's, bit for bit.
+        """Whether the record's forward pass matches the library's bit for bit.
 
-        Tried once for each configuration, dtype and device, on random potentials around the
-        threshold, and around zero where the threshold is far from those in use. Where it differs
-        in rounding, because a library's kernel fuses operations, say, the library goes on
-        computing.
+        Tested once per configuration, dtype and device, on random potentials around the threshold,
+        and also around zero if the threshold is far from the potentials in use. If only the
+        rounding differs, e.g. because a library's kernel fuses operations, the library keeps
+        computing the values.
 
         Raises:
-            OtherNeuronError: it is another neuron.
+            OtherNeuronError: the layer computes another neuron.
         """
         neuron, given = self.neuron, native.input
         key = (
@@ -334,10 +334,10 @@ class _Call(NamedTuple):
     def _try(self, native: Native) -> bool:
         given = native.input
         shape = given.shape[1:] if self.sequence else given.shape
-        if self.exposed or not self.state.ndim:  # a charge of its own may change the shape
+        if self.exposed or not self.state.ndim:  # a custom charge may change the shape
             shape = self.state.shape
         generator = torch.Generator(given.device).manual_seed(0)
-        # As fine as the layer's own numbers: sums of coarser ones would hardly ever round.
+        # As precise as the layer's own numbers: sums of coarser ones would hardly ever round.
         dtype = torch.promote_types(torch.promote_types(given.dtype, self.state.dtype), torch.float)
 
         def noise(size: torch.Size, width: Tensor | float) -> Tensor:
@@ -354,7 +354,7 @@ class _Call(NamedTuple):
             largest = 2.0 * float(width.max())
             drive, *theirs = native.probe(noise(given.shape, largest).to(given.dtype), state)
             if self.kernels is not None and not self.kernels.knows(drive):
-                return False  # states of another dtype, which promote it
+                return False  # states of another dtype promote it
             ours = self._compute(drive, state)
             pairs = list(zip(ours, theirs, strict=True))
             # The library's spikes and numbers may be less precise than its states.
@@ -389,10 +389,10 @@ class _Call(NamedTuple):
 
 
 def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:
-    """Where potentials are tried, and how far around that.
+    """The centres around which potentials are probed, with their widths.
 
-    Around the threshold, as widely as it is large, for a number's neighbours lie as far apart; and
-    around zero, where the potentials in use are, if few of those lie there too.
+    Around the threshold, with its magnitude as the width, since floats are spaced in proportion;
+    and around zero, where the potentials in use lie, if the first range hardly covers them.
     """
     if isinstance(threshold, Tensor):
         centre = threshold.detach()
@@ -406,7 +406,7 @@ def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:
 
 
 def apart(ours: Tensor, theirs: Tensor, rounding: float, largest: float = 1.0) -> float:
-    """The share of values that differ by more than rounding, the largest having been so large."""
+    """The share of values that differ by more than rounding, given the largest magnitude."""
     near = torch.isclose(
         ours.double(), theirs.double(), rounding, rounding * largest, equal_nan=True
     )

@@ -1,4 +1,4 @@
-"""Flags of 0 and 1, eight to a byte."""
+"""Packs flags of 0 and 1, eight to a byte."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Size, Tensor
 
 
 def pack(flags: Tensor) -> Tensor:
-    """Floats of 0 and 1, of any shape, to bytes ``[N / 8]``, rounded up."""
+    """Pack floats of 0 and 1, of any shape, into bytes ``[N / 8]``, rounded up."""
     flat = flags.reshape(-1)
     if flat.shape[0] % 8:
         flat = F.pad(flat, (0, -flat.shape[0] % 8))
-    # A product of small whole numbers is exact, in whatever precision, and torch's fastest way.
+    # A product of small integers is exact in any precision, and the fastest way in torch.
     return (_weights(flags.dtype, flags.device) @ flat.view(8, -1)).to(torch.uint8)
 
 
 def unpack(packed: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
-    """The flags of :func:`pack`, 0 or 1."""
+    """Undo :func:`pack`: the flags, 0 or 1."""
     flat = ((packed >> _shifts(packed.device)) & 1).view(-1)
     return flat[: shape.numel()].view(shape).to(dtype)
 

@@ -1,8 +1,8 @@
-"""A neuron's step with all of its states, forward and back, as lines of operations.
+"""A neuron's step with all of its states, forward and backward, as lines of operations.
 
-Beyond the potential a neuron may have other states, and several inputs, and any charge. With h the
+Besides the potential, a neuron may have other states, several inputs, and any charge. With h the
 potential before the spike test, theta the threshold, s the spike, and w the other states after the
-step, all of them functions of the inputs, of the states before, and of numbers::
+step, all functions of the inputs, the previous states, and numbers::
 
     G       = grad of s, and through w
     e, F_v  as in :mod:`tssl_adapters.engine.recursion`, F_v = dh/dv
@@ -41,20 +41,20 @@ Tensors = Sequence[Tensor]
 
 
 class Cell(NamedTuple):
-    """What torch computes in one step of a neuron. ``states`` are the potential and the others.
+    """What torch computes in one step of a neuron. ``states``: the potential, then the others.
 
     Attributes:
-        charge: ``(inputs, states) -> h``, before a reset that is due from the step before.
+        charge: ``(inputs, states) -> h``, before any reset still due from the previous step.
         others: ``(inputs, states, spike) -> the other states after the step``.
         threshold: ``states -> theta``.
         reset: what a spike does to the potential.
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
         detached: whether the library cuts the gradient through the reset.
-        inputs: how many.
-        states: how many.
-        after: ``(states, h, spike) -> the potential after it``, where the reset is a formula of its
-            own; the rule is told of its derivatives.
+        inputs: number of inputs.
+        states: number of states.
+        after: ``(states, h, spike) -> the potential after the reset``, if the reset has a formula
+            of its own; the rule is given its derivatives.
     """
 
     charge: Callable[[Tensors, Tensors], Tensor]
@@ -70,22 +70,22 @@ class Cell(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """A cell's step, and its way back.
+    """A cell's forward and backward step.
 
     Attributes:
-        numbers: what the inputs ``"n0"``, ... of both lines are.
+        numbers: the values of the inputs ``"n0"``, ... of both lines.
         learned: those of them that take a gradient, by name.
-        sources: the tensors of one value that they were made of.
-        functions: what torch computes for the forward line, one after the other.
-        line: that line, whose inputs are ``"x0"``, ... and ``"s0"``, ...: the states.
-        outputs: ``"out"``, ``"h"``, ``"s0"``, ... and, where a reset comes late, ``"due"``.
-        kept: the inputs and states, of before the step, and functions that the way back needs.
-        back: its line; it is told h. Gradients come in as ``"g.out"``, ``"g.s0"``, ...
-        grads: ``"x0"``, ..., ``"s0"``, ...; ``"s0.linked"`` where a link came with the potential,
-            whose gradients are ``"l0"``, ...; and of what is learned ``"n0"``, ..., neuron by
-            neuron.
-        links: how many parts the link has.
-        reached: the inputs, states and numbers that a gradient of each output reaches.
+        sources: the one-element tensors that they were computed from.
+        functions: what torch computes for the forward line, in order.
+        line: the forward line; its inputs are ``"x0"``, ... and the states ``"s0"``, ...
+        outputs: ``"out"``, ``"h"``, ``"s0"``, ... and, with a delayed reset, ``"due"``.
+        kept: the inputs, previous states and functions that the backward line needs.
+        back: the backward line; it is given h. Its incoming gradients are ``"g.out"``,
+            ``"g.s0"``, ...
+        grads: ``"x0"``, ..., ``"s0"``, ...; ``"s0.linked"`` if a link came with the potential,
+            whose gradients are ``"l0"``, ...; and per neuron ``"n0"``, ... for the learned numbers.
+        links: number of parts of the link.
+        reached: for each output, the inputs, states and numbers that its gradient reaches.
     """
 
     numbers: list[Value]
@@ -102,12 +102,12 @@ class Lines(NamedTuple):
 
 
 class _Written:
-    """A cell's functions as written into a line.
+    """A cell's functions, written into a line.
 
     Args:
-        cell: them.
-        line: where to.
-        dtype: of the states.
+        cell: the functions.
+        line: where to write them.
+        dtype: dtype of the states.
         told: whether h is an input of the line.
     """
 
@@ -139,7 +139,7 @@ class _Written:
         self.neuron = neuron if after is None else replace(neuron, reset=self._reset(after))
 
     def _reset(self, after: Symbol) -> Reset:
-        """A reset that a formula says."""
+        """A reset given by a formula."""
         by = self.adjoints([(after, self.line.number(1.0))])
         zero, moment = self.line.number(0.0), self.moment
         partials: list[Any] = [by.get(s.place, zero) for s in (moment.charged, moment.spike)]  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ class _Written:
         return _Formula(value, *partials)
 
     def reached(self, symbol: Symbol) -> set[str]:
-        """The inputs that a gradient of a symbol reaches, through spikes too."""
+        """The inputs that a symbol's gradient reaches, including through spikes."""
         one, spike = self.line.number(1.0), self.moment.spike
         places = self.adjoints([(symbol, one)])
         if spike.place in places:  # type: ignore[attr-defined]
@@ -159,7 +159,9 @@ class _Written:
     def adjoints(
         self, seeds: Sequence[tuple[Any, Any]], through_h: bool = False
     ) -> dict[int, Symbol]:
-        """Derivatives by all that these depend on; where h is told at a fixed h, or through it."""
+        """Derivatives by everything the seeds depend on; a given h is held fixed unless
+        ``through_h``.
+        """
         functions = self.functions
         if through_h:
             h: Any = self.moment.charged
@@ -168,7 +170,7 @@ class _Written:
 
 
 def _record(cell: Cell, writer: Writer, threshold: Symbol) -> Neuron:
-    """The neuron of symbols, whose F_v is still to be filled in."""
+    """The neuron as symbols; F_v is filled in later."""
     reset = cell.reset.plain() if cell.after is None else Reset()
     if reset is None or (cell.after is not None and cell.timing != "immediate"):
         raise CannotWriteError("a reset that is no plain formula")
@@ -182,7 +184,7 @@ def _record(cell: Cell, writer: Writer, threshold: Symbol) -> Neuron:
 
 @dataclass(frozen=True)
 class _Formula(Reset):
-    """A reset that leaves ``value``, of which there are the derivatives by h and by the spike."""
+    """A reset to ``value``, with its derivatives by h and by the spike."""
 
     value: Tensor
     by_charged: Tensor
@@ -214,7 +216,7 @@ def _itself(state: Any, drive: Any) -> Any:
 
 
 def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
-    """A charge after the reset that the step before left to it."""
+    """A charge after the reset still due from the previous step."""
     reset = neuron.reset
     if due is None or not reset.happens:
         return charged
@@ -222,14 +224,14 @@ def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
         return reset.after_charge(charged, due, neuron.threshold)
     if reset.lets_in(due) is None:
         raise CannotWriteError("a reset before the charge")
-    return reset.apply(charged, due, neuron.threshold)  # which leaves nothing of the input either
+    return reset.apply(charged, due, neuron.threshold)  # also removes the input
 
 
 def lines(cell: Cell, rule: Rule, dtype: torch.dtype) -> Lines:
     """A cell's lines under a rule.
 
     Raises:
-        CannotWriteError: the cell computes something that a line cannot say.
+        CannotWriteError: the cell computes something that a line cannot express.
     """
     line, back = Line(), Line()
     forth = _Written(cell, line, dtype, told=False)
@@ -267,7 +269,7 @@ def lines(cell: Cell, rule: Rule, dtype: torch.dtype) -> Lines:
 
 
 def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
-    """The gradients of a step."""
+    """The gradients computed by one step."""
     line, moment = told.line, told.moment
     zero: Any = line.number(0.0)
     learned = [line.input(name).place for name in told.writer.learned()]

@@ -1,9 +1,9 @@
-"""Single steps of cells, compiled: neurons that recur, adapt, or charge in a way of their own.
+"""Compiled single steps of cells: recurrent and adaptive neurons, and those with a custom charge.
 
-What a step computes, forward and back, is written down once from what torch computes
-(:mod:`tssl_adapters.engine.cell`), compiled, and tried against the layer's own way: the forward
-pass bit for bit, all gradients but for rounding. As with :mod:`tssl_adapters.engine.thin` a step
-then only makes sure that what was decided still holds.
+What a step computes, forward and backward, is recorded once from what torch computes
+(:mod:`tssl_adapters.engine.cell`), compiled, and tested against the layer's own step: the forward
+pass bit for bit, all gradients up to rounding. As in :mod:`tssl_adapters.engine.thin`, a step then
+only checks that what was decided still holds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _transforms = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
 _TYPES = {torch.float32: "f", torch.float64: "d"}
 ROWS = 4
-"""Of so many times :data:`tssl_adapters.engine.launch.NEURONS` neurons that a step is tried on."""
+"""A step is tested on this many times :data:`tssl_adapters.engine.launch.NEURONS` neurons."""
 
 Tensors: TypeAlias = Sequence[Tensor]
 LongWay: TypeAlias = "Callable[[Settings, Tensors, Tensors], tuple[Tensor, Tensors]]"
@@ -53,7 +53,7 @@ LongWay: TypeAlias = "Callable[[Settings, Tensors, Tensors], tuple[Tensor, Tenso
 
 
 class Ran(NamedTuple):
-    """What a step gave: spikes, the states after it, and r where a reset comes late."""
+    """A step's results: spikes, the states after it, and r if the reset is delayed."""
 
     out: Tensor
     states: list[Tensor]
@@ -61,15 +61,15 @@ class Ran(NamedTuple):
 
 
 class CellSteps:
-    """What was decided of a layer's steps.
+    """What was decided about a layer's steps.
 
     Args:
         settings: the layer's.
         cell: what torch computes.
-        found: that, written down.
-        loops: what compiles it.
-        dtype: of inputs and states.
-        pinned: the tensors that, with the layer's attributes, its numbers are made of.
+        found: the same as lines.
+        loops: the backend that compiles it.
+        dtype: dtype of inputs and states.
+        pinned: the tensors from which, with the layer's attributes, its numbers are computed.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class CellSteps:
         pinned: Tensors,
     ) -> None:
         self.settings, self.dtype = settings, dtype
-        # What the cell computes is not kept: it may hold on to a step's states, and their graph.
+        # The cell's functions are not kept: they may hold on to a step's states and their graph.
         self.num_inputs, self.num_states = cell.inputs, cell.states
         self.pins = [Pin.of(tensor) for tensor in pinned]
         self.sources = found.sources
@@ -100,7 +100,7 @@ class CellSteps:
         given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
         self.given = [*given, *found.learned]
         self.reached = [(n, found.reached[n]) for n in ("out", *given[cell.inputs :])]
-        """Of what a step gives, which of ``given`` its gradient reaches."""
+        """For each result of a step, the names of ``given`` that its gradient reaches."""
         self.kept = found.kept
         copies = [name for name in found.kept if name.startswith("s")]
         self.copied = [int(name[1:]) for name in copies]
@@ -111,7 +111,7 @@ class CellSteps:
         self.outputs = [*outputs]
         states, links = range(cell.states), range(self.links)
         self.told = ["g.out", *(f"g.s{k}" for k in states), *(f"l{k}" for k in links)]
-        """What comes in from the steps after, as the way back names it."""
+        """What comes in from the later steps, by its name in the backward line."""
         self.forward, self.taken = loop(found.line, outputs)
         grads = {
             name: symbol
@@ -120,13 +120,13 @@ class CellSteps:
         }
         first = {s.place: name for name, s in reversed(grads.items()) if name[0] != "l"}
         self.room = {n: n if n[0] == "l" else first[s.place] for n, s in grads.items()}
-        """Whose memory a gradient lies in: those of one symbol share theirs, but for the link's."""
+        """Whose memory holds a gradient: equal symbols share it, except for the link's."""
         self.backward, self.taken_back = loop(
             found.back, {name: grads[name] for name in self.room.values()}
         )
 
     def fits(self, inputs: Tensors, states: Tensors, pinned: Tensors) -> bool:
-        """Whether all that was decided holds for a step of these, and there is a graph to make."""
+        """Whether what was decided holds for this step, and a graph is to be recorded."""
         shape = inputs[0].shape
         for tensor in (*inputs, *states):
             if not is_memory(tensor, self.dtype) or tensor.shape != shape:
@@ -136,7 +136,7 @@ class CellSteps:
         return self.holds(pinned)
 
     def holds(self, pinned: Tensors) -> bool:
-        """Whether the neuron's numbers are what they were, or learn."""
+        """Whether the neuron's numbers are unchanged or learnable."""
         if len(pinned) != len(self.pins):
             return False
         for now, pin in zip(pinned, self.pins, strict=True):
@@ -149,11 +149,11 @@ class CellSteps:
         return True
 
     def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
-        """Whether it was made for such a step."""
+        """Whether it was made for a step like this."""
         return self.dtype is like.dtype and self.holds(pinned)
 
     def run(self, inputs: Tensors, states: Tensors, fresh: bool = False) -> Ran:
-        """The step; :meth:`fits` has said yes. ``fresh`` says that the states were made for it."""
+        """Run a step that :meth:`fits`. ``fresh``: the states were made for this call."""
         settings, v = self.settings, states[0]
         asks = (self.links or self.timed) and not fresh
         found = linked_tag(settings, v, self.links) if asks else None
@@ -183,7 +183,7 @@ class CellSteps:
 
 class CellFunction(EngineFunction):
     """``(decided, own copies of states, position, left, link, *inputs, *states, *learned numbers)``
-    ``-> spikes, *states, link``. What else it computes it leaves in ``left``.
+    ``-> spikes, *states, link``. Its other results are left in ``left``.
     """
 
     @staticmethod
@@ -232,7 +232,7 @@ class CellFunction(EngineFunction):
     ) -> tuple[Tensor | None, ...]:
         decided: CellSteps = ctx.decided
         count = decided.num_states
-        # Hooks may have kept them in another form.
+        # Hooks may have saved them in another form.
         kept = ctx.saved_tensors[: 1 + len(decided.kept)]
         h, *saved = (memory(cast(tensor, decided.dtype)) for tensor in kept)
         named = {"h": h} | dict(zip(decided.kept, saved, strict=True))
@@ -283,7 +283,7 @@ def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def may_compile(settings: Settings, like: Tensor) -> bool:
-    """Whether it is worth trying to decide of steps in this dtype."""
+    """Whether it is worth trying to compile steps in this dtype."""
     return (
         settings.compiles_steps
         and like.dtype in _TYPES
@@ -306,16 +306,16 @@ def compiled_steps(
     pinned: Tensors,
     long_way: LongWay,
 ) -> CellSteps | None:
-    """What was decided of a layer's steps, or is now, if it holds for a step of these; ``None``
-    where torch is to compute it.
+    """What was, or now is, decided about a layer's steps, if it holds for this step; ``None`` if
+    torch is to compute it.
 
     Args:
         settings: the layer's.
-        make: makes what torch computes in a step.
-        inputs: of a step.
-        states: the potential before it, and the others.
-        pinned: the tensors that, with the layer's attributes, its numbers are made of.
-        long_way: the step by torch, which the loops are held against.
+        make: makes the cell that describes a step in torch.
+        inputs: the step's inputs.
+        states: the potential before it, and the other states.
+        pinned: the tensors from which, with the layer's attributes, its numbers are computed.
+        long_way: the step in torch, against which the loops are tested.
     """
     found: CellSteps | None = settings.thin
     if found is not None and found.fits(inputs, states, pinned):
@@ -324,7 +324,7 @@ def compiled_steps(
         return None
     if found is None or not found.stands_for(inputs[0], pinned):
         given = (*inputs, *states)
-        # Hooks of the user's, a checkpoint's say, are for what a step keeps, and this is not kept.
+        # The user's hooks, e.g. a checkpoint's, are for what a step saves; this is not saved.
         with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
             settings.thin = found = _decided(settings, make, given, pinned, long_way)
     return found if found is not None and found.fits(inputs, states, pinned) else None
@@ -341,7 +341,7 @@ def _decided(
     pinned: Tensors,
     long_way: LongWay,
 ) -> CellSteps | None:
-    """What can be decided of a layer's steps from one with these inputs and states."""
+    """What can be decided about a layer's steps from one with these inputs and states."""
     like, loops = given[0], backend(settings.engine)
     if not isinstance(loops, RowBackend) or not can_be_pinned(pinned):
         return None
@@ -349,11 +349,11 @@ def _decided(
         return None
     key = _key(like)
     known = settings.loops.get(key)
-    settings.loops[key] = False  # until it is known better
+    settings.loops[key] = False  # until proven otherwise
     try:
         cell = make()
         written = lines(cell, settings.rule, like.dtype)
-    except Exception:  # a step may ask torch for anything, and a stand-in is not what it expects
+    except Exception:  # a step may call anything in torch, and a stand-in may not suit it
         return None
     if {*map(id, written.sources)} - {*map(id, pinned)}:
         return None
@@ -361,7 +361,7 @@ def _decided(
         steps = CellSteps(settings, cell, written, loops, like.dtype, pinned)
         if known != steps.content and not _holds(steps, cell, long_way, like):
             return None
-    except Exception as error:  # of a compiler, which may be any
+    except Exception as error:  # compilers may raise anything
         _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
         return None
     settings.loops[key] = steps.content
@@ -370,8 +370,8 @@ def _decided(
 
 @torch.enable_grad()
 def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> bool:
-    """Whether two steps from noise are those of torch, bit for bit, and their gradients too, but
-    for rounding.
+    """Whether two steps from noise match torch's bit for bit, and their gradients up to
+    rounding.
     """
     learned = [pin.tensor for _, pin in decided.learned]
     generator = torch.Generator().manual_seed(0)
@@ -411,7 +411,7 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
     try:
         try:
             theirs, expected = went(long_way)
-        except Exception:  # which the step itself will meet, and say
+        except Exception:  # the step itself will raise it again
             return False
         values, grads = went(short_way)
     finally:

@@ -1,5 +1,5 @@
-"""What a layer emits with its library's own gradient: where a tracer sees no values and a gradient
-is not at stake, and where it is not the neuron that it was wrapped as.
+"""A layer's output with its library's own gradient: where a tracer sees no values and no gradient
+is needed, and where the layer is no longer the neuron that was wrapped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def emitted(
     Args:
         settings: the layer's path and tau_s.
         spikes: ``[batch, ...]``, or ``[T, batch, ...]`` for a sequence.
-        before: the potential that was handed in, ``None`` where the layer made it.
-        after: the potential that the layer hands on; the trace hangs on it.
-        rest: values at which a potential rests.
+        before: the potential that was passed in, ``None`` if the layer made it.
+        after: the potential that the layer returns; it carries the trace.
+        rest: resting values of the potential.
         sequence: whether the first dimension is time.
 
     Raises:

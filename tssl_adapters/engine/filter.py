@@ -16,7 +16,7 @@ from tssl_adapters.neuron import Value
 
 
 def synaptic_current(settings: Settings, drive: Tensor, current: Tensor, k: Value) -> Tensor:
-    """i'[t] ``[T, batch, ...]`` of a drive of that shape and the layer's current ``[batch, ...]``.
+    """i'[t] ``[T, batch, ...]`` from such a drive and the layer's current ``[batch, ...]``.
 
     i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
     """
@@ -33,7 +33,7 @@ class SynapticCurrent(torch.autograd.Function):
     """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
 
     ``apply(drive [T, batch, ...], current [batch, ...], k, chain) -> i' [T, batch, ...]``;
-    ``chain=False`` sends nothing back over time. Backward in O(T); i' is kept only where k learns.
+    ``chain=False`` sends nothing back over time. Backward in O(T); i' is kept only if k learns.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""Calls of a layer in one autograd function, computed by compiled kernels.
+"""A layer's calls in one autograd function, computed by compiled kernels.
 
-It stands in for :class:`tssl_adapters.engine.sequence.SequenceFunction` and
-:class:`tssl_adapters.engine.step.StepFunction` where the kernels know the neuron and the rule, and
-gives what they give. A step is a sequence of one.
+It replaces :class:`tssl_adapters.engine.sequence.SequenceFunction` and
+:class:`tssl_adapters.engine.step.StepFunction` where the kernels support the neuron and the rule,
+with the same results. A single step is a sequence of length one.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ from tssl_adapters.engine.window import ends, reshaped, watch_times
 from tssl_adapters.neuron import Neuron, Value
 
 ENOUGH = 4096
-"""Values that must come out bit-equal before the kernels stand in for torch."""
+"""How many values must match bit for bit before the kernels replace torch."""
 
 
 class Call(NamedTuple):
-    """A call that the kernels know: the plan, what they are compiled for, if time comes first,
-    what computes it, the layer's path, and the leak k of a synaptic current in the same loop.
+    """A call that the kernels support: the plan, the spec they are compiled for, whether time is
+    the first dimension, the backend, the layer's path, and the leak k of a synaptic current in the
+    same loop.
     """
 
     plan: Plan
@@ -67,7 +68,7 @@ class Call(NamedTuple):
     leak: float | None = None
 
     def behind(self, k: float) -> Call:
-        """The call with a synaptic current in front, which the drive goes to."""
+        """The call with a synaptic current in front, which receives the drive."""
         return self._replace(spec=self.spec.behind_a_synapse, leak=k)
 
     def run(
@@ -78,12 +79,14 @@ class Call(NamedTuple):
         *rest: Any,
         current: Tensor | None = None,
     ) -> Any:
-        """Output, membrane potential, h[t] of a step where it is kept, r of one whose incoming
-        potential may still be due its reset, the synaptic ``current`` handed on where one came in,
-        and link of the call, with the rule's gradient.
+        """Run the call with the rule's gradient.
 
-        ``rest`` are h of the step before, ``None`` where it is not known, the link that came in,
-        ``[links, batch, ...]`` in one tensor or ``None``, and the neuron's values.
+        Returns output, membrane potential, h[t] of a step if it is kept, r of a step whose incoming
+        potential may still be due its reset, the outgoing synaptic current if a ``current`` came
+        in, and the link.
+
+        ``rest``: h of the previous step (``None`` if unknown), the incoming link as one tensor
+        ``[links, batch, ...]`` or ``None``, and the neuron's values.
         """
         if not torch.is_grad_enabled():
             given = self.given(drive, state, trace, current=current)
@@ -95,11 +98,11 @@ class Call(NamedTuple):
         return out, after, *left, leaked, *link
 
     def knows(self, drive: Tensor) -> bool:
-        """Whether the kernels are for drives of this dtype."""
+        """Whether the kernels are compiled for drives of this dtype."""
         return str(drive.dtype) == f"torch.{self.spec.form.dtype}"
 
     def shape(self, drive: Tensor) -> tuple[int, torch.Size]:
-        """How many time steps, and the shape of one."""
+        """The number of time steps, and the shape of one."""
         return (drive.shape[0], drive.shape[1:]) if self.sequence else (1, drive.shape)
 
     def given(
@@ -111,7 +114,7 @@ class Call(NamedTuple):
         earlier: bool = False,
         current: Tensor | None = None,
     ) -> Given:
-        """The call's tensors as memory; ``numbers`` where they were made before."""
+        """The call's tensors as plain memory; ``numbers`` if they were made before."""
         steps, step = self.shape(drive)
         synapse = None
         if current is not None and self.leak is not None:
@@ -126,13 +129,13 @@ class Call(NamedTuple):
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes, and the potential, as :data:`tssl_adapters.engine.plan.Values` has them."""
+        """Spikes and potential, as in :data:`tssl_adapters.engine.plan.Values`."""
         call = self._replace(plan=self.plan._replace(tau_s=1.0), spec=self.spec.shaped(psc=False))
         return compute(call, call.given(drive, state, None), None, again=False)[:2]
 
     @torch.no_grad()
     def rounds_alike(self, drive: Tensor, state: Tensor) -> bool:
-        """Whether the kernels give, bit for bit, what torch gives, tried on noise."""
+        """Whether the kernels match torch bit for bit, tested on noise."""
         steps, step = self.shape(drive)
         shape = (max(steps, -(-ENOUGH // step.numel())), *step)
         generator = torch.Generator(drive.device).manual_seed(0)
@@ -147,13 +150,13 @@ class Call(NamedTuple):
 def joined(
     settings: Settings, neuron: Neuron, current: Tensor, k: Value, drive: Tensor
 ) -> float | None:
-    """The leak k of a sequence's synaptic current that can be in one loop with its neuron, where
-    the neuron has one; else ``None``.
+    """The leak k of a sequence's synaptic current if it can share one loop with its neuron, else
+    ``None``.
     """
     if not isinstance(k, float) or not isinstance(kernels.backend(settings.engine), StepBackend):
         return None
     values = neuron.values()
-    if len(drive) == 1:  # which is computed as a step, whose way back is told h
+    if len(drive) == 1:  # computed as a single step, whose backward pass is given h
         return None
     if settings.tau_s != 1.0 or not settings.rule.chain or len(values) == ROWS:
         return None
@@ -164,7 +167,7 @@ def joined(
 
 
 def why_not(plan: Plan) -> str | None:
-    """Why the kernels do not know a layer, or ``None``."""
+    """Why the kernels do not support a layer, or ``None``."""
     neuron = plan.neuron
     if not plan.rule.compiled:
         return f"{type(plan.rule).__name__} has no compiled kernels"
@@ -185,8 +188,8 @@ def layout(
     trace: Tensor | None,
     values: tuple[Value, ...],
 ) -> bool | None:
-    """Whether a neuron's numbers differ from neuron to neuron; ``None`` where the kernels cannot
-    take the tensors of a call: they know plain memory, of one dtype, device and shape.
+    """Whether the numbers differ from neuron to neuron; ``None`` if the kernels cannot take a
+    call's tensors: they support plain memory of one dtype, device and shape.
     """
     if not plain(drive) or not backend.takes(drive):
         return None
@@ -205,14 +208,14 @@ def layout(
 
 
 def permuted(tensor: Tensor) -> bool:
-    """Whether what torch computes of a tensor has its dimensions in another order in memory, such
-    as ``channels_last``: layers behind it may round otherwise where it is lost.
+    """Whether torch's results from a tensor keep a permuted memory format such as
+    ``channels_last``: if it is lost, later layers may round differently.
     """
     return not (tensor.is_contiguous() or torch.empty_like(tensor).is_contiguous())
 
 
 def spreads(shape: torch.Size, step: torch.Size) -> bool:
-    """Whether a tensor of this shape broadcasts to a step's; torch's own answer takes 50 us."""
+    """Whether a tensor of this shape broadcasts to a step's; torch's own check takes 50 us."""
     if shape == step:
         return True
     if len(shape) > len(step):
@@ -233,7 +236,7 @@ def call_of(
     backend: Backend,
     path: str = "",
 ) -> Call:
-    """A call of a layer that :func:`why_not` let through."""
+    """The call of a layer that :func:`why_not` accepts."""
     neuron = plan.neuron
     form = Form(
         str(dtype).removeprefix("torch."),
@@ -254,7 +257,7 @@ def spread(tensor: Tensor, step: torch.Size, like: Tensor) -> Tensor: ...
 @overload
 def spread(tensor: None, step: torch.Size, like: Tensor) -> None: ...
 def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | None:
-    """A tensor as memory of a step's shape, in another's dtype and on its device."""
+    """A tensor as memory of a step's shape, with the dtype and device of ``like``."""
     if tensor is None or (tensor.shape == step and tensor.dtype == like.dtype):
         return None if tensor is None else memory(tensor)
     return memory(tensor.to(like).expand(step))
@@ -263,10 +266,10 @@ def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | No
 def compute(
     call: Call, given: Given, charged: Tensor | None, again: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool]:
-    """Output and membrane potential, as the autograd functions give them, r of a single step whose
-    incoming potential was still to be reset, what to keep, and whether kernels computed it.
+    """Output and membrane potential, as the autograd functions return them; r of a single step
+    whose incoming potential may still be due its reset; what to keep; and whether kernels ran.
 
-    ``charged`` takes h[t], where it is wanted.
+    ``charged`` receives h[t] if wanted.
     """
     drive, keep = given.drive, call.plan.keep_states
     out = torch.empty_like(drive)
@@ -284,9 +287,9 @@ class FusedFunction(EngineFunction):
     """``(call, left, drive, state, trace, current, earlier, link, *neuron values) -> out, states,
     current, link``.
 
-    It leaves h[t] of a single step and r in ``left``: as results that take no gradient they would
-    cost a tenth of a step. h[t] is what the step keeps: it stands for the drive, and in the call
-    after, as ``earlier``, for the state.
+    It leaves h[t] of a single step and r in ``left``: as non-differentiable outputs they would cost
+    a tenth of a step. The step keeps h[t]: it replaces the drive and, as ``earlier`` in the next
+    call, the state.
     """
 
     @staticmethod
@@ -312,7 +315,7 @@ class FusedFunction(EngineFunction):
         ctx.told, ctx.earlier, ctx.trace = told, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
         before = state if earlier is None else earlier
-        trace = None if told else trace  # of which the kernels kept a bit a neuron
+        trace = None if told else trace  # the kernels kept one bit per neuron of it
         ctx.save_for_backward(charged if told else drive, before, trace, kept, current, *tensors)
         ctx.set_materialize_grads(False)
         left += charged, due
@@ -380,8 +383,8 @@ def back_form(
     steps: float,
     ending: bool = False,
 ) -> BackForm:
-    """What is fixed of a backward pass with these gradients, over a window of so many steps, which
-    it may have the last step of.
+    """The compile-time form of a backward pass with these gradients. ``steps``: length of its
+    window; ``ending``: whether it includes the window's last step.
     """
     neuron, rule = plan.neuron, plan.rule
     membrane = grad_after is not None or (link is not None and neuron.timing == "delayed")
@@ -390,14 +393,14 @@ def back_form(
 
 
 class _Windowed(NamedTuple):
-    """A call of whose gradients a rule has made what it does of a window's.
+    """A call whose gradients a windowed rule has replaced.
 
     Attributes:
-        call: what is left to compute, whose output are spikes.
-        given: the call's tensors for that.
-        kept: what a forward pass of it kept.
-        compiled: whether kernels computed that.
-        grad_out: what takes the place of G ``[T, batch, ...]``, or of a step ``[batch, ...]``.
+        call: the remaining call, whose output is spikes.
+        given: its tensors.
+        kept: what its forward pass kept.
+        compiled: whether kernels computed that pass.
+        grad_out: the replacement for G, ``[T, batch, ...]``, or ``[batch, ...]`` for a step.
         first: G of the first step.
         trace: gradient of the incoming trace; ``None`` is zero.
     """
@@ -414,7 +417,7 @@ class _Windowed(NamedTuple):
 def _of_window(
     call: Call, spec: Spec, given: Given, grad_out: Tensor | None, link: Tensor | None
 ) -> _Windowed:
-    """:meth:`tssl_adapters.rules.Rule.cotangent` of a call."""
+    """Apply :meth:`tssl_adapters.rules.Rule.cotangent` to a call."""
     plan, like, dtype = call.plan, given.state, working_dtype(given.drive)
     window = plan.window(plan.neuron, dtype)
     assert plan.position is not None
@@ -452,7 +455,7 @@ def watch_call(
     grad_after: Tensor | None,
     link: Tensor | None,
 ) -> None:
-    """Warn of what the gradients say against the loss, as far as the rule looks."""
+    """Warn if the gradients show that the loss does not suit the rule."""
     plan, rule = call.plan, call.plan.rule
     if plan.position is None or not (rule.takes_later or rule.looks_around):
         return
@@ -466,12 +469,12 @@ def watch_call(
 
 
 def unseen(settings: Settings, grad_after: Tensor | None) -> bool:
-    """Whether a single step's gradients have something to say that was not said."""
+    """Whether a single step's gradients may still call for a warning."""
     return not (settings.watched and (settings.seen_around or grad_after is None))
 
 
 def _fired(spec: Spec, neuron: Neuron, given: Given) -> Tensor:
-    """s of a single step, in the shape of its potential."""
+    """s of a single step, shaped like its potential."""
     if spec.form.told:
         return fires(neuron, given.drive)
     return fires(neuron, charge(neuron, given.state, given.drive)[1])
@@ -486,8 +489,8 @@ def _adjoints(
     grad_after: Tensor | None,
     link: Tensor | None,
 ) -> Adjoints:
-    """What came in, contiguous, and room for what goes out: ``wants`` says of the incoming state
-    and of the trace whether they take a gradient.
+    """The incoming gradients, contiguous, and buffers for the outgoing ones. ``wants``: whether the
+    incoming state and the trace take a gradient.
     """
     plan, drive, neurons = call.plan, given.drive, given.neurons
     step, dtype = given.state.shape, working_dtype(drive)
@@ -508,7 +511,7 @@ def _adjoints(
 
 
 class Room(NamedTuple):
-    """Where a backward pass writes to, as in :class:`Adjoints`."""
+    """The buffers that a backward pass writes, as in :class:`Adjoints`."""
 
     drive: Tensor
     chain: Tensor | None
@@ -519,29 +522,29 @@ class Room(NamedTuple):
 def room_of(
     call: Call, drive: Tensor, step: torch.Size, linked: bool, link: Tensor | None, state: bool
 ) -> Room:
-    """Room for the gradients of a drive, of the link that came in and of the incoming ``state``,
+    """Buffers for the gradients of the drive, of the incoming link, and of the incoming ``state``
     if it takes one.
     """
     chain, through, entering = None, None, None
     dtype = working_dtype(drive)
     if linked:
-        # A link's gradient is ours alone, from the call after: this one's takes its place.
+        # A link's gradient is ours alone, from the next call, so this call's may overwrite it.
         chain = drive.new_empty((call.plan.links, *step), dtype=dtype) if link is None else link
         if link is None and call.plan.rule.looks_ahead:
-            chain[2].zero_()  # without delay nothing else is written there
+            chain[2].zero_()  # without a delay nothing else writes it
         if call.plan.neuron.timing == "delayed":
             through = chain[2]
         elif state:
             through = drive.new_empty(step, dtype=dtype)
     elif state and drive.shape == step and drive.dtype == dtype:
-        entering = torch.empty_like(drive)  # several times as fast
+        entering = torch.empty_like(drive)  # several times faster
     elif state:
         entering = drive.new_empty(step, dtype=dtype)
     return Room(torch.empty_like(drive), chain, through, entering)
 
 
 def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | None, int]:
-    """The output's gradient, and how far its time steps lie apart: 0 where all are one tensor."""
+    """The output's gradient and its stride over time: 0 if all steps share one tensor."""
     if grad is not None and sequence and grad.stride(0) == 0:
         return memory(grad[0]), 0
     return None if grad is None else memory(grad), neurons

@@ -15,7 +15,7 @@ from tssl_adapters.neuron import Value
 
 
 def fits(backend: Backend, drive: Tensor, current: Tensor, k: Value) -> bool:
-    """Whether the kernels know the current: one plain number leaks it."""
+    """Whether the kernels support the current: its leak must be one plain number."""
     return (
         isinstance(k, float)
         and plain(drive)
@@ -26,7 +26,7 @@ def fits(backend: Backend, drive: Tensor, current: Tensor, k: Value) -> bool:
 
 
 class FusedCurrent(torch.autograd.Function):
-    """``(backend, drive, current, k, path) -> i'``, as
+    """``(backend, drive, current, k, path) -> i'``, like
     :class:`tssl_adapters.engine.filter.SynapticCurrent`.
     """
 

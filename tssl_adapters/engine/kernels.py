@@ -1,7 +1,7 @@
-"""What compiled kernels of a call are made for, and what they are asked to do.
+"""The interface of compiled kernels: what they are compiled for and what they compute.
 
-A backend knows how to compile and launch; which call it may take, what autograd keeps and what the
-results mean is the business of :mod:`tssl_adapters.engine.fused`, the same for all of them.
+A backend compiles and launches kernels; which calls it may take, what autograd keeps and what the
+results mean is decided in :mod:`tssl_adapters.engine.fused`, for all backends alike.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ from tssl_adapters.neuron import Reset, Timing, Value
 from tssl_adapters.rules import Rule
 
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
-"""What an engine compiles with."""
+"""The package that each engine compiles with."""
 DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
 GRAD_SPIKE = 3
-"""Row of a link that is G."""
+"""The row of a link that holds G."""
 ROWS = 8
-"""A neuron's numbers: those five, then up to three of its charge's own."""
+"""How many numbers a neuron has: those five, then up to three of its charge's own."""
 
 
 class Form(NamedTuple):
-    """What is fixed of a neuron's step when its kernels are compiled, beside its formulas.
+    """The compile-time constants of a neuron's step, besides its formulas.
 
     Attributes:
-        dtype: name of the drive's dtype, ``"float32"``, say.
-        dense: whether a neuron's numbers are given one by one rather than once for all neurons.
+        dtype: name of the drive's dtype, e.g. ``"float32"``.
+        dense: whether the numbers are given per neuron rather than once for all neurons.
         raw: how many numbers of its own the charge's formula takes.
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
         psc: whether the output is the trace rather than the spikes.
-        centred: which of those numbers the decay counts from, if not from 0.
-        told: whether a backward pass is given h[t] in the drive's place.
-        synapse: whether there is a synaptic current in front of the membrane, whose leak is the
-            last of the numbers.
+        centred: index of the raw number that the decay is relative to, if not to 0.
+        told: whether a backward pass is given h[t] instead of the drive.
+        synapse: whether a synaptic current precedes the membrane; its leak is the last number.
     """
 
     dtype: str
@@ -58,11 +57,9 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """A neuron as kernels know it: charge and reset in plain arithmetic, and how they are put
-    together.
+    """A neuron as kernels see it: charge and reset in plain arithmetic, and how they are combined.
 
-    Made by :func:`spec_of`, one object each, because what is compiled for one is looked up in every
-    call.
+    :func:`spec_of` makes one object per spec, because every call looks up what was compiled for it.
     """
 
     charge: Callable[..., Any]
@@ -75,7 +72,7 @@ class Spec:
 
     @cached_property
     def told(self) -> Spec:
-        """The same neuron, whose backward pass is given h[t]."""
+        """The same neuron with a backward pass that is given h[t]."""
         return self.shaped(told=True)
 
     @cached_property
@@ -86,23 +83,22 @@ class Spec:
 
 @cache
 def spec_of(charge: Callable[..., Any], reset: Reset, form: Form) -> Spec:
-    """The one :class:`Spec` of these."""
+    """The unique :class:`Spec` for these arguments."""
     return Spec(charge, reset, form)
 
 
 class BackForm(NamedTuple):
-    """What is fixed of a backward pass beside the neuron.
+    """The compile-time constants of a backward pass, besides the neuron.
 
     Attributes:
         output: whether the output has a gradient.
-        learns: whether sums for the neuron's own numbers are wanted.
+        learns: whether gradient sums for the neuron's own numbers are wanted.
         membrane: whether there is an adjoint of a loss on the membrane potential; without it
             c[t] and mu[t] are 0.
         detached: whether the library cuts the gradient through the reset.
         rule: the learning rule.
-        ends: whether its last step is the window's last, for rules that are ``windowed``.
-        steps: how many time steps its window has, for rules that ask for it; no part of what is
-            compiled.
+        ends: whether its last step is the window's last, for ``windowed`` rules.
+        steps: the window's number of time steps, for rules that ask for it; not compiled in.
     """
 
     output: bool
@@ -115,7 +111,7 @@ class BackForm(NamedTuple):
 
     @property
     def variant(self) -> BackForm:
-        """What is compiled."""
+        """The part that is compiled in."""
         return self._replace(steps=math.inf)
 
 
@@ -124,8 +120,8 @@ class Synapse(NamedTuple):
 
     Attributes:
         current: the incoming i ``[N]``.
-        k: -dt/tau_syn, the last of the numbers too.
-        leaked: room for i after the last step ``[N]``.
+        k: -dt/tau_syn, also the last of the numbers.
+        leaked: buffer for i after the last step ``[N]``.
     """
 
     current: Tensor
@@ -134,20 +130,20 @@ class Synapse(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a call is computed from: contiguous memory on one device.
+    """The inputs of a call: contiguous memory on one device.
 
     Attributes:
         steps: T.
         neurons: N.
-        drive: ``[T, N]`` in whatever shape; h[t] where the form says ``told``.
+        drive: ``[T, N]`` in any shape; h[t] if the form is ``told``.
         state: the incoming potential ``[N]``.
-        trace: the incoming PSC ``[N]``, ``None`` for zero, and where the form says ``told``.
-        numbers: the neuron's, as :meth:`Backend.numbers` made them.
+        trace: the incoming PSC ``[N]``; ``None`` for zero, or if the form is ``told``.
+        numbers: the neuron's numbers, as made by :meth:`Backend.numbers`.
         tau_s: synaptic time constant in steps.
-        earlier: whether ``state`` is h of the step before, not yet reset.
-        gate: what a[t] has to reach for the rule to count a neuron as active, if it asks.
-        synapse: what makes a charge of the drive, where the form of a sequence has it.
-        fired: 1 where a neuron fires in the window ``[N]``, for rules that are ``windowed``.
+        earlier: whether ``state`` is h of the previous step, not yet reset.
+        gate: from which a[t] on the rule counts a neuron as active, if it asks.
+        synapse: the current that turns the drive into a charge, if a sequence's form has one.
+        fired: 1 where a neuron fires in the window ``[N]``, for ``windowed`` rules.
     """
 
     steps: int
@@ -164,25 +160,24 @@ class Given(NamedTuple):
 
 
 class Adjoints(NamedTuple):
-    """What a backward pass starts from and where it writes to. ``None`` is zero, or not wanted.
+    """The inputs and output buffers of a backward pass. ``None`` is zero, or not wanted.
 
     Attributes:
-        out: gradient of the output ``[T, N]``, or ``[N]`` where every time step has the same.
-        pace: how far the time steps of ``out`` lie apart: N, or 0.
+        out: gradient of the output ``[T, N]``, or ``[N]`` if it is the same at every time step.
+        pace: stride of ``out`` over time: N, or 0.
         after: gradient of the potential after every step ``[T, N]``, or after the last one ``[N]``.
-        stride: how far the time steps of ``after`` lie apart: N, or 0 where there is one.
-        link: lambda, F_v lambda and, with a delayed reset, F_v mu of the call after, and G where
-            the rule looks ahead, :func:`link_rows` of them ``[2 to 4, N]``.
+        stride: stride of ``after`` over time: N, or 0 if there is only one.
+        link: lambda, F_v lambda and, with a delayed reset, F_v mu of the next call, and G if
+            the rule looks ahead: :func:`link_rows` rows, ``[2 to 4, N]``.
         drive: gradient of the drive ``[T, N]``.
-        chain: lambda, F_v lambda and G for the call before, rows like those of the link, where it
-            may lie.
-        through: F_v mu for the call before ``[N]``; may lie where the link lies.
-        entering: the whole gradient of the potential that came in ``[N]``, where no link did.
+        chain: lambda, F_v lambda and G for the previous call, rows as in ``link``, whose memory it
+            may share.
+        through: F_v mu for the previous call ``[N]``; may share the link's memory.
+        entering: the whole gradient of the incoming potential ``[N]``, if no link came in.
         trace: gradient of the incoming trace ``[N]``.
-        sums: gradients of decay, gain, offset, threshold and reset value, neuron by neuron,
-            ``[5, N]``.
-        leaked: gradient of the synaptic current after the last step ``[N]``, where there is one;
-            that of the incoming current is the one of the first drive.
+        sums: gradients of decay, gain, offset, threshold and reset value, per neuron, ``[5, N]``.
+        leaked: gradient of the synaptic current after the last step ``[N]``, if there is one;
+            the incoming current's gradient equals the first drive's.
     """
 
     out: Tensor | None
@@ -200,27 +195,27 @@ class Adjoints(NamedTuple):
 
 
 class MismatchError(Exception):
-    """Memory is not what a kernel was compiled for: the call is not made."""
+    """The memory is not what a kernel was compiled for, so it is not called."""
 
 
 def memory(tensor: Tensor) -> Tensor:
-    """A tensor as memory in a row: what torch only notes of it, an order or a sign, done."""
+    """A tensor as contiguous memory, with a lazy permutation or negation resolved."""
     if tensor.is_contiguous() and not tensor.is_neg():
         return tensor
     return tensor.resolve_neg().contiguous()
 
 
 def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:
-    """A neuron's values as :data:`ROWS` numbers: those that it has not are 0. The leak of a
-    synaptic current is the last one.
+    """A neuron's values as :data:`ROWS` numbers, padded with 0. The leak of a synaptic current is
+    the last one.
     """
     found = [*values, *[0.0] * (ROWS - len(values))]
     return found if leak is None else [*found[:-1], leak]
 
 
 def link_rows(timing: Timing, rule: Rule) -> int:
-    """How many rows a link has, where there is one: the first of those that
-    :class:`tssl_adapters.engine.recursion.Carried` has. The third stays zero without delay.
+    """How many rows a link has, if there is one: the leading fields of
+    :class:`tssl_adapters.engine.recursion.Carried`. Without a delay the third stays zero.
     """
     if rule.looks_ahead:
         return 4
@@ -228,16 +223,16 @@ def link_rows(timing: Timing, rule: Rule) -> int:
 
 
 class Backend(Protocol):
-    """Kernels of one kind. All of them raise :class:`MismatchError` before they are launched."""
+    """Kernels of one kind. On unsuitable memory they raise :class:`MismatchError` before launch."""
 
     name: str
-    """The engine that they are."""
+    """The engine's name."""
 
     def takes(self, drive: Tensor) -> bool:
         """Whether it computes on tensors of this dtype, on this device."""
 
     def numbers(self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size) -> Any:
-        """A neuron's :data:`ROWS` numbers as its kernels read them, a row each where ``dense``."""
+        """A neuron's :data:`ROWS` numbers as the kernels read them, a row each if ``dense``."""
 
     def forward(
         self,
@@ -250,14 +245,14 @@ class Backend(Protocol):
         keep: bool,
         again: bool,
     ) -> Tensor | None:
-        """Write the output ``[T, N]``, the potential, after every step where ``keep``, and h[t]
-        into ``charged [T, N]``, and of a step r, the spike of an incoming potential whose reset is
-        still due, into ``due [N]``, where there are these.
+        """Write the output ``[T, N]`` and the potential (after every step if ``keep``); if given,
+        also h[t] into ``charged [T, N]`` and, for a single step, r, the spike of an incoming
+        potential whose reset is still due, into ``due [N]``.
 
         Returns:
-            What it wants kept for :meth:`backward`, where ``again`` says that one may follow. Of a
-            step with a trace and ``charged`` that is whether a[t] reaches the gate, a bit a
-            neuron: :meth:`backward` will be told h[t] and no trace.
+            What to keep for :meth:`backward` if ``again`` says that one may follow. For a step
+            with a trace and ``charged`` that is one bit per neuron, whether a[t] reaches the gate:
+            :meth:`backward` will be given h[t] and no trace.
         """
 
     def backward(
@@ -268,7 +263,7 @@ class Backend(Protocol):
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
-        """The adjoints of a forward pass, which it computes anew."""
+        """Write the adjoints of a forward pass, which is recomputed."""
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], for ``[T, ...]`` and ``[...]``."""
@@ -279,41 +274,41 @@ class Backend(Protocol):
 
 @runtime_checkable
 class StepBackend(Backend, Protocol):
-    """A backend with loops of single steps that can be called without a further look, at
-    ``tau_s = 1``, and with a synaptic current in the loop of its neuron.
+    """A backend with unchecked loops for single steps at ``tau_s = 1``, and with a synaptic current
+    in its neuron's loop.
     """
 
     def step_loop(self, spec: Spec) -> Callable[..., None]:
-        """One step forward that tells h[t], to be called with tensors that are right:
+        """One forward step that also writes h[t]; the caller has checked the tensors:
         ``(drive, state, numbers, out, after, charged, due, current, leaked)``.
         """
 
     def step_back(
         self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
     ) -> Callable[..., None]:
-        """One step back from h[t], for memory like this, and where the synaptic current that it
-        hands on has a gradient, to be called with tensors that are right:
+        """One backward step from h[t], for memory like this; ``current``: whether the outgoing
+        synaptic current has a gradient. The caller has checked the tensors:
         ``(charged, state, numbers, grad_out, grad_after, grad_current, link, room, steps)``.
         """
 
 
 @runtime_checkable
 class RowBackend(Backend, Protocol):
-    """A backend that compiles a line as it is."""
+    """A backend that can compile any line."""
 
     def row_loop(
         self, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: torch.dtype
     ) -> tuple[Callable[..., None], tuple[str, ...]]:
-        """A loop over neurons, and what it takes, by address, after the addresses of its
-        ``numbers`` and of ``"steps"``: inputs, and outputs with ``"to."`` before their names.
+        """A loop over neurons, and the names of its arguments: after the addresses of ``numbers``
+        and ``"steps"`` it takes those of the inputs, and of the outputs prefixed with ``"to."``.
         """
 
 
 @cache
 def backend(engine: str) -> Backend | None:
-    """The kernels of an engine, importing what they are compiled with; plain torch has none.
+    """The kernels of an engine, importing its compiler; plain torch has none.
 
-    Nor has a model that was saved where there was more, and loaded where there is not.
+    There are none either if a model is loaded where the compiler of its engine is missing.
     """
     if engine == "torch" or find_spec(COMPILERS[engine]) is None:
         return None
@@ -327,7 +322,7 @@ def backend(engine: str) -> Backend | None:
 
 
 def plain(drive: Tensor) -> bool:
-    """Whether a tensor is plain memory: not empty, no subclass, no mode or transform at work."""
+    """Whether a tensor is plain memory: not empty, no subclass, no active mode or transform."""
     return (
         type(drive) is Tensor
         and drive.numel() > 0

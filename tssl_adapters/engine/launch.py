@@ -1,10 +1,10 @@
-"""The one place from which kernels are called, and why they may be.
+"""The only place that calls kernels, after testing them.
 
-Each compiled variant is tried once in a process, before its first use: on some neurons, against
-:mod:`tssl_adapters.engine.reference`. Where it gives something else, or cannot be compiled, torch
-takes its place, with a warning. And a backend that is given memory which is not what a kernel was
-compiled for raises :class:`tssl_adapters.engine.kernels.MismatchError` instead of calling it: torch
-computes that call.
+Each compiled variant is tested once per process, before its first use, on some neurons against
+:mod:`tssl_adapters.engine.reference`. If it gives different results or cannot be compiled, torch
+replaces it, with a warning. A backend given memory that a kernel was not compiled for raises
+:class:`tssl_adapters.engine.kernels.MismatchError` instead of calling it, and torch computes that
+call.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from tssl_adapters.engine.state import above_us
 from tssl_adapters.errors import EngineWarning
 
 NEURONS, STEPS = 1031, 4
-"""How many neurons and time steps a variant is tried on: more than a block, which is some vectors,
-and enough that a rule's bounds are met.
+"""How many neurons and time steps a variant is tested on: more than one block of vectors, and
+enough to reach a rule's bounds.
 """
 STRAY = 1
-"""Neurons that rounding at the threshold may send another way."""
+"""How many neurons may differ because of rounding at the threshold."""
 
 _tried: dict[Hashable, bool] = {}
 
@@ -66,7 +66,7 @@ def forward(
     due: Tensor | None,
     again: bool,
 ) -> tuple[Tensor | None, bool]:
-    """:meth:`Backend.forward`, and whether it was that, not torch."""
+    """Run :meth:`Backend.forward`, or torch; also returns whether it was the backend."""
     backend, spec, keep = kernels.backend, kernels.spec, kernels.plan.keep_states
     tells = charged is not None
     key = _forward_key(kernels, tells, given.steps == 1, given.trace is not None, given.tau_s)
@@ -90,7 +90,7 @@ def _forward_key(
 
 
 def trusted(kernels: Kernels) -> bool:
-    """Whether a single step forward that tells h[t], at tau_s = 1, was tried and is right."""
+    """Whether a single forward step that writes h[t], at tau_s = 1, was tested and is right."""
     return _tried.get(_forward_key(kernels, True, True, False, 1.0), False)
 
 
@@ -103,8 +103,8 @@ def backward(
     compiled: bool,
     adjoints: Adjoints,
 ) -> bool:
-    """:meth:`Backend.backward`, after a forward pass that was ``compiled`` or was not; whether it
-    was that, not torch.
+    """Run :meth:`Backend.backward`, or torch; returns whether it was the backend. ``compiled``:
+    whether kernels computed the forward pass.
     """
     backend = kernels.backend
     wanted = tuple(room is None for room in adjoints)
@@ -126,11 +126,11 @@ def backward(
 
 
 class Current(NamedTuple):
-    """What computes a synaptic current that one number leaks.
+    """Computes a synaptic current whose leak is one number.
 
     Attributes:
         path: the layer's.
-        backend: its kernels.
+        backend: the kernels.
         k: -dt/tau_syn.
     """
 
@@ -164,7 +164,7 @@ class Current(NamedTuple):
 
 
 class _Noise:
-    """Standard normal numbers like a tensor's, the same in every process."""
+    """Standard normal numbers with a tensor's dtype and device, the same in every process."""
 
     def __init__(self, like: Tensor) -> None:
         self.like = like
@@ -176,10 +176,10 @@ class _Noise:
 
 
 def _try(kernels: Kernels | Current, key: Hashable, name: str, holds: Callable[[], bool]) -> bool:
-    """Whether a variant gives what torch gives, remembered; warns where it does not."""
+    """Test whether a variant gives what torch gives, and remember it; warns if it does not."""
     try:
         good, why = holds(), "does not give what torch gives"
-    except Exception as error:  # of a compiler, which may be any
+    except Exception as error:  # compilers may raise anything
         good, why = False, f"cannot be run ({type(error).__name__}: {error})"
     _tried[key] = good
     if not good:
@@ -195,7 +195,7 @@ def _try(kernels: Kernels | Current, key: Hashable, name: str, holds: Callable[[
 
 
 def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Plan, Given]:
-    """A few of a call's neurons, around their threshold, with noise for a drive."""
+    """A few of a call's neurons, around their threshold, with noise as the drive."""
     like = given.state
     chosen = torch.arange(NEURONS, device=like.device) % given.neurons
     neuron = for_neurons(kernels.plan.neuron, given, False, chosen)
@@ -236,8 +236,8 @@ def _forward_holds(kernels: Kernels, given: Given, tells: bool) -> bool:
 
 
 def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
-    """Whether a loop with a synapse gives, bit for bit, what torch's operations and the loop
-    without one give, which is known to compute what the library does.
+    """Whether a loop with a synapse matches, bit for bit, torch's current followed by the loop
+    without one, which is known to match the library.
     """
     assert few.synapse is not None
     charging = reference.charging(few)
@@ -251,7 +251,7 @@ def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
 def _went(
     plan: Plan, spec: Spec, backend: Backend, few: Given, tells: bool
 ) -> tuple[list[Tensor], Given, Tensor | None]:
-    """What a forward pass writes, what a backward pass is given, and what is kept for it."""
+    """What a forward pass writes, the backward pass's inputs, and what is kept for it."""
     keep = plan.keep_states
     out, after = torch.empty_like(few.drive), torch.empty_like(few.drive if keep else few.state)
     charged = torch.empty_like(few.drive) if tells else None
@@ -310,7 +310,7 @@ def _backward_holds(
 
 
 def alike(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> bool:
-    """Whether two ways to compute the same, of whatever shape, differ by rounding."""
+    """Whether two computations, of any shape, agree up to rounding."""
     for one, other in zip(ours, theirs, strict=True):
         if one is not None and other is not None:
             rounding = torch.finfo(one.dtype).eps ** 0.5
@@ -330,7 +330,7 @@ def _alike(ours: Tensor, theirs: Tensor) -> bool:
         return int((ours != theirs).sum()) <= STRAY
     rounding = torch.finfo(ours.dtype).eps ** 0.5
     ours, theirs = (t.double().view(-1, NEURONS) for t in (ours, theirs))
-    # Sums that cancel out are as precise as what they were summed from.
+    # Sums that cancel are only as precise as their terms.
     scale = theirs.abs().nan_to_num(0.0, 0.0).amax(0)
     near = torch.isclose(ours, theirs, rounding, 0.0, equal_nan=True)
     near |= (ours - theirs).abs() <= rounding * scale

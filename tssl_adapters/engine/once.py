@@ -1,4 +1,4 @@
-"""First derivatives only: a rule is a gradient by definition and has no derivative of its own."""
+"""First derivatives only: a rule defines a gradient, which has no derivative of its own."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class _Refuse(torch.autograd.Function):
 def first_order(backward: Backward) -> Backward:
     """Make an autograd function's ``backward`` refuse a second derivative.
 
-    With ``create_graph=True`` it refuses at once: that asks for nothing else. torch.func always
-    builds the graph, so there it refuses when the gradient is differentiated again.
+    With ``create_graph=True`` it refuses at once, as that has no other use. torch.func always
+    builds the graph, so there it refuses only when the gradient is differentiated again.
     """
 
     @wraps(backward)

@@ -1,4 +1,4 @@
-"""Numbers that lie in tensors, and whether they are still what they were."""
+"""Checks whether numbers stored in tensors have changed."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _VIEWS: dict[torch.dtype, Any] = {
 
 
 class Pin(NamedTuple):
-    """A tensor of one number, as it was."""
+    """A snapshot of a one-element tensor."""
 
     tensor: Tensor
     version: int
     address: int
     learns: bool
     view: Any
-    """A look at the number where it lies, which sees what torch does not count as a change."""
+    """A view of the number in memory, which also sees changes that torch does not count."""
     value: float
 
     @classmethod
     def of(cls, tensor: Tensor) -> Pin:
-        """That of a tensor that :func:`can_be_pinned`."""
+        """The pin of a tensor that :func:`can_be_pinned`."""
         view = _VIEWS[tensor.dtype].from_address(tensor.data_ptr())
         learns, version = tensor.requires_grad, tensor._version
         return cls(tensor, version, tensor.data_ptr(), learns, view, view.value)
 
     def stays(self, now: Tensor) -> bool:
-        """Whether it is this tensor still, and what learns the same, whatever the number is."""
+        """Whether it is still this tensor and as learnable as before, whatever its value."""
         return (
             now is self.tensor
             and now.data_ptr() == self.address
@@ -43,7 +43,7 @@ class Pin(NamedTuple):
         )
 
     def holds(self, now: Tensor) -> bool:
-        """Whether it is this tensor still, with the same number, and does not learn."""
+        """Whether it is still this tensor, with the same value, and does not learn."""
         return (
             now is self.tensor
             and now._version == self.version
@@ -54,12 +54,12 @@ class Pin(NamedTuple):
 
 
 def can_be_pinned(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are single numbers that lie in the processor's memory."""
+    """Whether these are single numbers in CPU memory."""
     return all(t.numel() == 1 and t.is_cpu and t.dtype in _VIEWS for t in tensors)
 
 
 def is_memory(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a tensor is memory in a row, as loops take it."""
+    """Whether a tensor is contiguous CPU memory, as loops need it."""
     return (
         type(tensor) is Tensor
         and tensor.dtype is dtype

@@ -1,4 +1,4 @@
-"""What one call of a layer needs to know, and what the two autograd functions share."""
+"""The plan of one call of a layer, and what the two autograd functions share."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from tssl_adapters.rules import Feedback, Rule, Window
 
 HALF = (torch.float16, torch.bfloat16)
 LEARNED = 5
-"""How many of a neuron's values take a gradient: the others only serve the charge's formula."""
+"""How many of a neuron's values take a gradient; the others only serve the charge's formula."""
 
 Values: TypeAlias = Callable[[], "tuple[Tensor, Tensor]"]
 """Returns what the library computed: spikes, and the membrane potential after the last step or,
-where ``keep_states``, after every one."""
+with ``keep_states``, after every step."""
 
 
 class Plan(NamedTuple):
     """The static part of a call.
 
     Attributes:
-        neuron: the record; under torch.func its tensors are replaced by those autograd hands over.
+        neuron: the record; under torch.func its tensors are replaced by those autograd passes in.
         rule: the learning rule.
         tau_s: synaptic time constant in steps; at 1 the layer emits its spikes.
-        links: how many tensors the link between two calls has.
+        links: number of tensors in the link between two calls.
         linked: whether the incoming state came with a link.
         keep_states: return the state after every step rather than after the last one.
-        functional: whether torch.func is at work.
+        functional: whether a torch.func transform is active.
         exposed: whether h[t] and s[t] are outputs that take a gradient.
         position: where in its window the call starts, for rules that ask for it.
-        feedback: of a recurrent layer whose whole sequence this is.
+        feedback: the feedback of a recurrent layer, if the call is its whole sequence.
         recorded: whether a backward pass may follow.
     """
 
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     recorded: bool = True
 
     def steps(self) -> float:
-        """How many time steps the call's window has, known once the backward pass begins."""
+        """The window's number of time steps, known once the backward pass begins."""
         return math.inf if self.position is None else self.position.stretch.steps
 
     def window(self, neuron: Neuron, dtype: torch.dtype) -> Window | None:
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
 
 
 class EngineFunction(torch.autograd.Function):
-    """An autograd function whose ``apply`` does not look up its signature anew in every call."""
+    """An autograd function whose ``apply`` does not look up its signature in every call."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
@@ -78,8 +78,8 @@ class EngineFunction(torch.autograd.Function):
 def link_size(neuron: Neuron, rule: Rule) -> int:
     """How many tensors the link between two calls needs: 0, 2, 3 or 4.
 
-    They carry lambda[t+1] and F_v lambda[t+1]; where the layer hands on h, the reset belongs to
-    the call before, so that F_v mu[t+1] has to go the same way; and G[t+1] where the rule asks.
+    They carry lambda[t+1] and F_v lambda[t+1]; if the layer hands on h, also F_v mu[t+1], as the
+    reset then belongs to the previous call; and G[t+1] if the rule asks for it.
     """
     delayed = neuron.timing == "delayed"
     needed = rule.looks_ahead or rule.splits_adjoint(neuron.detached)
@@ -93,9 +93,9 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def in_working_dtype(moment: Moment, neuron: Neuron) -> Moment:
-    """The moment in the dtype that adjoints are carried in."""
+    """The moment in the dtype of the adjoints."""
     dtype = working_dtype(moment.charged)
-    if neuron.quantiser is not None:  # whose levels have a dtype of their own, whatever comes in
+    if neuron.quantiser is not None:  # its levels have a dtype of their own
         others = (moment.state, moment.drive, *neuron.values())
         for tensor in filter(torch.is_tensor, others):
             dtype = torch.promote_types(dtype, tensor.dtype)
@@ -105,26 +105,26 @@ def in_working_dtype(moment: Moment, neuron: Neuron) -> Moment:
 
 
 def tells(neuron: Neuron) -> bool:
-    """Whether h[t] tells the state that a step hands on: not where a reset was due as it began."""
+    """Whether h[t] determines the outgoing state: not if a reset was due when the step began."""
     return neuron.timing != "both"
 
 
 def empty_links(plan: Plan, like: Tensor) -> list[Tensor]:
-    """Tensors of one element, spread over the state's shape: they carry only gradients."""
+    """One-element tensors expanded to the state's shape: they carry only gradients."""
     if not plan.links:
         return []
     first = nothing(like, like.shape)
-    # Nobody reads or writes them, so that they may be one, which takes less than making another.
+    # Nobody reads or writes them, so they may share memory, which is cheaper.
     return [first, *(first.detach() for _ in range(plan.links - 1))]
 
 
 def nothing(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor of one element, spread over a shape: a link carries nothing but a gradient."""
+    """A one-element tensor expanded to a shape: a link carries only a gradient."""
     return like.new_empty_strided(shape, (0,) * len(shape), dtype=working_dtype(like))
 
 
 def save(ctx: Any, plan: Plan, tensors: Sequence[Tensor | None], values: Sequence[Value]) -> None:
-    """Keep the call's tensors and the neuron's numbers, tensors the way autograd wants it."""
+    """Save the call's tensors and the neuron's numbers, tensors through autograd."""
     ctx.plan = plan
     ctx.count = len(tensors)
     ctx.numbers = tuple(None if isinstance(v, Tensor) else v for v in values)
@@ -135,7 +135,7 @@ def save(ctx: Any, plan: Plan, tensors: Sequence[Tensor | None], values: Sequenc
 def restore(ctx: Any) -> tuple[Plan, Neuron, tuple[Any, ...]]:
     """The inverse of :func:`save`."""
     plan: Plan = ctx.plan
-    saved = ctx.saved_tensors  # raises where one was changed in place since
+    saved = ctx.saved_tensors  # raises if one was changed in place since
     if not plan.functional:
         return plan, plan.neuron, saved[: ctx.count]
     rest = iter(saved[ctx.count :])
@@ -144,7 +144,7 @@ def restore(ctx: Any) -> tuple[Plan, Neuron, tuple[Any, ...]]:
 
 
 def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of the link that came in; a missing link takes none."""
+    """The gradients of the incoming link; a missing link takes none."""
     if not plan.linked:
         return (None,) * plan.links
     carried = backward.carried
@@ -158,14 +158,14 @@ def carried_out(backward: Backward, plan: Plan, like: Tensor) -> tuple[Tensor | 
 
 
 class Like(NamedTuple):
-    """What is left of a tensor whose values nobody needs: what its gradient must look like."""
+    """The shape and dtype of a tensor's gradient, for a tensor whose values nobody needs."""
 
     shape: torch.Size
     dtype: torch.dtype
 
     @classmethod
     def of(cls, tensor: Tensor | None) -> Like | None:
-        """That of a tensor, if there is one."""
+        """The shape and dtype of a tensor, if there is one."""
         return None if tensor is None else cls(tensor.shape, tensor.dtype)
 
 

@@ -1,21 +1,21 @@
-"""One time step of the recursion, forward and back, shared by the sequence and the step engine.
+"""One time step of the recursion, forward and backward, shared by sequence and step engine.
 
 The backward pass carries two adjoints from step t+1 to step t: lambda, the spike-time chain, and
-mu, that of a loss on the membrane potential. With G[t] the gradient with respect to the spike,
-c[t] that of a loss on the carried potential, F_v the derivative of step t+1's charge with respect
-to the potential, and D[t] = du/dh at a fixed spike::
+mu, the adjoint of a loss on the membrane potential. With G[t] the gradient with respect to the
+spike, c[t] that of a loss on the carried potential, F_v the derivative of step t+1's charge with
+respect to the potential, and D[t] = du/dh at a fixed spike::
 
     lambda[t] = phi[t] G[t] + D[t] F_v lambda[t+1] + (what the rule adds through the reset)
     mu[t]     = (c[t] + F_v mu[t+1]) (D[t] + what the rule adds through the reset)
     e[t]      = (G[t] f[t] where the rule says so, else lambda[t]) + mu[t]
 
-e goes to the drive and to the charge's parameters. Where the layer hands on h rather than u
-(``delayed``), c[t] enters mu[t] whole. G[t] is what the rule makes of it (``signal``), and D[t] is
-1 under a rule of continuous time. The layout of a step is ``[batch, ...]``.
+e goes to the drive and to the charge's parameters. If the layer hands on h rather than u
+(``delayed``), all of c[t] enters mu[t]. G[t] stands for the rule's ``signal``, and D[t] is 1 under
+a continuous-time rule. A step has the layout ``[batch, ...]``.
 
-lambda may overflow. A factor of zero then still makes zero of it, and a silent step emits its
-fallback: :func:`product`. Choosing takes torch many times as long as multiplying, on a CPU, so that
-a step is first computed without, and anew where its result is not finite.
+lambda may overflow. A factor of zero must still give zero, and a silent step emit its fallback:
+:func:`product`. On a CPU, selecting takes torch many times as long as multiplying, so a step is
+first computed by multiplication, and again with selection if its result is not finite.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Moment(NamedTuple):
     state: Tensor
     drive: Tensor
     before: Tensor | None
-    """r[t], the spike of the incoming state where its reset is still due (snnTorch), else None."""
+    """r[t], the spike of the incoming state if its reset is still due (snnTorch), else None."""
     charged: Tensor
     spike: Tensor
 
 
 class Carried(NamedTuple):
-    """What step t+1 hands to step t. ``None`` is zero."""
+    """What step t+1 passes back to step t. ``None`` is zero."""
 
     chain: Tensor | None = None
     """lambda[t+1]"""
@@ -62,8 +62,9 @@ class Carried(NamedTuple):
 
 
 class _Adjoints(NamedTuple):
-    """What one step back computes, ``[batch, ...]`` each: phi[t], what it multiplies, lambda[t],
-    mu[t], what the rule adds to it through the reset of what arrives there, and e[t].
+    """The results of one backward step, ``[batch, ...]`` each: phi[t], what it multiplies,
+    lambda[t], mu[t], the rule's factor for the reset and the adjoint it multiplies, the fallback,
+    and e[t].
     """
 
     slope: Tensor
@@ -82,7 +83,7 @@ def fires(neuron: Neuron, potential: Tensor) -> Tensor:
 
 
 def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
-    """r[t] (where the neuron has one) and h[t], in the library's own order of operations."""
+    """r[t] (if the neuron has one) and h[t], in the library's own order of operations."""
     before, charged = _unrounded(neuron, state, drive)
     return before, charged if neuron.quantiser is None else neuron.quantiser(charged)
 
@@ -98,7 +99,7 @@ def _unrounded(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | N
 
 
 def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor | None) -> Tensor:
-    """The state handed to the next step: after the reset, unless that is delayed."""
+    """The state passed to the next step: after the reset, unless that is delayed."""
     if neuron.timing == "delayed":
         return charged
     due = spike if before is None else spike - before
@@ -106,7 +107,7 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
 
 
 def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
-    """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s, from 0 where ``trace`` is ``None``."""
+    """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s; a[t-1] is 0 if ``trace`` is ``None``."""
     if tau_s == 1.0:
         return spike
     if trace is None:
@@ -120,7 +121,7 @@ def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
 def through_psc(
     own: Tensor | None, later: Tensor | None, tau_s: float
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients with respect to a[t] and to s[t], from that of the output and of a[t+1]."""
+    """The gradients with respect to a[t] and s[t], from those of the output and of a[t+1]."""
     if tau_s == 1.0:
         return own, own
     total = own if later is None else added(own, later * (1.0 - 1.0 / tau_s))
@@ -135,7 +136,7 @@ def _held(neuron: Neuron, moment: Moment) -> Tensor:
 
 
 def _increment(neuron: Neuron, moment: Moment, removed: Value) -> Tensor:
-    """d[t] = h[t] - u[t-1]; a delayed reset makes u[t-1] out of the incoming h[t-1]."""
+    """d[t] = h[t] - u[t-1]; with a delayed reset, u[t-1] comes from the incoming h[t-1]."""
     if neuron.timing != "delayed":
         return moment.charged - moment.state
     assert moment.before is not None
@@ -159,12 +160,12 @@ def _taken(neuron: Neuron, moment: Moment) -> Tensor | None:
 
 
 def _looks_cheap(tensor: Tensor) -> bool:
-    """Whether looking at a tensor's values waits for nothing."""
+    """Whether a tensor's values can be read without synchronisation."""
     return tensor.is_cpu and plain(tensor)
 
 
 def product(factor: Value, adjoint: Tensor) -> Tensor:
-    """``factor * adjoint``, and zero where the factor is, whatever the adjoint."""
+    """``factor * adjoint``, but zero where the factor is zero, even if the adjoint is infinite."""
     found = factor * adjoint
     if isinstance(found, Symbol):
         return where(factor != 0.0, found, 0.0)
@@ -179,16 +180,16 @@ def added(left: Tensor | None, right: Tensor | None) -> Tensor | None:
 
 
 class Backward:
-    """The reverse pass over the steps of one call: feed it moments from the last to the first.
+    """The backward pass over one call's steps: feed it moments from the last to the first.
 
     Args:
         neuron: the layer's record.
         rule: the learning rule.
         tau_s: synaptic time constant.
         needs: which of decay, gain, offset, threshold and reset value want a gradient.
-        carried: what the call after this one handed back through its link.
-        fired: 1 where a neuron fires in the window of the steps, for rules that ask for it.
-        steps: how many time steps the window has, for rules that ask for it.
+        carried: what the next call passed back through its link.
+        fired: 1 where a neuron fires in the steps' window, for rules that ask for it.
+        steps: the window's number of time steps, for rules that ask for it.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class Backward:
         self.needs_any = any(needs)
         self.needs_reset = needs[THRESHOLD] or needs[RESET_VALUE]
         self.careful = False
-        """Whether to choose where a factor is zero rather than to multiply by it."""
+        """Whether to select where a factor is zero rather than multiply by it."""
 
     def step(
         self,
@@ -226,11 +227,11 @@ class Backward:
         Args:
             moment: the time step.
             active: where the rule counts the neuron as active by a[t], at ``tau_s > 1``.
-            grad_spike: G[t], or what the rule makes of it.
-            grad_state: c[t], the gradient with respect to the state that the step handed on.
-            grad_charged: that with respect to h[t] itself; it joins mu[t] whole.
+            grad_spike: G[t], or the rule's replacement for it.
+            grad_state: c[t], the gradient with respect to the outgoing state.
+            grad_charged: the gradient with respect to h[t] itself; all of it is added to mu[t].
             last: 1 if this is the window's last step; ``None`` is 0.
-            around: the mean of c just before and just after the reset, where it is known.
+            around: the mean of c just before and just after the reset, if known.
 
         Returns:
             The gradient with respect to the drive.
@@ -331,7 +332,7 @@ class Backward:
 
     def _chosen(self, fallback: Fallback, active: Tensor) -> Tensor:
         """The fallback where a neuron is silent, else what an active one emits."""
-        # A threshold wider than the drive makes the fallback so, and lerp takes one dtype.
+        # A threshold of a wider dtype than the drive widens the fallback; lerp takes one dtype.
         if self.careful or not fallback.gradient.dtype == active.dtype == fallback.active.dtype:
             chosen: Tensor = where(fallback.active != 0.0, active, fallback.gradient)
             return chosen
@@ -350,14 +351,14 @@ class Backward:
         return self._plus(firing, found.membrane_reset, found.reset_adjoint)
 
     def _passing(self, found: _Adjoints) -> Tensor:
-        """lambda[t] + mu[t], but for a loss on h[t] itself."""
+        """lambda[t] + mu[t], without a loss on h[t] itself."""
         passing = found.reset_adjoint
         if passing is not None and found.membrane_reset is not None:
             passing = self._plus(passing, found.membrane_reset, passing)
         return found.chain if passing is None else found.chain + passing
 
     def _arriving(self, step: Step, grad_spike: Tensor) -> Tensor:
-        """What the spike is told, before its slope: G[t], and what came back through the reset."""
+        """What arrives at the spike, before its slope: G[t], and what comes through the reset."""
         later, decayed = self.carried.chain, self.carried.decayed_chain
         reset = self.rule.chain_reset(step) if later is not None else None
         if reset is None or later is None or decayed is None:
@@ -410,8 +411,8 @@ class Backward:
         )
 
     def hand_back(self, grad_spike: Tensor | None) -> None:
-        """Have the call before know G of this call's first step, where :meth:`step` was given what
-        the rule had made of it.
+        """Pass G of this call's first step to the previous call, if :meth:`step` was given the
+        rule's replacement for it.
         """
         if self.rule.looks_ahead and self.rule.windowed:
             self.carried = self.carried._replace(grad_spike=grad_spike)
@@ -430,7 +431,7 @@ class Backward:
     def _reset_sums(
         self, moment: Moment, firing: Tensor, grad_state: Tensor | None, adjoint: Tensor | None
     ) -> None:
-        """Threshold and reset value: through the spike test, and through what a spike removes."""
+        """Gradients of threshold and reset value: through the spike test, and through the reset."""
         neuron, carried = self.neuron, self.carried
         chain = None if self.rule.counts_reset else carried.decayed_chain
         after = added(chain, carried.decayed_membrane)
@@ -450,7 +451,7 @@ class Backward:
         self.sums[index] = added(self.sums[index], terms.sum_to_size(value.shape))
 
     def entering(self, first: Moment, linked: bool) -> Tensor | None:
-        """The gradient of the state that came in, where it is not handed on through the link."""
+        """The gradient of the incoming state, unless it is passed on through the link."""
         chain, membrane = self.carried.decayed_chain, self.carried.decayed_membrane
         if not self.rule.chain:
             return None

@@ -1,7 +1,7 @@
-"""What the kernels compute, computed by torch: what they are held to, and what stands in for them.
+"""The kernels' computations in torch: the reference they are tested against and the fallback.
 
-It reads and writes the same memory. A neuron's numbers are those of its record, not of the memory
-that a kernel reads them from.
+It reads and writes the same memory, but takes a neuron's numbers from its record rather than from
+the memory that kernels read.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reference:
     def numbers(
         self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
     ) -> None:
-        """Those of the plan's record are the ones that count."""
+        """Nothing: the plan's record has the numbers."""
 
     def forward(
         self,
@@ -63,7 +63,7 @@ class Reference:
         keep: bool,
         again: bool,
     ) -> Tensor | None:
-        """What it keeps are the bits of a step with a trace."""
+        """As in the protocol; it keeps only the bits of a step with a trace."""
         given = charging(given)
         neuron = for_neurons(self.plan.neuron, given, False)
         outs, afters = out.view(given.steps, -1), after.view(-1, given.neurons)
@@ -148,9 +148,9 @@ class Reference:
 
 
 def for_neurons(neuron: Neuron, given: Given, learns: bool, chosen: Tensor | None = None) -> Neuron:
-    """A neuron whose numbers broadcast against ``[N]``, or those of the ``chosen`` neurons only.
+    """A neuron whose numbers broadcast against ``[N]``, or only against the ``chosen`` neurons.
 
-    Where they are to learn there is one for each neuron, so that no sum is taken over neurons.
+    Learned numbers are expanded to one per neuron, so that no sum is taken over neurons.
     """
     like, learned = given.state, LEARNED if neuron.reset.numbered else RESET_VALUE
 
@@ -168,7 +168,7 @@ def for_neurons(neuron: Neuron, given: Given, learns: bool, chosen: Tensor | Non
 
 
 def charging(given: Given) -> Given:
-    """A call whose drive is what charges the membrane, and its current handed on."""
+    """A call whose drive charges the membrane; the outgoing current is written."""
     if given.synapse is None:
         return given
     start, k, leaked = given.synapse
@@ -197,7 +197,7 @@ def current_back(grad_out: Tensor, k: Value) -> Tensor:
 def _moments(
     neuron: Neuron, rule: Rule, spec: Spec, given: Given, kept: Tensor | None
 ) -> Iterator[tuple[Moment, Tensor | None]]:
-    """Every step, and where the rule counts a neuron as active by its trace, from the last on."""
+    """Every step from the last to the first, and where the rule counts a neuron as active."""
     state, drive = given.state.view(-1), given.drive.view(given.steps, -1)
     if given.earlier:
         state = state_after(neuron, state, fires(neuron, state), None)
@@ -213,13 +213,13 @@ def _moments(
 
 
 def _bits(flags: Tensor) -> Tensor:
-    """Flags of neighbouring neurons, 0 or 1, eight to a byte, as the kernels lay them."""
+    """Flags of neighbouring neurons, 0 or 1, eight to a byte, in the kernels' layout."""
     padded = torch.nn.functional.pad(flags, (0, -len(flags) % 8)).to(torch.int32).view(-1, 8)
     return (padded << torch.arange(8, device=flags.device)).sum(1).to(torch.uint8)
 
 
 def _flags(bits: Tensor, count: int) -> Tensor:
-    """The flags of :func:`_bits`."""
+    """Undo :func:`_bits`."""
     shifts = torch.arange(8, device=bits.device)
     return ((bits.to(torch.int32).unsqueeze(1) >> shifts) & 1).view(-1)[:count]
 
@@ -229,7 +229,7 @@ def _flat(tensor: Tensor | None) -> Tensor | None:
 
 
 def _write(room: Tensor | None, found: Tensor | None) -> None:
-    """Leave what was found, zero where nothing was, in memory that wants it."""
+    """Write a result, or zero if there is none, into a buffer if there is one."""
     if room is not None and found is None:
         room.zero_()
     elif room is not None and found is not None:

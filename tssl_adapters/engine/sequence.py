@@ -1,7 +1,7 @@
-"""The whole sequence in one autograd function: O(T), and one T x N tensor kept for backward.
+"""The whole sequence in one autograd function: O(T), with one T x N tensor kept for backward.
 
-The backward pass computes all else anew: by default every step at once, with the rule's option
-``checkpoint`` so many at a time, from states that a first pass over the sequence leaves.
+The backward pass recomputes everything else: all steps at once by default, or with the rule's
+option ``checkpoint`` that many at a time, from states stored by a first pass over the sequence.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tssl_adapters.rules import Rule
 
 
 def activity(rule: Rule, trace: Tensor, tau_s: float) -> Tensor | None:
-    """Where the rule counts a neuron as active by its a[t], 0 or 1; ``None`` if it does not."""
+    """1 where the rule counts a neuron as active by its a[t], else 0; ``None`` if it does not."""
     gate = None if tau_s == 1.0 else rule.active_from(tau_s)
     return None if gate is None else at_least(trace, gate)
 
@@ -61,7 +61,7 @@ def traces(spikes: list[Tensor], trace: Tensor | None, tau_s: float) -> list[Ten
 def moments(
     neuron: Neuron, drive: Tensor, state: Tensor, spikes: Tensor | None = None
 ) -> list[Moment]:
-    """Every step of a sequence, computed from the drive (and the spikes, where they are known)."""
+    """Every step of a sequence, computed from the drive (and the spikes, if known)."""
     steps: list[Moment] = []
     for t, x in enumerate(drive.unbind(0)):
         if steps:
@@ -76,7 +76,7 @@ def moments(
 def compute(
     neuron: Neuron, drive: Tensor, state: Tensor, keep_states: bool
 ) -> tuple[Tensor, Tensor]:
-    """Spikes and membrane potential as :data:`Values` has them, from the record alone."""
+    """Spikes and membrane potential, as in :data:`Values`, from the record alone."""
     spikes, states = [], []
     for x in drive.unbind(0):
         before, charged = charge(neuron, state, x)
@@ -88,7 +88,7 @@ def compute(
 
 
 class Kept(NamedTuple):
-    """What a sequence is computed anew from: its start, its drive, and its spikes where known."""
+    """What a sequence is recomputed from: its initial state, its drive, and its spikes if known."""
 
     neuron: Neuron
     drive: Tensor
@@ -98,13 +98,13 @@ class Kept(NamedTuple):
     tau_s: float
 
     def backwards(self, every: int | None) -> Iterator[tuple[Moment, Tensor]]:
-        """Every step and its a[t], from the last one on; so many of them are held at once."""
+        """Every step and its a[t], from the last to the first, ``every`` of them held at once."""
         for start in reversed(list(self._starts(every or len(self.drive)))):
             steps = moments(*start[:3], start.spikes)
             yield from reversed([*zip(steps, start._traces(steps), strict=True)])
 
     def _starts(self, every: int) -> Iterator[Kept]:
-        """The sequence in pieces of so many steps, each with the state that it starts from."""
+        """The sequence in pieces of ``every`` steps, each with its initial state."""
         piece, later = self._cut(every)
         yield piece
         while later is not None:
@@ -151,7 +151,7 @@ class SequenceFunction(EngineFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, values, drive, state, trace, *rest = inputs
-        # Spikes that the record does not reproduce have to be kept, one byte each.
+        # Spikes that the record does not reproduce must be kept, one byte each.
         known = None if values is None else spikes_of(output[0], trace, plan.tau_s)
         save(ctx, plan, (drive, state, trace, known), rest[plan.links :])
 
@@ -222,7 +222,7 @@ def spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
 def arriving(
     grad_out: Tensor | None, steps: int, like: Tensor, tau_s: float, dtype: torch.dtype
 ) -> Iterable[tuple[Tensor | None, Tensor]]:
-    """The gradients with respect to a[t], ``None`` for zero, and to s[t], from the last step on."""
+    """The gradients with respect to a[t] (``None`` is zero) and s[t], from the last step back."""
     grad_trace = None
     for t in reversed(range(steps)):
         own = None if grad_out is None else grad_out[t].to(dtype)
@@ -233,8 +233,8 @@ def arriving(
 
 
 def watches(plan: Plan) -> bool:
-    """Whether G of a call, its output's gradient, is still to be watched, for a rule that looks
-    ahead without a window. That of a PSC is never the same at every step.
+    """Whether to check G, the gradient of a call's output, for a rule that looks ahead without a
+    window. For a PSC it is never constant over time.
     """
     rule = plan.rule
     if plan.position is None or plan.tau_s != 1.0 or rule.windowed or not rule.looks_ahead:
@@ -243,15 +243,15 @@ def watches(plan: Plan) -> bool:
 
 
 def looks_around(rule: Rule, per_step: bool, steps: int, alone: bool) -> bool:
-    """Whether the rule is told what a loss on the potential does around a spike: where every step's
-    gradient is that loss's, in a sequence that no call goes on from, nor from another one's.
+    """Whether the rule is given the gradient of a loss on the potential around a spike: the
+    sequence must have a gradient at every step and be linked to no other call.
     """
     return rule.looks_around and per_step and steps > 1 and alone
 
 
 def around(grad: Tensor | None, t: int, neuron: Neuron, dtype: torch.dtype) -> Tensor | None:
-    """The mean of a loss's gradients ``[T, batch, ...]`` before and after the reset of step ``t``:
-    where that is delayed, the step's own potential is the one before.
+    """The mean of a loss's gradients ``[T, batch, ...]`` before and after the reset of step ``t``;
+    with a delayed reset, the step's own potential is the one before it.
     """
     if grad is None:
         return None

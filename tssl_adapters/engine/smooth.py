@@ -1,10 +1,10 @@
 """Neurons beyond the linear one: the charge is any smooth function of the potential.
 
-h = F(v, x, w, ...) with v the membrane potential and w whatever other states the neuron has. The
-chains over time go through v, so the decay is F_v = dF/dv, one number a neuron and step; the
-emitted e reaches x, w and the parameters through F itself, which autograd differentiates with v
-held fixed. Other states are the adapter's: it computes them from the result's ``charged`` and
-``fired``, which have gradients of their own, and autograd adds these up.
+h = F(v, x, w, ...) with v the membrane potential and w any other states of the neuron. The chains
+over time go through v, so the decay is F_v = dF/dv, one number per neuron and step; the emitted e
+reaches x, w and the parameters through F itself, which autograd differentiates at fixed v. The
+adapter computes the other states from the result's ``charged`` and ``fired``, which have gradients
+of their own, and autograd adds these up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tssl_adapters.engine.state import Settings, link_at, link_of, position_at, 
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 
 Charge: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps the membrane potential ``[batch, ...]`` to h, with a graph to all else that h depends on."""
+"""Maps the membrane potential ``[batch, ...]`` to h, with a graph to its other dependencies."""
 
 
 def attach_smooth(
@@ -39,21 +39,21 @@ def attach_smooth(
     fresh: bool = False,
     carrier: Tensor | None = None,
 ) -> Result:
-    """Run one step of a layer that resets at once.
+    """Run one step of a layer with an immediate reset.
 
     Args:
         settings: the layer's path, rule and tau_s.
         charge: F, as a function of the potential alone. The reset is applied to its result.
         state: incoming membrane potential.
         trace: incoming trace, ``None`` for zero.
-        native: the library's own step; what it computes are the values. Its ``probe`` gives h.
+        native: the library's own step, which computes the values. Its ``probe`` gives h.
         reset: what a spike does to the potential.
         threshold: broadcasts against ``[batch, ...]``; its gradient is the rule's.
-        strict: whether a spike needs more than the threshold.
+        strict: whether the potential must exceed the threshold to spike.
         detached: whether the library cuts the gradient through the reset.
-        slope: F_v, where it is known; else autograd finds it.
+        slope: F_v, if known; otherwise autograd computes it.
         fresh: whether ``state`` was made for this call.
-        carrier: the tensor the library handed in, where ``state`` was computed from it.
+        carrier: the tensor the library passed in, if ``state`` was computed from it.
 
     Returns:
         The library's values with the rule's gradient, ``charged`` and ``fired`` among them.
@@ -63,7 +63,7 @@ def attach_smooth(
     if slope is None:
         slope = _slope(charge, held.expand(drive.shape)) if torch.is_grad_enabled() else 1.0
     elif isinstance(slope, Tensor):
-        slope = slope.detach()  # parameters have their gradient through the charge itself
+        slope = slope.detach()  # parameters get their gradient through the charge itself
     if reset.stepwise:
         spikes, after = native.values()
         native = native._replace(values=lambda: (spikes, after))
@@ -98,17 +98,17 @@ def held_back(
 ) -> Result:
     """The result of a step within a refractory period.
 
-    A neuron that is held back keeps its potential and sends no spike, whatever its own step did:
-    there h = v, so F_v = 1 and lambda is handed on as it came.
+    A refractory neuron keeps its potential and sends no spike, whatever its own step computed:
+    there h = v, so F_v = 1 and lambda is passed on unchanged.
 
     Args:
         settings: the layer's path, rule and tau_s.
         result: the neuron's own step.
         state: incoming membrane potential.
-        trace: incoming trace of the spikes that were sent, ``None`` for zero.
-        held: 1 where the neuron is held back, else 0, with the library's graph.
+        trace: incoming trace of the emitted spikes, ``None`` for zero.
+        held: 1 where the neuron is refractory, else 0, with the library's graph.
         after: the potential after the step, with a graph to ``result.state`` and ``state``.
-        spike: what is sent, with a graph to ``result.fired``.
+        spike: the emitted spikes, with a graph to ``result.fired``.
         fresh: whether ``state`` was made for this call.
     """
     out = trace_after(trace, spike, settings.tau_s)
@@ -116,10 +116,10 @@ def held_back(
     own = link_at(result.state)
     if own and after.requires_grad:
         before = () if fresh else unpacked(link_of(settings, state, len(own)))
-        # Without a link both chains are the potential's own adjoint: the second carries it.
+        # Without a link both chains equal the potential's own adjoint, which the second carries.
         before = before or (torch.zeros_like(state), state)
         stays = held.detach()
-        moved = (state - result.state).detach()  # links have gradients only, and values of no use
+        moved = (state - result.state).detach()  # links carry only gradients, no values
         links = (
             (1.0 - stays) * own[0],
             (1.0 - stays) * own[1] + stays * (before[0] + before[1]) + held * moved,
@@ -132,7 +132,7 @@ def held_back(
 
 
 def _charged(state: Tensor, drive: Tensor) -> Tensor:
-    """The drive is h already."""
+    """The charge whose drive is already h."""
     return drive.clone()
 
 
@@ -142,7 +142,7 @@ def _slope(charge: Charge, held: Tensor) -> Tensor:
     def keep(tensor: Tensor) -> Tensor:
         return tensor
 
-    # Hooks of the user's, a checkpoint's say, are for what the step keeps, and this is not kept.
+    # The user's hooks, e.g. a checkpoint's, are for what the step saves; this is not saved.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
         leaf = held.clone() if held.is_floating_point() else held.float()
         leaf.requires_grad_()
@@ -168,7 +168,7 @@ class _Valued(torch.autograd.Function):
 
 
 def valued(value: Tensor, like: Tensor) -> Tensor:
-    """The library's value of a state with the graph of ours, which may round differently."""
+    """The library's value of a state with the graph of ours, which may be rounded differently."""
     if not like.requires_grad:
         return value
     return _Valued.apply(value, like)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,16 +1,16 @@
-"""What has to travel from one call of a layer to the next beside the library's own state.
+"""What is passed from one call of a layer to the next besides the library's own state.
 
-Three things do, and all belong to the state tensor that the user's loop carries, never to the
+These are three things, all attached to the state tensor that the user's loop carries, never to the
 module, because a loop may call one layer on two states:
 
-- the *link*, through which the spike-time chain lambda goes back to the call before. It hangs on
-  the tensor object and is void once the tensor has another graph or was written to;
-- at ``tau_s > 1`` the *trace* a[t], which is forward state. It hangs on the tensor too, and its
-  values are also filed under the tensor's storage, so that ``mem = mem.detach()`` keeps them;
-- for rules that ask for the window that a step belongs to, the *position* in it, beside the link.
+- the *link*, through which the spike-time chain lambda goes back to the previous call. It is
+  attached to the tensor object and void once the tensor has another graph or was written to;
+- at ``tau_s > 1`` the *trace* a[t], which is forward state. It is attached to the tensor too, and
+  its values are also filed under the tensor's storage, so that ``mem = mem.detach()`` keeps them;
+- for rules that ask for the window that a step belongs to, the *position* in it, with the link.
 
-A fourth may, to save memory: the potential *before its reset*, which the call before keeps for its
-backward pass, so that the next one need not keep the state.
+There may be a fourth, to save memory: the potential *before its reset*, which the previous call
+keeps for its backward pass, so that the next one need not keep the state.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ _NOT_THE_USERS = tuple(str(Path(file).parent.parent) for file in (__file__, torc
 
 
 class OtherNeuronError(LibraryVersionError):
-    """In a call, a layer is not the neuron that it was wrapped as: the library's own gradient can
+    """A call found that a layer is not the neuron that was wrapped; the library's own gradient can
     take over.
     """
 
 
 @dataclass
 class Settings:
-    """What ``wrap`` says of one layer: its dotted path, its rule, its synaptic time constant, and
-    the engine that it may use.
+    """What ``wrap`` sets for one layer: its dotted path, rule, synaptic time constant, and engine.
 
-    The rest is remembered between calls: whether a lost link was warned of, whether the loss was
-    found to suit the rule or warned of (by the gradients of spikes, and of the potential around
-    them), where the record reproduces the library, what compiled loops there are for it, the
-    record itself where an adapter keeps it, whether the layer's numbers are still to be looked at,
-    because it was wrapped on the meta device, for rules that are ``timed``, where in time the last
-    call ended, for rules that follow the layer's surrogate what that was and which of the layer's
-    numbers natively get no gradient, what was decided of its next steps, what the layer was made of
-    in its last call, and what of that is no neuron's, and whether it was warned of that. On a
+    The rest is remembered between calls: whether it warned of a lost link (``warned``); whether the
+    loss was found to suit the rule, or warned of, by the gradients of the spikes (``watched``) and
+    of the potential around them (``seen_around``); where the record reproduces the library; the
+    compiled loops; the record itself, if an adapter keeps it; whether the layer's numbers are still
+    to be checked, as it was wrapped on the meta device (``unseen``); for ``timed`` rules, where in
+    time the last call ended (``last``); for rules that follow the layer's surrogate, that surrogate
+    (``followed``) and which of the layer's numbers natively get no gradient (``constants``); what
+    was decided about its next steps (``thin``); what the layer was made of in its last call, why
+    that can no longer be wrapped (``altered``), and whether it warned of that (``gave_way``). On a
     ``trial`` that is an error.
     """
 
@@ -88,7 +88,7 @@ class Settings:
 
     @property
     def compiles_steps(self) -> bool:
-        """Whether loops may compute steps that are written down from what torch computes."""
+        """Whether compiled loops may run steps that are recorded from what torch computes."""
         rule = self.rule
         return (
             self.tau_s == 1.0
@@ -99,7 +99,7 @@ class Settings:
         )
 
     def said(self, traits: Traits) -> str:
-        """What a layer has: rule, time constant and engine."""
+        """The layer's rule, time constant and engine, as text."""
         if traits.written or traits.recurrent:
             compiled = self.compiles_steps
         else:
@@ -114,10 +114,10 @@ class Settings:
         return {**self.__dict__, "rule": self.rule.following(None), **forgotten}
 
     def look(self, made_of: tuple[Any, ...], altered: Callable[[], str | None]) -> None:
-        """Forget what was found out of a layer that was made of something else.
+        """Forget what is known about the layer if it is now made of something else.
 
         Raises:
-            OtherNeuronError: ``altered`` has a reason why it cannot be wrapped any more.
+            OtherNeuronError: ``altered`` gives a reason why it can no longer be wrapped.
         """
         if made_of != self.made_of:
             self.made_of, self.altered = made_of, altered()
@@ -128,7 +128,7 @@ class Settings:
             raise OtherNeuronError(f"Layer '{self.path}': {self.altered}.")
 
     def give_way(self, error: OtherNeuronError) -> None:
-        """Warn, once a layer, that the library's own gradient takes over in a call.
+        """Warn once per layer that the library's own gradient takes over in a call.
 
         Raises:
             OtherNeuronError: on a trial.
@@ -146,9 +146,9 @@ class Settings:
 
 
 class Charged:
-    """A potential before the reset that made a state of it.
+    """The potential before the reset that produced a state.
 
-    What it was reset by is remembered without a hold on it, as its tensors may have a graph.
+    The reset's tensors are remembered by weak reference, as they may have a graph.
     """
 
     def __init__(self, potential: Tensor, reset: tuple[Any, ...], state: Tensor) -> None:
@@ -157,7 +157,7 @@ class Charged:
         self.memory = _memory(state)
 
     def stands_for(self, state: Tensor, reset: tuple[Any, ...]) -> bool:
-        """Whether this reset would make this state of the potential."""
+        """Whether this reset of the potential would give this state."""
         if len(self.reset) != len(reset):
             return False
         for a, b in zip(self.reset, reset, strict=True):
@@ -167,7 +167,7 @@ class Charged:
 
 
 def _memory(state: Tensor) -> int:
-    """Which memory a state lies in: writing to ``state.data`` exchanges it."""
+    """Which memory holds a state: assigning ``state.data`` replaces it."""
     try:
         return int(state.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # subclasses without storage
@@ -185,13 +185,13 @@ def reset_of(neuron: Neuron) -> tuple[Any, ...]:
 
 
 def _pinned(value: Value) -> tuple[Any, int | None]:
-    """A number as it is now; as long as one is held, a tensor's weak references are one object."""
+    """A number's current identity; while one is held, a tensor's weak references are one object."""
     return (weakref.ref(value), _version(value)) if isinstance(value, Tensor) else (value, None)
 
 
 class Tag:
-    """Hangs on a state tensor. Copies and pickles of the tensor do not take it along: a copy is
-    a state of its own, and a graph cannot be copied.
+    """Attached to a state tensor. Copies and pickles of the tensor drop it: a copy is a state of
+    its own, and a graph cannot be copied.
     """
 
     def __init__(
@@ -247,8 +247,8 @@ def _dead(filed: _Filed) -> bool:
 
 
 def _file(storage: StorageWeakRef, filed: _Filed) -> None:
-    """File a trace, and drop what belongs to storage that is gone: a few looks a filing keep the
-    file about as small as looking through all of it would.
+    """File a trace and drop those whose storage is gone: checking a few per call keeps the file
+    about as small as checking all of them would.
     """
     _filed.pop(storage.cdata, None)
     for key in list(itertools.islice(_filed, 32)):
@@ -265,7 +265,7 @@ def tag(
     position: Position | None = None,
     charged: Charged | None = None,
 ) -> None:
-    """Hang these on the state that goes back to the user's loop."""
+    """Attach these to the state that is returned to the user's loop."""
     setattr(state, _ATTRIBUTE, Tag(state, link, trace, position, charged))
     if trace is None:
         return
@@ -276,10 +276,10 @@ def tag(
 
 
 def hand_over(source: Tensor, target: Tensor, reached: Tensor) -> Tensor:
-    """Hang a state's link and trace on the tensor that goes to the user's loop in its place.
+    """Move a state's link and trace to the tensor that the user's loop gets in its place.
 
-    ``reached`` has the graph to what else the target was computed from: the chain, which goes
-    through the link and not through the target, reaches it too.
+    ``reached`` has the graph to what else the target was computed from, so that the chain, which
+    goes through the link and not through the target, reaches that too.
     """
     found = _tag_of(source)
     assert found is not None
@@ -303,7 +303,7 @@ def _tag_of(state: Tensor) -> Tag | None:
 
 
 def link_at(state: Tensor) -> tuple[Tensor, ...]:
-    """The link of a state that a step has just made."""
+    """The link of a state that a step has just produced."""
     found = _tag_of(state)
     return () if found is None else unpacked(found.link)
 
@@ -321,37 +321,37 @@ def packed(link: tuple[Tensor, ...]) -> Tensor | None:
 
 
 def charged_of(state: Tensor, reset: tuple[Any, ...]) -> Tensor | None:
-    """The potential that :func:`reset_of` made a state of, where the call that did so kept it."""
+    """The potential before a state's reset (:func:`reset_of`), if the call that did it kept it."""
     found = _tag_of(state)
     charged = None if found is None else found.charged
     return charged.potential if charged is not None and charged.stands_for(state, reset) else None
 
 
 def position_of(state: Tensor) -> Position | None:
-    """The position in its window of a state that comes in with a graph, if it still is its own."""
+    """The position in its window of an incoming state, if its graph is still the same."""
     found = _tag_of(state)
     return None if found is None or found.grad_fn is not state.grad_fn else found.position
 
 
 def position_at(state: Tensor) -> Position | None:
-    """The position in its window of a state that a step has just made."""
+    """The position in its window of a state that a step has just produced."""
     found = _tag_of(state)
     return None if found is None else found.position
 
 
 def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
-    """The link of a state that came from outside, of ``size`` parts; empty where there is none.
+    """The link, of ``size`` parts, of a state that was passed in; empty if there is none.
 
-    The parts may come in one tensor. Warns once a layer where the state has a graph but no link.
+    The parts may be one tensor. Warns once per layer if the state has a graph but no link.
     """
     found = linked_tag(settings, state, size)
     return () if found is None else found.link
 
 
 def linked_tag(settings: Settings, state: Tensor, size: int) -> Tag | None:
-    """:func:`link_of` with all else that hangs on the state."""
+    """Like :func:`link_of`, but returns everything attached to the state."""
     if state.grad_fn is None:
-        # A leaf that is recomputed during a backward pass stands for a state with a graph.
+        # A leaf that is recomputed in a backward pass stands for a state with a graph.
         if not (state.requires_grad and _in_backward()):
             return None
     else:
@@ -378,7 +378,7 @@ def _parts(link: tuple[Tensor, ...]) -> int:
 
 
 def above_us() -> int:
-    """The ``stacklevel`` of the line, neither ours nor torch's, that called the caller of this."""
+    """The ``stacklevel`` of the calling line outside this package and torch."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frame, level = frame.f_back, level + 1
@@ -386,7 +386,7 @@ def above_us() -> int:
 
 
 def let_go(state: Tensor) -> None:
-    """A state that was detached in place must not keep the graph that it was cut from."""
+    """Release the graph of a state that was detached in place."""
     found: Tag | None = getattr(state, _ATTRIBUTE, None)
     if found is not None and state.grad_fn is None and found.grad_fn is not None:
         found.link, found.grad_fn = (), None
@@ -402,8 +402,8 @@ def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) ->
 
     Args:
         settings: the layer's.
-        state: the incoming membrane potential, ``None`` where the layer makes a new one.
-        rest: values at which a potential rests; one of them everywhere is a new start.
+        state: the incoming membrane potential, ``None`` if the layer makes a new one.
+        rest: resting values of the potential; a state that equals one everywhere starts anew.
 
     Raises:
         LostTraceError: the state is neither known nor at rest, or its trace has lost its graph.
@@ -423,7 +423,7 @@ def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) ->
 def trace_beside(
     settings: Settings, state: Tensor | None, trace: Tensor | float, rest: Sequence[Value]
 ) -> Tensor | None:
-    """:func:`trace_of` for a library that keeps the trace itself, as a memory beside the state."""
+    """:func:`trace_of` for a library that keeps the trace itself, as a second state."""
     if state is None:
         return None
     if isinstance(trace, Tensor) and known_trace(state) is not None:
@@ -434,7 +434,7 @@ def trace_beside(
 
 
 def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor:
-    """A trace is cut from its graph with its state."""
+    """The trace, detached if its state is."""
     cut = state.grad_fn is None
     if cut and not (state.requires_grad and _in_backward()):
         return trace.detach()
@@ -444,7 +444,7 @@ def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor
 
 
 def known_trace(state: Tensor) -> Tensor | None:
-    """The trace that belongs to a state, where a call left it."""
+    """The trace that a call left for a state, if any."""
     found = _tag_of(state)
     if found is not None and found.trace is not None:
         return found.trace
@@ -462,7 +462,7 @@ def at_rest(state: Tensor, rest: Sequence[Value]) -> bool:
 
 
 def _everywhere(state: Tensor, value: Value) -> bool:
-    """Whether a state is at a value, which may be a tensor that is not even of its shape."""
+    """Whether a state equals a value everywhere; a tensor of an unsuitable shape does not match."""
     try:
         return bool((state == value).all())
     except RuntimeError:

@@ -1,8 +1,8 @@
-"""The same recursion one step a call, for the time loop that the user writes.
+"""The same recursion with one step per call, for the user's own time loop.
 
-h[t] is kept rather than recomputed, which is cheaper a call. The state that came in is made anew
-from h of the call before, which that call keeps: together they keep one tensor a step, and at
-``tau_s > 1`` a bit a neuron of the trace.
+h[t] is kept rather than recomputed, which is cheaper per call. The incoming state is recomputed
+from h of the previous call, which that call keeps: together they keep one tensor per step, and at
+``tau_s > 1`` one bit per neuron of the trace.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from tssl_adapters.neuron import Neuron
 
 class StepFunction(EngineFunction):
     """``(plan, values, drive, state, trace, earlier, *links, *neuron values)``
-    ``-> out, state, charged, spike, known, before, active, *links``. ``known`` are the spikes where
-    the library computed them, ``active`` the bits of where a neuron counts as active by its trace;
-    they and ``before`` take no gradient, and neither does ``charged`` unless the plan exposes it.
-    ``spike`` is then an output beside the PSC, else ``None``. ``earlier`` is ``charged`` of the
-    call that made ``state``, where it may stand for that.
+    ``-> out, state, charged, spike, known, before, active, *links``. ``known``: the spikes, if the
+    library computed them; ``active``: bits of where a neuron counts as active by its trace. They
+    and ``before`` take no gradient, and neither does ``charged`` unless the plan exposes it.
+    ``spike`` is then an output besides the PSC, else ``None``. ``earlier`` is ``charged`` of the
+    call that made ``state``, if it may replace that.
     """
 
     @staticmethod
@@ -91,7 +91,7 @@ class StepFunction(EngineFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         plan, _, drive, state, trace, earlier, *rest = inputs
-        # The output and the state go to the user, who may write to them: they are not kept.
+        # The user may write to the returned output and state, so they are not kept.
         _, _, charged, _, known, before, active, *_ = output
         constant = (None if plan.exposed else charged, known, before, active)
         ctx.mark_non_differentiable(*(t for t in constant if t is not None))
@@ -167,7 +167,7 @@ def watch(
     grad_state: Tensor | None,
     spike: Tensor | None,
 ) -> None:
-    """Warn of what a single step's gradients say against the loss, as far as the rule looks."""
+    """Warn if a single step's gradients show that the loss does not suit the rule."""
     position = plan.position
     if position is None:
         return

@@ -1,10 +1,10 @@
-"""A step of a layer of which nothing has changed since the step before.
+"""The fast path for a step of a layer in which nothing has changed since the previous step.
 
 :func:`tssl_adapters.engine.attach.attach` decides in every call what the layer's numbers are, which
-loops compute it and whether they may. Here that is decided once, and a step only makes sure that
-it still holds: of what the decision rests on, an attribute that is set ends it
-(:meth:`tssl_adapters.adapters.base.Wrapped.__setattr__`), and numbers that lie in tensors are
-looked at.
+loops compute it and whether they may. Here that is decided once, and a step only checks that it
+still holds: setting an attribute invalidates the decision
+(:meth:`tssl_adapters.adapters.base.Wrapped.__setattr__`), and numbers stored in tensors are
+compared.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _modes = torch._C._len_torch_dispatch_stack
 
 
 _backward: defaultdict[Any, dict[Any, Callable[..., None]]] = defaultdict(dict)
-"""Loops that were tried, by what they were compiled for and by which gradients there are."""
+"""Tested loops, by what they were compiled for and by which gradients there are."""
 _leaking: dict[Any, bool] = {}
-"""Whether a loop with a synaptic current is right."""
+"""Whether a loop with a synaptic current is correct, by its spec."""
 
 
 class Ran(NamedTuple):
-    """What a step gave.
+    """A step's results.
 
     Attributes:
         out: spikes ``[batch, ...]``.
-        state: the membrane potential handed on ``[batch, ...]``.
-        due: r, where a reset comes with the step after the spike ``[batch, ...]``, else ``None``.
-        current: the synaptic current handed on ``[batch, ...]``, where there is one.
+        state: the outgoing membrane potential ``[batch, ...]``.
+        due: r ``[batch, ...]`` if a reset comes one step after the spike, else ``None``.
+        current: the outgoing synaptic current ``[batch, ...]``, if there is one.
     """
 
     out: Tensor
@@ -64,16 +64,16 @@ class Ran(NamedTuple):
 
 
 class Thin:
-    """What was decided of a layer's steps.
+    """What was decided about a layer's steps.
 
     Args:
         settings: the layer's.
-        call: a step of it that kernels computed.
-        backend: these.
-        dtype: that of the drive.
+        call: a step of the layer that kernels computed.
+        backend: those kernels.
+        dtype: the drive's dtype.
         numbers: the neuron's, as the kernels read them; the leak of a current is the last one.
-        leak: k in i' = i + x and i = i' + k i', where there is a synaptic current.
-        pinned: the tensors that, with the layer's attributes, they were made of.
+        leak: k in i' = i + x and i = i' + k i', if there is a synaptic current.
+        pinned: the tensors from which, with the layer's attributes, ``numbers`` were computed.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Thin:
         self.pins = [Pin.of(tensor) for tensor in pinned]
         self.reset = reset_of(call.plan.neuron)
         self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
-        """Kept too, so that autograd refuses a change of them as it does natively."""
+        """Saved too, so that autograd rejects in-place changes to them, as it does natively."""
         self.links = call.plan.links
         self.timed = settings.rule.timed
         self.looks = settings.rule.looks_ahead or settings.rule.looks_around
@@ -110,7 +110,7 @@ class Thin:
     def fits(
         self, x: Tensor, v: Tensor, pinned: Sequence[Tensor], current: Tensor | None = None
     ) -> bool:
-        """Whether all that was decided holds for a step of these, and there is a graph to make."""
+        """Whether what was decided holds for this step, and a graph is to be recorded."""
         return (
             is_memory(x, self.dtype)
             and is_memory(v, self.dtype)
@@ -124,15 +124,15 @@ class Thin:
         )
 
     def holds(self, pinned: Sequence[Tensor]) -> bool:
-        """Whether the neuron's numbers are what they were."""
+        """Whether the neuron's numbers are unchanged."""
         return all(pin.holds(now) for now, pin in zip(pinned, self.pins, strict=True))
 
     def stands_for(self, call: Call, drive: Tensor, leak: Value | None) -> bool:
-        """Whether it was made for such a step."""
+        """Whether it was made for a step like this."""
         return self.call.spec is call.spec and self.dtype is drive.dtype and self.leak == leak
 
     def run(self, x: Tensor, v: Tensor, current: Tensor | None = None) -> Ran:
-        """The step; :meth:`fits` has said yes."""
+        """Run a step that :meth:`fits`."""
         found = linked_tag(self.settings, v, self.links) if self.asks else None
         position = None
         if self.timed:
@@ -155,8 +155,8 @@ class Thin:
 def prepared(
     settings: Settings, call: Call, drive: Tensor, pinned: Sequence[Tensor], leak: Value | None
 ) -> Thin | None:
-    """What can be decided of the layer's next steps, after one that kernels computed; ``None``
-    where each needs a closer look.
+    """What can be decided about the layer's next steps, after one that kernels computed; ``None``
+    if each needs the full check.
     """
     plan, neuron = call.plan, call.plan.neuron
     backend = call.backend
@@ -185,8 +185,8 @@ def prepared(
 
 @torch.no_grad()
 def _leaks_alike(thin: Thin, like: Tensor) -> bool:
-    """Whether the loop with a synaptic current gives, bit for bit, what torch's operations and the
-    loop without one give, tried on noise.
+    """Whether the loop with a synaptic current matches, bit for bit, torch's current followed by
+    the loop without one, tested on noise.
     """
     generator, n = torch.Generator().manual_seed(0), launch.NEURONS
     x, v, current = torch.randn(3, n, generator=generator).to(like.dtype)
@@ -205,8 +205,7 @@ def _leaks_alike(thin: Thin, like: Tensor) -> bool:
 class ThinFunction(EngineFunction):
     """``(thin, x, v, current, earlier, link, position, left) -> spikes, potential, current, link``.
 
-    It leaves h and r in ``left``: as results that take no gradient they would cost a tenth of a
-    step.
+    It leaves h and r in ``left``: as non-differentiable outputs they would cost a tenth of a step.
     """
 
     @staticmethod
@@ -275,7 +274,7 @@ class ThinFunction(EngineFunction):
 
 
 def _in_a_row(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether what autograd kept is as it was: hooks may have it in another form."""
+    """Whether what autograd saved is unchanged in form: hooks may have altered it."""
     return tensor.dtype is dtype and tensor.is_contiguous() and tensor.is_cpu
 
 
@@ -289,7 +288,7 @@ def _try(
     room: Room,
     steps: float,
 ) -> None:
-    """A step back by the long way, which says whether the loop can be trusted from here on."""
+    """A fully checked backward step, which tests whether the loop can be used from here on."""
     call, n = thin.call, h.numel()
     grad_out, grad_after, grad_current, link = grads
     again = None if link is None else link.clone()

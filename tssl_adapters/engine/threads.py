@@ -1,4 +1,4 @@
-"""Compiled loops on as many threads as torch has: each takes a range of the neurons."""
+"""Runs compiled loops on as many threads as torch uses, each on a range of neurons."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 LEAST = 2**16
-"""Values that a thread must have to do, or else waking it costs more than it saves."""
+"""The least number of values per thread: with fewer, waking it costs more than it saves."""
 LINE = 64
-"""Ranges are multiples of it, so that no two threads write to one line of the cache."""
+"""Ranges are multiples of it, so that no two threads write to the same cache line."""
 
 
 @lru_cache(maxsize=1)
@@ -26,7 +26,7 @@ if hasattr(os, "register_at_fork"):  # a forked process has the pool, but none o
 
 
 def over(loop: Callable[..., None], steps: int, neurons: int, *rest: Any) -> None:
-    """Call ``loop(first, last, steps, neurons, *rest)`` so that all neurons are covered."""
+    """Call ``loop(first, last, steps, neurons, *rest)`` on ranges that cover all neurons."""
     threads = steps * neurons // LEAST
     if threads > 1:
         threads = min(torch.get_num_threads(), threads)

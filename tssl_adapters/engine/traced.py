@@ -1,7 +1,7 @@
 """A neuron's time step as a line of operations: the recursion, run on symbols.
 
-What :mod:`tssl_adapters.engine.recursion` computes with tensors it writes down here, for the
-engines that compile it.
+Run on symbols instead of tensors, :mod:`tssl_adapters.engine.recursion` records its operations for
+the engines that compile them.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from tssl_adapters.rules import Rule
 NUMBERS = ("decay", "gain", "offset", "threshold", "reset_value", "first", "second", "third")
 """A neuron's numbers in the order of their rows."""
 SUMS = ("by_decay", "by_gain", "by_offset", "by_threshold", "by_reset_value")
-"""What adds up to the gradients of the first of them."""
+"""Sums that give the gradients of the first of them."""
 
 LINK = ("chain", "decayed_chain", "decayed_membrane", "grad_spike")
-"""What a link may carry from one call to the call before, a row each."""
+"""What a link may carry from one call back to the previous one, a row each."""
 CARRIED = (*LINK, "grad_trace", "entering", "followed", *SUMS)
-"""What goes from one step to the step before within a sequence, and what its first step leaves."""
+"""What goes from one step back to the previous one, and what a sequence's first step leaves."""
 
 
 class Traced(NamedTuple):
-    """A line, and which of its symbols go where."""
+    """A line, and its output symbols by name."""
 
     line: Line
     outputs: dict[str, Any]
 
     def without(self, unwanted: Set[str]) -> list[str]:
-        """The results but for those that are unwanted and that no wanted one of the step before
-        asks for.
+        """The results, without those that are unwanted and not needed by any wanted result of the
+        previous step.
         """
         kept: list[str] = []
         while (more := [name for name in self.outputs if name not in unwanted]) != kept:
@@ -62,8 +62,8 @@ class Traced(NamedTuple):
 
 @cache
 def forward(spec: Spec, tau_s: float, traced: bool) -> Traced:
-    """From ``potential``, ``drive`` and, with a PSC, ``trace`` to the next of these, ``output``,
-    ``charged``, h, and ``due``, r. The trace is zero where it is not ``traced``.
+    """From ``potential``, ``drive`` and, with a PSC, ``trace`` to the next potential and trace, and
+    to ``output``, ``charged`` (h) and ``due`` (r). Unless ``traced``, the trace is zero.
     """
     line = Line()
     neuron = _record(spec, line, detached=False)
@@ -85,28 +85,27 @@ def forward(spec: Spec, tau_s: float, traced: bool) -> Traced:
 
 
 class Back(NamedTuple):
-    """What of a step's backward pass a line is made for, beside the neuron and the rule.
+    """What the line of a backward step is made for, besides the neuron and the rule.
 
     Attributes:
         output: whether the output has a gradient, ``grad_out``.
-        outside: whether the state that the step hands on has one, ``grad_potential``.
-        current: whether the synaptic current that it hands on has one, ``grad_current``; that of
-            the drive is that of the incoming current too.
-        linked: whether a link came in from the call after this one.
-        later: whether ``chain`` and ``decayed_chain`` come from a step after this one, and
-            ``grad_spike`` where the rule asks; in a sequence without a link that is where
-            ``followed`` is not 0.
-        membrane: whether ``decayed_membrane`` does.
-        traced: whether ``grad_trace`` does.
-        around: whether there is ``grad_beside``, c before or after the reset of which
-            ``grad_potential`` is the other, and the rule asks.
-        learns: whether sums for the neuron's own numbers are wanted.
-        adds: whether those of the steps after this one come in, to be added to.
+        outside: whether the outgoing state has a gradient, ``grad_potential``.
+        current: whether the outgoing synaptic current has a gradient, ``grad_current``; the drive's
+            gradient is then the incoming current's too.
+        linked: whether a link came in from the next call.
+        later: whether ``chain`` and ``decayed_chain`` come in from a later step, and ``grad_spike``
+            if the rule asks; in a sequence without a link, only where ``followed`` is not 0.
+        membrane: whether ``decayed_membrane`` comes in.
+        traced: whether ``grad_trace`` comes in.
+        around: whether the rule asks for ``grad_beside`` and it is there: c on the other side of
+            the reset from ``grad_potential``.
+        learns: whether gradient sums for the neuron's own numbers are wanted.
+        adds: whether the sums of the later steps come in, to be added to.
         detached: whether the library cuts the gradient through the reset.
-        ends: whether a step is the last of its window; in a sequence that is one where
+        ends: whether a step is the last of its window; in a sequence that is the one where
             ``followed`` is 0.
-        earlier: whether ``potential`` is h of the step before, which was reset at once.
-        trace: what ``trace`` is: a[t] or a[t-1]; ``None`` where that was zero.
+        earlier: whether ``potential`` is h of the previous step, with an immediate reset.
+        trace: whether ``trace`` is a[t] or a[t-1]; ``None`` if the latter was zero.
     """
 
     output: bool
@@ -128,7 +127,7 @@ class Back(NamedTuple):
     def of(
         cls, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
     ) -> Back:
-        """That of a call. What goes from step to step of a sequence starts as zeros."""
+        """The form of a call. What goes from step to step of a sequence starts as zeros."""
         linked, late = adjoints.link is not None, spec.form.timing == "delayed"
         sequence, each = given.steps > 1, adjoints.after is not None and adjoints.stride > 0
         alone = not linked and adjoints.chain is None
@@ -153,11 +152,11 @@ class Back(NamedTuple):
 
 @cache
 def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
-    """From the potential before a step, its drive (or h, where it is told), and what came in
-    from the step after to the gradient of the drive and what goes on to the step before: through a
-    link, or all at once as the gradient of the potential that is ``entering``.
+    """From the potential before a step, its drive (or h, if ``told``), and what comes in from the
+    next step, to the gradient of the drive and what goes to the previous step: through a link, or
+    all together as ``entering``, the gradient of the incoming potential.
 
-    With a PSC, ``trace`` is 1 where a[t] is large enough to count, if h is told.
+    With a PSC and given h, ``trace`` is 1 where a[t] reaches the gate.
     """
     line, form = Line(), spec.form
     neuron = _record(spec, line, back.detached)
@@ -246,14 +245,14 @@ def current_step_back() -> Traced:
 
 
 class Recorder(Backward):
-    """The recursion with each neuron's terms of a sum on their own."""
+    """The recursion with each neuron's terms of a sum kept separate."""
 
     def _sum(self, index: int, terms: Any) -> None:
         self.sums[index] = terms
 
 
 def _input(line: Line, name: str) -> Any:
-    """What comes in under a name, as the recursion takes it: in the place of a tensor."""
+    """A named input, typed so that the recursion takes it as a tensor."""
     return line.input(name)
 
 

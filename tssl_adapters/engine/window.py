@@ -1,8 +1,8 @@
-"""What rules that look at more than one time step are told of the others.
+"""What rules that look at more than one time step are told about the others.
 
-A window is a call and the calls linked to it. In a user's time loop its end is only known once the
-backward pass begins: so every call shares one :class:`Stretch`, which travels beside the link on
-the state tensor and is read in the backward pass.
+A window is a call and the calls linked to it. In a user's time loop its end is known only when the
+backward pass begins, so all its calls share one :class:`Stretch`, which is attached to the state
+tensor with the link and read in the backward pass.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tssl_adapters.rules import Rule, Window
 
 @dataclass(eq=False)
 class Stretch:
-    """A window as far as the forward pass has come: its steps, and each neuron's spikes.
+    """A window up to where the forward pass has come: its steps, and each neuron's spikes.
 
-    ``told`` is whether a gradient has arrived since, ``known`` the window that was made of counts.
+    ``told``: whether a non-zero gradient has arrived; ``known``: the window made from the counts.
     """
 
     settings: Settings
@@ -36,9 +36,9 @@ class Stretch:
 
 
 class Position(NamedTuple):
-    """Where in a window a state lies: the steps and spikes before it.
+    """A state's position in its window: the steps and spikes before it.
 
-    It is a value, so that a step that is computed again, by checkpointing say, counts once.
+    It is immutable, so that a recomputed step, e.g. under checkpointing, counts once.
     """
 
     stretch: Stretch
@@ -46,8 +46,8 @@ class Position(NamedTuple):
     counts: Tensor | None = None
 
     def after(self, more: int, spikes: Tensor | None) -> Position:
-        """The position after a call of so many steps that fired ``spikes``, ``[T, batch, ...]``;
-        they are counted for rules that ask for windows.
+        """The position after a call of ``more`` steps with ``spikes`` ``[T, batch, ...]``, which
+        are counted for rules that ask for windows.
         """
         counts = self.counts
         if spikes is not None:
@@ -60,7 +60,7 @@ class Position(NamedTuple):
         return Position(self.stretch, steps, counts)
 
     def sending(self, fired: Tensor, sent: Tensor) -> Position:
-        """The position after a call of one step whose layer ``sent`` other spikes on."""
+        """The position after a one-step call whose layer emitted ``sent`` instead of ``fired``."""
         if self.counts is None:
             return self
         counts = self.counts + (sent.detach() - fired.detach())
@@ -69,7 +69,7 @@ class Position(NamedTuple):
         return self._replace(counts=counts)
 
     def window(self, rule: Rule, neuron: Neuron, dtype: torch.dtype) -> Window:
-        """The window, for a call that starts here; made once for all of its calls."""
+        """The window of a call that starts here, made once for all of its calls."""
         stretch = self.stretch
         known = stretch.known
         if known is None or known[0] is not stretch.counts or known[1].counts.dtype != dtype:
@@ -86,8 +86,8 @@ def _made(rule: Rule, counts: Tensor, steps: int, neuron: Neuron) -> Window:
 
 
 def time_of(settings: Settings, state: Tensor) -> Position | None:
-    """Where in time a call starts that has no link. A state that a model computed, by a mask say,
-    is taken to come after the layer's last call; ``None`` where there was none.
+    """Where in time a call without a link starts. A state that the model computed, e.g. by a mask,
+    counts as following the layer's last call; ``None`` if there was none.
     """
     if state.grad_fn is None:
         return Position(Stretch(settings))
@@ -95,12 +95,12 @@ def time_of(settings: Settings, state: Tensor) -> Position | None:
 
 
 def ends(position: Position | None, t: int) -> bool:
-    """Whether step ``t`` of a call from that position is its window's last one."""
+    """Whether step ``t`` of a call from this position is its window's last one."""
     return position is not None and position.steps + t + 1 == position.stretch.steps
 
 
 def last(position: Position | None, t: int) -> float | None:
-    """:func:`ends` as rules are told."""
+    """:func:`ends` in the form that rules take: 1 or ``None``."""
     return 1.0 if ends(position, t) else None
 
 
@@ -111,7 +111,7 @@ def reshaped(
     spikes: Sequence[Tensor],
     later: Tensor | None,
 ) -> Sequence[Tensor]:
-    """What the rule makes of G.
+    """The rule's replacement for G.
 
     Args:
         position: where the call starts.
@@ -122,14 +122,14 @@ def reshaped(
     """
     settings = position.stretch.settings
     if later is None and not ends(position, len(grads) - 1):
-        later = torch.zeros_like(grads[-1])  # the loss does not look at what comes after
+        later = torch.zeros_like(grads[-1])  # the loss does not depend on what follows
     if not settings.watched:
         (watch_times if settings.rule.looks_ahead else _watch)(position, grads, later)
     return settings.rule.cotangent(grads, spikes, window, later)
 
 
 def _watch(position: Position, grads: Sequence[Tensor], later: Tensor | None) -> None:
-    """Ask the rule once a layer what it thinks of the loss, by the first gradient to arrive."""
+    """Let the rule check the loss, once per layer, by the first non-zero gradient."""
     settings = position.stretch.settings
     if grads[-1].any():
         settings.watched = True
@@ -137,7 +137,7 @@ def _watch(position: Position, grads: Sequence[Tensor], later: Tensor | None) ->
 
 
 def watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | None) -> None:
-    """Warn once a layer where a rule of spike times is told the same at every step of a window.
+    """Warn once per layer if a spike-time rule gets the same gradient at every step of a window.
 
     Args:
         position: where the call starts.
@@ -160,8 +160,8 @@ def watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | Non
 
 
 def watch_potential(position: Position, grad: Tensor, spikes: Tensor) -> None:
-    """Warn once a layer, in its first window, where a rule that looks around is not told what a
-    loss on the potential is before and after a spike, and there is such a loss.
+    """Warn once per layer, in its first window, if there is a loss on the potential of spiking
+    neurons, and the rule needs but does not get its gradient before and after a spike.
 
     Args:
         position: where the call starts.

@@ -1,7 +1,7 @@
-"""Writing down what torch computes, as a line of operations.
+"""Records what torch computes as a line of operations.
 
-A library's own step is the text that a neuron is compiled from: it is run once, on a few numbers
-that stand in for its states, and each operation that torch is asked for is one of the line.
+A neuron is compiled from its library's own step: the step is run once on small stand-in tensors,
+and each torch operation that it calls is added to the line.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from tssl_adapters.arithmetic import Line, Symbol, where
 from tssl_adapters.neuron import Value
 
 SHAPE = (2, 3)
-"""Of a stand-in."""
+"""The shape of a stand-in."""
 
 
 class CannotWriteError(Exception):
-    """Torch was asked for something that a line cannot say."""
+    """Torch was asked for something that a line cannot express."""
 
 
 class Function(NamedTuple):
-    """A function whose last digit is torch's own, so that torch computes it.
+    """A function that torch computes, as its last digit is torch's own.
 
     Attributes:
-        name: the line's input that it is.
-        argument: what it is a function of.
-        compute: in place.
+        name: its name as an input of the line.
+        argument: its argument.
+        compute: computes it in place.
         slope: its derivative.
     """
 
@@ -68,22 +68,22 @@ _SAME = {
     *("clone", "alias", "unsqueeze", "squeeze", "select", "unbind", "stack", "view", "expand"),
     *("_unsafe_view", "reshape", "_to_copy"),
 }
-"""Which leave the values alone as long as there are as many of them."""
+"""Operations that leave the values unchanged as long as their number stays the same."""
 _FILLED = {"zeros": 0.0, "ones": 1.0, "zeros_like": 0.0, "ones_like": 1.0}
 
 
 class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes into a line what torch computes from stand-ins while it is entered.
+    """While active, writes into a line what torch computes from stand-ins.
 
-    Numbers, Python's or in tensors of one value, become inputs of the line: ``numbers`` has what
-    they are, ``"n0"`` and so on their names.
+    Numbers, Python's own or in one-element tensors, become inputs of the line, named ``"n0"`` and
+    so on; ``numbers`` holds their values.
 
     Args:
         line: where to write.
-        dtype: of the stand-ins, and of all that is computed from them.
+        dtype: dtype of the stand-ins and of everything computed from them.
 
     Raises:
-        CannotWriteError: within, at what a line cannot say.
+        CannotWriteError: while active, at an operation that a line cannot express.
     """
 
     def __init__(self, line: Line, dtype: torch.dtype) -> None:
@@ -91,25 +91,25 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.line, self.dtype = line, dtype
         self.numbers: list[Value] = []
         self.sources: dict[int, Tensor] = {}
-        """The tensors of one value that were there before."""
+        """The one-element tensors that existed before."""
         self.functions: list[Function] = []
         self.known_as: dict[int, Symbol] = {}
-        """What stands for the symbols at these places from here on."""
+        """What replaces the symbols at these places from here on."""
         self._symbols: dict[int, Symbol] = {}
         self._known: dict[Any, str] = {}
         self._made: list[Any] = []
-        """Kept, so that none of them is taken for another one that lies where it lay."""
+        """Kept alive, so that no id is reused."""
         self._own: set[int] = set()
         self._numbers = count()
 
     def stand_in(self, symbol: Symbol) -> Tensor:
-        """A tensor that is known as a symbol."""
+        """A tensor that stands for a symbol."""
         self._made.append(torch.linspace(-1.0, 1.0, 6, dtype=self.dtype).view(SHAPE))
         self._symbols[id(self._made[-1])] = symbol
         return self._made[-1]  # type: ignore[no-any-return]
 
     def symbol(self, value: Any) -> Symbol:
-        """What a tensor or a number is known as."""
+        """The symbol of a tensor or a number."""
         if isinstance(value, Symbol):
             return value
         if id(value) in self._symbols:
@@ -124,7 +124,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise CannotWriteError(f"{value!r}")
 
     def forget(self, but: Sequence[Symbol]) -> None:
-        """Forget the functions that these do not depend on."""
+        """Forget the functions that these symbols do not depend on."""
         needed = {*self.line.needed(but)}
         self.functions = [f for f in self.functions if self.line.input(f.name).place in needed]
 
@@ -160,7 +160,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if tensor.numel() == 1 and id(tensor) not in self._symbols:
                 self._met(tensor)
         if not any(id(t) in self._symbols or t.requires_grad for t in tensors):
-            self._own.update(map(id, results))  # a number, of numbers
+            self._own.update(map(id, results))  # a number computed from numbers
             return found
         self._write(name, args, kwargs, results)
         return found
@@ -181,7 +181,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif plain == "pow" and not isinstance(args[1], Tensor) and args[1] == 2:
             symbol = self.symbol(args[0]) * self.symbol(args[0])
         elif plain == "sub" and not kwargs and isinstance(args[1], float) and args[1] == 0.0:
-            symbol = self.symbol(args[0])  # of which nothing is taken, whatever it is
+            symbol = self.symbol(args[0])  # subtracting 0.0 changes nothing
         elif plain in _SLOPES:
             symbol = self._function(plain, self.symbol(args[0]))
         elif plain in _COMPUTED and not kwargs:  # with a factor torch rounds once
@@ -195,7 +195,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for known in self.functions:
             if known.argument.place == argument.place and known.compute.__name__ == f"{name}_":
                 return self.line.input(known.name)
-        called = f"f{next(self._numbers)}"  # each comes after what it is a function of
+        called = f"f{next(self._numbers)}"  # each comes after those it depends on
         result = self.line.input(called)
         compute = getattr(torch, f"{name}_")
         self.functions.append(Function(called, argument, compute, _SLOPES[name](result)))
@@ -203,7 +203,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
-    """Values, those in lists and tuples among them."""
+    """Values, with nested lists and tuples flattened."""
     found = []
     for value in values:
         found += _flat(value) if isinstance(value, list | tuple) else [value]

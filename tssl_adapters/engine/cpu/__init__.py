@@ -1,1 +1,1 @@
-"""The CPU's loops: generated from a layer's line of operations, compiled by LLVM in memory."""
+"""The CPU loops: generated from a layer's line of operations, compiled by LLVM in memory."""

@@ -1,4 +1,4 @@
-"""The CPU's loops: which one a call takes, and the memory that it is given."""
+"""The CPU backend: picks the loop for a call and passes it the memory."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
 
 LARGEST_BLOCK = 256
-"""Neurons that the backward pass holds at once, at most: few enough that what the next step reads
-can be brought to the caches meanwhile."""
+"""The most neurons that the backward pass holds at once: few enough that the next step's reads can
+be prefetched meanwhile."""
 SCRATCH = 2**17
-"""Values of a block that the backward pass holds at once: they stay in the second cache, and of a
-thousand steps there are neurons enough side by side. A quarter of it took 1.3 times as long, at
-T = 1000 2.3 times."""
+"""The values per block that the backward pass holds at once: they stay in the L2 cache, and with a
+thousand steps there are still enough neurons side by side. A quarter of it took 1.3 times as long,
+and 2.3 times at T = 1000."""
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _numbers = itertools.count()
 
 
 def _name() -> str:
-    """A name for a function: all that is compiled is in one space of names."""
+    """A new function name: all compiled functions share one namespace."""
     return f"loop{next(_numbers)}"
 
 
@@ -83,7 +83,7 @@ def _current_back(dtype: str) -> Callable[..., None]:
 
 
 _rows: dict[Any, tuple[Callable[..., None], tuple[str, ...]]] = {}
-"""By what they compute."""
+"""Compiled rows, by what they compute."""
 
 
 class Numbers:
@@ -102,10 +102,10 @@ class Numbers:
             self.at = self.few.buffer_info()[0]
 
     def address(self, dtype: torch.dtype, count: int) -> int:
-        """Where they lie.
+        """The address of the numbers.
 
         Raises:
-            MismatchError: they are not so many values of this dtype.
+            MismatchError: they are not ``count`` values of this dtype.
         """
         if self.dtype is not dtype or self.count != count:
             raise MismatchError(f"{self.count} numbers in {self.dtype}, not {count} in {dtype}")
@@ -117,7 +117,7 @@ def _few(values: Any, dtype: torch.dtype) -> array[float]:
 
 
 class CpuBackend:
-    """The CPU's loops, in float32 and float64."""
+    """The CPU backend, in float32 and float64."""
 
     name = "cpu"
 
@@ -187,7 +187,7 @@ class CpuBackend:
             adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
 
     def step_loop(self, spec: Spec) -> Callable[..., None]:
-        """One step forward that tells h[t], for memory that is right."""
+        """One forward step that also writes h[t], for memory that the caller has checked."""
         loop = _forward_step(spec, 1.0, False, True, None)
 
         def run(
@@ -213,7 +213,7 @@ class CpuBackend:
     def step_back(
         self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
     ) -> Callable[..., None]:
-        """One step back from h[t], for memory like this, which is right."""
+        """One backward step from h[t], for memory like this, which the caller has checked."""
         dtype = _DTYPES[spec.form.dtype]
         loop = _backward_loop(spec, back, given, adjoints, current)
 
@@ -242,7 +242,7 @@ class CpuBackend:
     def row_loop(
         self, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: torch.dtype
     ) -> tuple[Callable[..., None], tuple[str, ...]]:
-        """A line as it is, for all neurons."""
+        """A line for all neurons."""
         places = tuple((name, symbol.place) for name, symbol in outputs.items())
         key = (tuple(line.operations), places, tuple(numbers), dtype)
         if key not in _rows:
@@ -272,7 +272,7 @@ class CpuBackend:
 def _backward_loop(
     spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
 ) -> Callable[..., None]:
-    """The loop for a backward pass with these inputs and results."""
+    """The loop for a backward pass with these inputs and outputs."""
     form = Back.of(spec, back, given, adjoints, current or given.synapse is not None)
     places = {
         "chain": adjoints.chain,
@@ -288,7 +288,7 @@ def _backward_loop(
 
 
 def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
-    """The address of memory that came in: so many values of a dtype in a row; 0 for none.
+    """The address of incoming memory: ``count`` contiguous values of a dtype; 0 for none.
 
     Raises:
         MismatchError: it is something else.
@@ -309,12 +309,12 @@ def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
 
 
 def _own(tensor: Tensor | None) -> int:
-    """The address of memory made for this call, like memory that is checked; 0 for none."""
+    """The address of memory that was allocated for this call like checked memory; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def _synapse_at(given: Given, dtype: torch.dtype) -> tuple[int, int]:
-    """Addresses of the current that came in and of that after the last step."""
+    """The addresses of the incoming current and of the current after the last step."""
     if given.synapse is None:
         return 0, 0
     current, _, leaked = given.synapse

@@ -1,7 +1,7 @@
-"""LLVM's code for this machine, as functions that Python calls. Nothing of it is read from a disk.
+"""Compiles LLVM code for this machine into functions that Python calls, all in memory.
 
-A function takes Python's numbers straight: its entry is made with it, so that a call costs less
-than a microsecond.
+A function takes Python integers directly: its entry point is generated with it, so that a call
+costs less than a microsecond.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from llvmlite import binding
 from tssl_adapters.engine.cpu.loops import COUNTS, Source
 
 SMALL = 2**16
-"""Calls on fewer values keep Python's lock: to give it back takes as long as they do."""
+"""Calls on fewer values keep the GIL: releasing it would take as long as the call."""
 _FAST_CALL = 0x80
 _API = ("PyLong_AsLongLong", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef")
 _MEMORY = ("PyMem_RawMalloc", "PyMem_RawFree")
 _lock = threading.Lock()
 _kept: list[Any] = []
-"""What compiled functions need for as long as the process runs."""
+"""What compiled functions need as long as the process runs."""
 
 
 class _Method(ctypes.Structure):
@@ -38,7 +38,7 @@ class _Method(ctypes.Structure):
 
 
 def _entry(source: Source) -> str:
-    """What Python calls: whole numbers in, ``None`` out."""
+    """The function that Python calls: integers in, ``None`` out."""
     lines, arguments = [], []
     for k, name in enumerate(source.parameters):
         lines += [
@@ -83,12 +83,12 @@ def _entry(source: Source) -> str:
 
 @cache
 def _machine() -> binding.TargetMachine:
-    """This machine, as LLVM's target."""
+    """This machine as an LLVM target."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     try:
         features = binding.get_host_cpu_features().flatten()
-    except RuntimeError:  # LLVM cannot tell on some systems
+    except RuntimeError:  # unknown to LLVM on some systems
         features = ""
     target = binding.Target.from_triple(binding.get_process_triple())
     return target.create_target_machine(
@@ -97,7 +97,7 @@ def _machine() -> binding.TargetMachine:
 
 
 def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
-    """A module's text for a machine, checked and vectorised."""
+    """A module's text, verified and optimised for a machine, with vectorised loops."""
     module = binding.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
@@ -110,7 +110,7 @@ def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 
 def whole(source: Source) -> str:
-    """A source with its entry."""
+    """A source with its entry point."""
     return f"{source.text}\n{_entry(source)}\n"
 
 
@@ -129,7 +129,7 @@ def _engine() -> binding.ExecutionEngine:
 
 
 def compiled(source: Source) -> Callable[..., None]:
-    """A source as a function of its parameters, which are whole numbers."""
+    """A source as a Python function of its parameters, which are integers."""
     with _lock:
         engine = _engine()
         engine.add_module(optimised(whole(source), _machine()))

@@ -1,4 +1,4 @@
-"""LLVM's language: one row of neighbouring neurons, from a line of operations."""
+"""Emits LLVM IR: one row of neighbouring neurons, from a line of operations."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DECLARATIONS = "".join(
 
 
 class _Exponential(NamedTuple):
-    """How exp is computed: 2^k e^r with k whole and r at most half of ln 2.
+    """How exp is computed: 2^k e^r with integer k and abs(r) at most ln(2)/2.
 
-    ``high + low`` is ln 2, of which multiples of the first are exact; e^r is its Taylor series up
-    to ``terms``; beyond ``largest`` and ``smallest`` k would not fit an exponent, and the result is
-    infinite or 0. A number to which ``rounding`` is added is rounded to a whole one, which is in
-    its last bits; ``mantissa`` is how many bits lie below an exponent, of which 1 has ``one``.
+    ``high + low`` is ln 2, and multiples of ``high`` are exact; e^r is its Taylor series with
+    ``terms`` terms; beyond ``largest`` and ``smallest`` k would not fit an exponent, and the result
+    is infinite or 0. Adding ``rounding`` rounds a number to an integer, held in its last bits;
+    ``mantissa`` is the number of bits below the exponent, and ``one`` is the exponent of 1.
     """
 
     high: float
@@ -52,7 +52,7 @@ class _Exponential(NamedTuple):
 
     @property
     def rounding(self) -> float:
-        """1.5 times the number from which on only whole ones can be told apart."""
+        """1.5 times the number from which on only integers can be represented."""
         return 1.5 * 2.0**self.mantissa
 
 
@@ -65,37 +65,37 @@ _EXPONENTIALS = {
 
 
 class Code:
-    """Text in LLVM's language, with names that are used once."""
+    """LLVM IR text with unique names."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.first: list[str] = []
-        """What belongs to the start of the function."""
+        """Instructions for the start of the function."""
         self._count = 0
 
     def new(self, stem: str = "t") -> str:
-        """A name that is not in use."""
+        """An unused name."""
         self._count += 1
         return f"{stem}{self._count}"
 
     def do(self, text: str) -> None:
-        """An instruction without a result."""
+        """Add an instruction without a result."""
         self.lines.append(f"  {text}")
 
     def get(self, text: str) -> str:
-        """The result of an instruction."""
+        """Add an instruction and return its result."""
         name = "%" + self.new()
         self.do(f"{name} = {text}")
         return name
 
     def label(self, name: str) -> None:
-        """Start a block."""
+        """Start a basic block."""
         self.lines.append(f"{name}:")
 
     @contextmanager
     def counting(self, start: str, end: str, step: str, down: bool = False) -> Iterator[str]:
-        """A loop over ``start``, ``start + step``, ... below ``end``; ``down``: backwards from
-        ``end - 1`` to ``start`` by ones.
+        """A loop over ``start``, ``start + step``, ... below ``end``; with ``down``, from
+        ``end - 1`` down to ``start`` in steps of 1.
         """
         slot, name = "%" + self.new("at"), self.new("loop")
         self.first.append(f"  {slot} = alloca i64")
@@ -119,7 +119,7 @@ class Code:
 
 
 def constant(value: float, kind: str) -> str:
-    """A number as LLVM reads it, rounded to the type."""
+    """A number in LLVM's notation, rounded to the type."""
     if kind == "float":
         try:
             (value,) = struct.unpack("f", struct.pack("f", value))
@@ -129,7 +129,7 @@ def constant(value: float, kind: str) -> str:
 
 
 def _emitted(code: Code, operation: Operation, operands: Sequence[str], kind: str) -> str:
-    """The result of an operation, in the library's own precision: nothing is fused."""
+    """The result of an operation, rounded as in the library: nothing is fused."""
     name = operation.name
     if name in _BINARY:
         return code.get(f"{_BINARY[name]} {kind} {operands[0]}, {operands[1]}")
@@ -158,14 +158,14 @@ def _chosen(code: Code, test: str, yes: str, no: str, kind: str) -> str:
 
 
 def _exponential(code: Code, x: str, kind: str) -> str:
-    """exp in arithmetic that vectorises, within two units in the last place."""
+    """exp in arithmetic that vectorises, accurate to two units in the last place."""
     how, whole = _EXPONENTIALS[kind], _WHOLE[kind]
 
     def number(value: float) -> str:
         return constant(value, kind)
 
     def fused(left: str, right: str, total: str) -> str:
-        """left * right + total, rounded once where the machine can."""
+        """left * right + total, fused if the machine can."""
         operands = ", ".join(f"{kind} {operand}" for operand in (left, right, total))
         return code.get(f"call {kind} @llvm.fmuladd.{_SUFFIX[kind]}({operands})")
 
@@ -188,13 +188,13 @@ def _exponential(code: Code, x: str, kind: str) -> str:
 
 
 class Row(NamedTuple):
-    """A function of LLVM's that computes a line for ``n`` neighbours.
+    """An LLVM function that computes a line for ``n`` neighbouring neurons.
 
     Attributes:
-        name: what it is called.
+        name: the function's name.
         text: its definition.
-        parameters: the names of the pointers that it takes after ``n``: to a value a neuron, or to
-            one for all of them. A result's name has ``to.`` before it.
+        parameters: the names of the pointers that it takes after ``n``: to one value per neuron, or
+            to one for all neurons. Outputs are prefixed with ``to.``.
     """
 
     name: str
@@ -208,9 +208,9 @@ def row(
     """The row of a line.
 
     Args:
-        name: what to call it.
+        name: the function's name.
         line: the operations.
-        outputs: results by name. They may go where an input comes from, neuron by neuron.
+        outputs: results by name. They may overwrite an input, neuron by neuron.
         common: inputs that are one number for all neurons.
         kind: ``"float"`` or ``"double"``.
     """
@@ -250,7 +250,7 @@ def row(
             *code.lines,
             "  %next = add nuw nsw i64 %j, 1",
             "  %more = icmp slt i64 %next, %n",
-            # Neurons do not touch each other's memory, whichever arrays are the same.
+            # Neurons do not touch each other's memory, even if arrays coincide.
             "  br i1 %more, label %loop, label %end, !llvm.loop !LOOP",
             "end:",
             "  ret void",
@@ -261,7 +261,7 @@ def row(
 
 
 def module(rows: Sequence[Row], functions: Sequence[str], externals: Sequence[str]) -> str:
-    """A module of these rows and functions, the metadata of their loops included."""
+    """A module of these rows and functions, with the metadata of their loops."""
     texts, metadata = [], ["!0 = distinct !{}", '!1 = !{!"llvm.loop.parallel_accesses", !0}']
     for number, one in enumerate(rows, 2):
         texts.append(one.text.replace("!LOOP", f"!{number}"))

@@ -1,9 +1,10 @@
-"""Loops over neurons and time steps, in LLVM's language, around rows of neighbouring neurons.
+"""Loops over neurons and time steps, in LLVM IR, around rows of neighbouring neurons.
 
-A sequence is computed a block of neurons at a time, whose states stay in the fastest caches, with
-time inside. A single step is one row over all of its neurons. A function takes, after the range of
-neurons ``first`` to ``last``, the number of time ``steps`` and of ``neurons``, addresses as
-:data:`FORWARD` and the others name them; what a variant does not need may be 0.
+A sequence is computed one block of neurons at a time, with time as the inner loop, so that its
+states stay in the fastest caches. A single step is one row over all of its neurons. A function
+takes the range of neurons ``first`` to ``last``, the numbers of time ``steps`` and ``neurons``, and
+then addresses as named in :data:`FORWARD` and the others; those that a variant does not need may be
+0.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ BACKWARD = (
 CURRENT = (*RANGE, "values", "drive", "state", "out")
 CURRENT_BACK = (*RANGE, "values", "grad_out", "grad_drive")
 COUNTS = {*RANGE, "block", "pace", "stride"}
-"""Parameters that are whole numbers; all others are addresses."""
+"""Parameters that are integers; all others are addresses."""
 BLOCK = 8192
-"""Neurons of a block of the forward pass: their states stay in the second cache. With 1,024 of them
-a sequence took 1.2 times as long, as few of a row of memory that is read ahead are used."""
+"""Neurons per block of the forward pass: their states stay in the L2 cache. With 1,024 of them a
+sequence took 1.2 times as long, as too little of each prefetched stretch of memory is used."""
 LINE = 64
-"""Bytes of a line of the caches."""
+"""Bytes per cache line."""
 SIZES = {"float": 4, "double": 8}
 EXTERNALS = (
     "declare ptr @PyMem_RawMalloc(i64)",
@@ -66,7 +67,7 @@ class Source(NamedTuple):
 
 
 class _Function:
-    """A function around rows."""
+    """A function that calls rows."""
 
     def __init__(self, name: str, parameters: Sequence[str], dtype: str, dense: bool) -> None:
         self.name = name
@@ -80,8 +81,8 @@ class _Function:
     def row(
         self, traced: Traced, targets: Sequence[str]
     ) -> Callable[[str, Mapping[str, str]], None]:
-        """A line as something to call: with how many neighbours, and where all of its inputs and
-        results lie. Of its results the ``targets`` are wanted.
+        """Add a row that computes the ``targets`` of a line; returns a function that emits a call
+        of it, given the number of neurons and the addresses of all inputs and outputs.
         """
         name = f"{self.name}.row{len(self.rows)}"
         outputs = {target: traced.outputs[target] for target in targets}
@@ -100,7 +101,7 @@ class _Function:
         return self.code.offset(self.kind, pointer, index)
 
     def numbers(self, start: str) -> dict[str, str]:
-        """Where the numbers of the neurons from ``start`` on lie."""
+        """The addresses of the numbers of the neurons from ``start`` on."""
         if not self.dense:
             return {name: self.at("%values", str(k)) for k, name in enumerate(NUMBERS)}
         found = {}
@@ -116,7 +117,7 @@ class _Function:
         return self.code.get(f"select i1 {less}, i64 {left}, i64 {block}")
 
     def copy(self, target: str, source: str | None, count: str) -> None:
-        """Copy values; without a source, zeros."""
+        """Copy values, or zeros if there is no source."""
         with self.code.counting("0", count, "1") as j:
             value = constant(0.0, self.kind)
             if source is not None:
@@ -124,41 +125,41 @@ class _Function:
             self.code.do(f"store {self.kind} {value}, ptr {self.at(target, j)}")
 
     def fetch(self, place: str, count: str, *, write: bool = False) -> None:
-        """Have values brought to the second cache. No processor minds where they lie."""
+        """Prefetch values into the L2 cache. Any address is harmless."""
         with self.code.counting("0", count, str(LINE // SIZES[self.kind])) as j:
             at = self.at(place, j)
             self.code.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 {int(write)}, i32 2, i32 1)")
 
     def copy_given(self, target: str, base: str, index: str, count: str) -> None:
-        """Copy what lies at ``index``; zeros where there is nothing."""
+        """Copy from ``index`` of ``base``, or zeros if ``base`` is null."""
         with self.given(base) as (yes, no):
             yes(lambda: self.copy(target, self.at(base, index), count))
             no(lambda: self.copy(target, None, count))
 
     def hand_back(self, base: str, index: str, source: str, count: str) -> None:
-        """Copy to what lies at ``index``, where there is something."""
+        """Copy to ``index`` of ``base``, unless ``base`` is null."""
         with self.given(base) as (yes, no):
             yes(lambda: self.copy(self.at(base, index), source, count))
             no(lambda: None)
 
     def given(self, base: str) -> _Branch:
-        """A branch on whether an address is one."""
+        """A branch on whether an address is not null."""
         return _Branch(self.code, self.code.get(f"icmp ne ptr {base}, null"))
 
     def row_of(self, pointer: str, number: int, start: str) -> str:
-        """The address of neuron ``start`` in row ``number`` of rows of all neurons."""
+        """The address of neuron ``start`` in row ``number``; each row holds all neurons."""
         if not number:
             return self.at(pointer, start)
         whole = self.code.get(f"mul i64 %neurons, {number}")
         return self.at(pointer, self.code.get(f"add i64 {whole}, {start}"))
 
     def step_of(self, pointer: str, t: str, start: str, pace: str = "%neurons") -> str:
-        """The address of neuron ``start`` at step ``t``, where steps lie ``pace`` apart."""
+        """The address of neuron ``start`` at step ``t``, with stride ``pace`` over time."""
         whole = self.code.get(f"mul i64 {t}, {pace}")
         return self.at(pointer, self.code.get(f"add i64 {whole}, {start}"))
 
     def room(self, values: int) -> str:
-        """Memory on the stack."""
+        """A buffer on the stack."""
         name = "%" + self.code.new("room")
         self.code.first.append(f"  {name} = alloca [{values} x {self.kind}], align 64")
         return name
@@ -184,7 +185,7 @@ class _Function:
 
 
 class _Branch:
-    """``with branch as (yes, no)``: what to do in either case."""
+    """``with branch as (yes, no)``: each takes the body of its case."""
 
     def __init__(self, code: Code, test: str) -> None:
         self.code, self.test, self.name = code, test, code.new("if")
@@ -210,7 +211,7 @@ class _Branch:
 def forward_step(
     name: str, spec: Spec, tau_s: float, traced: bool, tells: bool, gate: float | None
 ) -> Source:
-    """One step forward, h where it ``tells``, and bits of which traces reach a ``gate``."""
+    """One forward step; writes h if it ``tells``, and bits of which traces reach a ``gate``."""
     function = _Function(name, FORWARD, spec.form.dtype, spec.form.dense)
     late = spec.form.timing != "immediate"
     targets = ["output", "potential", *(["charged"] if tells else []), *(["due"] if late else [])]
@@ -240,7 +241,7 @@ def forward_step(
 
 
 def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
-    """A whole sequence forward, with the potential after every step where it is to ``keep``."""
+    """A whole sequence forward; writes the potential after every step if it is to ``keep``."""
     function = _Function(name, FORWARD, spec.form.dtype, spec.form.dense)
     psc = spec.form.psc
     synapse = spec.form.synapse
@@ -287,7 +288,7 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
 def backward_step(
     name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
 ) -> Source:
-    """One step back, without some of its results."""
+    """One backward step, without the unwanted results."""
     function = _Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
     line = backward(spec, rule, back, tau_s)
     step = function.row(line, [target for target in line.outputs if target not in unwanted])
@@ -329,8 +330,8 @@ def backward_step(
 def backward_sequence(
     name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
 ) -> Source:
-    """A whole sequence back, without some of its results: a block's forward pass is computed anew
-    first, and h kept of it where that stands for the drive, as it does behind a synapse.
+    """A whole sequence backward, without the unwanted results. For each block, the forward pass is
+    recomputed first; h is kept if it replaces the drive, as it does behind a synapse.
     """
     function = _Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
     psc, code = spec.form.psc, function.code
@@ -362,7 +363,7 @@ def backward_sequence(
         for k, name in enumerate(carried, 1)
     }
     current = function.at(after, code.get(f"mul i64 %block, {len(carried) + 1}"))
-    """i on the way, then its gradient after the last step."""
+    """i in the forward pass, then its gradient after the last step."""
     function.copy(none, None, "%block")
     with code.counting("%first", "%last", "%block") as start:
         count = function.rest(start, "%block")
@@ -440,7 +441,7 @@ def backward_sequence(
 
 
 _HANDED = (0, 1, 3)
-"""Rows of a link that lie where the link lies; the other one may go elsewhere."""
+"""Rows that are stored in the link's memory; the other one may be stored elsewhere."""
 _ENDS = {
     "decayed_membrane": "%through",
     "grad_trace": "%grad_trace",
@@ -453,21 +454,21 @@ def _next(code: Code, t: str) -> str:
 
 
 def _copy_link(function: _Function, target: str, k: int, start: str, count: str) -> None:
-    """A row of the link that came in, or zeros."""
+    """Copy a row of the incoming link, or zeros."""
     with function.given("%link") as (yes, no):
         yes(lambda: function.copy(target, function.row_of("%link", k, start), count))
         no(lambda: function.copy(target, None, count))
 
 
 def _hand_back_link(function: _Function, source: str, k: int, start: str, count: str) -> None:
-    """A row of the link that goes to the call before, where there is one."""
+    """Copy a row of the link that goes back to the previous call, if there is one."""
     with function.given("%chain") as (yes, no):
         yes(lambda: function.copy(function.row_of("%chain", k, start), source, count))
         no(lambda: None)
 
 
 def _later_current(function: _Function, t: str, start: str, last: str) -> str:
-    """Where the gradient of the current after step ``t`` lies: it is that of the next drive."""
+    """The address of the gradient of the current after step ``t``, which is the next drive's."""
     code, after = function.code, _next(function.code, t)
     place = function.step_of("%grad_drive", after, start)
     ends = code.get(f"icmp eq i64 {after}, %steps")
@@ -475,7 +476,9 @@ def _later_current(function: _Function, t: str, start: str, last: str) -> str:
 
 
 def _outside(function: _Function, t: str, start: str, none: str) -> str:
-    """Where the gradient of the potential after step ``t`` lies: of all steps, or of the last."""
+    """The address of the gradient of the potential after step ``t``; zeros if only the last step
+    has one and ``t`` is another.
+    """
     code = function.code
     place = function.step_of("%grad_after", t, start, "%stride")
     each = code.get("icmp ne i64 %stride, 0")
@@ -485,18 +488,18 @@ def _outside(function: _Function, t: str, start: str, none: str) -> str:
 
 
 def _beside(function: _Function, t: str, start: str, none: str, timing: Timing) -> str:
-    """Where the gradient of the potential lies of which that after step ``t`` is on the other side
-    of the reset.
+    """The address of the gradient of the potential on the other side of the reset from the one
+    after step ``t``.
     """
     code = function.code
     other = _next(code, t) if timing == "delayed" else code.get(f"sub i64 {t}, 1")
     place = function.step_of("%grad_after", other, start, "%stride")
-    inside = code.get(f"icmp ult i64 {other}, %steps")  # -1 is not
+    inside = code.get(f"icmp ult i64 {other}, %steps")  # unsigned: false for -1
     return code.get(f"select i1 {inside}, ptr {place}, ptr {none}")
 
 
 def _pack(function: _Function, count: str, values: str, least: float) -> None:
-    """Whether each value is at least so much, eight to a byte, from neuron ``first`` on."""
+    """Pack whether each value is at least ``least``, eight to a byte, from neuron ``first`` on."""
     code, kind = function.code, function.kind
     base = code.offset("i8", "%bits", code.get("lshr i64 %first, 3"))
     full = code.get(f"add i64 {count}, 7")
@@ -521,7 +524,7 @@ def _pack(function: _Function, count: str, values: str, least: float) -> None:
 
 
 def _unpack(function: _Function, count: str, start: str, flags: str) -> None:
-    """The flags of :func:`_pack`, from neuron ``start`` on, 0 or 1."""
+    """Undo :func:`_pack` from neuron ``start`` on: flags, 0 or 1."""
     code, kind = function.code, function.kind
     with code.counting("0", count, "1") as j:
         at = code.get(f"add i64 {start}, {j}")
@@ -535,8 +538,8 @@ def _unpack(function: _Function, count: str, start: str, flags: str) -> None:
 def row_over_all(
     name: str, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: str
 ) -> Source:
-    """A line for all neurons. ``values`` are its numbers, in this order, ``window`` is ``steps``,
-    and then there are the other inputs, and ``"to."`` before their names the outputs.
+    """A line for all neurons. It takes ``values``, its numbers in this order; ``window``, which is
+    ``steps``; then the other inputs and the outputs, prefixed with ``"to."``.
     """
     common = frozenset({*numbers, "steps"})
     made = row(f"{name}.row0", line, outputs, common, TYPES[dtype])
@@ -552,7 +555,7 @@ def row_over_all(
 
 
 def current(name: str, dtype: str) -> Source:
-    """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], k the first of the numbers."""
+    """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t]; k is the first of the numbers."""
     return _scan(name, CURRENT, dtype, current_step(), ("drive",), "out", down=False)
 
 
@@ -572,7 +575,7 @@ def _scan(
     writes: str,
     down: bool,
 ) -> Source:
-    """One ``state`` through time."""
+    """A recurrence of one ``state`` over time."""
     function = _Function(name, parameters, dtype, dense=False)
     step = function.row(line, ["state", writes])
     code, state = function.code, function.room(BLOCK)

@@ -1,1 +1,1 @@
-"""The GPU's kernels: a step of a layer generated from its line of operations, Triton around it."""
+"""The GPU kernels: a layer's step, generated from its line of operations, inside Triton kernels."""

@@ -1,7 +1,7 @@
-"""Triton's kernels on the GPU: what launches them.
+"""The Triton backend: launches the kernels on the GPU.
 
-Under Triton's interpreter (``TRITON_INTERPRET=1``) they take tensors on the CPU instead, which is
-how they are tested.
+Under Triton's interpreter (``TRITON_INTERPRET=1``) they take CPU tensors instead, which is how they
+are tested.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tssl_adapters.engine.triton.kernels import backward, forward, scan
 from tssl_adapters.neuron import Value
 
 LONGEST_SPAN = 8
-"""Time steps that a program holds at once. The backward pass computes as many anew, so that the
-forward pass leaves a state for each span but the first: an eighth of a drive."""
+"""Time steps that a program holds at once. The backward pass recomputes one such span at a time, so
+the forward pass stores a state for each span but the first: an eighth of a drive."""
 THREADS = 128
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class TritonBackend:
-    """The GPU's kernels, in float16, bfloat16, float32 and float64."""
+    """The Triton backend, in float16, bfloat16, float32 and float64."""
 
     name = "triton"
 
@@ -41,7 +41,7 @@ class TritonBackend:
     def numbers(
         self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
     ) -> Tensor:
-        """``[8]`` or ``[8, *step]``. Nothing waits for the GPU: what lies there stays there."""
+        """``[8]`` or ``[8, *step]``. No synchronisation: what is on the GPU stays there."""
         dtype, device = working_dtype(drive), drive.device
         if dense:
             rows = [torch.as_tensor(v, device=device).detach().to(dtype) for v in values]
@@ -110,7 +110,7 @@ class TritonBackend:
 def _scanned(
     made: Callable[[str, bool], Any], drive: Tensor, start: Tensor | None, k: float, down: bool
 ) -> Tensor:
-    """A current through time."""
+    """Run a current over time."""
     found, steps, neurons = torch.empty_like(drive), drive.shape[0], drive[0].numel()
     numbers = _row((k,), working_dtype(drive), drive.device)
     step = made(str(drive.dtype).removeprefix("torch."), drive.is_cuda)
@@ -126,19 +126,19 @@ def _span(steps: int) -> int:
 
 
 def _room_for_spans(given: Given, spec: Spec) -> Tensor | None:
-    """``[spans - 1, 1 or 2, N]`` for the states at the start of every span but the first."""
+    """A buffer ``[spans - 1, 1 or 2, N]`` for the state at the start of each span but the first."""
     count = triton.cdiv(given.steps, _span(given.steps)) - 1
     states = 2 if spec.form.psc else 1
     return given.drive.new_empty((count, states, given.neurons)) if count else None
 
 
 def _room_for_bits(given: Given) -> Tensor:
-    """``[N / 8]`` for a flag a neuron."""
+    """A buffer ``[N / 8]`` for one flag per neuron."""
     return given.drive.new_empty(triton.cdiv(given.neurons, 8), dtype=torch.uint8)
 
 
 def _fixed(spec: Spec, given: Given) -> dict[str, Any]:
-    """What a kernel is compiled for."""
+    """The constants that a kernel is compiled for."""
     step = emit.forward_step(spec, given.tau_s, given.drive.is_cuda)
     return {"STEP": step, "FORM": spec.form, "SPAN": _span(given.steps)}
 
@@ -149,13 +149,13 @@ def _read(given: Given) -> tuple[Tensor | None, ...]:
 
 @lru_cache(maxsize=1024)
 def _row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers where the kernels find them. Never write to it."""
+    """Numbers as a cached tensor on a device. Never write to it."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _launch(kernel: Any, drive: Tensor, neurons: int, *arguments: Any, **fixed: Any) -> None:
-    """Run a kernel on a drive's device, a value a thread (two in half precision)."""
+    """Run a kernel on a drive's device, one value per thread (two in half precision)."""
     block = THREADS * max(1, 4 // drive.element_size())
     grid = (triton.cdiv(neurons, block),)
     with _on(drive.device):

@@ -1,7 +1,7 @@
-"""A line of operations as a function that Triton compiles: Python's source, a statement each.
+"""A line of operations as a Triton function: Python source, one statement per operation.
 
-Triton's ``/`` is fast rather than rounded to the nearest, and torch rounds a half-precision tensor
-after every operation. So both are spelt out, as calls of functions.
+Triton's ``/`` is fast rather than correctly rounded, and torch rounds a half-precision tensor after
+every operation. So division and rounding are explicit function calls.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _WRITTEN = {
     "multiply": "{} * {}",
     "negate": "-{}",
     "where": "tl.where({}, {}, {})",
-    # Triton's own may give the other number where one is none.
+    # If one operand is NaN, Triton's own functions may return the other one.
     "minimum": "tl.where({1} < {0}, {1}, {0})",
     "maximum": "tl.where({1} > {0}, {1}, {0})",
     "absolute": "tl.abs({})",
@@ -63,8 +63,8 @@ def interpreted() -> bool:
 
 @cache
 def forward_step(spec: Spec, tau_s: float, on_gpu: bool) -> Any:
-    """``(potential, drive, trace, numbers)`` to the output, the potential and the trace after the
-    step, h and, where the reset of an incoming potential may be due, r.
+    """From ``(potential, drive, trace, numbers)`` to the output, the potential and trace after the
+    step, h and, if the reset of an incoming potential may be due, r.
     """
     line, given = forward(spec, tau_s, True), ("potential", "drive", "trace", "numbers")
     late = spec.form.timing != "immediate"
@@ -74,8 +74,8 @@ def forward_step(spec: Spec, tau_s: float, on_gpu: bool) -> Any:
 
 @cache
 def backward_step(spec: Spec, rule: Rule, back: Back, tau_s: float, on_gpu: bool) -> Any:
-    """``(potential, drive, trace, grad_out, grad_potential, grad_beside, carried, fired, numbers,
-    steps)`` to the gradient of the drive and what is :data:`CARRIED` to the step before.
+    """From ``(potential, drive, trace, grad_out, grad_potential, grad_beside, carried, fired,
+    numbers, steps)`` to the drive's gradient and what is :data:`CARRIED` to the previous step.
     """
     arriving = ("grad_out", "grad_potential", "grad_beside", "carried", "fired")
     given = ("potential", "drive", "trace", *arriving, "numbers", "steps")
@@ -85,14 +85,14 @@ def backward_step(spec: Spec, rule: Rule, back: Back, tau_s: float, on_gpu: bool
 
 @cache
 def current(dtype: str, on_gpu: bool) -> Any:
-    """``(state, drive, numbers)`` of a synaptic current to its state and its output."""
+    """From ``(state, drive, numbers)`` of a synaptic current to its state and its output."""
     given = ("state", "drive", "numbers")
     return _function(current_step(), given, ("state", "out"), dtype, on_gpu)
 
 
 @cache
 def current_back(dtype: str, on_gpu: bool) -> Any:
-    """``(state, grad_out, numbers)`` of the adjoint to its state and the drive's gradient."""
+    """From the adjoint's ``(state, grad_out, numbers)`` to its state and the drive's gradient."""
     given = ("state", "grad_out", "numbers")
     return _function(current_step_back(), given, ("state", "grad_drive"), dtype, on_gpu)
 
@@ -103,14 +103,13 @@ def _function(
     """A line as a function, for drives of this dtype.
 
     Args:
-        traced: the line, of whose results one that it does not compute is what came in under the
-            same name.
-        given: the function's parameters; among ``numbers`` and ``carried`` are more.
-        results: what it returns, in this order.
-        dtype: that of the drive. Half precision comes as float32.
-        on_gpu: whether torch would compute on a GPU. Half precision has no kernels in the
-            libraries, so that torch's own operations are the measure there; in float32
-            SpikingJelly's kernels are, which divide.
+        traced: the line; a result that it does not compute is the input of the same name.
+        given: the function's parameters; ``numbers`` and ``carried`` are tuples of inputs.
+        results: the names of what it returns, in this order.
+        dtype: the drive's dtype. Half precision is passed as float32.
+        on_gpu: whether torch would compute on a GPU. The libraries have no kernels for half
+            precision, so torch's own operations are the reference there; in float32 it is
+            SpikingJelly's kernels, which divide.
     """
     half, wide = dtype in _HALF, "tl.float64" if dtype == "float64" else "tl.float32"
     inputs = {name: name for name in given}
@@ -137,7 +136,7 @@ def _function(
 
 
 def _written(name: str, operands: Sequence[str], divide: str) -> str:
-    """An operation on variables."""
+    """The source of an operation on variables."""
     if name == "divide":
         return f"{divide}({', '.join(operands)})"
     return _WRITTEN[name].format(*operands)
@@ -146,9 +145,9 @@ def _written(name: str, operands: Sequence[str], divide: str) -> str:
 def _rounded(
     operation: Operation, operations: Sequence[Operation], rounded: str, on_gpu: bool
 ) -> str:
-    """An operation on tensors in half precision."""
+    """The source of an operation on half-precision tensors."""
     name, operands = operation.name, [f"t{k}" for k in operation.operands]
-    if name in _COMPARED:  # torch compares with a number as the tensor's dtype holds it
+    if name in _COMPARED:  # torch first rounds a number to the tensor's dtype
         operands = [
             f"{rounded}({text})" if operations[k].name in ("input", "number") else text
             for k, text in zip(operation.operands, operands, strict=True)
@@ -158,14 +157,14 @@ def _rounded(
 
 
 def _literal(bits: str) -> str:
-    """A number that :meth:`tssl_adapters.arithmetic.Line.number` wrote, as Python's source."""
+    """A number written by :meth:`tssl_adapters.arithmetic.Line.number`, as Python source."""
     value = repr(float.fromhex(bits))
     return value if value[-1].isdigit() else f'float("{value}")'
 
 
 @cache
 def _compiled(parameters: str, body: str) -> Any:
-    """The one function of this text. Triton tells functions apart by their names."""
+    """The unique function of this source. Triton distinguishes functions by name."""
     name = "step_" + hashlib.sha256(f"{parameters}\n{body}".encode()).hexdigest()[:16]
     source = f"def {name}({parameters}):\n{body}"
     scope = {
@@ -173,10 +172,10 @@ def _compiled(parameters: str, body: str) -> Any:
         "divided_by_number": divided_by_number,
         "to_float16": to_float16,
         "to_bfloat16": to_bfloat16,
-        "tl": tl,  # which Triton wants in sight
+        "tl": tl,  # Triton needs it in scope
         "__name__": __name__,
     }
-    # Triton reads a function's source, which inspect finds there.
+    # Triton reads a function's source through inspect, which finds it there.
     file = f"<{__name__}.{name}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), scope)

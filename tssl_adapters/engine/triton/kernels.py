@@ -1,13 +1,13 @@
-"""The recursion of a whole call in Triton: a program for each block of neurons, time inside.
+"""The recursion of a whole call in Triton: one program per block of neurons, with time inside.
 
-Each thread keeps the states of its neurons in registers and walks through time in spans of a few
-steps, all of whose drives it asks for before it needs the first. What a step computes comes as a
-function, from :mod:`tssl_adapters.engine.triton.emit`: in the library's order of operations, and
-compiled without fused multiply-adds, so that it rounds as the library does.
+Each thread keeps the states of its neurons in registers and moves through time in spans of a few
+steps, loading all drives of a span before it needs the first. A step is a function from
+:mod:`tssl_adapters.engine.triton.emit`, in the library's order of operations and compiled without
+fused multiply-adds, so that it rounds as the library does.
 
-The forward pass leaves the states at the start of each span but the first; from there the backward
-pass computes the span anew, in registers. So the memory moved is two tensors of T x N forward
-(drive, output) and three backward (drive, the output's gradient, the drive's), and an eighth more.
+The forward pass stores the states at the start of each span but the first; from there the backward
+pass recomputes the span in registers. So the memory traffic is two T x N tensors forward (drive,
+output) and three backward (drive, the output's gradient, the drive's), plus an eighth.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def forward(
 ):  # fmt: skip
     """``drive [T, N]``, ``state [N]``, ``trace [N]``, ``values [8, N or 1]`` give ``out [T, N]``.
 
-    It also gives ``potential``, after every step ``[T, N]`` if kept, else after the last one
-    ``[N]``, the potential ``before_reset [T, N]``, and the states at the start of ``spans
-    [T/SPAN - 1, 1 or 2, N]``: the potential and, where there is one, the trace; and of a single
-    step ``due [N]``, r, and ``bits [N / 8]``: whether a[t] is ``GATE`` or more. ``trace``,
+    It also writes ``potential``, after every step ``[T, N]`` if kept, else after the last one
+    ``[N]``; the potential ``before_reset [T, N]``; the states at the start of ``spans
+    [T/SPAN - 1, 1 or 2, N]``: the potential and the trace, if there is one; and for a single step
+    ``due [N]``, r, and ``bits [N / 8]``: whether a[t] is at least ``GATE``. ``trace``,
     ``before_reset``, ``due``, ``spans`` and ``bits`` may be ``None``.
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -109,13 +109,13 @@ def backward(
 ):  # fmt: skip
     """The adjoint of :func:`forward`, whose ``spans`` or ``bits`` it takes.
 
-    ``grad_out [T, N]``, whose time steps lie ``pace`` apart, ``grad_after``, for every step
-    ``[T, N]`` if ``EACH``, else for the last one ``[N]``, and ``link_in [LINKS, N]``, lambda, F_v
-    lambda, with a delayed reset F_v mu, and G of the call after, may be ``None``. They give
-    ``grad_drive [T, N]`` and, where not ``None``, ``chain_out [LINKS, N]``, ``mu_out [N]``,
-    ``entering [N]``, ``grad_trace [N]`` and ``sums [5, N]``. Of its window a rule may ask how many
-    steps it has, ``window``, and with a step's ``grad_after`` it may be given that of the step
-    which lies ``BESIDE`` it, before (-1) or after (1), and which neurons ``fired [N]`` in it.
+    The inputs ``grad_out [T, N]``, with stride ``pace`` over time, ``grad_after``, for every step
+    ``[T, N]`` if ``EACH``, else for the last one ``[N]``, and ``link_in [LINKS, N]`` (lambda, F_v
+    lambda, with a delayed reset F_v mu, and G of the next call) may be ``None``. The outputs are
+    ``grad_drive [T, N]`` and, unless ``None``, ``chain_out [LINKS, N]``, ``mu_out [N]``,
+    ``entering [N]``, ``grad_trace [N]`` and ``sums [5, N]``. A rule may ask for the ``window``'s
+    number of steps, for the ``grad_after`` of the step ``BESIDE``, before (-1) or after (1), and
+    for which neurons ``fired [N]`` in the window.
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = j < neurons
@@ -200,8 +200,8 @@ def scan(
     source, start, result, values, steps, neurons,
     STEP: tl.constexpr, DOWN: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One state through time, from the last step to the first if ``DOWN``: ``source [T, N]`` and
-    ``start [N]``, which may be ``None``, give ``result [T, N]``.
+    """A recurrence of one state over time, from the last step to the first if ``DOWN``: ``source
+    [T, N]`` and ``start [N]``, which may be ``None``, give ``result [T, N]``.
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = load_numbers(values, 1)
@@ -215,7 +215,7 @@ def scan(
             first = (count - 1 - span) * SPAN
         xs = load_span(source, first, steps, j, neurons, neurons, SPAN)
         for k in tl.static_range(SPAN - 1 if DOWN else 0, -1 if DOWN else SPAN, -1 if DOWN else 1):
-            # After the last step there are zeros, which leave a state of zero as it is.
+            # After the last step zeros are loaded, which leave a zero state unchanged.
             state, found = STEP(state, xs[k], p)
             at = tl.cast(first + k, tl.int64) * neurons + j
             tl.store(result + at, found, mask=inside(first + k, steps, j, neurons))

@@ -1,4 +1,4 @@
-"""Pieces of Triton's kernels: arithmetic that says how it rounds, and how they read and write."""
+"""Parts of the Triton kernels: arithmetic with explicit rounding, loads and stores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def divided(left, right):
-    """``left / right``, rounded to the nearest."""
+    """``left / right``, correctly rounded."""
     if left.dtype == tl.float64:
         return left / right
     else:
@@ -17,7 +17,7 @@ def divided(left, right):
 
 @triton.jit
 def divided_by_number(left, right):
-    """``left / right`` as torch does it on a GPU where ``right`` is a number: by its reciprocal."""
+    """``left / right`` as torch computes it on a GPU for a number ``right``: by its reciprocal."""
     return left * tl.div_rn(1.0, right)
 
 
@@ -35,7 +35,7 @@ def to_bfloat16(value):
 
 @triton.jit
 def wide(value):
-    """A value that was read, in the dtype that is computed with."""
+    """A loaded value in the working dtype: float64 or float32."""
     if value.dtype == tl.float64:
         return value
     else:
@@ -44,13 +44,13 @@ def wide(value):
 
 @triton.jit
 def inside(t, steps, j, neurons):
-    """Which neurons ``j`` there are at step ``t``."""
+    """Where neuron ``j`` and step ``t`` are within bounds."""
     return (j < neurons) & (tl.zeros_like(j) + t < steps)
 
 
 @triton.jit
 def load_span(tensor, first, steps, j, neurons, pace, SPAN: tl.constexpr):
-    """The values of a span, a tuple of steps, which lie ``pace`` apart; 0 after the last step."""
+    """A span's values, a tuple of steps with stride ``pace`` over time; 0 after the last step."""
     found = tl.tuple(())
     for k in tl.static_range(SPAN):
         at = tl.cast(first + k, tl.int64) * pace + j
@@ -61,7 +61,7 @@ def load_span(tensor, first, steps, j, neurons, pace, SPAN: tl.constexpr):
 
 @triton.jit
 def store_bits(bits, flags, neurons, BLOCK: tl.constexpr):
-    """The flags of a block of neurons, 0 or 1, eight to a byte."""
+    """Store the flags of a block of neurons, 0 or 1, eight to a byte."""
     placed = tl.reshape(flags.to(tl.int32), [BLOCK // 8, 8]) << tl.arange(0, 8)[None, :]
     byte = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
     tl.store(bits + byte, tl.sum(placed, axis=1).to(tl.uint8), mask=byte * 8 < neurons)
@@ -69,7 +69,7 @@ def store_bits(bits, flags, neurons, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_bits(bits, j, neurons):
-    """The flags of neurons ``j`` that :func:`store_bits` left."""
+    """The flags of neurons ``j`` that :func:`store_bits` stored."""
     byte = tl.load(bits + j // 8, mask=j < neurons, other=0)
     return ((byte.to(tl.int32) >> (j % 8).to(tl.int32)) & 1).to(tl.float32)
 
@@ -86,7 +86,7 @@ def load_rows(tensor, j, neurons, COUNT: tl.constexpr):
 
 @triton.jit
 def load_numbers(values, COUNT: tl.constexpr):
-    """``COUNT`` numbers that all neurons have, in a tuple."""
+    """``COUNT`` numbers shared by all neurons, in a tuple."""
     found = tl.tuple(())
     for k in tl.static_range(COUNT):
         found = found + (tl.load(values + k),)
@@ -95,7 +95,7 @@ def load_numbers(values, COUNT: tl.constexpr):
 
 @triton.jit
 def chosen(condition, yes, no, FIRST: tl.constexpr, COUNT: tl.constexpr):
-    """``COUNT`` values of ``yes`` from ``FIRST`` on where it holds, else those of ``no``."""
+    """``COUNT`` values of ``yes`` from ``FIRST`` on where the condition holds, else of ``no``."""
     found = tl.tuple(())
     for k in tl.static_range(COUNT):
         found = found + (tl.where(condition, yes[FIRST + k], no[k]),)
