@@ -19,7 +19,7 @@ BY_NAME: dict[str, type[Rule]] = {
     "strsbp": STRSBP,
     "eventprop": EventProp,
 }
-"""Rules that need no argument, by the name that ``wrap(model, rule=...)`` takes."""
+"""Rules that need no argument, by their names in ``wrap(model, rule=...)``."""
 
 __all__ = [
     "BY_NAME",

@@ -1,4 +1,4 @@
-"""What a rule is: how the gradient of one spike is formed, from one neuron at one time step."""
+"""The interface of a rule: how the gradient of one neuron's spike at one time step is formed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tssl_adapters.neuron import Traits, Value
 
 
 class Feedback(NamedTuple):
-    """How a recurrent layer's spikes come back to it.
+    """How a recurrent layer's spikes feed back to it.
 
     Attributes:
         weight: R, ``[N, N]``, from the second index to the first.
-        arriving: what each spike train would bring to a potential through a weight of 1,
+        arriving: what each spike train would add to a potential through a weight of 1,
             ``[T, batch, N]``.
-        gain: what multiplies that on its way into the potential.
+        gain: the factor of that in the potential.
     """
 
     weight: Tensor
@@ -36,11 +36,11 @@ class Window(NamedTuple):
     Attributes:
         counts: o, how often each neuron fired in it, ``[batch, ...]``.
         active: 1 where a neuron fired, else 0, of the same shape.
-        steps: T, how many steps it has.
-        decay: what multiplies the potential in a step.
+        steps: T, its number of time steps.
+        decay: the decay of the potential per step.
         drop: what a spike takes from a potential that is at the threshold.
-        feedback: of a recurrent layer whose whole sequence is at hand.
-        factor: what the rule made of the window, :meth:`Rule.factor`.
+        feedback: of a recurrent layer, if its whole sequence is available.
+        factor: the rule's :meth:`Rule.factor` of the window.
     """
 
     counts: Tensor
@@ -53,30 +53,29 @@ class Window(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One time step of a layer, as a rule sees it. Tensors are ``[batch, ...]``.
+    """One time step of a layer as a rule sees it. Tensors are ``[batch, ...]``.
 
     Attributes:
         spike: s[t], 0 or 1.
         charged: h[t], the membrane potential before the spike test.
         increment: d[t] = h[t] - u[t-1].
         active: 1 where the post-synaptic current a[t] is at least :meth:`Rule.active_from`, else
-            0; ``None`` where the rule has none, and at ``tau_s == 1``, where a[t] is the spike.
+            0; ``None`` if the rule has none, and at ``tau_s == 1``, where a[t] is the spike.
         removed: R[t], what a spike takes from the potential.
         threshold: theta.
         tau_s: synaptic time constant in steps, at least 1.
         detached: whether the library cuts the gradient through the reset.
         drop: what a spike takes from a potential that is at the threshold.
-        fired: 1 where the neuron fires in the window that the step belongs to, else 0, for rules
-            that are ``windowed``.
-        last: 1 in the last step of that, else 0; ``None`` is 0.
-        decay: F_v, what multiplies the potential in a step.
-        steps: how many steps the window has, for rules that ask for it (``timed``); infinite where
-            the layer's first state had a graph already, so that nobody knows.
-        later: G[t+1], for rules that look ahead without a window; G[t] itself where none has come
-            from a later step.
+        fired: 1 where the neuron fires in the step's window, else 0, for ``windowed`` rules.
+        last: 1 in the window's last step, else 0; ``None`` is 0.
+        decay: F_v, the decay of the potential per step.
+        steps: the window's number of steps, for rules that ask for it (``timed``); infinite if it
+            is unknown because the layer's first state already had a graph.
+        later: G[t+1], for rules that look ahead without a window; G[t] itself if there is no later
+            step's.
         around: the mean of the gradients of a loss on the potential just before and just after
-            the step's reset, for rules that look around; ``None`` where there is none, or nobody
-            knows.
+            the step's reset, for rules that look around; ``None`` if there is none or it is
+            unknown.
     """
 
     spike: Tensor
@@ -112,24 +111,24 @@ class Fallback(NamedTuple):
 
 
 def without_addresses(text: str) -> str:
-    """What ``repr`` says of functions and objects, the same in every process."""
+    """A ``repr`` without memory addresses, the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 class Rule(ABC):
     """A learning rule, local to the neuron. The engine forms every adjoint from these answers.
 
-    ``None`` stands for zero wherever a tensor is returned, and saves the work.
+    ``None`` stands for zero wherever a tensor is returned, and saves the computation.
     """
 
     chain: bool = True
     """Whether anything flows from a time step to the one before it."""
 
     checkpoint: int | None = None
-    """How many steps of a sequence the backward pass computes anew at a time; ``None`` for all."""
+    """How many steps of a sequence the backward pass recomputes at a time; ``None`` for all."""
 
     spike_chain: bool = True
-    """Whether lambda flows over time; a loss on the potential and synaptic currents do anyway."""
+    """Whether lambda flows over time; gradients of potential losses and currents do anyway."""
 
     windowed: bool = False
     """Whether the rule has a :meth:`cotangent`, or asks for ``Step.fired`` and ``Step.last``."""
@@ -140,28 +139,28 @@ class Rule(ABC):
     """
 
     looks_around: bool = False
-    """Whether it wants ``Step.around``, which is known for whole sequences in one call."""
+    """Whether the rule wants ``Step.around``, known only if the whole sequence is one call."""
 
     whole: bool = False
-    """Whether :meth:`cotangent` needs all of a window in one call."""
+    """Whether :meth:`cotangent` needs a whole window in one call."""
 
     ends_at_spikes: bool = False
     """Whether lambda ends at a spike, whatever the reset leaves of the potential."""
 
     continuous: bool = False
-    """Whether a potential after a spike moves with the one before, as in continuous time, where a
-    reset moves along: lambda and mu go past a spike whole, and what of them does is what a
-    threshold moves.
+    """Whether the potential after a spike moves with the one before, as in continuous time, where
+    the reset moves along: lambda and mu pass a spike undiminished, and what passes is the
+    threshold's gradient.
     """
 
     cuts_feedback: bool = False
-    """Whether no gradient comes back to a layer through its own recurrent weights."""
+    """Whether the gradient through a layer's own recurrent weights is cut."""
 
     solves_feedback: bool = False
-    """Whether :meth:`cotangent` wants :class:`Feedback`, if it has the whole sequence."""
+    """Whether :meth:`cotangent` wants :class:`Feedback`, if the whole sequence is available."""
 
     counts_reset: bool = False
-    """Whether :meth:`crossing` covers all effects of the threshold on spikes, the reset's too."""
+    """Whether :meth:`crossing` covers all effects of the threshold, including the reset's."""
 
     timed: bool = False
     """Whether the engine counts steps: the rule wants ``Step.steps``, or looks ahead without a
@@ -169,17 +168,17 @@ class Rule(ABC):
     """
 
     takes_several: bool = False
-    """Whether a neuron may send several spikes a step: of what a rule is told of one spike, only
-    h - theta holds for several.
+    """Whether a neuron may emit several spikes per step: of a step's values, only h - theta is then
+    still valid.
     """
 
     follows: bool = False
-    """Whether each layer gets the rule made for its own surrogate, by :meth:`following`."""
+    """Whether each layer gets its own rule for its surrogate, by :meth:`following`."""
 
     @property
     def compiled(self) -> bool:
-        """Whether engines compile the rule: where all that it answers for a step is marked as
-        :func:`tssl_adapters.arithmetic.arithmetic`. Torch computes what they do not.
+        """Whether engines compile the rule: all of its methods for a step must be marked as
+        :func:`tssl_adapters.arithmetic.arithmetic`. Otherwise torch computes it.
         """
         answers = (
             *(self.slope, self.signal, self.emit, self.crossing),
@@ -189,15 +188,15 @@ class Rule(ABC):
 
     @property
     def takes_later(self) -> bool:
-        """Whether it asks for ``Step.later``."""
+        """Whether the rule asks for ``Step.later``."""
         return self.looks_ahead and not self.windowed
 
     def following(self, surrogate: Any) -> Rule:
-        """The rule for a layer with this ``rules.native.Surrogate``, where it ``follows`` it."""
+        """The rule for a layer with this ``rules.native.Surrogate``, if it ``follows`` it."""
         return self
 
     def _check_checkpoint(self) -> None:
-        """Raise for a ``checkpoint`` that is no number of steps."""
+        """Raise if ``checkpoint`` is not a valid number of steps."""
         every, name = self.checkpoint, type(self).__name__
         if every is None:
             return
@@ -207,7 +206,7 @@ class Rule(ABC):
             raise ValueError(f"{name}: checkpoint must be 1 step or more, not {every!r}.")
 
     def __str__(self) -> str:
-        """The rule with those of its options that are not the defaults; functions by name."""
+        """The rule with its options that differ from the defaults; functions by name."""
         options: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         said = [
             f"{option.name}={value!r}"
@@ -218,30 +217,30 @@ class Rule(ABC):
 
     @abstractmethod
     def slope(self, step: Step) -> Tensor:
-        """phi[t] = d spike / d potential, as the rule has it."""
+        """phi[t] = d spike / d potential, as the rule defines it."""
 
     @abstractmethod
     def chain_reset(self, step: Step) -> ChainReset | None:
-        """What the spike, through the reset it causes, adds to the spike-time chain.
+        """What the spike adds to the spike-time chain through its reset.
 
         F_v is the derivative of the next step's charge with respect to the potential.
         """
 
     @abstractmethod
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
-        """What the reset adds to du/dh on the way of a loss on the membrane potential."""
+        """What the reset adds to du/dh in the adjoint of a loss on the membrane potential."""
 
     def active_from(self, tau_s: float) -> float | None:
         """The post-synaptic current from which on a neuron counts as active, at ``tau_s > 1``.
 
-        That is all a rule is told of a[t], as ``Step.active``, so that a single step has to keep
-        no more of it than a bit a neuron. ``None``: the rule does not ask.
+        ``Step.active`` is all that a rule learns about a[t], so that a single step need keep only
+        one bit per neuron of it. ``None``: the rule does not ask.
         """
         return None
 
     @arithmetic
     def signal(self, step: Step, grad_spike: Tensor) -> Tensor:
-        """What takes the place of G[t], which ``grad_spike`` is, in all other answers."""
+        """The replacement for G[t], which is ``grad_spike``, in all other methods."""
         return grad_spike
 
     @arithmetic
@@ -250,7 +249,7 @@ class Rule(ABC):
         return None
 
     def factor(self, window: Window) -> Tensor | None:
-        """What :meth:`cotangent` needs of a window, ``[batch, ...]``, made once for all of it."""
+        """What :meth:`cotangent` needs of a window, ``[batch, ...]``, computed once per window."""
         return None
 
     def cotangent(
@@ -260,14 +259,14 @@ class Rule(ABC):
         window: Window,
         later: Tensor | None,
     ) -> Sequence[Tensor]:
-        """What takes the place of G[t] in all other answers, where they take whole windows. It is
-        computed by torch, on all of a call's steps, in every engine.
+        """The replacement for G[t] in all other methods, for ``windowed`` rules. In every engine it
+        is computed by torch, on all steps of a call.
 
         Args:
             grads: G of each time step, ``[batch, ...]``; one step in a step-by-step call.
-            spikes: s of each of them.
-            window: what these steps belong to; it may be longer.
-            later: G of the step after them, where the rule ``looks_ahead`` and there is one.
+            spikes: s of each of these steps.
+            window: the window of these steps; it may be longer.
+            later: G of the step after them, if the rule ``looks_ahead`` and there is one.
 
         Returns:
             As many tensors.
@@ -276,13 +275,13 @@ class Rule(ABC):
 
     @arithmetic
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
-        """The part of ``firing``, which reached the potential through the spike, that reaches the
-        threshold too.
+        """The part of ``firing``, the gradient of the potential through the spike, that also
+        reaches the threshold.
         """
         return firing
 
     def problem(self, traits: Traits, tau_s: float) -> str | None:
-        """Why this rule cannot serve a layer, and what to do; ``None`` if it can."""
+        """Why this rule does not work for a layer, and what to do; ``None`` if it does."""
         return None
 
     def remarks(
@@ -291,22 +290,22 @@ class Rule(ABC):
         """What in a model would break this rule without an error.
 
         Args:
-            modules: the model's modules by their dotted names.
-            taken: the layers that are given this rule, by theirs.
-            tau_s: synaptic time constant of these.
+            modules: the model's modules by dotted name.
+            taken: the layers that get this rule, by dotted name.
+            tau_s: synaptic time constant of these layers.
         """
         return []
 
     def doubt(self, grad_spike: Tensor) -> str | None:
-        """What is wrong with the loss, by a layer's first G of one step, ``[batch, ...]``."""
+        """What is wrong with the loss, given a layer's first G of one step, ``[batch, ...]``."""
         return None
 
     @abstractmethod
     def resets_membrane(self, detached: bool) -> bool:
-        """Whether :meth:`membrane_reset` is ever other than zero."""
+        """Whether :meth:`membrane_reset` is ever non-zero."""
 
     @abstractmethod
     def splits_adjoint(self, detached: bool) -> bool:
-        """Whether the spike-time chain differs from the ordinary adjoint of the membrane, so that
-        it needs a channel of its own from one call of a layer to the one before.
+        """Whether the spike-time chain differs from the membrane's ordinary adjoint, so that it
+        needs a channel of its own from one call of a layer back to the previous one.
         """

@@ -1,4 +1,4 @@
-"""What the rules' arguments, and their refusals, have in common."""
+"""Checks that the rules share, of arguments and of layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules import dropout, pooling
 from tssl_adapters.neuron import Traits, Value
 
 MOST_TAKEN = 1e4
-"""A reset that takes more than so many thresholds is a way to have a neuron fire once."""
+"""A reset that takes more than this many thresholds is a way to make a neuron fire once."""
 
 
 _LOSES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
@@ -32,7 +32,7 @@ _LOSES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
 
 
 def losing_times(rule: str, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Which modules lose what a rule of spike times wants to know, and what to use instead."""
+    """Which modules lose gradients that a spike-time rule needs, and what to use instead."""
     return [
         f"'{path}' ({type(module).__name__}) {why}, and {rule} needs the gradient one step "
         f"after a spike, which is lost there; {instead}."
@@ -68,7 +68,7 @@ def at_least_one(rule: str, name: str, value: object) -> None:
 
 
 def one_of(rule: str, name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse an option that is none of its choices.
+    """Refuse an option that is not one of its choices.
 
     Raises:
         ValueError: it is something else.
@@ -89,8 +89,8 @@ def flag(rule: str, name: str, value: object) -> None:
 
 
 def takes_too_much(rule: str, traits: Traits) -> str | None:
-    """Why a rule that divides by what a spike takes from the potential cannot serve a neuron whose
-    reset takes it out of reach, or ``None``.
+    """Why a rule that divides by what a spike takes from the potential does not work for a neuron
+    whose reset puts the threshold out of reach, or ``None``.
     """
     value = out_of_reach(traits)
     if value is None:
@@ -102,7 +102,7 @@ def takes_too_much(rule: str, traits: Traits) -> str | None:
 
 
 def out_of_reach(traits: Traits) -> float | None:
-    """What a reset leads to, where that is so far from the threshold that a neuron fires once."""
+    """The value of a reset, if it is so far from the threshold that a neuron fires only once."""
     if traits.reset.target is None:
         return None
     threshold, value = _number(traits.threshold), _number(traits.reset.target)
@@ -111,13 +111,13 @@ def out_of_reach(traits: Traits) -> float | None:
 
 
 def has_numbers(traits: Traits) -> bool:
-    """Whether threshold, decay and reset can be looked at: on the meta device they cannot."""
+    """Whether threshold, decay and reset have values: on the meta device they have none."""
     values = [traits.threshold, traits.decay, traits.reset.number]
     return not any(isinstance(value, torch.Tensor) and value.is_meta for value in values)
 
 
 def _number(value: Value) -> float:
-    """The value that is farthest from 0."""
+    """The value with the largest magnitude."""
     if not isinstance(value, torch.Tensor):
         return float(value)
     return float(value.detach().flatten()[value.detach().abs().argmax()])

@@ -1,4 +1,4 @@
-"""EventProp: the exact gradient of spike times in continuous time, a step at a time."""
+"""EventProp: the exact continuous-time gradient of spike times, on a grid of time steps."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ class EventProp(Rule):
     spikes and through its potential. Let G[t] be the gradient of the spike, c[t] that of a loss on
     the potential, F_v the potential's decay and R[t] what a spike takes from it. Then, in steps::
 
-        D[t]      = G[t+1] - G[t]                      of the spike's time; 0 at the last step
+        D[t]      = G[t+1] - G[t]                      by the spike's time; 0 at the last step
         phi[t]    = s[t]/d[t], 0 where d[t] <= 0       the time moves by -phi dh
         lambda[t] = -phi (D[t] + R (c before + c after)/2) + (F_v + (1 - F_v) R phi) lambda[t+1]
         mu[t]     = (1 + (1/F_v - 1) R phi) (c[t] + F_v mu[t+1])
         e[t]      = lambda[t] + mu[t]
 
-    whatever the reset: what a spike's time moves is the potential after it as well. e goes to the
-    drive, and a synaptic current is autograd's. The threshold moves what the spikes' times do.
-    Nothing is emitted at silent steps but what later spikes and the potential's loss send, and a
-    neuron that never fires learns nothing from spikes.
+    whatever the reset: a spike's time also moves the potential after it. e goes to the drive;
+    autograd handles a synaptic current. The threshold acts through the spike times. Silent steps
+    emit only what later spikes and a loss on the potential send back, and a neuron that never fires
+    learns nothing from spikes.
 
-    As the steps get finer this tends to the exact gradient, in first order, where what charges the
-    potential is a current: of the neuron's own synapse (Norse's ``LIF``, snnTorch's ``Synaptic``),
-    or at ``tau_s > 1``. Its cosine with the exact gradient, in medians over small random networks,
-    was 0.99 for one neuron and 0.93 to 0.96 for two layers, a recurrent pair and a read-out's
-    potential at five steps to a synaptic time constant, and 0.99 and more at twenty.
+    As the steps get finer this converges to the exact gradient, at first order, if a current
+    charges the potential: from the neuron's own synapse (Norse's ``LIF``, snnTorch's ``Synaptic``),
+    or at ``tau_s > 1``. Its median cosine with the exact gradient over small random networks was
+    0.99 for one neuron and 0.93 to 0.96 for two layers, a recurrent pair and a read-out's potential
+    at five steps per synaptic time constant, and 0.99 or more at twenty.
 
     Args:
-        max_slope: upper bound of phi, in 1/potential; ``None`` for none. It has to grow with the
+        max_slope: upper bound of phi, in 1/potential; ``None`` for none. It must grow with the
             neuron's time constant: 1/d is tau_m/(I - V).
         checkpoint: as for :class:`tssl_adapters.rules.TSSLBP`.
 
-    Refused: neurons that are not linear, that have no reset or a refractory period.
+    Refused: neurons that are nonlinear, have no reset, or have a refractory period.
 
     Raises:
         TypeError: ``max_slope`` or ``checkpoint`` is not a number.
@@ -70,7 +70,7 @@ class EventProp(Rule):
     def slope(self, step: Step) -> Tensor:
         rate = 1.0 / step.increment
         bounded = rate if self.max_slope is None else minimum(rate, self.max_slope)
-        # A potential that does not rise crosses nothing.
+        # A potential that does not rise does not cross the threshold.
         found: Tensor = where(step.increment > 0.0, step.spike * bounded, 0.0)
         return found
 
@@ -86,7 +86,7 @@ class EventProp(Rule):
 
     @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
-        # Without any memory there is no potential after the spike to move.
+        # Without memory (decay 0) there is no later potential for the spike to move.
         decay = where(step.decay == 0.0, math.inf, step.decay)
         found: Tensor = slope * step.removed * ((1.0 - step.decay) / decay)
         return found

@@ -1,4 +1,4 @@
-"""Lee, Delbruck and Pfeiffer: the membrane potential as the signal that is differentiated."""
+"""Lee, Delbruck and Pfeiffer: the membrane potential as the differentiable signal."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class Lee(Rule):
     J. H. Lee, T. Delbruck and M. Pfeiffer, "Training Deep Spiking Neural Networks Using
     Backpropagation", Frontiers in Neuroscience 10:508, 2016 (arXiv 1608.08782). The neuron is
     V_i = sum_k w_ik x_k - theta_i a_i, with x_k and a_i its input's and its own spikes, filtered by
-    the membrane; what V_i does about the threshold is taken for noise, so that da_i/dx_k =
+    the membrane; fluctuations of V_i at the threshold are treated as noise, so that da_i/dx_k =
     w_ik/theta_i. For one neuron and time step, ``[batch, ...]``::
 
         dE/dx[t] = kappa G[t] / theta                       at every t, spike or not
         dE/dtheta = -(1/theta) sum_t G[t] s[t]
 
-    with G[t] the gradient of the spike. Nothing flows back over time but through synaptic currents
-    and from losses on the membrane potential. Where a spike sets the potential to v_reset, theta
-    stands for theta - v_reset.
+    with G[t] the gradient of the spike. Nothing flows back over time except through synaptic
+    currents and from losses on the membrane potential. If a spike sets the potential to v_reset,
+    theta stands for theta - v_reset.
 
     Args:
         gate: ``"active"`` multiplies both by 1 where the neuron fired in the window and 0 where it
             did not: the paper's rule for hidden layers. The output layer must not be gated, or it
-            hardly learns; wrap that one first with ``"none"``, then the model with ``"active"``
-            and ``skip=[output]``.
+            hardly learns; wrap it first with ``"none"``, then the model with ``"active"`` and
+            ``skip=[output]``.
         normalise: the paper's error normalisation: kappa (g/g_mean) sqrt(N/n) G[t], with g =
-            1/theta, g_mean its root mean square over the layer, N the layer's neurons and n those
-            of a sample that fired.
+            1/theta, g_mean its root mean square over the layer, N the number of neurons in the
+            layer and n the number of those that fired in a sample.
 
-    Refused: ``tau_s > 1``; neurons that are not linear, that adapt, or that have no reset, or one
-    that takes them out of reach.
+    Refused: ``tau_s > 1``; neurons that are nonlinear, adapt, have no reset, or have one that puts
+    the threshold out of reach.
 
     Raises:
         TypeError: ``normalise`` is not a bool.

@@ -16,16 +16,16 @@ from tssl_adapters.rules.base import Step
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
 Function = Callable[[Tensor], Tensor]
-"""Makes spikes of h - theta, with a gradient of its own."""
+"""Maps h - theta to spikes, with a gradient of its own."""
 
 
 class Surrogate(NamedTuple):
-    """The derivative of a layer's spike, as the layer has it.
+    """A layer's own surrogate: the derivative of its spike.
 
     Attributes:
-        derivative: takes h - theta and the parameters; compiled where it is marked as
+        derivative: takes h - theta and the parameters; compiled if it is marked as
             :func:`tssl_adapters.arithmetic.arithmetic`.
-        parameters: what the layer's function was made with.
+        parameters: those that the layer's function was made with.
     """
 
     derivative: Callable[..., Number]
@@ -42,7 +42,7 @@ class Surrogate(NamedTuple):
 
     @property
     def learned(self) -> list[str]:
-        """What its function gives a gradient beside h, by name."""
+        """The names of its function's parameters that natively get a gradient."""
         (function,) = self.parameters if self.derivative is by_autograd else (None,)
         if not isinstance(function, nn.Module):
             return []
@@ -59,17 +59,17 @@ class Surrogate(NamedTuple):
 class Native(OrdinaryAdjoint):
     """The library's own gradient, computed by this package's engines.
 
-    The derivative of a spike is that of the surrogate that the layer has, with its parameters as
-    they are at the call; the adjoint goes over time as the library's does, and through the reset
-    where the library lets it. A surrogate of the libraries' own is compiled; any other, and those
-    that draw random numbers, are asked for their derivative by autograd, in torch.
+    The spike's derivative is that of the layer's own surrogate, with its parameters at the time of
+    the call; the adjoint goes back over time as in the library, and through the reset if the
+    library lets it. The libraries' own surrogates are compiled; any others, and those that draw
+    random numbers, are differentiated by autograd, in torch.
 
-    At ``tau_s > 1`` nothing is native: it is the surrogate's gradient of the neuron that emits its
-    post-synaptic current.
+    At ``tau_s > 1`` there is no native gradient: it is the surrogate gradient of the neuron that
+    emits its post-synaptic current.
 
     Args:
         checkpoint: as for :class:`tssl_adapters.rules.TSSLBP`.
-        surrogate: that of the layer, which ``wrap`` fills in.
+        surrogate: the layer's, filled in by ``wrap``.
 
     Raises:
         TypeError: ``checkpoint`` is not a number.
@@ -91,7 +91,7 @@ class Native(OrdinaryAdjoint):
 
     @property
     def compiled(self) -> bool:
-        """Where the layer's surrogate is one of the libraries' own."""
+        """Whether the layer's surrogate is one of the libraries' own."""
         return self.surrogate is not None and self.surrogate.arithmetic and super().compiled
 
     def problem(self, traits: Traits, tau_s: float) -> str | None:
@@ -113,12 +113,12 @@ class Native(OrdinaryAdjoint):
 
 
 def by_autograd(distance: Tensor, function: Function) -> Tensor:
-    """The derivative that a function of one neuron's h - theta has, as autograd finds it."""
+    """The derivative, by autograd, of an elementwise function of h - theta."""
 
     def keep(tensor: Tensor) -> Tensor:
         return tensor
 
-    # Hooks of the user's, a checkpoint's say, are for what a step keeps, and this is not kept.
+    # The user's hooks, e.g. a checkpoint's, are for what a step saves; this is not saved.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
         leaf = distance.detach().requires_grad_()
         spikes = function(leaf)
@@ -129,12 +129,12 @@ def by_autograd(distance: Tensor, function: Function) -> Tensor:
 
 
 _TRIED = (-7.0, -2.3, -1.0, -0.6, -0.11, -1e-3, 0.0, 1e-3, 0.13, 0.7, 1.0, 1.9, 6.0)
-"""Where a formula is held against the library's function."""
+"""Where a formula is compared with the library's function."""
 
 
 def surrogate_of(function: Function, formulas: Iterable[Surrogate]) -> Surrogate:
-    """The one of these formulas that a library's function has for its derivative, whatever its
-    version; else what autograd finds.
+    """The formula that matches the derivative of a library's function, whatever its version;
+    otherwise autograd's derivative.
     """
     with torch.random.fork_rng(devices=[]), ordinary():
         for formula in formulas:
@@ -148,8 +148,8 @@ def _holds(formula: Surrogate, function: Function) -> bool:
     try:
         ours, theirs = formula(tried), by_autograd(tried, function)
         spikes = function(tried)
-    except Exception:  # of the library's, which then meets the user natively
+    except Exception:  # the library's own, which the user will see natively
         return False
-    # Of spikes that are float32 the gradient is as precise as that.
+    # With float32 spikes the gradient is only that precise.
     rounding = max(16.0 * torch.finfo(spikes.dtype).eps, 1e-12)
     return torch.allclose(ours, theirs.double(), rounding, rounding, equal_nan=True)

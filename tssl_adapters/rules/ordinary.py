@@ -1,4 +1,4 @@
-"""Rules with the ordinary adjoint over time, and the reset's gradient as the library has it."""
+"""Rules with the ordinary adjoint over time, and by default the library's reset gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tssl_adapters.rules.base import ChainReset, Rule, Step
 
 
 class OrdinaryAdjoint(Rule):
-    """A slope in place of the spike's derivative; all else is backpropagation through time."""
+    """A slope replaces the spike's derivative; the rest is backpropagation through time."""
 
     reset_path: Literal["none", "complete"] | None = None
     """Whether the gradient goes through the reset's spike; ``None`` follows the layer."""

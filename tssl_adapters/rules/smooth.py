@@ -1,4 +1,4 @@
-"""The default: a smooth surrogate on the neuron's own scales of potential and of time."""
+"""The default rule: a smooth surrogate on the neuron's own scales of potential and time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tssl_adapters.rules.checks import at_least_one, has_numbers, one_of, out_of
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
 
 COARSE = 6.0
-"""Up to so many steps of memory a neuron's time grid counts as coarse."""
+"""Up to this many steps of memory, a neuron's time grid counts as coarse."""
 FINER = 4.0
-"""In steps: the cusp grows with the square of what memory is beyond, in this unit."""
+"""In steps: the cusp grows with the square of the memory beyond that, in this unit."""
 SHARPEST = 20.0
-"""The most that the cusp gets."""
+"""The upper bound of the cusp."""
 LONGEST = 1e6
-"""In steps: the memory of a neuron that does not leak, where T is not known."""
+"""In steps: the memory of a neuron that does not leak, if T is unknown."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class SmoothTSSLBP(OrdinaryAdjoint):
     With h the membrane potential before the reset, theta the threshold and v_reset the potential
     after a spike, the scale of potentials is the *drop* D = ``abs(theta - v_reset)``
     (``abs(theta)`` under reset by subtraction or none; 1 where that is 0). The scale of time is
-    the neuron's *memory* n = min(1 / (1 - F_v), T) in steps, with F_v the derivative of a step's
-    charge by the potential, the decay, and T the steps of the sequence. In place of ds[t]/dh[t]
-    backpropagation through time takes ::
+    the neuron's *memory* n = min(1 / (1 - F_v), T) in steps, with F_v the decay, i.e. the
+    derivative of a step's charge by the potential, and T the number of time steps. Backpropagation
+    through time replaces ds[t]/dh[t] by ::
 
         phi[t] = 1 / (D (1 + c abs(z) + z^2)),    z = pi (h[t] - theta) / D
         c      = min(max(n - 6, 0)^2 / 16, 20)
 
-    and the gradient goes through the reset where the library lets it.
+    and the gradient goes through the reset if the library lets it.
 
     On a coarse grid, n <= 6, this is the arctan kernel, as wide as the drop. A potential that takes
-    many steps to the threshold rises little in one: then the kernel has a cusp about as wide as
-    such a rise, which tells when a neuron fires, as the paper's 1/d does (Zhang and Li, NeurIPS
-    2020), on flanks that still tell a silent neuron that it could. Its peak is 1/D on any grid.
-    Nothing is measured or kept, and a sample's gradient does not depend on the others of its batch.
-    Of a charge that is not linear, F_v is that of each neuron and step.
+    many steps to reach the threshold rises little per step: then the kernel has a cusp about as
+    wide as such a rise, which is sensitive to when a neuron fires, like the paper's 1/d (Zhang and
+    Li, NeurIPS 2020), on flanks that still reach silent neurons. Its peak is 1/D on any grid.
+    Nothing is measured or stored, and a sample's gradient does not depend on the rest of its batch.
+    For a nonlinear charge, F_v is that of each neuron and step.
 
-    With D = 1 and n <= 6 this is the surrogate that snnTorch's layers have by default, and
-    SpikingJelly's ``surrogate.ATan()``. A state that the model computed (by a mask, say) counts as
-    that of the step after the layer's last call.
+    With D = 1 and n <= 6 this is the default surrogate of snnTorch's layers, and SpikingJelly's
+    ``surrogate.ATan()``. A state that the model computed (e.g. by a mask) counts as that of the
+    step after the layer's last call.
 
     Args:
         memory: n in steps, 1 or more, instead of the neuron's own.
@@ -108,7 +108,7 @@ class SmoothTSSLBP(OrdinaryAdjoint):
         return kept
 
     def _cusp(self, decay: Value, steps: Value) -> Value:
-        """c, a number or one for each neuron."""
+        """c, one number or one per neuron."""
         if self.memory is not None:
             memory: Value = self.memory
         else:
@@ -119,7 +119,7 @@ class SmoothTSSLBP(OrdinaryAdjoint):
 
 
 def _looked_up(value: Value) -> Value:
-    """A number where looking at it costs nothing: torch's operations on one take as long as on
+    """A Python number if reading it is free: torch's operations on one number take as long as on
     thousands.
     """
     if not isinstance(value, Tensor):
@@ -134,7 +134,7 @@ def _looked_up(value: Value) -> Value:
 
 
 def scale_of(drop: Value) -> Value:
-    """A neuron's scale of potentials D, from what a spike takes of one at the threshold."""
+    """A neuron's scale of potentials D, from what a spike takes from one at the threshold."""
     size = absolute(drop)
     found: Value = where(size == 0.0, 1.0, size)
     return found

@@ -1,4 +1,4 @@
-"""STDBP: one spike a neuron, whose time is differentiated."""
+"""STDBP: one spike per neuron, whose time is differentiated."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tssl_adapters.rules.checks import flag, losing_times, one_of, positive
 
 Silent = Literal["virtual", "none"]
 LEAK = 1e-4
-"""A potential or a current that keeps all but this in a step does not leak."""
+"""A potential or current that loses at most this share per step counts as not leaking."""
 SLOPES = 8.0
-"""The default bound of the slope, in spikes a threshold."""
+"""The default bound of the slope, in spikes per threshold."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class STDBP(Rule):
         phi[t]    = s[t] min(1/d[t], max_slope)            max_slope where d[t] is not positive
         lambda[t] = -phi[t] D[t] + F_v lambda[t+1] du/dh
 
-    Through the neuron's integrators that is a ramp over time, which a linear layer hands on so
-    that D below it is sum_j w_ij/W_j D_j. At the end of a sequence G is continued in a straight
-    line. Step by step, where the step before the last is not known yet, it is a line through the
-    origin for a neuron's first spike, which is exact where spike times are read
-    (:func:`tssl_adapters.losses.first_spike_time`), and a constant for a later one; that neglects
-    what a hidden layer's spike in the very last step does, and one more step of silence mends it.
-    One step alone has no time to move: its gradient is 0.
+    Through the neuron's integrators that is a ramp over time, which a linear layer passes on so
+    that D below it is sum_j w_ij/W_j D_j. At the end of a sequence G is extrapolated linearly. Step
+    by step, where the second to last step is not yet known, it continues as a line through the
+    origin for a neuron's first spike, which is exact for losses that read spike times
+    (:func:`tssl_adapters.losses.first_spike_time`), and as a constant for a later one; that
+    neglects the effect of a hidden layer's spike in the very last step, which one more silent step
+    fixes. A sequence of one step has no time to move: its gradient is 0.
 
     Args:
         max_slope: upper bound of 1/d, in 1/potential; ``None`` is 8/theta.
@@ -52,8 +52,8 @@ class STDBP(Rule):
         strict: take only neurons whose potential and synaptic current do not leak, for which the
             equations hold. ``False`` takes every linear neuron: dt/dh = -1/d at a first spike.
 
-    Refused: ``tau_s > 1``; neurons that are not linear, that have no reset or a refractory period;
-    with ``strict`` those that leak.
+    Refused: ``tau_s > 1``; neurons that are nonlinear, have no reset, or have a refractory period;
+    with ``strict`` also those that leak.
 
     Raises:
         TypeError: ``max_slope`` is not a number, ``strict`` not a bool.
@@ -143,7 +143,7 @@ class STDBP(Rule):
 
 
 def _keeps(decay: Value | None) -> bool:
-    """Whether what decays so loses nothing in a step; ``None`` is nothing that could."""
+    """Whether nothing is lost per step at this decay; ``None`` means that there is no decay."""
     if isinstance(decay, Tensor):
         return bool((decay.detach() >= 1.0 - LEAK).all())
     return decay is None or decay >= 1.0 - LEAK

@@ -19,7 +19,7 @@ Silent = Literal["half", "zero"]
 Recurrent = Literal["diagonal", "full"]
 Credit = Literal["train", "spike"]
 FLOOR = 1e-4
-"""The least 1 - S, as in the authors' code."""
+"""The lower bound of 1 - S, as in the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -28,35 +28,36 @@ class STRSBP(Rule):
 
     W. Zhang and P. Li, "Spike-Train Level Backpropagation for Training Deep Recurrent Spiking
     Neural Networks", NeurIPS 2019 (arXiv 1908.06378), and the authors' code. A neuron's spike
-    count is o = a/theta, with a the charge that its spikes collected. For one neuron, with G[t]
-    the gradient of its spike, ``[T, batch, ...]``, and beta and kappa the decay and the gain::
+    count is o = a/theta, with a the charge collected by its spikes. For one neuron, with G[t] the
+    gradient of its spike, ``[T, batch, ...]``, and beta and kappa the decay and the gain::
 
         delta   = sum_t s[t] G[t] / o                     the gradient of its count
-        eps     = delta / (theta (1 - S))                 S: what its count does to its charge
-        k[t]    = s[t] + (1 - s[t]) beta k[t+1]           what its next spike collects of a charge
+        eps     = delta / (theta (1 - S))                 S: effect of its count on its charge
+        k[t]    = s[t] + (1 - s[t]) beta k[t+1]           share of a charge its next spike collects
         dE/dx[t] = kappa eps k[t],    dE/dtheta = -eps o
 
-    At ``tau_s > 1`` G[t] comes through the post-synaptic current. Where a spike sets the
-    potential to v_reset, theta stands for theta - v_reset. 1 - S is at least 1e-4; with T steps
-    it depends on o alone.
+    At ``tau_s > 1`` G[t] comes through the post-synaptic current. If a spike sets the potential to
+    v_reset, theta stands for theta - v_reset. 1 - S is at least 1e-4; for given T it depends on o
+    alone.
 
     Args:
         self_effect: ``"poisson"``, 1 - S = 1/(1 + r) with r = (1-beta) T/o, for irregular trains;
-            ``"regular"``, r/(e^r - 1) with r = -ln(beta) T/o, the exact derivative of a neuron's
-            rate under constant drive, which gets large where spikes are few; ``"none"``, S = 0.
+            ``"regular"``, r/(e^r - 1) with r = -ln(beta) T/o, the exact derivative of a
+            neuron's rate under constant drive, which gets large when spikes are few; ``"none"``,
+            S = 0.
         silent: a neuron that never fired has delta = mean_t G[t]. ``"half"`` lets it send
             dE/dx[t] = kappa delta / (2 theta) at every step; with ``"zero"`` it sends nothing, and
-            an output layer that falls silent stays so.
-        recurrent: ``"diagonal"`` leaves out what comes back to a neuron through recurrent weights.
+            an output layer that falls silent stays silent.
+        recurrent: ``"diagonal"`` neglects what feeds back to a neuron through recurrent weights.
             ``"full"`` solves eps = L^-T delta/theta with L = diag(1 - S) - R_ip e_{i|p}/(o_p
             theta_i) for each sample, [N, N]; it needs the whole sequence and the weights R, which
-            Norse's ``LIFRecurrent`` has. e_{i|p} is what i collects of one recurrent weight.
-        credit: ``"train"`` is delta; it needs the whole sequence in one call. ``"spike"`` takes
-            G[t] instead, at each spike its own: the same where G is constant, and for time loops.
+            Norse's ``LIFRecurrent`` has. e_{i|p} is what i collects through one recurrent weight.
+        credit: ``"train"`` uses delta; it needs the whole sequence in one call. ``"spike"`` uses
+            each spike's own G[t] instead: the same if G is constant, and works in time loops.
 
-    Refused: neurons that are not linear, that have no reset, or one that takes them out of reach,
-    or a refractory period, or whose spikes are graded; ``credit`` and ``recurrent`` where a layer
-    goes step by step.
+    Refused: neurons that are nonlinear, have no reset or one that puts the threshold out of reach,
+    have a refractory period, or emit graded spikes; ``credit="train"`` and ``recurrent="full"`` if
+    a layer runs step by step.
 
     Raises:
         ValueError: an unknown option.
@@ -189,7 +190,7 @@ def _is_one(drop: Value) -> bool:
 
 
 def _of_count(grads: Sequence[Tensor], spikes: Sequence[Tensor], window: Window) -> Tensor:
-    """delta: the mean of G over the spikes of each neuron, over all steps where it was silent."""
+    """delta: the mean of G over each neuron's spikes, or over all steps if it never fired."""
     silent = 1.0 - window.active
     total = torch.zeros_like(grads[0])
     if silent.any():
@@ -210,7 +211,7 @@ def _solved(
     factor: Tensor,
     feedback: Feedback,
 ) -> Tensor:
-    """L^-T delta, for each sample; the factor is 1 over L's diagonal without recurrence."""
+    """L^-T delta for each sample; ``factor`` is 1 over L's diagonal without recurrence."""
     collected, charges = torch.zeros_like(spikes[0]), []
     for s in reversed(spikes):
         collected = s + (1.0 - s) * window.decay * collected

@@ -19,21 +19,21 @@ class SurrogateGradient(OrdinaryAdjoint):
     """Backpropagation through time with a surrogate derivative of the spike.
 
     With the library's own formula as ``derivative`` this is the library's native gradient: STBP
-    (Wu et al., 2018) where the reset is detached, full backpropagation through time where it is
-    not. ``chain=False`` is SLTT (Meng et al., 2023): no gradient over time.
+    (Wu et al., 2018) if the reset is detached, full backpropagation through time if it is not.
+    ``chain=False`` is SLTT (Meng et al., 2023): no gradient over time.
 
     Args:
         derivative: maps h - theta, ``[batch, ...]``, to d spike / d h of the same shape.
         reset_path: ``None`` follows the layer (detached or not), ``"none"`` cuts the gradient
             through the reset's spike, ``"complete"`` keeps it.
-        chain: whether gradient flows from a time step to the one before it.
+        chain: whether the gradient flows from a time step to the one before it.
         checkpoint: as for :class:`tssl_adapters.rules.TSSLBP`.
 
     Raises:
-        TypeError: ``derivative`` is not callable, or does not give a tensor, or ``checkpoint`` is
+        TypeError: ``derivative`` is not callable or does not return a tensor, or ``checkpoint`` is
             not a number.
-        ValueError: ``derivative`` makes spikes instead, an unknown ``reset_path``, or
-            ``checkpoint`` below 1; in the backward pass, ``derivative`` gave another shape.
+        ValueError: ``derivative`` returns spikes instead, an unknown ``reset_path``, or
+            ``checkpoint`` below 1; in the backward pass, ``derivative`` changed the shape.
     """
 
     derivative: Callable[[Tensor], Tensor]
@@ -70,7 +70,7 @@ class SurrogateGradient(OrdinaryAdjoint):
 
     @property
     def compiled(self) -> bool:
-        """Where ``derivative`` is marked as :func:`tssl_adapters.arithmetic.arithmetic`."""
+        """Whether ``derivative`` is marked as :func:`tssl_adapters.arithmetic.arithmetic`."""
         return getattr(self.derivative, "arithmetic", False) and super().compiled
 
     @arithmetic

@@ -24,8 +24,8 @@ class TSSLBP(Rule):
 
     W. Zhang and P. Li, "Temporal Spike Sequence Learning via Backpropagation for Deep Spiking
     Neural Networks", NeurIPS 2020. A spike moves in time with the potential that caused it,
-    phi[t] = s[t] clip(1/d[t], 0, max_slope), where d[t] is the last step's rise of the potential;
-    a neuron that is silent around t (a[t] < 1/(4 tau_s)) emits a smooth fallback instead.
+    phi[t] = s[t] clip(1/d[t], 0, max_slope), where d[t] is the potential's rise in that step; a
+    neuron that is silent around t (a[t] < 1/(4 tau_s)) emits a smooth fallback instead.
 
     Args:
         max_slope: upper bound of 1/d[t], in 1/potential.
@@ -34,10 +34,10 @@ class TSSLBP(Rule):
         reset_path: how the chain over time goes through the reset. ``"reference"`` is the authors'
             ``+(1 - F_v) R phi``, ``"complete"`` the derivative ``-F_v R phi``, ``"none"`` leaves
             it out.
-        checkpoint: how many time steps the backward pass of a sequence computes anew at a time,
-            from states that it keeps that far apart: for sequences of thousands of steps, at the
-            price of one more forward pass. ``None`` computes all of them at once. Compiled loops
-            hold few neurons at a time and need none.
+        checkpoint: how many time steps of a sequence the backward pass recomputes at a time, from
+            states stored that far apart: saves memory for thousands of steps, at the cost of one
+            more forward pass. ``None`` recomputes all of them at once. Compiled loops hold few
+            neurons at a time and do not need it.
 
     Raises:
         TypeError: ``max_slope``, ``fallback_width`` or ``checkpoint`` is not a number,
@@ -106,7 +106,7 @@ class TSSLBP(Rule):
         ]
 
     def _carry(self, traits: Traits) -> float:
-        """The most that a spike multiplies lambda by, from one step to the one before."""
+        """The largest factor of lambda at a spike, from one step to the one before."""
         if self.reset_path != "reference" or not has_numbers(traits):
             return 0.0
         decay, threshold = map(torch.as_tensor, (traits.decay, traits.threshold))
