@@ -1,4 +1,4 @@
-"""TSSL-BP and other gradients for the spiking neural network library that you have.
+"""TSSL-BP and other gradients for your spiking neural network library.
 
 >>> model = tssl_adapters.wrap(model)        # same forward, another gradient
 >>> model = tssl_adapters.unwrap(model)      # and back
@@ -52,7 +52,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Names load as they are asked for: torch's compiler, which some need, takes seconds."""
+    """Import names on first use: torch's compiler, which some of them need, takes seconds."""
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""Natively and wrapped, side by side, on one batch."""
+"""Compares a model natively and wrapped, on one batch."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def compare(
     tau_s: float = 1.0,
     skip: _wrap.Skip = (),
 ) -> Comparison:
-    """Say why a model does not learn: one batch, natively and wrapped, side by side.
+    """Find out why a model does not learn: one batch, natively and wrapped, side by side.
 
-    For each layer it shows how much the layer fires, how far a potential rises in a step, the width
-    of the spike's derivative, and what the chain over time multiplies a gradient by; for each
-    parameter both gradients. It names what is dead, explodes, vanishes, is too narrow, too wide or
-    not finite, and says what to do.
+    For each layer it shows the firing rate, how far a potential rises per step, the width of the
+    spike's derivative, and the factor of a gradient in the chain over time; for each parameter both
+    gradients. It names what is dead, explodes, vanishes, is too narrow, too wide or not finite, and
+    says what to do.
 
-    Afterwards the model is as it was, even if ``step`` raises: weights, buffers, gradients, hidden
+    Afterwards the model is as before, even if ``step`` raises: weights, buffers, gradients, hidden
     states, hooks, train flags, the random generators, and how it was wrapped. Optimizers are not
     touched.
 
     Args:
-        model: a model, or one layer, wrapped or not. One that is wrapped is compared as it is,
-            rules and all, unless ``rule``, ``tau_s`` or ``skip`` is given.
-        step: takes the model and returns the loss of one batch, always the same, a scalar with a
-            graph. It does what a training step does up to the loss, a reset of hidden states
-            included, and leaves ``backward`` to the caller. It is called twice, from the same
+        model: a model, or one layer, wrapped or not. A wrapped one is compared as it is, with its
+            rules, unless ``rule``, ``tau_s`` or ``skip`` is given.
+        step: takes the model and returns the loss of one batch, always the same one, as a scalar
+            with a graph. It does what a training step does up to the loss, including a reset of
+            hidden states, and leaves ``backward`` to the caller. It is called twice, from the same
             random state.
         rule: as for :func:`tssl_adapters.wrap`.
         tau_s: as for :func:`tssl_adapters.wrap`. Above 1 the two forward passes differ.
@@ -127,7 +127,7 @@ def _check_something_to_wrap(model: nn.Module, found: Sequence[_wrap._Found]) ->
 
 
 def _remarks(model: nn.Module, own: Mapping[Any, Settings]) -> list[str]:
-    """What the rules have to say on the layers that have them."""
+    """The rules' remarks on the layers that have them."""
     taken: dict[tuple[int, float], tuple[Rule, dict[str, Traits]]] = {}
     for layer, settings in own.items():
         _, layers = taken.setdefault((id(settings.rule), settings.tau_s), (settings.rule, {}))

@@ -1,4 +1,4 @@
-"""What can compute a gradient, and which one ``wrap`` is to use."""
+"""The engines that compute gradients, and the choice of one for ``wrap``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PURPOSES = {
     "cpu": "linear neurons on the CPU in float32 and float64, under rules that compile",
     "triton": "linear neurons on a GPU, under rules that compile",
 }
-"""Every engine, and what it is for; torch computes all else."""
+"""Every engine, and what it is for; torch computes everything else."""
 RENAMED = {"numba": "cpu"}
-"""Engines by the names that they had."""
+"""Engines by their former names."""
 
 
 _MISSING = {
@@ -37,7 +37,7 @@ class EngineReport:
     """One engine.
 
     Attributes:
-        name: what ``wrap(model, engine=...)`` takes.
+        name: its name in ``wrap(model, engine=...)``.
         available: whether it can be used.
         detail: what it is for, or why it cannot be used.
     """
@@ -60,11 +60,11 @@ def engines() -> Report[EngineReport]:
 
 
 def checked(engine: str | None) -> str:
-    """The engine that is asked for, by argument or by environment, else the best there is.
+    """The requested engine, by argument or environment, else the best available one.
 
     Raises:
-        ValueError: an unknown one.
-        EngineNotAvailableError: what it needs is not there.
+        ValueError: an unknown engine.
+        EngineNotAvailableError: what it needs is missing.
     """
     name = default() if engine is None else engine
     if engine is None and VARIABLE not in os.environ and name == "torch":
@@ -86,7 +86,7 @@ def checked(engine: str | None) -> str:
 
 
 def default() -> str:
-    """What a call gets that names none: the environment's, unchecked, else the best there is.
+    """The engine of a call that names none: the environment's, unchecked, else the best available.
 
     Not Triton: no GPU has run its kernels yet.
     """
@@ -95,7 +95,7 @@ def default() -> str:
 
 @cache
 def _say_what_is_missing() -> None:
-    """Once a process, where there are no loops and no GPU."""
+    """Warn once per process if there are no compiled loops and no GPU."""
     if not torch.cuda.is_available():
         warnings.warn(
             f"tssl_adapters: {_why_not('cpu')}. Until then plain torch computes the gradient, "
@@ -115,5 +115,5 @@ def _why_not(name: str) -> str | None:
 
 
 def _interpreted() -> bool:
-    """Whether Triton was told to run its kernels on the CPU, which is for tests."""
+    """Whether Triton is set to run its kernels on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -61,7 +61,7 @@ def wrap(
     """Give every spiking layer of a model another gradient, in place.
 
     The forward pass is the library's own, bit for bit, in training and in evaluation. Parameters,
-    buffers, hooks and ``state_dict`` keys stay, so that an optimizer made before still works.
+    buffers, hooks and ``state_dict`` keys stay, so that an existing optimizer still works.
     :func:`unwrap` undoes it.
 
     Args:
@@ -73,15 +73,14 @@ def wrap(
         rule: a rule object or a rule's name; :class:`tssl_adapters.rules.SmoothTSSLBP`
             by default.
         skip: dotted names, patterns of them (``"head.*"``) and classes (matched by isinstance).
-            What they match, and everything below it, stays as it is. There is a warning for a
-            pattern that matches nothing.
+            What they match, and everything below it, stays as it is. A pattern that matches nothing
+            gives a warning.
         engine: what computes the gradient: ``"torch"``, ``"cpu"`` for compiled loops on the CPU,
-            ``"triton"`` for kernels on a GPU. What an engine cannot take (a neuron, a rule, a
+            ``"triton"`` for kernels on a GPU. What an engine does not support (a neuron, a rule, a
             dtype, a device) torch computes, without a warning; :func:`inspect` and
-            ``print(model)`` say which engine a layer has by its neuron and its rule, as the dtype
-            and the device are the input's. ``None`` takes the environment variable
-            ``TSSL_ADAPTERS_ENGINE``, else ``"cpu"`` where llvmlite is installed, else ``"torch"``.
-            See :func:`engines`.
+            ``print(model)`` show a layer's engine by its neuron and its rule, as dtype and device
+            depend on the input. ``None`` takes the environment variable ``TSSL_ADAPTERS_ENGINE``,
+            else ``"cpu"`` if llvmlite is installed, else ``"torch"``. See :func:`engines`.
 
     Returns:
         The same model.
@@ -92,7 +91,7 @@ def wrap(
         EngineNotAvailableError: what the engine needs is not installed.
         AlreadyWrappedError: a layer is wrapped already.
         UnsupportedLayerError: some spiking layers cannot be wrapped; the message lists them all.
-        UnsupportedConfigError: the same, if nothing but their settings is in the way.
+        UnsupportedConfigError: the same, if only their settings prevent it.
         NoSpikingLayersError: there is nothing to wrap.
         LibraryVersionError: the library's version was not tested, and its layers failed a trial.
             If they pass, there is a :class:`tssl_adapters.errors.UntestedVersionWarning`.
@@ -133,7 +132,7 @@ def _swap(found: list[_Found], rule: Rule, tau_s: float, engine: str) -> None:
 
 
 def _traits(found: list[_Found]) -> dict[str, Traits]:
-    """What the layers are, by dotted name, that are given a rule."""
+    """The traits of the layers that get a rule, by dotted name."""
     return {
         report.path: kind.wrapped._tssl_traits(module)
         for report, module, kind in found
@@ -146,7 +145,7 @@ def _remarks(model: nn.Module, rule: Rule, traits: dict[str, Traits], tau_s: flo
 
 
 def unwrap(model: M) -> M:
-    """Undo :func:`wrap`. Every layer is its library's again, and the weights stay as trained.
+    """Undo :func:`wrap`. Every layer gets its library's class back; weights stay as trained.
 
     Args:
         model: a model or a layer; one that is not wrapped is left alone.
@@ -170,7 +169,7 @@ def unwrap(model: M) -> M:
 
 
 def _give_back(module: nn.Module, wrapped: type, native: type[nn.Module]) -> None:
-    """Make a layer its library's again; torch's parametrizations subclass whatever they find."""
+    """Give a layer its library's class back; torch's parametrizations subclass a layer's class."""
     cls = type(module)
     if cls is wrapped:
         module.__class__ = native
@@ -196,7 +195,7 @@ def inspect(
     skip: Skip = (),
     engine: str | None = None,
 ) -> Report[LayerReport]:
-    """What :func:`wrap` would do, layer by layer. Changes nothing.
+    """Show what :func:`wrap` would do, layer by layer. Changes nothing.
 
     Args:
         model: a model or a layer.
@@ -229,7 +228,7 @@ def inspect(
 
 
 class _Call(NamedTuple):
-    """The arguments that ``inspect`` was given, to be shown in a call of ``wrap``."""
+    """The arguments of ``inspect``, to be shown as a call of ``wrap``."""
 
     options: Mapping[str, object]
     skip: tuple[str | type[nn.Module], ...]
@@ -248,7 +247,7 @@ class _Call(NamedTuple):
 
 
 def _verdict(reports: list[LayerReport], call: _Call) -> str:
-    """What :func:`wrap` would say to these layers, and what to do next."""
+    """What :func:`wrap` would do with these layers, and what to do next."""
     by_status = {
         status: [r.path for r in reports if r.status == status]
         for status in ("wrapped", "refused", "wrap")
@@ -280,9 +279,9 @@ def _counted(paths: Sequence[str]) -> str:
 
 
 def supported() -> Report[Supported]:
-    """Every layer class that can be wrapped, for the libraries that are installed.
+    """List every layer class that can be wrapped, for the installed libraries.
 
-    Imports none of them; an older version may not have every class of a module.
+    Imports none of them; an older version may lack some classes of a module.
     """
     rows = [
         Supported(name, version, layer, mode)
@@ -367,7 +366,7 @@ def _decide_one(
 
 
 def _problem(adapter: Adapter, kind: Kind, module: nn.Module, asked: Settings) -> str | None:
-    """What of a layer cannot be wrapped."""
+    """Why a layer cannot be wrapped, or ``None``."""
     replaced = [name for name in vars(module) if isfunction(getattr(type(module), name, None))]
     if replaced:
         return (
@@ -410,7 +409,7 @@ def _rule_problem(rule: Rule, traits: Traits, tau_s: float) -> str | None:
 
 
 def _named(module: nn.Module, why: str) -> str:
-    """Why a layer cannot be wrapped, with the module that a copy of a library lives in."""
+    """Why a layer cannot be wrapped, naming the module if it is from a copy of a library."""
     library = copied(type(module))
     return why if library is None else f"{where(type(module))}, a copy of {library}'s: {why}"
 
@@ -428,7 +427,7 @@ _NUMBERS = (
 
 
 def _on_meta(module: nn.Module) -> bool:
-    """Whether a layer has numbers without values."""
+    """Whether a layer has tensors on the meta device."""
 
     def tensors(value: object) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
@@ -444,7 +443,7 @@ def _on_meta(module: nn.Module) -> bool:
 def _skipped(
     model: nn.Module, path: str, names: Container[str], item: str | type[nn.Module]
 ) -> bool:
-    """Whether a module or anything it is part of is to stay as it is. A name is no pattern."""
+    """Whether a module, or one that contains it, is skipped. A known name is not a pattern."""
     return any(
         (part == item if item in names else fnmatchcase(part, item))
         if isinstance(item, str)
@@ -491,7 +490,7 @@ def _refuse_what_cannot_be_wrapped(model: nn.Module, reports: list[LayerReport])
 
 
 def _check_versions(found: list[_Found]) -> None:
-    """Try the classes of a model out where their library's version was not tested."""
+    """Test the model's layer classes if their library's version was not tested."""
     kinds = {id(f.kind) for f in found if f.report.status == "wrap"}
     for adapter in loaded():
         known = adapter.derived | adapter.kinds
@@ -517,7 +516,7 @@ def _check_module(model: object, function: str) -> None:
 
 
 def _described(value: object) -> str:
-    """What was given in place of something else; not all that is in a model or a tensor."""
+    """A short description of a wrong argument, without a model's or a tensor's contents."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, str | Number):
@@ -527,7 +526,7 @@ def _described(value: object) -> str:
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence on a wrong word: a guess at what it was to be, if there is one."""
+    """The end of a sentence on an unknown word: a guess at what was meant, if there is one."""
     close = get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else "."
 

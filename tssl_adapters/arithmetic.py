@@ -1,9 +1,9 @@
-"""Arithmetic that is written once, and runs on tensors, on numbers and in compiled code.
+"""Arithmetic that is written once and runs on tensors, on numbers and in compiled code.
 
-A function of plain operators and of the functions below computes on whatever it is given. Given
-``Symbol`` it computes nothing: the operations are written down, in a ``Line``, from which
-the engines generate code. Python decides what Python knows: an ``if`` about an option of a rule is
-gone from the line, one about a symbol is an error, and :func:`where` is what to use instead.
+A function made of plain operators and the functions below computes on whatever it is given. Given a
+``Symbol`` it computes nothing: the operations are recorded in a ``Line``, from which the engines
+generate code. Python evaluates what it knows: an ``if`` on an option of a rule leaves no trace in
+the line; one on a symbol is an error, and :func:`where` is what to use instead.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 Number: TypeAlias = Any
-"""A float, a tensor or a :class:`Symbol`; a condition of them, in the first place of ``where``."""
+"""A float, a tensor or a :class:`Symbol`; for ``where``'s first argument, a condition on these."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def arithmetic(function: F) -> F:
-    """Mark a function, a rule's ``slope`` say, as made of this module's arithmetic alone.
+    """Mark a function, e.g. a rule's ``slope``, as made of this module's arithmetic alone.
 
-    Engines compile what is marked, and run all else in torch.
+    Engines compile what is marked and run everything else in torch.
     """
     function.arithmetic = True  # type: ignore[attr-defined]
     return function
@@ -35,9 +35,9 @@ class Operation(NamedTuple):
     """One operation of a line.
 
     Attributes:
-        name: ``"input"``, ``"number"`` or what is computed.
-        operands: the operations that it takes, by their places; an input's name; a number.
-        rounds: whether it is computed on the library's own tensors, and rounds as they do.
+        name: ``"input"``, ``"number"`` or the operation's name.
+        operands: the places of its operands; an input's name; a number.
+        rounds: whether it is computed on the library's own tensors and rounds as they do.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Operation(NamedTuple):
 
 
 class Line:
-    """Operations one after the other, each of them once."""
+    """A sequence of operations, each of them once."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
@@ -55,9 +55,9 @@ class Line:
 
     @contextmanager
     def rounding(self) -> Iterator[None]:
-        """Have what is computed meanwhile say that it ``rounds``.
+        """Mark the operations added meanwhile as ones that ``rounds``.
 
-        A tensor in half precision is rounded after every operation, and engines compute in float32.
+        Half-precision tensors are rounded after every operation, and engines compute in float32.
         """
         before, self._rounds = self._rounds, True
         try:
@@ -66,7 +66,7 @@ class Line:
             self._rounds = before
 
     def input(self, name: str) -> Symbol:
-        """What comes in under a name."""
+        """A named input."""
         return self._written(Operation("input", (name,)))
 
     def _written(self, operation: Operation) -> Symbol:
@@ -87,7 +87,7 @@ class Line:
         return self._written(Operation(name, places, self._rounds))
 
     def needed(self, results: Iterable[Symbol]) -> list[int]:
-        """The places, in their order, of all operations that these results depend on."""
+        """The places, in order, of all operations that these results depend on."""
         found: set[int] = set()
         open_ = [symbol.place for symbol in results]
         while open_:
@@ -113,7 +113,7 @@ class Line:
 
 
 class Symbol:
-    """What a number will be; see :class:`Line`."""
+    """A placeholder for a number; see :class:`Line`."""
 
     __slots__ = ("line", "place")
     __hash__ = None  # type: ignore[assignment]
@@ -190,28 +190,28 @@ def where(condition: Number, yes: Number, no: Number) -> Number:
 
 
 def exp(value: Number) -> Number:
-    """e to that power."""
+    """The exponential of a number."""
     if isinstance(value, Symbol):
         return value.line.compute("exp", value)
     return value.exp() if isinstance(value, Tensor) else math.exp(value)
 
 
 def sqrt(value: Number) -> Number:
-    """The root of a number."""
+    """The square root of a number."""
     if isinstance(value, Symbol):
         return value.line.compute("sqrt", value)
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
 def constant(value: float, like: Number) -> Number:
-    """A number that is the same whatever ``like`` is, in the place of it."""
+    """A constant in the form of ``like``: a symbol, a tensor of its shape, or a number."""
     if isinstance(like, Symbol):
         return like.line.number(value)
     return torch.full_like(like, value) if isinstance(like, Tensor) else value
 
 
 def absolute(value: Number) -> Number:
-    """The number without its sign."""
+    """The absolute value of a number."""
     return value.line.compute("absolute", value) if isinstance(value, Symbol) else abs(value)
 
 
@@ -245,8 +245,8 @@ def maximum(left: Number, right: Number) -> Number:
 
 
 def inverse(value: Number, most: float, factor: Number) -> Number:
-    """``factor / value``, but with ``1 / value`` at least 0 and at most that. On tensors it is
-    computed in one place.
+    """``factor / value``, with ``1 / value`` clamped between 0 and ``most``. On tensors it uses one
+    buffer.
     """
     if isinstance(value, Tensor):
         return value.reciprocal().clamp_(0.0, most).mul_(factor)
@@ -254,8 +254,8 @@ def inverse(value: Number, most: float, factor: Number) -> Number:
 
 
 def bell(value: Number, level: Number, scale: Number, most: float, grad: Number) -> Number:
-    """``grad`` times the derivative of ``1 / (1 + exp(-scale * (value - level)))`` by ``value``;
-    where the exponent is larger than ``most`` it is taken for that. On tensors it takes two places.
+    """``grad`` times the derivative of ``1 / (1 + exp(-scale * (value - level)))`` by ``value``,
+    with the exponent's magnitude clamped to ``most``. On tensors it uses two buffers.
     """
     if isinstance(value, Tensor):
         sigmoid = (value - level).mul_(scale).clamp_(-most, most).sigmoid_()

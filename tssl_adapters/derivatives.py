@@ -1,4 +1,4 @@
-"""Derivatives of a line of operations, from its own operations, as further ones of that line."""
+"""Derivatives of a line of operations, added to that line as further operations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def adjoints(
     """The derivative of a weighted sum of symbols by everything that they were computed from.
 
     Args:
-        line: where they are; what is computed here is added to it.
-        seeds: each of these symbols, and its weight.
-        functions: of inputs that are functions of other symbols, by their places, what they are
-            functions of, and the derivative.
+        line: the symbols' line; what is computed here is added to it.
+        seeds: the symbols and their weights.
+        functions: for inputs that are functions of other symbols, by place: the argument and the
+            derivative.
 
     Returns:
-        By place. What the sum does not depend on is missing, and comparisons have no derivative.
+        The derivatives by place. What the sum does not depend on is missing; comparisons have no
+        derivative.
     """
     found: dict[int, Symbol] = {}
 
@@ -58,7 +59,7 @@ def _terms(line: Line, place: int, adjoint: Symbol) -> Iterator[tuple[int, Symbo
 def _derived(
     operation: Operation, of: list[Symbol], result: Symbol, adjoint: Symbol
 ) -> tuple[Symbol, ...]:
-    """The terms of the operands, in their order; of a ``where``, the condition's is of no use."""
+    """The terms of the operands, in order; the one of a ``where``'s condition is unused."""
     name = operation.name
     if name == "add":
         return adjoint, adjoint

@@ -1,8 +1,8 @@
-"""Elementwise operations in the form that torch does fastest.
+"""Elementwise operations in the form that is fastest in torch.
 
-A comparison written to a float tensor is vectorised; one that makes booleans is not, and has to be
-converted. An operation on a tensor of no dimensions is quicker than one on a Python number, and
-rounds alike.
+A comparison written to a float tensor is vectorised; one that gives booleans is not, and must be
+converted. An operation with a zero-dimensional tensor is faster than one with a Python number, and
+rounds the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def ordinary() -> Iterator[None]:
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor.to(dtype)``, which takes as long as a small sum where it has nothing to do."""
+    """``tensor.to(dtype)``, which takes as long as a small sum even if there is nothing to do."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 

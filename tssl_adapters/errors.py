@@ -1,8 +1,7 @@
-"""What `tssl_adapters` raises and warns.
+"""The errors and warnings of `tssl_adapters`.
 
-Everything that :func:`tssl_adapters.wrap` raises, it raises before it changes the model. Wrong
-arguments (not a module, a ``tau_s`` below 1, an unknown rule name) are plain ``TypeError`` and
-``ValueError``.
+:func:`tssl_adapters.wrap` raises only before it changes the model. Wrong arguments (not a module, a
+``tau_s`` below 1, an unknown rule name) raise plain ``TypeError`` and ``ValueError``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ class UnsupportedLayerError(TSSLAdaptersError):
 
 
 class UnsupportedConfigError(UnsupportedLayerError):
-    """A layer of a supported class cannot be wrapped as it is set."""
+    """A layer of a supported class cannot be wrapped with its settings."""
 
 
 class LibraryVersionError(TSSLAdaptersError):
@@ -25,11 +24,11 @@ class LibraryVersionError(TSSLAdaptersError):
 
 
 class AdapterError(TSSLAdaptersError):
-    """What is installed as a library's adapter is not one."""
+    """What is installed as a library's adapter is not an adapter."""
 
 
 class AlreadyWrappedError(TSSLAdaptersError):
-    """The model, or a layer of it, is wrapped already."""
+    """The model, or a layer of it, is already wrapped."""
 
 
 class NoSpikingLayersError(TSSLAdaptersError):
@@ -41,7 +40,7 @@ class EngineNotAvailableError(TSSLAdaptersError):
 
 
 class NotSequentialError(TSSLAdaptersError):
-    """Run layer by layer, a model would not compute what it computes step by step."""
+    """Run layer by layer, the model would not compute what it computes step by step."""
 
 
 class LostTraceError(TSSLAdaptersError):

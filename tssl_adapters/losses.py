@@ -42,12 +42,11 @@ def psc(spikes: Tensor, tau_s: float) -> Tensor:
 
 
 def target_spike_train(labels: Tensor, num_steps: int, num_classes: int) -> Tensor:
-    """Spikes that the output layer should emit, ``[num_steps, batch, num_classes]``.
+    """Target spikes for the output layer, ``[num_steps, batch, num_classes]``.
 
-    ``labels`` holds the wanted class of each sample, ``[batch]``. The wanted class fires 0, 1, 1,
-    1, 1 (at every step but the first) where ``num_steps`` is below 10, else 0, 1, 0, 1, ... (every
-    other step); the other classes stay silent. The result lies on the labels' device, in torch's
-    default dtype.
+    ``labels`` holds the class of each sample, ``[batch]``. That class fires 0, 1, 1, 1, 1 (at every
+    step but the first) if ``num_steps`` is below 10, else 0, 1, 0, 1, ... (every other step); the
+    other classes stay silent. The result is on the labels' device, in torch's default dtype.
     """
     if num_steps < 2:
         raise ValueError(f"a target train needs 2 steps or more to hold a spike, not {num_steps}")
@@ -66,9 +65,9 @@ def psc_kernel_loss(
     wrapped with this ``tau_s`` emits it, ``target`` a spike train of the same shape
     (``target_spike_train``).
 
-    ``filters`` says how often ``psc`` is applied to the target. The paper's van Rossum distance
-    means 1; the authors' code, and every result reported with it, filters twice: once where it
-    builds the target and once more in the loss. The default is 2, theirs.
+    ``filters`` is how often ``psc`` is applied to the target. The paper's van Rossum distance means
+    1; the authors' code, and every result reported with it, filters twice: once when it builds the
+    target and again in the loss. The default is 2, as in their code.
     """
     if output.shape != target.shape:
         raise ValueError(
@@ -86,11 +85,11 @@ def psc_kernel_loss(
 def target_spike_counts(
     labels: Tensor, num_classes: int, wanted: float = 15.0, others: float = 3.0
 ) -> Tensor:
-    """Spike counts that the output layer should reach, ``[batch, num_classes]``.
+    """Target spike counts for the output layer, ``[batch, num_classes]``.
 
-    ``labels`` holds the wanted class of each sample, ``[batch]``; it should fire ``wanted`` times,
-    each other class ``others`` times. The defaults are the paper's for N-MNIST (30 and 100 steps).
-    The result lies on the labels' device, in torch's default dtype.
+    ``labels`` holds the class of each sample, ``[batch]``; it should fire ``wanted`` times, each
+    other class ``others`` times. The defaults are the paper's for N-MNIST (30 and 100 steps). The
+    result is on the labels' device, in torch's default dtype.
     """
     if not wanted > others:
         raise ValueError(f"wanted must be above others, not {wanted} against {others}")
@@ -127,10 +126,10 @@ def lee(spikes: Tensor, labels: Tensor, decay: float = 1.0) -> Tensor:
     """The output error of Lee et al. 2016 as a loss, a scalar.
 
     sum_t decay^(T-1-t) sum_i s_i[t] delta_i with delta_i = o_i / max_j o_j - l_i held fixed, where
-    o_i is output i's spike count and l_i is 1 for the wanted class, else 0. delta is no derivative
-    of anything, so only the loss's gradient means something. ``spikes`` is ``[T, batch, classes]``,
-    ``labels`` holds the wanted class of each sample, ``[batch]``; ``decay`` is the factor by which
-    the membrane forgets in a step, for the error on the trace at the end of the window as in the
+    o_i is output i's spike count and l_i is 1 for the sample's class, else 0. delta is not a
+    derivative of anything, so only the loss's gradient is meaningful. ``spikes`` is
+    ``[T, batch, classes]``, ``labels`` holds the class of each sample, ``[batch]``; ``decay`` is
+    the membrane's decay per step, for the error on the trace at the end of the window as in the
     paper, or 1 for the error on counts.
     """
     if spikes.dim() != 3 or labels.shape != spikes.shape[1:2]:
@@ -161,7 +160,7 @@ def regularise_thresholds(
     threshold_i += rho (N f_i - sum_j f_j), with f_i the share of samples in which neuron i of N
     fired: busy neurons get harder to excite, silent ones easier, and the mean stays until values
     meet ``lowest`` or ``highest``. ``spikes`` is a layer's output ``[T, batch, ...]``, and
-    ``threshold`` its own tensor of one value a neuron ``[...]``: snnTorch's ``layer.threshold``,
+    ``threshold`` its own tensor of one value per neuron ``[...]``: snnTorch's ``layer.threshold``,
     made with ``Leaky(threshold=torch.ones(N))``, or Norse's ``layer.p.v_th``. It changes the
     forward pass.
     """
@@ -179,7 +178,7 @@ def regularise_thresholds(
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Where the class is the label's, bool ``[batch, num_classes]``."""
+    """The labels one-hot, bool ``[batch, num_classes]``."""
     if labels.dim() != 1 or labels.is_floating_point():
         raise ValueError(f"labels must be integers [batch], not {describe(labels)}")
     if ((labels < 0) | (labels >= num_classes)).any():

@@ -23,23 +23,24 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def multi_step_forward(model: nn.Module, x_seq: Tensor, state: Any = None) -> Any:
     """Run a sequential model over a whole sequence, layer by layer instead of step by step.
 
-    The result is that of ``for x in x_seq: model(x)``, at less cost. A layer without a state sees
-    all steps as one batch, ``[T * batch, ...]``. A wrapped neuron layer sees the whole sequence, so
+    The result is that of ``for x in x_seq: model(x)``, at lower cost. A stateless layer sees all
+    steps as one batch, ``[T * batch, ...]``. A wrapped neuron layer sees the whole sequence, so
     that ``wrap(model, engine="cpu")`` computes it in compiled loops. Neuron layers that are not
-    wrapped, or that cannot take a sequence (recurrent ones, say), step in a loop of their own.
+    wrapped, or that cannot take a sequence (e.g. recurrent ones), run step by step in a loop of
+    their own.
 
     The model is made of ``torch.nn.Sequential`` (or a subclass that keeps its ``forward``),
     ``norse.torch.SequentialState`` and ``Lift``, SpikingJelly's containers, and layers of torch and
-    of the libraries; or it is one layer. Layers hold the states that they hold in the loop,
-    before and after, with the same graph. A model that takes whole sequences already (Norse's
-    ``LIF``, SpikingJelly's ``step_mode="m"``) is called on ``x_seq`` as it is, except for what it
-    would cut into steps.
+    of the libraries; or it is one layer. Before and after, layers hold the same states as in the
+    loop, with the same graph. A model that already takes whole sequences (Norse's ``LIF``,
+    SpikingJelly's ``step_mode="m"``) is called on ``x_seq`` as it is, except for what it would
+    split into steps.
 
-    Values equal the loop's bit for bit where torch multiplies matrices of ``T * batch`` and of
-    ``batch`` rows in the same way. On the CPU we saw that it does if ``batch`` is a multiple of 4;
+    Values equal the loop's bit for bit if torch multiplies matrices of ``T * batch`` and of
+    ``batch`` rows in the same way. On the CPU we observed this if ``batch`` is a multiple of 4;
     otherwise the last bits differ, which may move a spike. The gradient of a weight is summed in
     another order. Dropout draws a new mask for every step, as in the loop, but takes its random
-    numbers layer by layer: the masks differ, their distribution does not.
+    numbers layer by layer: the masks differ, but not their distribution.
 
     Args:
         model: the model, wrapped or not.
@@ -109,7 +110,7 @@ def _parted(model: nn.Module) -> Part:
 
 
 def _modes(loaded: list[Adapter], path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
-    """What a call of each library layer brings, and the path of the layer."""
+    """What a call of each library layer takes, a step or a sequence, and the layer's path."""
     mode = _mode(loaded, module)
     if mode is not None:
         yield mode, path
@@ -124,7 +125,7 @@ def _mode(loaded: list[Adapter], module: nn.Module) -> str | None:
 
 
 def _members(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    # named_children() would leave out a module that comes twice.
+    # named_children() would leave out a module that occurs twice.
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
@@ -138,7 +139,7 @@ def _named(model: nn.Module, path: str) -> str:
 
 @dataclass
 class _Walk:
-    """A way through a model; see :class:`tssl_adapters.adapters.parts.Walk`."""
+    """A walk through a model; see :class:`tssl_adapters.adapters.parts.Walk`."""
 
     loaded: list[Adapter]
     whole: bool
@@ -158,7 +159,7 @@ class _Walk:
         return self._plain(path, module)
 
     def _plain(self, path: str, module: nn.Module) -> Part:
-        """A module that no library knows."""
+        """The part for a module that no library knows."""
         if self.whole and not any(True for _ in _modes(self.loaded, "", module)):
             return as_it_is(module)
         cls = type(module)
@@ -200,7 +201,7 @@ class _Walk:
         return Part(run, parts[-1].single)
 
     def _containers(self, module: nn.Module, before: str) -> str:
-        """What the libraries of a module's layers have to run one after the other."""
+        """The containers that the libraries of a module's layers have to run layers in order."""
         told = [
             adapter.containers
             for adapter in self.loaded

@@ -1,4 +1,4 @@
-"""The record of a neuron: what the engine has to know of one layer, whatever library it is from.
+"""The record of a neuron: what the engine needs to know of a layer, from whatever library.
 
 One step of a neuron, with the carried state ``v``, the drive ``x`` and the spike ``s``:
 
@@ -10,7 +10,7 @@ timing          charge                                   state handed to the nex
 ``both``        r = spike of v; h = charge(reset(v, r))  u = reset(h, s - r)
 ==============  =======================================  ==================================
 
-SpikingJelly and Norse reset at once; snnTorch's ``reset_delay=True`` is ``delayed`` and
+SpikingJelly and Norse reset immediately; snnTorch's ``reset_delay=True`` is ``delayed`` and
 ``reset_delay=False`` is ``both``.
 """
 
@@ -30,10 +30,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def computes(plain: Callable[..., Any]) -> Callable[[F], F]:
-    """Say in plain arithmetic what a formula computes for one neuron, in the same order.
+    """Give a formula's computation for one neuron in plain arithmetic, in the same order.
 
-    Compiled loops are made of it. It takes the formula's arguments as numbers, writes numbers as
-    floats, and calls nothing.
+    Compiled loops are generated from it. It takes the formula's arguments as numbers, writes
+    numbers as floats, and calls nothing.
     """
 
     def mark(formula: F) -> F:
@@ -50,9 +50,8 @@ class LinearCharge:
     ``decay``, ``gain`` and ``offset`` broadcast against one step ``[batch, ...]`` and may carry a
     graph to the library's parameters: the engine differentiates with respect to them.
     ``formula(v, x, *raw)`` computes the same charge in the library's own order of operations, so
-    that it can be recomputed bit for bit. The centre is 0 or, where ``centred`` says so, that one
-    of ``raw``, which has no graph then: a potential may lie far from 0, and close to what it
-    decays to.
+    that it can be recomputed bit for bit. The centre is 0 or, with ``centred``, that element of
+    ``raw``, which then has no graph: a potential may be far from 0 and close to what it decays to.
     """
 
     decay: Value
@@ -64,16 +63,16 @@ class LinearCharge:
 
 
 class Told(NamedTuple):
-    """What arrives at a step's threshold and at its reset, ``[batch, ...]``; ``None`` is zero.
+    """The gradients at a step's threshold and reset, ``[batch, ...]``; ``None`` is zero.
 
     Attributes:
-        firing: what reaches the potential through the spike.
+        firing: the gradient of the potential through the spike.
         due: where the potential is reset, s or s - r.
-        after: what the potential after that is told.
-        before: r, where the charge met a reset that was due.
-        charged: what h is told.
-        decay: what multiplies the potential in a step.
-        delayed: whether the step's own reset only comes with the next one.
+        after: the gradient of the potential after the reset.
+        before: r, where a reset was due at the charge.
+        charged: the gradient of h.
+        decay: the decay of the potential per step.
+        delayed: whether the step's own reset comes only with the next step.
         along: whether a reset moves along with the threshold.
     """
 
@@ -90,9 +89,9 @@ class Told(NamedTuple):
 class Reset:
     """What a spike does to the potential; :mod:`tssl_adapters.resets` has each kind's arithmetic.
 
-    It takes tensors ``[batch, ...]`` or symbols. ``due`` is 1 where a reset is to be done, else 0;
-    with timing ``both`` it is -1 where one was done without a spike to follow. The answers here are
-    those of a reset that does nothing.
+    It takes tensors ``[batch, ...]`` or symbols. ``due`` is 1 where a reset is due, else 0; with
+    timing ``both`` it is -1 where one was done and no spike followed. The methods here are those of
+    a reset that does nothing.
     """
 
     happens: ClassVar[bool] = True
@@ -100,36 +99,36 @@ class Reset:
     numbered: ClassVar[bool] = False
     """Whether there is a :attr:`number`."""
     follows_charge: ClassVar[bool] = False
-    """Whether, with delay, it is done after the next charge."""
+    """Whether a delayed reset is done after the next charge."""
     stepwise: ClassVar[bool] = False
-    """Whether :meth:`at` makes that number anew at each step."""
+    """Whether :meth:`at` recomputes the number at each step."""
 
     @property
     def number(self) -> Value:
-        """A number of its own, beside the threshold."""
+        """The reset's own number, besides the threshold."""
         return 0.0
 
     def with_number(self, number: Value) -> Reset:
-        """The same with another number."""
+        """The same reset with another number."""
         return self
 
     @property
     def target(self) -> Value | None:
-        """Where a spike sets the potential, whatever it was; ``None`` where it does not."""
+        """The value to which a spike sets the potential; ``None`` if it does not set it."""
         return None
 
     def taking(self, amount: Value) -> Reset:
-        """The same, but that what a spike takes is this and not the threshold."""
+        """The same reset, but a spike takes this amount instead of the threshold."""
         return self
 
     def plain(self) -> Reset | None:
-        """The same without its number and in plain arithmetic (:func:`computes`), for compiled
-        loops; ``None`` where nobody said it so.
+        """The same reset without its number and in plain arithmetic (:func:`computes`), for
+        compiled loops; ``None`` if that was not given.
         """
         return self
 
     def at(self, charged: Tensor, due: Tensor) -> Reset:
-        """The same with its number at one step."""
+        """The same reset with its number at one step."""
         return self
 
     def apply(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
@@ -137,15 +136,15 @@ class Reset:
         return charged
 
     def before_charge(self, state: Tensor, due: Tensor, threshold: Value) -> Tensor:
-        """What a charge takes of a state whose reset is due."""
+        """What enters the charge from a state whose reset is due."""
         return state
 
     def after_charge(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
-        """The potential after the charge, for what the reset only does then."""
+        """The potential after the part of a due reset that follows the charge."""
         return charged
 
     def left(self, state: Tensor, due: Tensor, threshold: Value, removed: Value) -> Tensor:
-        """u[t-1], from a state whose reset is due and of which :meth:`removed` goes."""
+        """u[t-1], from a state whose reset is due and takes :meth:`removed` from it."""
         return self.before_charge(state, due, threshold)
 
     def lets_in(self, due: Tensor) -> Tensor | None:
@@ -155,16 +154,16 @@ class Reset:
     def removed(
         self, charged: Tensor, spike: Tensor, threshold: Value, decay: Value | None
     ) -> Value:
-        """R[t] = -du/ds; with delay, the next step's ``decay`` is given."""
+        """R[t] = -du/ds; for a delayed reset, the next step's ``decay`` is given."""
         return 0.0
 
     def step_down(self, threshold: Value, decay: Value | None) -> Value | None:
-        """R where it is the same whatever the potential, else ``None``."""
+        """R if it does not depend on the potential, else ``None``."""
         return None
 
     def drop(self, threshold: Value) -> Value:
-        """What a spike takes from a potential that is at the threshold; where it takes nothing,
-        the threshold.
+        """What a spike takes from a potential that is at the threshold; the threshold if it takes
+        nothing.
         """
         return threshold
 
@@ -183,20 +182,20 @@ class Traits:
 
     Attributes:
         nonlinear: why the charge is not linear in potential and input, or why a spike changes more
-            than the potential; ``None`` where it is an integrate-and-fire neuron.
+            than the potential; ``None`` for an integrate-and-fire neuron.
         reset: what a spike does to the potential.
-        decay: what multiplies the potential in a step.
+        decay: the decay of the potential per step.
         threshold: what the potential is compared with.
-        synapse: the decay a step of a synaptic current between the input and the potential, or
-            ``None`` where the input charges the potential itself.
-        refractory: whether spikes are held back for a while after one.
+        synapse: the decay per step of a synaptic current between the input and the potential, or
+            ``None`` if the input charges the potential directly.
+        refractory: whether there is a refractory period.
         recurrent: whether the layer feeds its own spikes back to itself.
         graded: whether the output is a spike times a factor.
-        sequence: whether the engine gets whole sequences of it in one call; of a recurrent layer,
-            where the rule leaves out what comes back to it.
+        sequence: whether the engine gets whole sequences in one call; for a recurrent layer, if the
+            rule leaves out its feedback.
         delayed: whether the reset comes one step after the spike.
-        written: whether the CPU's loops take steps of it though it is nonlinear, at ``tau_s = 1``,
-            written down from what torch computes.
+        written: whether the CPU loops take its steps although it is nonlinear, at ``tau_s = 1``,
+            recorded from what torch computes.
         several: whether a step may have several spikes.
     """
 
@@ -231,7 +230,7 @@ class Neuron:
     quantiser: Callable[[Tensor], Tensor] | None = None
 
     def values(self) -> tuple[Value, ...]:
-        """Every number of the neuron in a fixed order: what autograd has to see as inputs."""
+        """Every number of the neuron in a fixed order: what autograd must see as inputs."""
         charge = self.charge
         numbers = (charge.decay, charge.gain, charge.offset, self.threshold, self.reset.number)
         return (*numbers, *charge.raw)

@@ -1,4 +1,4 @@
-"""Classes of the user's own that behave as a class which an adapter knows."""
+"""The user's own classes that behave like a class known to an adapter."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ C = TypeVar("C", bound=type[nn.Module])
 
 
 def register(cls: C, *, like: type[nn.Module]) -> C:
-    """Say that a class of yours computes the same neuron as a known class.
+    """Declare that your class computes the same neuron as a known class.
 
     :func:`tssl_adapters.wrap` matches classes exactly, because a subclass may compute another
     neuron or another output. Only a subclass that adds nothing but ``__init__`` and constants needs
-    no registration. A registered class is wrapped like the known one, and needs its attributes, as
-    a subclass has them; the step that it computes stays its own. Methods that a wrapped layer would
-    not call, such as a ``forward`` of its own, are refused here. ``wrap`` tries each layer out, and
-    refuses one that computes another neuron, detaches its state, or keeps something that a wrapped
-    layer would lose. Register a class where it is defined, so that wrapped layers can be unpickled
-    wherever it can be imported.
+    no registration. A registered class is wrapped like the known one and needs its attributes, as
+    a subclass has them; it keeps its own step. Methods that a wrapped layer would not call, such as
+    a ``forward`` of its own, are refused here. ``wrap`` tests each layer and refuses one that
+    computes another neuron, detaches its state, or keeps something that a wrapped layer would lose.
+    Register a class where it is defined, so that wrapped layers can be unpickled wherever it can be
+    imported.
 
     Args:
         cls: your layer class.
@@ -40,8 +40,8 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
         UnsupportedLayerError: the class lacks methods of ``like``, or overrides some that a wrapped
             layer would not call.
         TypeError: ``cls`` or ``like`` is not a module class.
-        ValueError: ``like`` is not known; or ``cls`` is torch's own, or already known as something
-            else.
+        ValueError: ``like`` is not known; or ``cls`` is torch's own, or already known as another
+            class.
 
     Example:
         >>> class MyLIF(neuron.LIFNode): ...
@@ -83,7 +83,7 @@ def register(cls: C, *, like: type[nn.Module]) -> C:
 def _another_path(
     library: str, cls: type[nn.Module], like: type[nn.Module], kind: Kind
 ) -> str | None:
-    """What a class itself shows that a wrapped layer would fail at, or pass by."""
+    """Why a wrapped layer of a class would fail or skip the class's own methods, or ``None``."""
     missing = sorted(name for name in _methods(like) if not hasattr(cls, name))
     if missing:
         return (
@@ -107,7 +107,7 @@ def _another_path(
 
 
 def _methods(cls: type[nn.Module]) -> set[str]:
-    """The public methods and properties that a class has beside torch's."""
+    """The public methods and properties that a class has besides torch's."""
     own = (base for base in cls.__mro__ if base not in nn.Module.__mro__)
     return {
         name
@@ -135,12 +135,12 @@ def kind_of(adapter: Adapter, layer: nn.Module, rule: Rule) -> Kind | None:
 
 
 def tried_as(kind: Kind) -> type[nn.Module] | None:
-    """What a layer of such a kind has to show that it computes; ``None`` for a library's class."""
+    """The class whose neuron such a layer must be shown to compute; ``None`` for a library's."""
     return getattr(kind.wrapped, "_tssl_like", None)
 
 
 def registered(kind: Kind) -> bool:
-    """Whether such a layer's class was registered, rather than found to be a known one."""
+    """Whether such a layer's class was registered, rather than recognised as a known one."""
     return bool(getattr(kind.wrapped, "_tssl_registered", False))
 
 
@@ -165,7 +165,7 @@ def library_class(adapter: Adapter, cls: type[nn.Module]) -> type[nn.Module]:
 
 
 class _Made(Wrapped):
-    """A wrapped class that was made while the program runs, and so cannot be found by its name."""
+    """A wrapped class that was made at run time, and so cannot be found by its name."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)

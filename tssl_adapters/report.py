@@ -61,20 +61,20 @@ class Supported:
 
 R = TypeVar("R", bound=Row)
 COLUMNS = 100
-"""How wide a printed table may be."""
+"""The width of a printed table."""
 _AT_LEAST = 36
-"""What a column gets of that, if it needs so much, before names are broken."""
+"""The width that a column gets, if it needs that much, before names are broken."""
 
 
 class Report(Sequence[R], Generic[R]):
-    """Rows under headings, and last lines on the whole; ``print`` it, iterate it, index it.
+    """Rows under headings, and closing lines; ``print`` it, iterate it, index it.
 
     Args:
         headings: one for each cell of a row; the first cell is a name, which may be dotted.
         rows: the lines.
-        empty: what is printed where there are none.
+        empty: what is printed if there are none.
         last: paragraphs below the table, the last of which says what to do next.
-        once: a heading whose column is said once below the table if all rows have the same there.
+        once: a heading whose column is printed once below the table if it is the same in all rows.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Report(Sequence[R], Generic[R]):
 
 def _table(columns: Mapping[str, Sequence[str]]) -> str:
     """Texts under their headings, side by side."""
-    from rich.console import Console  # here, as only what prints a table needs it
+    from rich.console import Console  # imported here, as only printing a table needs it
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1))

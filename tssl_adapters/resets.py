@@ -1,7 +1,7 @@
-"""The kinds of reset: to a value, by subtraction, early, never, by a formula; each its arithmetic.
+"""The kinds of reset and their arithmetic: to a value, by subtraction, early, never, by a formula.
 
-With delay a reset is done in the next step: before its charge where that is all the same, and after
-it where the library has it so (:class:`Subtract`).
+A delayed reset is done in the next step: before its charge if the order does not matter, and after
+it if the library does so (:class:`Subtract`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def reset_by_subtraction(charged: Tensor, due: Tensor, threshold: Value) -> Tens
 
 
 def _zero(value: Value) -> bool:
-    """Whether it is, without looking into a tensor."""
+    """Whether a value is 0, without reading a tensor."""
     return isinstance(value, float) and value == 0.0
 
 
@@ -123,7 +123,7 @@ class Subtract(Reset):
         return self.formula(charged, due, self.amount_of(threshold))
 
     def after_charge(self, charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
-        # The product is exact: one rounding.
+        # The product is exact, so there is only one rounding.
         found: Tensor = minus(charged, due, self.amount_of(threshold))
         return found
 
@@ -147,7 +147,7 @@ class Subtract(Reset):
         return self._through(told, -told.firing), None
 
     def _through(self, told: Told, total: Tensor | None) -> Tensor | None:
-        """``total`` and what the amount does to the potentials."""
+        """``total`` plus the gradient through the amount taken from the potentials."""
         if told.along:
             return total
         if not told.delayed and told.after is not None:
@@ -157,13 +157,13 @@ class Subtract(Reset):
         return total
 
     def _passed(self, before: Tensor, decay: Value) -> Tensor:
-        """The derivative of h by an amount that was due before it, but for its sign."""
+        """The derivative of h by an amount that was due before it, without its sign."""
         return before
 
 
 @dataclass(frozen=True)
 class SubtractEarly(Subtract):
-    """With delay: the threshold goes before the charge, which lets it decay with the potential.
+    """Delayed: the threshold is taken before the charge, so that it decays with the potential.
 
     h = charge(v - r threshold), so that R is the threshold whatever the decay.
     """
@@ -185,7 +185,7 @@ class SubtractEarly(Subtract):
 
 @dataclass(frozen=True)
 class SubtractAmount(Subtract):
-    """A spike takes an ``amount`` that is not quite the threshold, as where a library rounds it."""
+    """A spike takes an ``amount`` close to the threshold, e.g. if a library rounds it."""
 
     amount: Value = 0.0
 
@@ -207,7 +207,7 @@ class SubtractAmount(Subtract):
 
 @dataclass(frozen=True)
 class Never(Reset):
-    """A spike leaves the membrane potential alone."""
+    """A spike leaves the membrane potential unchanged."""
 
     happens = False
 
@@ -219,8 +219,8 @@ class Never(Reset):
 class ByFormula(Reset):
     """The potential after a spike test is any smooth ``formula(charged, due, *others)``.
 
-    ``others`` may carry a graph, as states and parameters do. ``value`` is how their graph is
-    reached: ``at`` puts the formula's result at fixed ``charged`` and ``due`` there.
+    ``others``, such as states and parameters, may carry a graph. It is reached through ``value``,
+    which ``at`` sets to the formula's result at fixed ``charged`` and ``due``.
     """
 
     formula: Callable[..., Tensor]
@@ -244,7 +244,7 @@ class ByFormula(Reset):
         return self.with_number(self.formula(charged.detach(), due.detach(), *self.others))
 
     def apply(self, charged: Tensor, due: Tensor, threshold: Value = 0.0) -> Tensor:
-        """The formula without the graph of the others."""
+        """The formula, with the others detached."""
         return self.formula(charged, due, *map(_held, self.others))
 
     def removed(

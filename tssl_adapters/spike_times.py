@@ -1,4 +1,4 @@
-"""When neurons fire first, for losses and models that read spike times.
+"""First spike times, for losses and models that read spike times.
 
 Source: the paper of :class:`tssl_adapters.rules.STDBP`. All tensors are time first.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 def first_spike_time(spikes: Tensor) -> Tensor:
     """The step of each neuron's first spike, ``[...]`` for ``spikes`` of shape ``[T, ...]``.
 
-    T where a neuron is silent. A floating point tensor, for losses such as cross-entropy of
-    -time/tau with tau of 1 to 2 steps. Differentiable for :class:`tssl_adapters.rules.STDBP`, which
-    reads the time's gradient g off a ramp: the spikes get g min(t, time + 1) at step t.
+    T for a silent neuron. A floating point tensor, for losses such as cross-entropy of -time/tau
+    with tau of 1 to 2 steps. Differentiable for :class:`tssl_adapters.rules.STDBP`, which reads the
+    time's gradient g from a ramp: the spikes get g min(t, time + 1) at step t.
     """
     _check(spikes)
     times: Tensor = _FirstSpikeTime.apply(spikes)  # type: ignore[no-untyped-call]
@@ -24,11 +24,11 @@ def first_spike_time(spikes: Tensor) -> Tensor:
 
 
 def first_spike(spikes: Tensor) -> Tensor:
-    """Each neuron's first spike alone, of the shape of ``spikes``, ``[T, ...]``.
+    """Keep only each neuron's first spike; same shape as ``spikes``, ``[T, ...]``.
 
-    For a model under :class:`tssl_adapters.rules.STDBP` whose neurons go on firing: put it between
-    a layer and the next. Backward it passes on the gradient up to one step after the first spike,
-    where the rule reads the spike's time, and keeps it constant from there, which says that later
+    For a model under :class:`tssl_adapters.rules.STDBP` whose neurons fire more than once: put it
+    between a layer and the next. Backward it passes on the gradient up to one step after the first
+    spike, where the rule reads the spike's time, and keeps it constant from there, so that later
     spikes do not matter.
     """
     _check(spikes)
@@ -37,14 +37,14 @@ def first_spike(spikes: Tensor) -> Tensor:
 
 
 def _first_times(spikes: Tensor) -> Tensor:
-    """The step of the first spike, T where there is none; integers."""
+    """The step of the first spike, T if there is none; integers."""
     fired = spikes.ne(0)
     times = fired.to(torch.uint8).argmax(dim=0)
     return times.masked_fill(~fired.any(dim=0), len(spikes))
 
 
 def _steps_of(spikes: Tensor) -> Tensor:
-    """0 ... T-1, to broadcast against spikes."""
+    """The steps 0 ... T-1, shaped to broadcast against spikes."""
     steps = torch.arange(len(spikes), device=spikes.device)
     return steps.reshape(-1, *(1 for _ in spikes.shape[1:]))
 

@@ -1,6 +1,6 @@
 """Which of torch's layers may see all steps of a sequence as one batch, ``[T * batch, ...]``.
 
-A layer may where a sample's output depends on that sample alone and nothing is remembered.
+A layer may if each sample's output depends on that sample alone and nothing is remembered.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ _FORWARD: dict[Any, type[nn.Module]] = {
     for group in (_ELEMENTWISE, _DROPOUT, _BY_SAMPLE, _BY_DIMENSION, _BY_BATCH, _BY_INSTANCE)
     for cls in group
 }
-"""The layers by what they compute: a user's class that keeps a layer's ``forward`` is one too."""
+"""The layers by their ``forward``: a user's class that keeps a layer's ``forward`` counts too."""
 
 
 def torch_class(cls: type[nn.Module]) -> type[nn.Module] | None:
-    """The layer of torch that a class is, or adds a ``step_mode`` to."""
+    """The torch layer that a class is, or to which it adds a ``step_mode``."""
     forwards = (getattr(base, "forward", None) for base in cls.__mro__)
     return next((_FORWARD[forward] for forward in forwards if forward in _FORWARD), None)
 
 
 def computes_torchs(cls: type[nn.Module]) -> bool:
-    """Whether a class computes what a layer of torch does, and nothing else."""
+    """Whether a class computes just what a layer of torch does."""
     return cls.forward in _FORWARD
 
 
 def how(module: nn.Module, cls: type[nn.Module]) -> tuple[How, str | None]:
-    """How a module runs that computes what ``cls`` of torch does, and what stands in the way."""
+    """How to run a module that computes what torch's ``cls`` does, and what prevents it, if any."""
     return ("stepped" if _may_touch_the_batch(module, cls) else "folded"), _problem(module, cls)
 
 
 def _may_touch_the_batch(module: Any, cls: type[nn.Module]) -> bool:
-    """Whether a layer may reach the first dimension, which is another one in a folded sequence."""
+    """Whether a layer may touch the first dimension, which is a different one once folded."""
     if cls not in _BY_DIMENSION:
         return False
     first = module.start_dim if cls is nn.Flatten else module.dim

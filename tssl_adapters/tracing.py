@@ -1,4 +1,4 @@
-"""What torch's tracers are to see of a layer."""
+"""What torch's tracers see of a layer."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _REASON = (
 
 
 def untraced(function: F) -> F:
-    """Break torch.compile's graph at a function: what is around it compiles, it runs as it is."""
+    """Break torch.compile's graph at a function: it runs uncompiled; the code around compiles."""
     told = "reason" in inspect.signature(disable).parameters
     how = {"reason": _REASON} if told else {}
     return disable(function, **how)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def among_graphs(forward: F) -> F:
-    """:func:`untraced`, for a layer of a model that is compiled: what it emits says to the graph
-    behind it that the neurons' own dimensions do not change from call to call.
+    """:func:`untraced`, for a layer of a compiled model: it marks the output's neuron dimensions as
+    static for the graph that follows.
 
-    They do from layer to layer, and layers that share a ``forward`` share its compiled graph, which
-    torch would make for all sizes at once. Inductor fails on some of those, on a convolution over
-    ``[T * batch, ...]`` on the CPU, say.
+    They differ from layer to layer, and layers that share a ``forward`` share its compiled graph,
+    which torch would otherwise make for dynamic sizes. Inductor fails on some of those, e.g. on a
+    convolution over ``[T * batch, ...]`` on the CPU.
     """
 
     @wraps(forward)
@@ -47,27 +47,27 @@ def among_graphs(forward: F) -> F:
 
 
 def tracing() -> bool:
-    """Whether torch.compile or torch.export is looking."""
+    """Whether torch.compile or torch.export is tracing."""
     return _compiling() or _exporting()
 
 
 def compiling() -> bool:
-    """Whether torch.compile is looking."""
+    """Whether torch.compile is tracing."""
     return _compiling() and not _exporting()
 
 
 def watched() -> bool:
-    """Whether torch.compile takes up the functions that are called here."""
+    """Whether torch.compile would compile functions called here."""
     return _callback() is not None
 
 
 def exporting() -> bool:
-    """Whether torch.export is at work, which sees shapes and no values, and keeps no gradient."""
+    """Whether torch.export is tracing, which sees shapes but no values, and keeps no gradient."""
     return _exporting()
 
 
 def _old_exporting() -> bool:
-    """Of versions that tell torch.compile from torch.export by where it is asked."""
+    """:func:`exporting` for older versions of torch, which lack ``is_exporting``."""
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 

@@ -1,8 +1,8 @@
-"""Try out a layer whose class is not the library's own, on copies, before it is wrapped.
+"""Tests a layer whose class is not the library's own, on copies, before it is wrapped.
 
-What does not depend on the input shows here: another neuron than the one the class is taken for, a
-state that it cuts from its graph, something that it keeps as it runs. A layer that does not run
-natively on the shapes tried here is left to its first call.
+This finds what does not depend on the input: a neuron other than the one the class is taken for, a
+state that it detaches, something that it keeps as it runs. A layer that does not run natively on
+the shapes tried here is left to its first call.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tssl_adapters.rules import Rule, SurrogateGradient
 
 _STEPS, _BATCH = 4, 8
 _STRONGEST = 30.0
-"""Enough for every library's defaults to spike, whatever it scales its input by."""
+"""Strong enough for every library's defaults to spike, however it scales its input."""
 _ROUNDING = 1e-3
-"""What a gradient may be off by, of its largest element."""
+"""The tolerance of a gradient, relative to its largest element."""
 
 
 class _Ran(NamedTuple):
-    """What a layer gave.
+    """The results of a layer's run.
 
     Attributes:
         values: outputs and states.
-        grads: of the input and of every parameter that learns, by name; ``None`` where it has none.
-        kept: what the layer is left with, but for what every layer of the library has.
+        grads: gradients of the input and of every learnable parameter, by name, or ``None``.
+        kept: the attributes that the layer is left with, except those of every library layer.
     """
 
     values: list[Tensor]
@@ -59,7 +59,7 @@ def why_not(
         try:
             trial = _Trial(adapter, kind, layer, like)
         except Exception:
-            return None  # it cannot be copied, or does not run natively on what is tried here
+            return None  # it cannot be copied, or does not run natively on these inputs
         try:
             difference = trial.difference()
             if difference is None:
@@ -75,7 +75,7 @@ def why_not(
 
 
 class _Trial:
-    """A layer's native run, and what copies of it do wrapped.
+    """A layer's native run, to compare with runs of wrapped copies.
 
     Raises:
         Exception: it cannot be copied, or it ran on none of the shapes that were tried.
@@ -90,7 +90,7 @@ class _Trial:
         self.input, self.native = self._first_that_runs()
 
     def difference(self) -> str | None:
-        """What natively is another, with the library's surrogate as the rule."""
+        """What differs from the native run, with the library's surrogate as the rule."""
         name, surrogate = self.like.__name__, self.kind.wrapped._tssl_spikes(self.layer)
         ran = self._ran(self._wrapped(SurrogateGradient(_derivative(surrogate)), 1.0))
         native = self.native
@@ -120,7 +120,7 @@ class _Trial:
         return None
 
     def run(self, rule: Rule, tau_s: float) -> None:
-        """Forward and backward with the rule that is asked for."""
+        """Run forward and backward with the requested rule."""
         self._ran(self._wrapped(rule, tau_s))
 
     def _first_that_runs(self) -> tuple[Tensor, _Ran]:
@@ -148,7 +148,7 @@ class _Trial:
         x = (self.input if x is None else x).clone().requires_grad_()
         learned = {name: p for name, p in layer.named_parameters() if p.requires_grad}
         values = self.adapter.record(layer, x)
-        ends = (values[0][-1], *values[1:])  # of the last step: the rest comes back in time
+        ends = (values[0][-1], *values[1:])  # the last step's: the rest flows back over time
         differentiable = [value for value in ends if value.requires_grad]
         grads: dict[str, Tensor | None] = dict.fromkeys(["", *learned])
         if differentiable:
@@ -162,7 +162,7 @@ class _Trial:
         return _Ran(values, grads, {k: v for k, v in kept.items() if k not in self.known})
 
     def _known(self) -> set[str]:
-        """What every layer of the library's class is left with."""
+        """The attributes that every layer of the library's class is left with."""
         if not self.own:
             return {*vars(self.layer), *self.layer._buffers}
         example = self.adapter.example(self.like, 1)
@@ -170,7 +170,7 @@ class _Trial:
         return {*vars(example), *example._buffers}
 
     def _tensors(self) -> list[Tensor]:
-        """What may tell the layer's shapes: all that it registers, and holds by name."""
+        """The tensors that may show the layer's shapes: all that it registers or has by name."""
         layer = self.layer
         held = [*layer.parameters(), *layer.buffers(), *vars(layer).values()]
         for kept in self.adapter.registries:
@@ -180,7 +180,7 @@ class _Trial:
 
 
 def _shapes(tensors: list[Tensor]) -> Iterator[tuple[int, ...]]:
-    """Shapes ``[batch, ...]`` of a step that a layer may take, as far as its tensors tell."""
+    """Shapes ``[batch, ...]`` of a step that a layer may take, guessed from its tensors."""
     sizes = [tuple(n if n > 1 else 3 for n in t.shape) for t in tensors if t.ndim]
     for size in dict.fromkeys(sizes):
         yield (_BATCH, size[-1])
@@ -192,8 +192,8 @@ def _shapes(tensors: list[Tensor]) -> Iterator[tuple[int, ...]]:
 
 
 class _Cut(TorchFunctionMode):
-    """Copies of tensors with a graph, which torch refuses, are copies of their values; a library's
-    own kind of tensor that cannot be copied is shared: it stands for a state that has not begun.
+    """Tensors with a graph, which torch refuses to copy, are copied by value; a library's own kind
+    of tensor that cannot be copied is shared: it stands for a state not yet initialised.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -206,7 +206,7 @@ class _Cut(TorchFunctionMode):
 
 
 def _copied(layer: nn.Module) -> nn.Module:
-    """A layer of its own, in training, without the hooks, which may reach anywhere."""
+    """A copy of a layer, in training mode, without its hooks, which may reach anywhere."""
     held = (vars(module).get(hooks) for module in layer.modules() for hooks in HOOKS)
     memo: dict[int, Any] = {id(hooks): OrderedDict() for hooks in held if hooks}
     with _Cut():
@@ -215,7 +215,7 @@ def _copied(layer: nn.Module) -> nn.Module:
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """Nothing of what happens here shows: no warning, no random number drawn, no mode."""
+    """Leave no side effects: no warnings, no random numbers drawn, no modes."""
     with (
         torch.random.fork_rng(devices=[]),
         ordinary(),
@@ -243,7 +243,7 @@ def _weighted(value: Tensor) -> Tensor:
 
 
 def _cuts(grad: Tensor) -> bool:
-    """Whether the state has no gradient before the last step."""
+    """Whether the input has no gradient before the last step."""
     return not grad[:-1].any() and bool(grad[-1].any())
 
 
@@ -253,7 +253,7 @@ def _same(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def _near(ours: Tensor | None, theirs: Tensor | None) -> bool:
-    """Whether gradients are alike; where natively there is none a rule may well have one."""
+    """Whether gradients agree; if there is natively none, a rule may still have one."""
     if theirs is None or ours is None:
         return theirs is None or not theirs.any()
     largest = float(theirs.nan_to_num().abs().max())
@@ -262,7 +262,7 @@ def _near(ours: Tensor | None, theirs: Tensor | None) -> bool:
 
 
 def _alike(ours: Any, theirs: Any) -> bool:
-    """Whether two things that layers keep are the same, as far as that can be told."""
+    """Whether two attributes of layers are the same, as far as can be determined."""
     if isinstance(theirs, Tensor):
         graph = isinstance(ours, Tensor) and ours.requires_grad == theirs.requires_grad
         return graph and _same(ours, theirs)
@@ -276,5 +276,5 @@ def _alike(ours: Any, theirs: Any) -> bool:
 
 
 def _found(error: Exception) -> str:
-    """What a probe found, without where and what to do."""
+    """What a probe found, without the layer and the advice."""
     return str(error).partition(": ")[2].partition(". ")[0]

@@ -1,4 +1,4 @@
-"""Versions of the libraries and of torch: which were tested, and a trial of those that were not."""
+"""Which versions of the libraries and of torch were tested, and a trial of those that were not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tssl_adapters.rules import TSSLBP
 
 _STEPS, _BATCH, _NEURONS = 4, 16, 16
 _STRONGEST = 30.0
-"""Enough for every library's defaults to spike, whatever it scales its input by."""
+"""Strong enough for every library's defaults to spike, however it scales its input."""
 
 
 @cache
@@ -38,20 +38,19 @@ def tested(product: str) -> tuple[str, ...]:
 def newer_torch() -> str | None:
     """The installed torch's version, if it is newer than all that were tested.
 
-    One between two that were tested is taken for tested: there are many, and they differ little.
+    A version between two tested ones counts as tested: there are many, and they differ little.
     """
-    version, _, _ = torch.__version__.partition("+")  # what follows is which build it is
+    version, _, _ = torch.__version__.partition("+")  # the rest is the build
     known = tested("torch")
     return version if known and TorchVersion(version) > known[-1] else None
 
 
 def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
-    """Warn about a version, of the library or of torch, that was not tested, once its classes
-    passed a trial.
+    """Warn about an untested version of the library or of torch, once its classes pass a trial.
 
     Args:
         adapter: the library.
-        classes: those of its supported classes of which a model has layers.
+        classes: those of its supported classes that occur in a model.
 
     Raises:
         LibraryVersionError: a class does not do what its adapter expects.
@@ -86,13 +85,13 @@ def check(adapter: Adapter, classes: Iterable[type[nn.Module]]) -> None:
 
 
 def _same_as_native(adapter: Adapter, cls: type[nn.Module]) -> bool:
-    """Whether a layer of default settings computes the same, bit for bit, once wrapped."""
+    """Whether a layer with default settings gives the same values, bit for bit, once wrapped."""
     with torch.random.fork_rng(devices=[]), ordinary():
-        torch.default_generator.manual_seed(0)  # a GPU's numbers go on as they were
+        torch.default_generator.manual_seed(0)  # a GPU's generator is left alone
         layer: Any = adapter.example(cls, _NEURONS)
         try:
             native = copy.deepcopy(layer)
-        except Exception:  # some layers, or their states, cannot be copied: another one alike
+        except Exception:  # some layers, or their states, cannot be copied: make an identical one
             torch.default_generator.manual_seed(0)
             native = adapter.example(cls, _NEURONS)
         steps = adapter.steps(layer) or _STEPS
