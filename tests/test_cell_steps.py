@@ -16,6 +16,7 @@ import torch
 from compat_snntorch import start
 from norse.torch.functional import izhikevich
 from spikingjelly.activation_based import neuron
+from test_thin import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -188,22 +189,6 @@ def test_only_what_depends_on_what_learns_has_a_graph(name: str, learns: bool) -
             values = steps(model, x)
         found.append([value.requires_grad for value in values])
     assert found[0] == found[1]
-
-
-def beta_written_past_torch(layer: Any) -> None:
-    layer.beta.data.fill_(0.4)
-
-
-def another_beta(layer: Any) -> None:
-    layer._buffers["beta"] = torch.tensor(0.4)
-
-
-def lower_threshold(layer: Any) -> None:
-    layer.threshold = torch.tensor(0.3)
-
-
-def scaled_spikes(layer: Any) -> None:
-    layer.graded_spikes_factor = torch.tensor(2.0)
 
 
 def vectors(layer: Any) -> None:

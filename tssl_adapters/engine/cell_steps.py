@@ -23,7 +23,7 @@ from tssl_adapters.engine import launch
 from tssl_adapters.engine.cell import Cell, Lines, lines
 from tssl_adapters.engine.kernels import RowBackend, backend, memory
 from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory
+from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory, records_plainly
 from tssl_adapters.engine.plan import EngineFunction, nothing
 from tssl_adapters.engine.state import (
     Charged,
@@ -40,9 +40,6 @@ from tssl_adapters.engine.window import Position, Stretch, time_of
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
 
-_grad_enabled = torch.is_grad_enabled
-_transforms = torch._C._are_functorch_transforms_active
-_modes = torch._C._len_torch_dispatch_stack
 _TYPES = {torch.float32: "f", torch.float64: "d"}
 ROWS = 4
 """A step is tested on this many times :data:`tssl_adapters.engine.launch.NEURONS` neurons."""
@@ -131,9 +128,7 @@ class CellSteps:
         for tensor in (*inputs, *states):
             if not is_memory(tensor, self.dtype) or tensor.shape != shape:
                 return False
-        if not _grad_enabled() or _transforms() or _modes() or not shape.numel():
-            return False
-        return self.holds(pinned)
+        return records_plainly() and shape.numel() > 0 and self.holds(pinned)
 
     def holds(self, pinned: Tensors) -> bool:
         """Whether the neuron's numbers are unchanged or learnable."""
@@ -288,9 +283,7 @@ def may_compile(settings: Settings, like: Tensor) -> bool:
         settings.compiles_steps
         and like.dtype in _TYPES
         and settings.loops.get(_key(like)) is not False
-        and _grad_enabled()
-        and not _transforms()
-        and not _modes()
+        and records_plainly()
     )
 
 

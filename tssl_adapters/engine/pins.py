@@ -1,4 +1,4 @@
-"""Checks whether numbers stored in tensors have changed."""
+"""Checks whether what was decided about a layer's steps still holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+_grad_enabled = torch.is_grad_enabled
+_transforms = torch._C._are_functorch_transforms_active
+_modes = torch._C._len_torch_dispatch_stack
 _VIEWS: dict[torch.dtype, Any] = {
     torch.float32: ctypes.c_float,
     torch.float64: ctypes.c_double,
@@ -56,6 +59,11 @@ class Pin(NamedTuple):
 def can_be_pinned(tensors: Sequence[Tensor]) -> bool:
     """Whether these are single numbers in CPU memory."""
     return all(t.numel() == 1 and t.is_cpu and t.dtype in _VIEWS for t in tensors)
+
+
+def records_plainly() -> bool:
+    """Whether autograd records a graph, and no transform or mode looks on."""
+    return _grad_enabled() and not _transforms() and not _modes()
 
 
 def is_memory(tensor: Tensor, dtype: torch.dtype) -> bool:

@@ -21,7 +21,7 @@ from tssl_adapters.engine import launch
 from tssl_adapters.engine.fused import Call, Room, back_form, room_of, unseen, watch_call
 from tssl_adapters.engine.kernels import ROWS, Adjoints, Given, StepBackend, memory, rows
 from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory
+from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory, records_plainly
 from tssl_adapters.engine.plan import EngineFunction, nothing, tells
 from tssl_adapters.engine.state import (
     Charged,
@@ -35,11 +35,6 @@ from tssl_adapters.engine.state import (
 )
 from tssl_adapters.engine.window import Position, time_of
 from tssl_adapters.neuron import Value
-
-_grad_enabled = torch.is_grad_enabled
-_transforms = torch._C._are_functorch_transforms_active
-_modes = torch._C._len_torch_dispatch_stack
-
 
 _backward: defaultdict[Any, dict[Any, Callable[..., None]]] = defaultdict(dict)
 """Tested loops, by what they were compiled for and by which gradients there are."""
@@ -116,9 +111,7 @@ class Thin:
             and is_memory(v, self.dtype)
             and x.shape == v.shape
             and (current is None or (is_memory(current, self.dtype) and x.shape == current.shape))
-            and _grad_enabled()
-            and not _transforms()
-            and not _modes()
+            and records_plainly()
             and self.holds(pinned)
             and x.numel() > 0
         )

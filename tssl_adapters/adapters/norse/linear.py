@@ -192,8 +192,7 @@ class Layer(Wrapped):
             state = self.state_fallback(x[0] if loops else x)
         record = self._tssl_known_record()
         behind = isinstance(self, _LIF)
-        step = x[0] if sequence and len(x) else x
-        leak = _rounded(record.minus_leak, torch.result_type(step, state.i)) if behind else 0.0
+        leak = _rounded(record.minus_leak, x, state.i, sequence) if behind else 0.0
         drive = x if sequence else self._tssl_drive(x, state, record, sequence)
         trace = None
         if settings.tau_s != 1.0:
@@ -279,7 +278,7 @@ class _LIF(Layer):
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
         settings = self._tssl_settings
         if sequence:
-            k = _rounded(record.minus_leak, torch.result_type(x[0] if len(x) else x, state.i))
+            k = _rounded(record.minus_leak, x, state.i, sequence)
             return synaptic_current(settings, x, state.i, k)
         # Where the rule has no chain over time, the current's graph ends here too.
         current: Tensor = state.i if settings.rule.chain else state.i.detach()
@@ -289,8 +288,9 @@ class _LIF(Layer):
         return LIFFeedForwardState(v, current)
 
 
-def _rounded(number: Value, dtype: torch.dtype) -> Value:
-    """A parameter as torch uses it in an operation on a tensor of this dtype: rounded to it."""
+def _rounded(number: Value, x: Tensor, current: Tensor, sequence: bool) -> Value:
+    """A parameter's number as torch takes it beside a step's current: rounded to its dtype."""
+    dtype = torch.result_type(x[0] if sequence and len(x) else x, current)
     if dtype not in HALF or isinstance(number, Tensor):
         return number
     return torch.tensor(number, dtype=dtype).item()
