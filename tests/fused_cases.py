@@ -14,10 +14,11 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters.arithmetic import absolute, arithmetic
-from tssl_adapters.engine import fused
-from tssl_adapters.engine.kernels import Backend
-from tssl_adapters.engine.plan import Plan, link_size
-from tssl_adapters.engine.sequence import SequenceFunction
+from tssl_adapters.engine.call.plan import Plan
+from tssl_adapters.engine.compiled import fused
+from tssl_adapters.engine.compiled.kernels import Backend
+from tssl_adapters.engine.step.spec import link_size
+from tssl_adapters.engine.torch.sequence import SequenceFunction
 from tssl_adapters.neuron import LinearCharge, Neuron, computes
 from tssl_adapters.resets import Never, Subtract, SubtractEarly, ToValue
 from tssl_adapters.rules import (

@@ -28,8 +28,8 @@ from tssl_adapters.arithmetic import (
 )
 from tssl_adapters.engine.cpu import compile as compiling
 from tssl_adapters.engine.cpu import loops
-from tssl_adapters.engine.kernels import Form, spec_of
-from tssl_adapters.engine.traced import Back, Traced
+from tssl_adapters.engine.step.spec import Form, spec_of
+from tssl_adapters.engine.step.traced import Back, Traced
 from tssl_adapters.resets import Subtract, ToValue, _by_subtraction, _to_value
 
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {

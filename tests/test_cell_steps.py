@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine import cell_steps
+from tssl_adapters.engine.compiled import cell_steps
 from tssl_adapters.errors import EngineWarning
 
 STEPS, SHAPE = 7, (3, 5)

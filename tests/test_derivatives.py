@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol, absolute, exp, maximum, minimum, sqrt, where
 from tssl_adapters.derivatives import adjoints
-from tssl_adapters.engine.written import CannotWriteError, Writer
+from tssl_adapters.engine.step.written import CannotWriteError, Writer
 
 _TORCH: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,

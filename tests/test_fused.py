@@ -33,9 +33,9 @@ from fused_cases import (
 
 import tssl_adapters
 from tssl_adapters import _engines
-from tssl_adapters.engine import kernels
+from tssl_adapters.engine.compiled import kernels
+from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu.backend import CpuBackend
-from tssl_adapters.engine.threads import over
 from tssl_adapters.errors import EngineNotAvailableError, EngineWarning
 from tssl_adapters.rules import Rule
 
@@ -190,7 +190,7 @@ def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyP
     # Loaded where there is no llvmlite
     copied = pickle.loads(pickle.dumps(layer))
     kernels.backend.cache_clear()
-    monkeypatch.setattr("tssl_adapters.engine.kernels.find_spec", lambda package: None)
+    monkeypatch.setattr("tssl_adapters.engine.compiled.kernels.find_spec", lambda package: None)
     copied.reset()
     assert torch.equal(copied(x), expected)
     assert copied(x).grad_fn.name() == "SequenceFunctionBackward"

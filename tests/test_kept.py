@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.bench.measures import KeptForBackward
-from tssl_adapters.engine import attach, bits
+from tssl_adapters.engine import attach
+from tssl_adapters.engine.torch import bits
 
 STEPS, BATCH, FEATURES = 6, 4, 33
 Loop = Callable[[nn.Module, Tensor], Tensor]
@@ -146,7 +147,7 @@ def test_bits_lie_where_the_drive_does(engine: str) -> None:
 def test_evaluation_keeps_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     make, loop = ONE["LIFNode"]
     layer = tssl_adapters.wrap(make(), engine="torch", tau_s=3.0, rule="tsslbp")
-    monkeypatch.setattr(tssl_adapters.engine.step, "pack", None)
+    monkeypatch.setattr(tssl_adapters.engine.torch.step, "pack", None)
     with torch.no_grad():
         loop(layer, torch.randn(STEPS, BATCH, FEATURES))
     with pytest.raises(TypeError, match="not callable"):

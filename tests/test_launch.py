@@ -13,11 +13,12 @@ from fused_cases import T, Variant, a_neuron, call_of, check_against_torch
 from torch import Tensor
 
 import tssl_adapters
-from tssl_adapters.engine import launch
+from tssl_adapters.engine.call.plan import Plan
+from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError
 from tssl_adapters.engine.cpu import backend as cpu
 from tssl_adapters.engine.cpu.backend import CpuBackend
-from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, MismatchError
-from tssl_adapters.engine.plan import Plan
+from tssl_adapters.engine.step.spec import BackForm
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.rules import TSSLBP
 

@@ -27,7 +27,7 @@ from tssl_adapters.adapters.norse.surrogates import FORMULAS as NORSE
 from tssl_adapters.adapters.norse.surrogates import surrogate as of_norse
 from tssl_adapters.adapters.snntorch.surrogates import surrogate as of_snntorch
 from tssl_adapters.adapters.spikingjelly.surrogates import surrogate as of_spikingjelly
-from tssl_adapters.engine import fused
+from tssl_adapters.engine.compiled import fused
 from tssl_adapters.errors import NativeGradientWarning, UnsupportedConfigError
 from tssl_adapters.rules.native import Surrogate, by_autograd, surrogate_of
 

@@ -36,7 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine import state as state_module
+from tssl_adapters.engine.call import state as state_module
 from tssl_adapters.errors import LostLinkWarning, LostTraceError
 
 BATCH, NEURONS, STEPS = 4, 256, 9

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import tssl_adapters
-from tssl_adapters.engine import fused, launch
-from tssl_adapters.engine.kernels import MismatchError
+from tssl_adapters.engine.compiled import fused, launch
+from tssl_adapters.engine.compiled.kernels import MismatchError
 from tssl_adapters.errors import EngineWarning
 
 STEPS, SHAPE = 9, (3, 43)

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine import attach, launch
+from tssl_adapters.engine import attach
+from tssl_adapters.engine.compiled import launch
 
 STEPS, SHAPE = 6, (3, 5)
 Change = Callable[[Any], None]

@@ -42,13 +42,14 @@ from fused_cases import (
 )
 
 import tssl_adapters
-from tssl_adapters.engine import fused, launch
+from tssl_adapters.engine.call.plan import Plan
+from tssl_adapters.engine.compiled import fused, launch
+from tssl_adapters.engine.compiled.kernels import backend
+from tssl_adapters.engine.compiled.synapse import FusedCurrent
 from tssl_adapters.engine.filter import SynapticCurrent
-from tssl_adapters.engine.fused_filter import FusedCurrent
-from tssl_adapters.engine.kernels import backend
-from tssl_adapters.engine.plan import Plan, link_size
-from tssl_adapters.engine.sequence import SequenceFunction
-from tssl_adapters.engine.sequence import compute as sequence_values
+from tssl_adapters.engine.step.spec import link_size
+from tssl_adapters.engine.torch.sequence import SequenceFunction
+from tssl_adapters.engine.torch.sequence import compute as sequence_values
 from tssl_adapters.errors import EngineNotAvailableError
 from tssl_adapters.neuron import LinearCharge, Neuron, computes
 from tssl_adapters.resets import Subtract, ToValue

@@ -11,10 +11,11 @@ import pytest
 import torch
 from fused_cases import VARIANTS, a_neuron, call_of, other_rules
 
-from tssl_adapters.engine import fused, launch
-from tssl_adapters.engine.fused_filter import FusedCurrent
-from tssl_adapters.engine.kernels import backend
-from tssl_adapters.engine.plan import Plan, link_size
+from tssl_adapters.engine.call.plan import Plan
+from tssl_adapters.engine.compiled import fused, launch
+from tssl_adapters.engine.compiled.kernels import backend
+from tssl_adapters.engine.compiled.synapse import FusedCurrent
+from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.neuron import LinearCharge, Neuron, computes
 from tssl_adapters.resets import ToValue
 from tssl_adapters.rules import TSSLBP, Rule

@@ -62,3 +62,13 @@ def at_least(left: Tensor, right: Tensor | float) -> Tensor:
     if isinstance(right, Tensor) and right.ndim:
         return (left >= right).to(left.dtype)
     return left.clone().ge_(operand(right, left))
+
+
+def plain(drive: Tensor) -> bool:
+    """Whether a tensor is plain memory: not empty, no subclass, no active mode or transform."""
+    return (
+        type(drive) is Tensor
+        and drive.numel() > 0
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )

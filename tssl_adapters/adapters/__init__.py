@@ -62,13 +62,8 @@ from tssl_adapters.adapters.parts import (
 )
 from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Incoming, Native, Result, apart, attach
-from tssl_adapters.engine.cell import Cell, Tensors
-from tssl_adapters.engine.cell_steps import CellSteps, compiled_steps, may_compile
-from tssl_adapters.engine.exported import emitted
-from tssl_adapters.engine.filter import synaptic_current
-from tssl_adapters.engine.plan import HALF
-from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
-from tssl_adapters.engine.state import (
+from tssl_adapters.engine.call.plan import HALF
+from tssl_adapters.engine.call.state import (
     OtherNeuronError,
     Settings,
     hand_over,
@@ -77,8 +72,13 @@ from tssl_adapters.engine.state import (
     trace_of,
     untag,
 )
-from tssl_adapters.engine.thin import Thin
-from tssl_adapters.engine.written import CannotWriteError
+from tssl_adapters.engine.compiled.cell_steps import CellSteps, compiled_steps, may_compile
+from tssl_adapters.engine.compiled.thin import Thin
+from tssl_adapters.engine.exported import emitted
+from tssl_adapters.engine.filter import synaptic_current
+from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
+from tssl_adapters.engine.step.cell import Cell, Tensors
+from tssl_adapters.engine.step.written import CannotWriteError
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Traits, Value, computes
 from tssl_adapters.resets import ByFormula, Never, Subtract, SubtractAmount, SubtractEarly, ToValue
 from tssl_adapters.rules import Feedback

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import operand
-from tssl_adapters.engine import fused
-from tssl_adapters.engine.filter import synaptic_current
-from tssl_adapters.engine.kernels import backend
-from tssl_adapters.engine.plan import Plan, Values, link_size, tells
-from tssl_adapters.engine.recursion import charge, fires, state_after
-from tssl_adapters.engine.sequence import SequenceFunction, compute, spikes_of
-from tssl_adapters.engine.state import (
+from tssl_adapters.engine.call.plan import Plan, Values, tells
+from tssl_adapters.engine.call.state import (
     Charged,
     OtherNeuronError,
     Settings,
@@ -29,9 +24,15 @@ from tssl_adapters.engine.state import (
     tag,
     unpacked,
 )
-from tssl_adapters.engine.step import StepFunction
-from tssl_adapters.engine.thin import prepared
-from tssl_adapters.engine.window import Position, Stretch, time_of
+from tssl_adapters.engine.call.window import Position, Stretch, time_of
+from tssl_adapters.engine.compiled import fused
+from tssl_adapters.engine.compiled.kernels import backend
+from tssl_adapters.engine.compiled.thin import prepared
+from tssl_adapters.engine.filter import synaptic_current
+from tssl_adapters.engine.step.recursion import charge, fires, state_after
+from tssl_adapters.engine.step.spec import link_size
+from tssl_adapters.engine.torch.sequence import SequenceFunction, compute, spikes_of
+from tssl_adapters.engine.torch.step import StepFunction
 from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback

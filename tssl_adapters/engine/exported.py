@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.sequence import traces
-from tssl_adapters.engine.state import Settings, known_trace, tag, trace_of
+from tssl_adapters.engine.call.state import Settings, known_trace, tag, trace_of
+from tssl_adapters.engine.torch.sequence import traces
 from tssl_adapters.errors import LostTraceError
 from tssl_adapters.neuron import Value
 from tssl_adapters.tracing import exporting

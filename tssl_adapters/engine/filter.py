@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine import reference
-from tssl_adapters.engine.fused_filter import FusedCurrent, fits
-from tssl_adapters.engine.kernels import backend
-from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.state import Settings
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.compiled import reference
+from tssl_adapters.engine.compiled.kernels import backend
+from tssl_adapters.engine.compiled.synapse import FusedCurrent, fits
 from tssl_adapters.neuron import Value
 
 

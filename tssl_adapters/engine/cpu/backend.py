@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.engine.compiled.fused import Room
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError, back_of
+from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import loops
 from tssl_adapters.engine.cpu.compile import compiled
-from tssl_adapters.engine.fused import Room
-from tssl_adapters.engine.kernels import (
-    ROWS,
-    Adjoints,
-    BackForm,
-    Given,
-    MismatchError,
-    Spec,
-    link_rows,
-)
-from tssl_adapters.engine.threads import over
-from tssl_adapters.engine.traced import Back
+from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, link_rows
+from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
 
@@ -273,7 +266,7 @@ def _backward_loop(
     spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
 ) -> Callable[..., None]:
     """The loop for a backward pass with these inputs and outputs."""
-    form = Back.of(spec, back, given, adjoints, current or given.synapse is not None)
+    form = back_of(spec, back, given, adjoints, current or given.synapse is not None)
     places = {
         "chain": adjoints.chain,
         "decayed_chain": adjoints.chain,
@@ -329,3 +322,6 @@ def _numbers_at(spec: Spec, given: Given) -> int:
 
 def _size(tensor: Tensor) -> tuple[int, int]:
     return tensor.shape[0], tensor[0].numel()
+
+
+KERNELS = CpuBackend()

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.cpu.emit import TYPES, Code, Row, constant, module, row
-from tssl_adapters.engine.kernels import Spec
-from tssl_adapters.engine.traced import (
+from tssl_adapters.engine.step.spec import Spec
+from tssl_adapters.engine.step.traced import (
     CARRIED,
     LINK,
     NUMBERS,

@@ -15,9 +15,9 @@ import torch
 import triton
 from torch import Tensor
 
-from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Spec, link_rows
-from tssl_adapters.engine.plan import working_dtype
-from tssl_adapters.engine.traced import Back
+from tssl_adapters.engine.call.plan import working_dtype
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given, back_of
+from tssl_adapters.engine.step.spec import BackForm, Spec, link_rows
 from tssl_adapters.engine.triton import emit
 from tssl_adapters.engine.triton.kernels import backward, forward, scan
 from tssl_adapters.neuron import Value
@@ -85,7 +85,7 @@ class TritonBackend:
     ) -> None:
         told = spec.form.told and spec.form.psc
         spans, bits = (None, kept) if told else (kept, None)
-        form = Back.of(spec, back, given, adjoints)
+        form = back_of(spec, back, given, adjoints)
         step = emit.backward_step(spec, back.rule, form, given.tau_s, given.drive.is_cuda)
         beside = 0
         if form.around:
@@ -166,3 +166,6 @@ def _launch(kernel: Any, drive: Tensor, neurons: int, *arguments: Any, **fixed: 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+KERNELS = TritonBackend()

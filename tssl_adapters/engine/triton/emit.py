@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 
 from tssl_adapters.arithmetic import Operation
-from tssl_adapters.engine.kernels import Spec
-from tssl_adapters.engine.traced import (
+from tssl_adapters.engine.step.spec import Spec
+from tssl_adapters.engine.step.traced import (
     CARRIED,
     NUMBERS,
     Back,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tssl_adapters.engine import kernels, traced
+from tssl_adapters.engine.step import spec, traced
 from tssl_adapters.engine.triton.parts import (
     chosen,
     inside,
@@ -27,7 +27,7 @@ from tssl_adapters.engine.triton.parts import (
     wide,
 )
 
-ROWS = tl.constexpr(kernels.ROWS)
+ROWS = tl.constexpr(spec.ROWS)
 CARRIED = tl.constexpr(len(traced.CARRIED))
 GRAD_SPIKE = tl.constexpr(traced.CARRIED.index("grad_spike"))
 GRAD_TRACE = tl.constexpr(traced.CARRIED.index("grad_trace"))

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least
-from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Spec
-from tssl_adapters.engine.plan import LEARNED, Plan, in_working_dtype, working_dtype
-from tssl_adapters.engine.recursion import (
-    RESET_VALUE,
+from tssl_adapters.engine.call.plan import Plan, in_working_dtype, working_dtype
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given
+from tssl_adapters.engine.step.recursion import (
     Backward,
     Carried,
     Moment,
@@ -24,20 +23,14 @@ from tssl_adapters.engine.recursion import (
     state_after,
     trace_after,
 )
-from tssl_adapters.engine.sequence import (
-    Kept,
-    activity,
-    around,
-    arriving,
-    grad_of_state,
-    looks_around,
-)
+from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, BackForm, Spec, looks_around
+from tssl_adapters.engine.torch.sequence import Kept, activity, around, arriving, grad_of_state
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
 
 
 class Reference:
-    """A :class:`tssl_adapters.engine.kernels.Backend` that compiles nothing, for one plan."""
+    """A ``Backend`` that compiles nothing, for one plan."""
 
     name = "torch"
 
@@ -178,7 +171,7 @@ def charging(given: Given) -> Given:
 
 
 def current(drive: Tensor, start: Tensor, k: Value) -> Tensor:
-    """:meth:`tssl_adapters.engine.kernels.Backend.current`."""
+    """:meth:`tssl_adapters.engine.compiled.kernels.Backend.current`."""
     charged = []
     for x in drive.unbind(0):
         charged.append(start + x)
@@ -187,7 +180,7 @@ def current(drive: Tensor, start: Tensor, k: Value) -> Tensor:
 
 
 def current_back(grad_out: Tensor, k: Value) -> Tensor:
-    """:meth:`tssl_adapters.engine.kernels.Backend.current_back`."""
+    """:meth:`tssl_adapters.engine.compiled.kernels.Backend.current_back`."""
     grads = list(grad_out.unbind(0))
     for t in reversed(range(len(grads) - 1)):
         grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import at_least
-from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.plan import (
-    LEARNED,
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.plan import (
     EngineFunction,
     Plan,
     Values,
@@ -28,7 +27,8 @@ from tssl_adapters.engine.plan import (
     save,
     value_gradients,
 )
-from tssl_adapters.engine.recursion import (
+from tssl_adapters.engine.call.window import last, reshaped, watch_times
+from tssl_adapters.engine.step.recursion import (
     Backward,
     Carried,
     Moment,
@@ -38,7 +38,7 @@ from tssl_adapters.engine.recursion import (
     through_psc,
     trace_after,
 )
-from tssl_adapters.engine.window import last, reshaped, watch_times
+from tssl_adapters.engine.step.spec import LEARNED, looks_around
 from tssl_adapters.neuron import Neuron
 from tssl_adapters.rules import Rule
 
@@ -240,13 +240,6 @@ def watches(plan: Plan) -> bool:
     if plan.position is None or plan.tau_s != 1.0 or rule.windowed or not rule.looks_ahead:
         return False
     return not plan.position.stretch.settings.watched
-
-
-def looks_around(rule: Rule, per_step: bool, steps: int, alone: bool) -> bool:
-    """Whether the rule is given the gradient of a loss on the potential around a spike: the
-    sequence must have a gradient at every step and be linked to no other call.
-    """
-    return rule.looks_around and per_step and steps > 1 and alone
 
 
 def around(grad: Tensor | None, t: int, neuron: Neuron, dtype: torch.dtype) -> Tensor | None:

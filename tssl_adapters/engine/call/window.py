@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.state import Settings, above_us, position_of
+from tssl_adapters.engine.call.state import Settings, above_us, position_of
 from tssl_adapters.errors import RuleWarning
 from tssl_adapters.neuron import Neuron
 from tssl_adapters.rules import Rule, Window

@@ -5,7 +5,7 @@ potential before the spike test, theta the threshold, s the spike, and w the oth
 step, all functions of the inputs, the previous states, and numbers::
 
     G       = grad of s, and through w
-    e, F_v  as in :mod:`tssl_adapters.engine.recursion`, F_v = dh/dv
+    e, F_v  as in :mod:`tssl_adapters.engine.step.recursion`, F_v = dh/dv
     inputs, other states, numbers: e dh + (grad of theta) dtheta + (grads of w) dw at a fixed s
     the potential: what the recursion carries, and (grads of w) dw at a fixed s
 
@@ -23,17 +23,10 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.derivatives import adjoints
-from tssl_adapters.engine.plan import LEARNED, link_size
-from tssl_adapters.engine.recursion import (
-    RESET_VALUE,
-    THRESHOLD,
-    Carried,
-    Moment,
-    fires,
-    state_after,
-)
-from tssl_adapters.engine.traced import LINK, Recorder
-from tssl_adapters.engine.written import CannotWriteError, Function, Writer
+from tssl_adapters.engine.step.recursion import Carried, Moment, fires, state_after
+from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, THRESHOLD, link_size
+from tssl_adapters.engine.step.traced import LINK, Recorder
+from tssl_adapters.engine.step.written import CannotWriteError, Function, Writer
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Timing, Told, Value
 from tssl_adapters.rules import Rule
 

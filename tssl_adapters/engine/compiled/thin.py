@@ -17,13 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine import launch
-from tssl_adapters.engine.fused import Call, Room, back_form, room_of, unseen, watch_call
-from tssl_adapters.engine.kernels import ROWS, Adjoints, Given, StepBackend, memory, rows
-from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory, records_plainly
-from tssl_adapters.engine.plan import EngineFunction, nothing, tells
-from tssl_adapters.engine.state import (
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
+from tssl_adapters.engine.call.plan import EngineFunction, nothing, tells
+from tssl_adapters.engine.call.state import (
     Charged,
     Settings,
     charged_of,
@@ -33,7 +30,11 @@ from tssl_adapters.engine.state import (
     reset_of,
     tag,
 )
-from tssl_adapters.engine.window import Position, time_of
+from tssl_adapters.engine.call.window import Position, time_of
+from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.fused import Call, Room, back_form, room_of, unseen, watch_call
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given, StepBackend, memory, rows
+from tssl_adapters.engine.step.spec import ROWS
 from tssl_adapters.neuron import Value
 
 _backward: defaultdict[Any, dict[Any, Callable[..., None]]] = defaultdict(dict)

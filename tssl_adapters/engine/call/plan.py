@@ -9,15 +9,13 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.kernels import link_rows
-from tssl_adapters.engine.recursion import Backward, Moment
-from tssl_adapters.engine.window import Position
+from tssl_adapters.engine.call.window import Position
+from tssl_adapters.engine.step.recursion import Backward, Moment
+from tssl_adapters.engine.step.spec import LEARNED
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback, Rule, Window
 
 HALF = (torch.float16, torch.bfloat16)
-LEARNED = 5
-"""How many of a neuron's values take a gradient; the others only serve the charge's formula."""
 
 Values: TypeAlias = Callable[[], "tuple[Tensor, Tensor]"]
 """Returns what the library computed: spikes, and the membrane potential after the last step or,
@@ -73,18 +71,6 @@ class EngineFunction(torch.autograd.Function):
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
-
-
-def link_size(neuron: Neuron, rule: Rule) -> int:
-    """How many tensors the link between two calls needs: 0, 2, 3 or 4.
-
-    They carry lambda[t+1] and F_v lambda[t+1]; if the layer hands on h, also F_v mu[t+1], as the
-    reset then belongs to the previous call; and G[t+1] if the rule asks for it.
-    """
-    delayed = neuron.timing == "delayed"
-    needed = rule.looks_ahead or rule.splits_adjoint(neuron.detached)
-    needed = needed or (delayed and rule.resets_membrane(neuron.detached))
-    return link_rows(neuron.timing, rule) if rule.chain and needed else 0
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 """A neuron's time step as a line of operations: the recursion, run on symbols.
 
-Run on symbols instead of tensors, :mod:`tssl_adapters.engine.recursion` records its operations for
-the engines that compile them.
+Run on symbols instead of tensors, :mod:`tssl_adapters.engine.step.recursion` records its operations
+for the engines that compile them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from tssl_adapters.arithmetic import Line, where
 from tssl_adapters.elementwise import at_least
-from tssl_adapters.engine.kernels import Adjoints, BackForm, Given, Spec
-from tssl_adapters.engine.plan import LEARNED
-from tssl_adapters.engine.recursion import (
-    RESET_VALUE,
+from tssl_adapters.engine.step.recursion import (
     Backward,
     Carried,
     Moment,
@@ -26,7 +23,7 @@ from tssl_adapters.engine.recursion import (
     through_psc,
     trace_after,
 )
-from tssl_adapters.engine.sequence import looks_around
+from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, Spec
 from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.rules import Rule
 
@@ -122,32 +119,6 @@ class Back(NamedTuple):
     ends: bool
     earlier: bool
     trace: Literal["after", "before"] | None
-
-    @classmethod
-    def of(
-        cls, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
-    ) -> Back:
-        """The form of a call. What goes from step to step of a sequence starts as zeros."""
-        linked, late = adjoints.link is not None, spec.form.timing == "delayed"
-        sequence, each = given.steps > 1, adjoints.after is not None and adjoints.stride > 0
-        alone = not linked and adjoints.chain is None
-        incoming: Literal["before"] | None = None if given.trace is None else "before"
-        return cls(
-            output=adjoints.out is not None,
-            outside=adjoints.after is not None,
-            current=current,
-            linked=linked,
-            later=linked or sequence,
-            membrane=(linked and late) or (sequence and back.membrane),
-            traced=sequence,
-            around=looks_around(back.rule, each, given.steps, alone),
-            learns=back.learns,
-            adds=sequence,
-            detached=back.detached,
-            ends=back.ends,
-            earlier=given.earlier,
-            trace="after" if sequence or spec.form.told else incoming,
-        )
 
 
 @cache

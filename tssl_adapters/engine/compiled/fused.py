@@ -1,8 +1,8 @@
 """A layer's calls in one autograd function, computed by compiled kernels.
 
-It replaces :class:`tssl_adapters.engine.sequence.SequenceFunction` and
-:class:`tssl_adapters.engine.step.StepFunction` where the kernels support the neuron and the rule,
-with the same results. A single step is a sequence of length one.
+It replaces :class:`tssl_adapters.engine.torch.sequence.SequenceFunction` and
+:class:`tssl_adapters.engine.torch.step.StepFunction` where the kernels support the neuron and the
+rule, with the same results. A single step is a sequence of length one.
 """
 
 from __future__ import annotations
@@ -12,28 +12,10 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine import kernels, launch
-from tssl_adapters.engine.kernels import (
-    GAIN,
-    GRAD_SPIKE,
-    ROWS,
-    Adjoints,
-    Backend,
-    BackForm,
-    Form,
-    Given,
-    Spec,
-    StepBackend,
-    Synapse,
-    memory,
-    plain,
-    rows,
-    spec_of,
-)
-from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.plan import (
+from tssl_adapters.elementwise import plain
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.plan import (
     HALF,
-    LEARNED,
     EngineFunction,
     Like,
     Plan,
@@ -42,12 +24,32 @@ from tssl_adapters.engine.plan import (
     tells,
     working_dtype,
 )
-from tssl_adapters.engine.recursion import charge, fires
-from tssl_adapters.engine.sequence import arriving, watches
-from tssl_adapters.engine.sequence import compute as sequence_values
-from tssl_adapters.engine.state import Settings
-from tssl_adapters.engine.step import watch
-from tssl_adapters.engine.window import ends, reshaped, watch_times
+from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.window import ends, reshaped, watch_times
+from tssl_adapters.engine.compiled import kernels, launch
+from tssl_adapters.engine.compiled.kernels import (
+    Adjoints,
+    Backend,
+    Given,
+    StepBackend,
+    Synapse,
+    memory,
+    rows,
+)
+from tssl_adapters.engine.step.recursion import charge, fires
+from tssl_adapters.engine.step.spec import (
+    GAIN,
+    GRAD_SPIKE,
+    LEARNED,
+    ROWS,
+    BackForm,
+    Form,
+    Spec,
+    spec_of,
+)
+from tssl_adapters.engine.torch.sequence import arriving, watches
+from tssl_adapters.engine.torch.sequence import compute as sequence_values
+from tssl_adapters.engine.torch.step import watch
 from tssl_adapters.neuron import Neuron, Value
 
 ENOUGH = 4096
@@ -129,7 +131,7 @@ class Call(NamedTuple):
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes and potential, as in :data:`tssl_adapters.engine.plan.Values`."""
+        """Spikes and potential, as in :data:`tssl_adapters.engine.call.plan.Values`."""
         call = self._replace(plan=self.plan._replace(tau_s=1.0), spec=self.spec.shaped(psc=False))
         return compute(call, call.given(drive, state, None), None, again=False)[:2]
 

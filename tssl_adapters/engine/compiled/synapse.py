@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.fused import spread, spreads
-from tssl_adapters.engine.kernels import Backend, memory, plain
-from tssl_adapters.engine.launch import Current
-from tssl_adapters.engine.once import first_order
+from tssl_adapters.elementwise import plain
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.compiled.fused import spread, spreads
+from tssl_adapters.engine.compiled.kernels import Backend, memory
+from tssl_adapters.engine.compiled.launch import Current
 from tssl_adapters.neuron import Value
 
 

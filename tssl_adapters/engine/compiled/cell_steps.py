@@ -1,9 +1,10 @@
 """Compiled single steps of cells: recurrent and adaptive neurons, and those with a custom charge.
 
 What a step computes, forward and backward, is recorded once from what torch computes
-(:mod:`tssl_adapters.engine.cell`), compiled, and tested against the layer's own step: the forward
-pass bit for bit, all gradients up to rounding. As in :mod:`tssl_adapters.engine.thin`, a step then
-only checks that what was decided still holds.
+(:mod:`tssl_adapters.engine.step.cell`), compiled, and tested against the layer's own step: the
+forward pass bit for bit, all gradients up to rounding. As in
+:mod:`tssl_adapters.engine.compiled.thin`, a step then only checks that what was decided still
+holds.
 """
 
 from __future__ import annotations
@@ -19,13 +20,10 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import cast
-from tssl_adapters.engine import launch
-from tssl_adapters.engine.cell import Cell, Lines, lines
-from tssl_adapters.engine.kernels import RowBackend, backend, memory
-from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.pins import Pin, can_be_pinned, is_memory, records_plainly
-from tssl_adapters.engine.plan import EngineFunction, nothing
-from tssl_adapters.engine.state import (
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
+from tssl_adapters.engine.call.plan import EngineFunction, nothing
+from tssl_adapters.engine.call.state import (
     Charged,
     Settings,
     above_us,
@@ -35,14 +33,17 @@ from tssl_adapters.engine.state import (
     packed,
     tag,
 )
-from tssl_adapters.engine.threads import over
-from tssl_adapters.engine.window import Position, Stretch, time_of
+from tssl_adapters.engine.call.window import Position, Stretch, time_of
+from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.kernels import RowBackend, backend, memory
+from tssl_adapters.engine.compiled.threads import over
+from tssl_adapters.engine.step.cell import Cell, Lines, lines
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
 
 _TYPES = {torch.float32: "f", torch.float64: "d"}
 ROWS = 4
-"""A step is tested on this many times :data:`tssl_adapters.engine.launch.NEURONS` neurons."""
+"""A step is tested on this many times ``launch.NEURONS`` neurons."""
 
 Tensors: TypeAlias = Sequence[Tensor]
 LongWay: TypeAlias = "Callable[[Settings, Tensors, Tensors], tuple[Tensor, Tensors]]"

@@ -21,13 +21,13 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+import tssl_adapters
 from tssl_adapters.errors import (
     LibraryVersionError,
     LostLinkWarning,
@@ -38,10 +38,10 @@ from tssl_adapters.neuron import Neuron, Traits, Value
 from tssl_adapters.rules import Rule
 
 if TYPE_CHECKING:
-    from tssl_adapters.engine.window import Position
+    from tssl_adapters.engine.call.window import Position
 
 _ATTRIBUTE = "_tssl_tag"
-_NOT_THE_USERS = tuple(str(Path(file).parent.parent) for file in (__file__, torch.nn.__file__))
+_NOT_THE_USERS = (*tssl_adapters.__path__, *torch.__path__)
 
 
 class OtherNeuronError(LibraryVersionError):

@@ -28,13 +28,11 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Number, Symbol, plus, where
-from tssl_adapters.elementwise import at_least, greater, operand
-from tssl_adapters.engine.kernels import plain
+from tssl_adapters.elementwise import at_least, greater, operand, plain
+from tssl_adapters.engine.step.spec import DECAY, GAIN, OFFSET, RESET_VALUE, THRESHOLD
 from tssl_adapters.neuron import Neuron, Told, Value
 from tssl_adapters.rules import Rule, Step
 from tssl_adapters.rules.base import Fallback
-
-DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
 
 
 class Moment(NamedTuple):

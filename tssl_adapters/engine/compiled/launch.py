@@ -1,10 +1,10 @@
 """The only place that calls kernels, after testing them.
 
 Each compiled variant is tested once per process, before its first use, on some neurons against
-:mod:`tssl_adapters.engine.reference`. If it gives different results or cannot be compiled, torch
-replaces it, with a warning. A backend given memory that a kernel was not compiled for raises
-:class:`tssl_adapters.engine.kernels.MismatchError` instead of calling it, and torch computes that
-call.
+:mod:`tssl_adapters.engine.compiled.reference`. If it gives different results or cannot be compiled,
+torch replaces it, with a warning. A backend given memory that a kernel was not compiled for raises
+:class:`tssl_adapters.engine.compiled.kernels.MismatchError` instead of calling it, and torch
+computes that call.
 """
 
 from __future__ import annotations
@@ -17,21 +17,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine import reference
-from tssl_adapters.engine.kernels import (
-    RESET_VALUE,
-    Adjoints,
-    Backend,
-    BackForm,
-    Given,
-    MismatchError,
-    Spec,
-    link_rows,
-    rows,
-)
-from tssl_adapters.engine.plan import LEARNED, Plan, working_dtype
-from tssl_adapters.engine.reference import Reference, for_neurons
-from tssl_adapters.engine.state import above_us
+from tssl_adapters.engine.call.plan import Plan, working_dtype
+from tssl_adapters.engine.call.state import above_us
+from tssl_adapters.engine.compiled import reference
+from tssl_adapters.engine.compiled.kernels import Adjoints, Backend, Given, MismatchError, rows
+from tssl_adapters.engine.compiled.reference import Reference, for_neurons
+from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, BackForm, Spec, link_rows
 from tssl_adapters.errors import EngineWarning
 
 NEURONS, STEPS = 1031, 4
@@ -45,7 +36,7 @@ _tried: dict[Hashable, bool] = {}
 
 
 class Kernels(Protocol):
-    """What computes a layer: see :class:`tssl_adapters.engine.fused.Call`."""
+    """What computes a layer: see :class:`tssl_adapters.engine.compiled.fused.Call`."""
 
     @property
     def path(self) -> str: ...

@@ -1,118 +1,27 @@
 """The interface of compiled kernels: what they are compiled for and what they compute.
 
 A backend compiles and launches kernels; which calls it may take, what autograd keeps and what the
-results mean is decided in :mod:`tssl_adapters.engine.fused`, for all backends alike.
+results mean is decided in :mod:`tssl_adapters.engine.compiled.fused`, for all backends alike.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
-from tssl_adapters.neuron import Reset, Timing, Value
-from tssl_adapters.rules import Rule
+from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, looks_around
+from tssl_adapters.engine.step.traced import Back
+from tssl_adapters.neuron import Value
 
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
 """The package that each engine compiles with."""
-DECAY, GAIN, OFFSET, THRESHOLD, RESET_VALUE = range(5)
-GRAD_SPIKE = 3
-"""The row of a link that holds G."""
-ROWS = 8
-"""How many numbers a neuron has: those five, then up to three of its charge's own."""
-
-
-class Form(NamedTuple):
-    """The compile-time constants of a neuron's step, besides its formulas.
-
-    Attributes:
-        dtype: name of the drive's dtype, e.g. ``"float32"``.
-        dense: whether the numbers are given per neuron rather than once for all neurons.
-        raw: how many numbers of its own the charge's formula takes.
-        timing: as in :mod:`tssl_adapters.neuron`.
-        strict: ``h > theta`` rather than ``>=``.
-        psc: whether the output is the trace rather than the spikes.
-        centred: index of the raw number that the decay is relative to, if not to 0.
-        told: whether a backward pass is given h[t] instead of the drive.
-        synapse: whether a synaptic current precedes the membrane; its leak is the last number.
-    """
-
-    dtype: str
-    dense: bool
-    raw: int
-    timing: Timing
-    strict: bool
-    psc: bool
-    centred: int | None = None
-    told: bool = False
-    synapse: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Spec:
-    """A neuron as kernels see it: charge and reset in plain arithmetic, and how they are combined.
-
-    :func:`spec_of` makes one object per spec, because every call looks up what was compiled for it.
-    """
-
-    charge: Callable[..., Any]
-    reset: Reset
-    form: Form
-
-    def shaped(self, **fields: Any) -> Spec:
-        """The same neuron in another form."""
-        return spec_of(self.charge, self.reset, self.form._replace(**fields))
-
-    @cached_property
-    def told(self) -> Spec:
-        """The same neuron with a backward pass that is given h[t]."""
-        return self.shaped(told=True)
-
-    @cached_property
-    def behind_a_synapse(self) -> Spec:
-        """The same neuron with a synaptic current in front of it."""
-        return self.shaped(synapse=True)
-
-
-@cache
-def spec_of(charge: Callable[..., Any], reset: Reset, form: Form) -> Spec:
-    """The unique :class:`Spec` for these arguments."""
-    return Spec(charge, reset, form)
-
-
-class BackForm(NamedTuple):
-    """The compile-time constants of a backward pass, besides the neuron.
-
-    Attributes:
-        output: whether the output has a gradient.
-        learns: whether gradient sums for the neuron's own numbers are wanted.
-        membrane: whether there is an adjoint of a loss on the membrane potential; without it
-            c[t] and mu[t] are 0.
-        detached: whether the library cuts the gradient through the reset.
-        rule: the learning rule.
-        ends: whether its last step is the window's last, for ``windowed`` rules.
-        steps: the window's number of time steps, for rules that ask for it; not compiled in.
-    """
-
-    output: bool
-    learns: bool
-    membrane: bool
-    detached: bool
-    rule: Rule
-    ends: bool = False
-    steps: float = math.inf
-
-    @property
-    def variant(self) -> BackForm:
-        """The part that is compiled in."""
-        return self._replace(steps=math.inf)
 
 
 class Synapse(NamedTuple):
@@ -213,15 +122,6 @@ def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:
     return found if leak is None else [*found[:-1], leak]
 
 
-def link_rows(timing: Timing, rule: Rule) -> int:
-    """How many rows a link has, if there is one: the leading fields of
-    :class:`tssl_adapters.engine.recursion.Carried`. Without a delay the third stays zero.
-    """
-    if rule.looks_ahead:
-        return 4
-    return 3 if timing == "delayed" else 2
-
-
 class Backend(Protocol):
     """Kernels of one kind. On unsuitable memory they raise :class:`MismatchError` before launch."""
 
@@ -304,6 +204,34 @@ class RowBackend(Backend, Protocol):
         """
 
 
+def back_of(
+    spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
+) -> Back:
+    """The form of a call's backward step. What goes from step to step of a sequence starts as
+    zeros.
+    """
+    linked, late = adjoints.link is not None, spec.form.timing == "delayed"
+    sequence, each = given.steps > 1, adjoints.after is not None and adjoints.stride > 0
+    alone = not linked and adjoints.chain is None
+    incoming: Literal["before"] | None = None if given.trace is None else "before"
+    return Back(
+        output=adjoints.out is not None,
+        outside=adjoints.after is not None,
+        current=current,
+        linked=linked,
+        later=linked or sequence,
+        membrane=(linked and late) or (sequence and back.membrane),
+        traced=sequence,
+        around=looks_around(back.rule, each, given.steps, alone),
+        learns=back.learns,
+        adds=sequence,
+        detached=back.detached,
+        ends=back.ends,
+        earlier=given.earlier,
+        trace="after" if sequence or spec.form.told else incoming,
+    )
+
+
 @cache
 def backend(engine: str) -> Backend | None:
     """The kernels of an engine, importing its compiler; plain torch has none.
@@ -312,20 +240,5 @@ def backend(engine: str) -> Backend | None:
     """
     if engine == "torch" or find_spec(COMPILERS[engine]) is None:
         return None
-    if engine == "cpu":
-        from tssl_adapters.engine.cpu.backend import CpuBackend
-
-        return CpuBackend()
-    from tssl_adapters.engine.triton.backend import TritonBackend
-
-    return TritonBackend()
-
-
-def plain(drive: Tensor) -> bool:
-    """Whether a tensor is plain memory: not empty, no subclass, no active mode or transform."""
-    return (
-        type(drive) is Tensor
-        and drive.numel() > 0
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    found: Backend = import_module(f"tssl_adapters.engine.{engine}.backend").KERNELS
+    return found

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import cast
-from tssl_adapters.engine.bits import pack, unpack
-from tssl_adapters.engine.once import first_order
-from tssl_adapters.engine.plan import (
-    LEARNED,
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.plan import (
     EngineFunction,
     Like,
     Plan,
@@ -30,8 +28,8 @@ from tssl_adapters.engine.plan import (
     value_gradients,
     working_dtype,
 )
-from tssl_adapters.engine.recursion import (
-    GAIN,
+from tssl_adapters.engine.call.window import last, reshaped, watch_potential, watch_times
+from tssl_adapters.engine.step.recursion import (
     Backward,
     Carried,
     Moment,
@@ -40,8 +38,9 @@ from tssl_adapters.engine.recursion import (
     state_after,
     trace_after,
 )
-from tssl_adapters.engine.sequence import activity, watches
-from tssl_adapters.engine.window import last, reshaped, watch_potential, watch_times
+from tssl_adapters.engine.step.spec import GAIN, LEARNED
+from tssl_adapters.engine.torch.bits import pack, unpack
+from tssl_adapters.engine.torch.sequence import activity, watches
 from tssl_adapters.neuron import Neuron
 
 

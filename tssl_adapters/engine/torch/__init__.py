@@ -1,0 +1,1 @@
+"""The engine in torch: any neuron, rule and tensor."""
