@@ -261,8 +261,9 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and types."""
-    install(session, ".[testing]", "mypy", "ruff")
+    """Check style, formatting, types, and that imports point one way."""
+    install(session, ".[testing]", "import-linter", "mypy", "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    session.run("lint-imports", "--no-logo")
