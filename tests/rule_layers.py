@@ -15,7 +15,7 @@ from compat_spikingjelly import node
 from torch import Tensor
 
 from tssl_adapters.engine.attach import attach
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 from tssl_adapters.resets import Subtract, ToValue
 from tssl_adapters.rules import Rule

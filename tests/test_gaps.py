@@ -29,7 +29,7 @@ from tssl_adapters import rules
 from tssl_adapters.elementwise import at_least, greater
 from tssl_adapters.engine import attach as attach_module
 from tssl_adapters.engine.attach import Native, attach
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import LostLinkWarning, LostTraceError, NativeGradientWarning
 from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.resets import Subtract, ToValue

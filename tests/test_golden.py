@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.attach import attach
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.resets import ToValue
 

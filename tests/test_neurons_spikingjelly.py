@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.adapters.spikingjelly.simple import SimpleNode
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import UnsupportedConfigError, UnsupportedLayerError
 
 STEPS = 8

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tssl_adapters import rules
 from tssl_adapters.engine.attach import attach
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 
 FURTHER = [
     rules.Lee(),

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import tssl_adapters
 from tssl_adapters import losses, rules
 from tssl_adapters.engine.attach import attach
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.errors import LostLinkWarning, RuleWarning, UnsupportedConfigError
 from tssl_adapters.neuron import LinearCharge, Neuron

@@ -15,7 +15,7 @@ from tssl_adapters.comparing.flags import flags
 from tssl_adapters.comparing.passes import differences, recorded, run, watched
 from tssl_adapters.comparing.records import Potentials, Spikes
 from tssl_adapters.comparing.snapshot import Snapshot
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import NoSpikingLayersError
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule, SmoothTSSLBP

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import torch
 
-from tssl_adapters.engine.call.state import above_us
+from tssl_adapters.engine.call.settings import above_us
 from tssl_adapters.engine.compiled.kernels import COMPILERS
 from tssl_adapters.errors import EngineNotAvailableError, EngineWarning
 from tssl_adapters.report import Report

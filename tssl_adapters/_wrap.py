@@ -25,7 +25,7 @@ from tssl_adapters.adapters.library import (
     where,
 )
 from tssl_adapters.adapters.loading import loaded
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import (
     AlreadyWrappedError,
     NoSpikingLayersError,

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from tssl_adapters.adapters import Adapter, Kind
 from tssl_adapters.adapters.base import HOOKS
 from tssl_adapters.elementwise import ordinary
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import LibraryVersionError
 from tssl_adapters.rules import Rule, SurrogateGradient
 

@@ -17,7 +17,7 @@ from torch.torch_version import TorchVersion
 from tssl_adapters.adapters.base import Adapter
 from tssl_adapters.adapters.library import libraries, version_of
 from tssl_adapters.elementwise import ordinary
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import LibraryVersionError, UntestedVersionWarning
 from tssl_adapters.rules import TSSLBP
 

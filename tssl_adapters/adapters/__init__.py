@@ -63,15 +63,8 @@ from tssl_adapters.adapters.parts import (
 from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Incoming, Native, Result, apart, attach
 from tssl_adapters.engine.call.plan import HALF
-from tssl_adapters.engine.call.state import (
-    OtherNeuronError,
-    Settings,
-    hand_over,
-    tag,
-    trace_beside,
-    trace_of,
-    untag,
-)
+from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
+from tssl_adapters.engine.call.state import hand_over, tag, trace_beside, trace_of, untag
 from tssl_adapters.engine.compiled.cell_steps import CellSteps, compiled_steps, may_compile
 from tssl_adapters.engine.compiled.thin import Thin
 from tssl_adapters.engine.exported import emitted

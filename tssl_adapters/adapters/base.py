@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tssl_adapters.adapters.library import copied, from_library
 from tssl_adapters.adapters.parts import Part, Walk
 from tssl_adapters.elementwise import ordinary
-from tssl_adapters.engine.call.state import OtherNeuronError, Settings
+from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
 from tssl_adapters.rules.native import Surrogate

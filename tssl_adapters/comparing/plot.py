@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from tssl_adapters.comparing.comparison import Comparison
+if TYPE_CHECKING:
+    from tssl_adapters.comparing.comparison import Comparison
 
 _MOST_NAMES = 40
 """With more parameters than this, their numbers replace their names."""

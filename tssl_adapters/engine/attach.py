@@ -11,10 +11,9 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.call.plan import Plan, Values, tells
+from tssl_adapters.engine.call.settings import OtherNeuronError, Position, Settings, Stretch
 from tssl_adapters.engine.call.state import (
     Charged,
-    OtherNeuronError,
-    Settings,
     Tag,
     charged_of,
     let_go,
@@ -24,7 +23,7 @@ from tssl_adapters.engine.call.state import (
     tag,
     unpacked,
 )
-from tssl_adapters.engine.call.window import Position, Stretch, time_of
+from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import fused
 from tssl_adapters.engine.compiled.kernels import backend
 from tssl_adapters.engine.compiled.thin import prepared

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.call.state import Settings, known_trace, tag, trace_of
+from tssl_adapters.engine.call.settings import Settings
+from tssl_adapters.engine.call.state import known_trace, tag, trace_of
 from tssl_adapters.engine.torch.sequence import traces
 from tssl_adapters.errors import LostTraceError
 from tssl_adapters.neuron import Value

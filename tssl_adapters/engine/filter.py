@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.once import first_order
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import reference
 from tssl_adapters.engine.compiled.kernels import backend
 from tssl_adapters.engine.compiled.synapse import FusedCurrent, fits

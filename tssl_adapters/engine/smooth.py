@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.attach import Native, Result, attach
-from tssl_adapters.engine.call.state import Settings, link_at, link_of, position_at, tag, unpacked
+from tssl_adapters.engine.call.settings import Settings
+from tssl_adapters.engine.call.state import link_at, link_of, position_at, tag, unpacked
 from tssl_adapters.engine.step.recursion import trace_after
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 

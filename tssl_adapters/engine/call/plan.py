@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.call.window import Position
+from tssl_adapters.engine.call.settings import Position
 from tssl_adapters.engine.step.recursion import Backward, Moment
 from tssl_adapters.engine.step.spec import LEARNED
 from tssl_adapters.neuron import Neuron, Value

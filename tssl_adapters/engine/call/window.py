@@ -1,88 +1,17 @@
-"""What rules that look at more than one time step are told about the others.
-
-A window is a call and the calls linked to it. In a user's time loop its end is known only when the
-backward pass begins, so all its calls share one :class:`Stretch`, which is attached to the state
-tensor with the link and read in the backward pass.
-"""
+"""What rules that look at more than one time step are told about the others."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.call.state import Settings, above_us, position_of
+from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
+from tssl_adapters.engine.call.state import position_of
 from tssl_adapters.errors import RuleWarning
-from tssl_adapters.neuron import Neuron
-from tssl_adapters.rules import Rule, Window
-
-
-@dataclass(eq=False)
-class Stretch:
-    """A window up to where the forward pass has come: its steps, and each neuron's spikes.
-
-    ``told``: whether a non-zero gradient has arrived; ``known``: the window made from the counts.
-    """
-
-    settings: Settings
-    steps: int = 0
-    told: bool = False
-    counts: Tensor | None = None
-    known: tuple[Tensor, Window] | None = None
-
-
-class Position(NamedTuple):
-    """A state's position in its window: the steps and spikes before it.
-
-    It is immutable, so that a recomputed step, e.g. under checkpointing, counts once.
-    """
-
-    stretch: Stretch
-    steps: int = 0
-    counts: Tensor | None = None
-
-    def after(self, more: int, spikes: Tensor | None) -> Position:
-        """The position after a call of ``more`` steps with ``spikes`` ``[T, batch, ...]``, which
-        are counted for rules that ask for windows.
-        """
-        counts = self.counts
-        if spikes is not None:
-            spikes = spikes.detach()
-            found = spikes.sum(0, dtype=torch.promote_types(spikes.dtype, torch.float32))
-            counts = found if counts is None else counts + found
-        steps = self.steps + more
-        if steps >= self.stretch.steps:
-            self.stretch.steps, self.stretch.counts = steps, counts
-        return Position(self.stretch, steps, counts)
-
-    def sending(self, fired: Tensor, sent: Tensor) -> Position:
-        """The position after a one-step call whose layer emitted ``sent`` instead of ``fired``."""
-        if self.counts is None:
-            return self
-        counts = self.counts + (sent.detach() - fired.detach())
-        if self.steps >= self.stretch.steps:
-            self.stretch.counts = counts
-        return self._replace(counts=counts)
-
-    def window(self, rule: Rule, neuron: Neuron, dtype: torch.dtype) -> Window:
-        """The window of a call that starts here, made once for all of its calls."""
-        stretch = self.stretch
-        known = stretch.known
-        if known is None or known[0] is not stretch.counts or known[1].counts.dtype != dtype:
-            assert stretch.counts is not None
-            known = stretch.counts, _made(rule, stretch.counts.to(dtype), stretch.steps, neuron)
-            stretch.known = known
-        return known[1]
-
-
-def _made(rule: Rule, counts: Tensor, steps: int, neuron: Neuron) -> Window:
-    active = counts.clamp(max=1.0)
-    window = Window(counts, active, steps, neuron.charge.decay, neuron.reset.drop(neuron.threshold))
-    return window._replace(factor=rule.factor(window))
+from tssl_adapters.rules import Window
 
 
 def time_of(settings: Settings, state: Tensor) -> Position | None:

@@ -23,17 +23,9 @@ from tssl_adapters.elementwise import cast
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
-from tssl_adapters.engine.call.state import (
-    Charged,
-    Settings,
-    above_us,
-    charged_of,
-    let_go,
-    linked_tag,
-    packed,
-    tag,
-)
-from tssl_adapters.engine.call.window import Position, Stretch, time_of
+from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
+from tssl_adapters.engine.call.state import Charged, charged_of, let_go, linked_tag, packed, tag
+from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import RowBackend, backend, memory
 from tssl_adapters.engine.compiled.threads import over

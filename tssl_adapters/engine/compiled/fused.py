@@ -24,7 +24,7 @@ from tssl_adapters.engine.call.plan import (
     tells,
     working_dtype,
 )
-from tssl_adapters.engine.call.state import Settings
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.window import ends, reshaped, watch_times
 from tssl_adapters.engine.compiled import kernels, launch
 from tssl_adapters.engine.compiled.kernels import (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.plan import Plan, working_dtype
-from tssl_adapters.engine.call.state import above_us
+from tssl_adapters.engine.call.settings import above_us
 from tssl_adapters.engine.compiled import reference
 from tssl_adapters.engine.compiled.kernels import Adjoints, Backend, Given, MismatchError, rows
 from tssl_adapters.engine.compiled.reference import Reference, for_neurons

@@ -20,9 +20,9 @@ from torch import Tensor
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing, tells
+from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import (
     Charged,
-    Settings,
     charged_of,
     let_go,
     linked_tag,
@@ -30,7 +30,7 @@ from tssl_adapters.engine.call.state import (
     reset_of,
     tag,
 )
-from tssl_adapters.engine.call.window import Position, time_of
+from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.fused import Call, Room, back_form, room_of, unseen, watch_call
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, StepBackend, memory, rows
