@@ -23,6 +23,8 @@ from torch.utils.checkpoint import checkpoint
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.compiled import cell_steps
+from tssl_adapters.engine.cpu.loops import BLOCK
+from tssl_adapters.engine.step import cell
 from tssl_adapters.errors import EngineWarning
 
 STEPS, SHAPE = 7, (3, 5)
@@ -146,25 +148,28 @@ def close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * scale)
 
 
-def check(name: str, rule: Any, change: Change | None = None, scale: float = 2.0) -> None:
+def check(
+    name: str, rule: Any, change: Change | None = None, scale: float = 2.0, tau_s: float = 1.0
+) -> None:
     """Compiled: the library's values, and the gradients that torch gives."""
     dtype = dtype_of(name)
     ours = []
     for engine in ("cpu", "torch"):
-        layer, x = wrapped(name, rule, engine=engine, dtype=dtype), drive(dtype, scale)
+        layer = wrapped(name, rule, engine=engine, dtype=dtype, tau_s=tau_s)
+        x = drive(dtype, scale)
         for _ in range(2):  # what a first step decides, the second sequence has from the start
             found = steps(layer, x, change)
         whole = getattr(layer, "step_mode", "s") == "m" or isinstance(layer, norse.LSNNRecurrent)
         if not whole:
             assert (took(found) > STEPS - 3) == (engine == "cpu")
         ours.append((found, gradients(found, x, layer)))
-    torch.manual_seed(0)
-    native = LAYERS[name]().to(dtype)
-    for _ in range(2):
-        theirs = steps(native, drive(dtype, scale), change)
-    for value, slowly, expected in zip(ours[0][0], ours[1][0], theirs, strict=True):
-        assert torch.equal(value, expected)
-        assert torch.equal(value, slowly)
+    assert all(map(torch.equal, ours[0][0], ours[1][0]))
+    if tau_s == 1.0:
+        torch.manual_seed(0)
+        native = LAYERS[name]().to(dtype)
+        for _ in range(2):
+            theirs = steps(native, drive(dtype, scale), change)
+        assert all(map(torch.equal, ours[0][0], theirs))
     close(ours[0][1], ours[1][1], 1e-5 if dtype is torch.float32 else 1e-12)
     assert ours[0][1][0].abs().sum() > 0
 
@@ -173,6 +178,24 @@ def check(name: str, rule: Any, change: Change | None = None, scale: float = 2.0
 @layers
 def test_steps(name: str, rule: str) -> None:
     check(name, RULES[rule])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@layers
+def test_steps_that_emit_a_psc(name: str, rule: str) -> None:
+    check(name, RULES[rule], tau_s=3.0)
+
+
+def test_a_psc_of_more_neurons_than_a_loop_holds_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 2.0 * torch.randn(STEPS, 3, BLOCK, generator=generator, dtype=torch.float64)
+    found = []
+    for engine in ("cpu", "torch"):
+        layer = wrapped("KLIFNode", "tsslbp", engine=engine, dtype=torch.float64, tau_s=3.0)
+        values = steps(layer, x.requires_grad_())
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-12)
 
 
 @pytest.mark.parametrize("learns", [True, False])
@@ -375,10 +398,15 @@ def test_what_is_kept_for_backward() -> None:
     """h alone where the rest follows from it: the input is not kept, nor the current."""
     layer, x = wrapped("LIFRecurrentCell"), drive()
     steps(layer, x)
-    assert layer._tssl_settings.thin.kept == []
+    assert layer._tssl_settings.thin.kept == ["h"]
     layer = wrapped("LSNNCell")
     steps(layer, x)
-    assert layer._tssl_settings.thin.kept == ["s2"]  # the threshold's state
+    assert layer._tssl_settings.thin.kept == ["h", "s2"]  # the threshold's state
+    # Of the PSC one bit per neuron, if the rule asks.
+    for rule, kept in (("native", ["h", "s2"]), ("tsslbp", ["h", "s0", "s2", "bits"])):
+        layer = wrapped("LSNNCell", rule, tau_s=3.0)
+        steps(layer, x)
+        assert layer._tssl_settings.thin.kept == kept
 
 
 def test_what_was_decided_holds_on_to_no_graph() -> None:
@@ -447,6 +475,16 @@ def test_loops_that_are_wrong_are_not_taken(name: str, monkeypatch: pytest.Monke
     close(gradients(found, x, layer), gradients(steps(slow, x), x, slow), 1e-6)
 
 
+@pytest.mark.parametrize("name", ["RLeaky", "LSNNCell", "KLIFNode"])
+def test_the_trial_of_a_loop_covers_its_psc(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell, "trace_after", lambda trace, spike, tau_s: spike / tau_s)
+    layer, x = wrapped(name, tau_s=3.0), drive()
+    found = steps(layer, x)
+    assert took(found) == 0
+    slow = wrapped(name, engine="torch", tau_s=3.0)
+    assert all(map(torch.equal, found, steps(slow, x)))
+
+
 def test_a_library_that_rounds_otherwise_goes_on_computing(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -465,7 +503,6 @@ NOT_COMPILED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "no chain": (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.exp, chain=False)}),
     "a window": (recurrent, {"rule": rules.STRSBP(credit="spike")}),
     "what comes after": (recurrent, {"rule": rules.EventProp()}),
-    "a PSC": (neuron.KLIFNode, {"tau_s": 3.0}),
     "torch": (neuron.KLIFNode, {"engine": "torch"}),
     "a state in other units": (lambda: neuron.KLIFNode(scale_reset=True), {}),
 }
@@ -482,7 +519,7 @@ def test_what_torch_computes(name: str) -> None:
     ("make", "settings", "engine"),
     [
         (neuron.KLIFNode, {}, "cpu"),
-        (neuron.KLIFNode, {"tau_s": 3.0}, "torch"),
+        (neuron.KLIFNode, {"tau_s": 3.0}, "cpu"),
         (neuron.KLIFNode, {"engine": "torch"}, "torch"),
         (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.cos)}, "torch"),
         (lambda: neuron.KLIFNode(scale_reset=True), {}, "torch"),

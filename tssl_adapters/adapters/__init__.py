@@ -64,8 +64,15 @@ from tssl_adapters.elementwise import greater, operand
 from tssl_adapters.engine.attach import SAME_NEURON, Incoming, Native, Result, apart, attach
 from tssl_adapters.engine.call.plan import HALF
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
-from tssl_adapters.engine.call.state import hand_over, tag, trace_beside, trace_of, untag
-from tssl_adapters.engine.compiled.cell_steps import CellSteps, compiled_steps, may_compile
+from tssl_adapters.engine.call.state import (
+    hand_over,
+    known_trace,
+    tag,
+    trace_beside,
+    trace_of,
+    untag,
+)
+from tssl_adapters.engine.compiled.cell_steps import CellSteps, Ran, compiled_steps, may_compile
 from tssl_adapters.engine.compiled.thin import Thin
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
@@ -98,6 +105,7 @@ __all__ = [
     "Never",
     "OtherNeuronError",
     "Part",
+    "Ran",
     "Reset",
     "Result",
     "Settings",
@@ -131,6 +139,7 @@ __all__ = [
     "greater",
     "hand_over",
     "held_back",
+    "known_trace",
     "loaded",
     "may_compile",
     "operand",

@@ -21,7 +21,14 @@ from tssl_adapters.adapters import (
     exporting,
 )
 from tssl_adapters.adapters.norse import neurons, surrogates
-from tssl_adapters.adapters.norse.run import REFRACTORY, Cell, Incoming, short_step, step
+from tssl_adapters.adapters.norse.run import (
+    REFRACTORY,
+    Cell,
+    Incoming,
+    short_step,
+    step,
+    trace_before,
+)
 from tssl_adapters.adapters.norse.values import emitting, number, spikes
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 
@@ -93,7 +100,8 @@ class _Layer(Wrapped):
             return None
         if self.activation in REFRACTORY:
             return None
-        return short_step(self._tssl_cell(x), Incoming(x, state, False))
+        cell, given = self._tssl_cell(x), Incoming(x, state, False)
+        return short_step(cell, given, trace_before(cell, given))
 
     def _tssl_cell(self: Any, x: Tensor) -> Cell:
         sparse = x.is_sparse and self.activation_sparse is not None

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from tssl_adapters.adapters import Cell as CompiledCell
 from tssl_adapters.adapters import (
     Native,
+    Ran,
     Result,
     Settings,
     Tensors,
@@ -111,14 +112,15 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     refractory = REFRACTORY.get(cell.activation)
     if refractory is not None:
         return _refractory_step(cell, given, refractory)
-    found = short_step(cell, given)
+    trace = trace_before(cell, given)
+    found = short_step(cell, given, trace)
     if found is not None:
         return found
-    result, after = _step(cell, given, _trace(cell, given))
+    result, after = _step(cell, given, trace)
     return result.out.to_sparse() if cell.sparse else result.out, after
 
 
-def short_step(cell: Cell, given: Incoming) -> tuple[Tensor, Any] | None:
+def short_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Tensor, Any] | None:
     """:func:`step` where it is compiled, else ``None``."""
     x, state, fresh = given
     if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
@@ -130,15 +132,16 @@ def short_step(cell: Cell, given: Incoming) -> tuple[Tensor, Any] | None:
         partial(_described, cell, state),
         inputs,
         states,
+        trace,
         numbers,
         partial(_long_way, cell, state),
     )
     if steps is None:
         return None
-    ran = steps.run(inputs, states, fresh)
+    ran = steps.run(inputs, states, trace, fresh)
     changed = dict(zip(_names(state), ran.states, strict=True))
     if "z" in state._fields:
-        changed["z"] = ran.out
+        changed["z"] = ran.out if ran.spike is None else ran.spike
     return ran.out, state._replace(**changed)
 
 
@@ -181,20 +184,27 @@ def _described(cell: Cell, like: Any) -> CompiledCell:
         detached=detached,
         inputs=2 if cell.weights else 1,
         states=len(names),
+        sends="z" in like._fields,
     )
 
 
 def _long_way(
-    cell: Cell, like: Any, settings: Settings, inputs: Tensors, states: Tensors
-) -> tuple[Tensor, Tensors]:
+    cell: Cell,
+    like: Any,
+    settings: Settings,
+    inputs: Tensors,
+    states: Tensors,
+    trace: Tensor | None,
+) -> Ran:
     """A step in torch, with the given settings and identity weights."""
     state = like._replace(**dict(zip(_names(like), states, strict=True)))
     if cell.weights:
         eye = torch.eye(inputs[0].shape[-1], dtype=inputs[0].dtype, device=inputs[0].device)
         cell, state = cell._replace(weights=(eye, eye)), state._replace(z=inputs[1])
     again = Incoming(inputs[0], state, False)
-    result, after = _step(cell._replace(settings=settings), again, None)
-    return result.out, _states(after, result.out.shape)
+    result, after = _step(cell._replace(settings=settings), again, trace)
+    sent = after.z if "z" in after._fields and settings.tau_s != 1.0 else None
+    return Ran(result.out, _states(after, result.out.shape), result.trace, sent)
 
 
 def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
@@ -202,7 +212,7 @@ def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[
     inner = cell._replace(activation=around.inner, p=getattr(cell.p, around.name))
     before = getattr(given.state, around.name)
     within = Incoming(given.x, before, given.fresh)
-    trace = _trace(inner, within)
+    trace = trace_before(inner, within)
     result, after = _step(inner, within, None if trace is None else trace.detach())
     seen = given.state if cell.settings.rule.chain else given.without_chain()
     fired = getattr(after, "z", result.fired)
@@ -260,7 +270,8 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     return result, after._replace(v=result.state, **changed)
 
 
-def _trace(cell: Cell, given: Incoming) -> Tensor | None:
+def trace_before(cell: Cell, given: Incoming) -> Tensor | None:
+    """The PSC before a step."""
     v = None if given.fresh else given.state.v
     return trace_of(cell.settings, v, (*resting(cell.p), *cell.rest))
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     Cell,
     CellSteps,
+    Ran,
     Settings,
     Tensors,
     compiled_steps,
+    known_trace,
     untouched,
 )
 from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
@@ -36,40 +38,36 @@ class Compiled(Layer):
     def _tssl_run(self, x: Tensor, states: States, fresh: bool) -> Any:
         return self._tssl_next((x,), states, fresh)
 
-    def _tssl_by_torch(self, inputs: Tensors, states: States, fresh: bool) -> Any:
+    def _tssl_by_torch(
+        self, inputs: Tensors, states: States, trace: Tensor | None, fresh: bool
+    ) -> Any:
         """The step in torch, as for any other layer."""
-        return super()._tssl_run(inputs[0], states, fresh)
+        return self._tssl_by_engine(inputs[0], states, trace, fresh)
 
     def _tssl_next(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
         names = ("mem", *(name for name in states if name not in ("mem", "spk")))
         given = tuple(states[name] for name in names)
+        trace = self._tssl_trace(states, fresh)
         if not (self._tssl_graded() or self.state_quant):
             steps = compiled_steps(
                 self._tssl_settings,
                 partial(self._tssl_cell, states, inputs),
                 inputs,
                 given,
+                trace,
                 self._tssl_pinned(),
                 partial(self._tssl_long_way, names),
             )
             # A learned leak that became 0 is refused below.
             if steps is not None and not (steps.learned and self._tssl_decayless(self)):
-                return self._tssl_ran(steps, inputs, given, fresh, names)
-        return self._tssl_by_torch(inputs, states, fresh)
+                return self._tssl_ran(steps.run(inputs, given, trace, fresh), names)
+        return self._tssl_by_torch(inputs, states, trace, fresh)
 
-    def _tssl_ran(
-        self: Any,
-        steps: CellSteps,
-        inputs: Tensors,
-        given: Tensors,
-        fresh: bool,
-        names: tuple[str, ...],
-    ) -> Any:
-        ran = steps.run(inputs, given, fresh)
+    def _tssl_ran(self: Any, ran: Ran, names: tuple[str, ...]) -> Any:
         if ran.due is not None:
             leave(self, "reset", ran.due)
         after = dict(zip(names, ran.states, strict=True))
-        self._tssl_keep(after, ran.out)
+        self._tssl_keep(after, ran.out if ran.spike is None else ran.spike)
         if self.init_hidden and not self.output:
             return ran.out
         return (ran.out, *(after[name] for name in self._tssl_states if name != "spk"))
@@ -106,16 +104,24 @@ class Compiled(Layer):
             neuron.detached,
             inputs=len(inputs),
             states=len([name for name in states if name != "spk"]),
+            sends="spk" in states,
         )
 
     def _tssl_long_way(
-        self: Any, names: tuple[str, ...], settings: Settings, inputs: Tensors, before: Tensors
-    ) -> tuple[Tensor, Tensors]:
+        self: Any,
+        names: tuple[str, ...],
+        settings: Settings,
+        inputs: Tensors,
+        before: Tensors,
+        trace: Tensor | None,
+    ) -> Ran:
         """A step in torch, with the given settings."""
         given = dict(zip(names, before, strict=True))
         given = {n: given.get(n, torch.zeros_like(inputs[0])) for n in self._tssl_states}
         with untouched(self):
             self.__dict__["_tssl_settings"] = settings
-            out = self._tssl_by_torch(inputs, given, False)
+            out = self._tssl_by_torch(inputs, given, trace, False)
             after = [getattr(self, name) for name in names]
-        return (out[0] if isinstance(out, tuple) else out), after
+            sent = self.spk if "spk" in given and settings.tau_s != 1.0 else None
+        out = out[0] if isinstance(out, tuple) else out
+        return Ran(out, after, known_trace(after[0]), sent)

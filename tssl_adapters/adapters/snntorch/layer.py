@@ -222,8 +222,16 @@ class Layer(Wrapped):
         return states, fresh
 
     def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
+        return self._tssl_by_engine(x, states, self._tssl_trace(states, fresh), fresh)
+
+    def _tssl_trace(self, states: States, fresh: bool) -> Tensor | None:
+        """The PSC before a step."""
+        return trace_of(self._tssl_settings, None if fresh else states["mem"], (0.0,))
+
+    def _tssl_by_engine(
+        self: Any, x: Tensor, states: States, trace: Tensor | None, fresh: bool
+    ) -> Any:
         settings = self._tssl_settings
-        trace = trace_of(settings, None if fresh else states["mem"], (0.0,))
         neuron = self._tssl_neuron(states)
         graded = self._tssl_graded()
         drive, others = self._tssl_step(x, states)

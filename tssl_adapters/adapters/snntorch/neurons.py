@@ -81,11 +81,13 @@ class _Recurrent(Compiled):
             sent = sent.detach()
         return self._tssl_next((x, self._modules["recurrent"](sent)), states, fresh)
 
-    def _tssl_by_torch(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
+    def _tssl_by_torch(
+        self: Any, inputs: Tensors, states: States, trace: Tensor | None, fresh: bool
+    ) -> Any:
         recurrent = self._modules["recurrent"]
         self._modules["recurrent"] = lambda spikes: inputs[1]
         try:
-            return super()._tssl_by_torch(inputs, states, fresh)
+            return super()._tssl_by_torch(inputs, states, trace, fresh)
         finally:
             self._modules["recurrent"] = recurrent
 

@@ -26,6 +26,7 @@ from tssl_adapters.adapters import (
     compiled_steps,
     valued,
 )
+from tssl_adapters.adapters import Ran as Stepped
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, sequences
 
 States = tuple[Any, ...]
@@ -100,12 +101,13 @@ class SmoothNode(Node):
             self._tssl_cell,
             (x,),
             states,
+            trace,
             self._tssl_pinned(),
             self._tssl_long_way,
         )
         if steps is not None:
-            ran = steps.run((x,), states)
-            return ran.out, tuple(ran.states), None
+            ran = steps.run((x,), states, trace)
+            return ran.out, tuple(ran.states), ran.trace
         result, after = self._tssl_attach(x, states, trace)
         return result.out, after, result.trace
 
@@ -115,7 +117,7 @@ class SmoothNode(Node):
             return None
         names = self._tssl_names()
         states = tuple(memories[name] for name in names)
-        if sequences(self) or getattr(self, "store_v_seq", False):
+        if sequences(self) or getattr(self, "store_v_seq", False) or settings.tau_s != 1.0:
             return None
         if not thin.fits((x,), states, self._tssl_pinned()):
             return None
@@ -146,7 +148,8 @@ class SmoothNode(Node):
             found: Tensor = reset.formula(charged, spike, *reset.others)
             return found
 
-        states = len(self._tssl_names())  # older versions have memories that are not states
+        # Older versions have memories that are not states; the trace is the engine's.
+        states = len(self._tssl_names()) - (self._tssl_settings.tau_s != 1.0)
         reset = self._tssl_reset_of([None] * (states - 1))
         return Cell(
             charge,
@@ -162,13 +165,13 @@ class SmoothNode(Node):
         )
 
     def _tssl_long_way(
-        self: Any, settings: Settings, inputs: Tensors, states: Tensors
-    ) -> tuple[Tensor, Tensors]:
+        self: Any, settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
+    ) -> Stepped:
         """A step in torch, with the given settings."""
         twin = shadow(self, self.surrogate_function)
         twin.__dict__["_tssl_settings"] = settings
-        result, after = twin._tssl_attach(inputs[0], tuple(states), None)
-        return result.out, after
+        result, after = twin._tssl_attach(inputs[0], tuple(states), trace)
+        return Stepped(result.out, after, result.trace)
 
     def _tssl_attach(
         self: Any, x: Tensor, states: States, trace: Tensor | None

@@ -38,16 +38,28 @@ ROWS = 4
 """A step is tested on this many times ``launch.NEURONS`` neurons."""
 
 Tensors: TypeAlias = Sequence[Tensor]
-LongWay: TypeAlias = "Callable[[Settings, Tensors, Tensors], tuple[Tensor, Tensors]]"
-"""``(settings, inputs, states) -> output, states``: a layer's step as torch computes it."""
 
 
 class Ran(NamedTuple):
-    """A step's results: spikes, the states after it, and r if the reset is delayed."""
+    """A step's results.
+
+    Attributes:
+        out: PSC, or spikes at ``tau_s == 1``.
+        states: the states after the step.
+        trace: a[t] for the next step, at ``tau_s > 1``.
+        spike: the spikes, at ``tau_s > 1`` if the cell ``sends`` them.
+        due: r if the reset is delayed.
+    """
 
     out: Tensor
-    states: list[Tensor]
-    due: Tensor | None
+    states: Tensors
+    trace: Tensor | None = None
+    spike: Tensor | None = None
+    due: Tensor | None = None
+
+
+LongWay: TypeAlias = "Callable[[Settings, Tensors, Tensors, Tensor | None], Ran]"
+"""``(settings, inputs, states, trace) -> results``: a layer's step as torch computes it."""
 
 
 class CellSteps:
@@ -84,14 +96,20 @@ class CellSteps:
         self.key = (self,)
         self.content = (tuple(found.line.operations), tuple(found.back.operations))
 
-        def loop(line: Any, outputs: Any) -> Any:
-            return loops.row_loop(line, outputs, self.names, dtype)
+        self.traced = "trace" in found.outputs
+        gate = settings.rule.active_from(settings.tau_s) if self.traced else None
+        self.flagged = gate is not None
+        """Whether a bit per neuron is kept of the PSC."""
+
+        def loop(line: Any, outputs: Any, gate: float | None = None) -> Any:
+            return loops.row_loop(line, outputs, self.names, dtype, gate)
 
         given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
-        self.given = [*given, *found.learned]
-        self.reached = [(n, found.reached[n]) for n in ("out", *given[cell.inputs :])]
+        self.given = [*given, *(["trace"] if self.traced else []), *found.learned]
+        self.results = [name for name in found.outputs if name not in ("h", "due")]
+        self.reached = [(name, found.reached[name]) for name in self.results]
         """For each result of a step, the names of ``given`` that its gradient reaches."""
-        self.kept = found.kept
+        self.kept = ["h", *found.kept, *(["bits"] if self.flagged else [])]
         copies = [name for name in found.kept if name.startswith("s")]
         self.copied = [int(name[1:]) for name in copies]
         outputs = found.outputs | {f"own.{name}": found.outputs[name] for name in copies}
@@ -99,10 +117,10 @@ class CellSteps:
             (f.name, f.compute, *loop(found.line, {f.name: f.argument})) for f in found.functions
         ]
         self.outputs = [*outputs]
-        states, links = range(cell.states), range(self.links)
-        self.told = ["g.out", *(f"g.s{k}" for k in states), *(f"l{k}" for k in links)]
+        links = (f"l{k}" for k in range(self.links))
+        self.told = [*(f"g.{name}" for name in self.results), *links]
         """What comes in from the later steps, by its name in the backward line."""
-        self.forward, self.taken = loop(found.line, outputs)
+        self.forward, self.taken = loop(found.line, outputs, gate)
         grads = {
             name: symbol
             for name, symbol in found.grads.items()
@@ -115,10 +133,12 @@ class CellSteps:
             found.back, {name: grads[name] for name in self.room.values()}
         )
 
-    def fits(self, inputs: Tensors, states: Tensors, pinned: Tensors) -> bool:
+    def fits(
+        self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
+    ) -> bool:
         """Whether what was decided holds for this step, and a graph is to be recorded."""
         shape = inputs[0].shape
-        for tensor in (*inputs, *states):
+        for tensor in (*inputs, *states, *(() if trace is None else (trace,))):
             if not is_memory(tensor, self.dtype) or tensor.shape != shape:
                 return False
         return records_plainly() and shape.numel() > 0 and self.holds(pinned)
@@ -140,8 +160,16 @@ class CellSteps:
         """Whether it was made for a step like this."""
         return self.dtype is like.dtype and self.holds(pinned)
 
-    def run(self, inputs: Tensors, states: Tensors, fresh: bool = False) -> Ran:
-        """Run a step that :meth:`fits`. ``fresh``: the states were made for this call."""
+    def run(
+        self,
+        inputs: Tensors,
+        states: Tensors,
+        trace: Tensor | None = None,
+        fresh: bool = False,
+    ) -> Ran:
+        """Run a step that :meth:`fits`. ``trace``: a[t-1], ``None`` for zero; ``fresh``: the states
+        were made for this call.
+        """
         settings, v = self.settings, states[0]
         asks = (self.links or self.timed) and not fresh
         found = linked_tag(settings, v, self.links) if asks else None
@@ -155,23 +183,27 @@ class CellSteps:
         before = [charged_of(states[k], self.key) for k in self.copied]
         learned = [pin.tensor for _, pin in self.learned]
         left: dict[str, Tensor] = {}
-        given = (self, before, position, left, link, *inputs, *states, *learned)
-        out, *after = CellFunction.apply(*given)
-        new_link = after[self.num_states :]
-        del after[self.num_states :]
+        traces = [torch.zeros_like(states[0]) if trace is None else trace] if self.traced else []
+        given = (self, before, position, left, link, *inputs, *states, *traces, *learned)
+        results = CellFunction.apply(*given)
+        made = dict(zip(self.results, results, strict=False))
+        new_link = results[len(self.results) :]
+        after = [made[f"s{k}"] for k in range(self.num_states)]
         if position is not None:
             settings.last = position = position.after(1, None)
-        if after[0].requires_grad:
-            kept = {k: Charged(left[f"own.s{k}"], self.key, after[k]) for k in self.copied}
-            tag(after[0], tuple(new_link), None, position, kept.pop(0, None))
-            for k, own in kept.items():
-                tag(after[k], (), None, None, own)
-        return Ran(out, after, left.get("due"))
+        new_trace, recorded = made.get("trace"), after[0].requires_grad
+        copied = self.copied if recorded else ()
+        kept = {k: Charged(left[f"own.s{k}"], self.key, after[k]) for k in copied}
+        if recorded or new_trace is not None:
+            tag(after[0], new_link if recorded else (), new_trace, position, kept.pop(0, None))
+        for k, own in kept.items():
+            tag(after[k], (), None, None, own)
+        return Ran(made["out"], after, new_trace, made.get("spike"), left.get("due"))
 
 
 class CellFunction(EngineFunction):
-    """``(decided, own copies of states, position, left, link, *inputs, *states, *learned numbers)``
-    ``-> spikes, *states, link``. Its other results are left in ``left``.
+    """``(decided, own copies of states, position, left, link, *inputs, *states, trace, *learned
+    numbers) -> *results, link``. What has no gradient is left in ``left``.
     """
 
     @staticmethod
@@ -188,6 +220,8 @@ class CellFunction(EngineFunction):
         named = {f"x{k}": t for k, t in enumerate(tensors[:inputs])}
         states = tensors[inputs : inputs + count]
         named |= {f"s{k}": t for k, t in enumerate(states)}
+        if decided.traced:
+            named["trace"] = tensors[inputs + count]
         numbers = decided.numbers
         for name, compute, loop, taken in decided.functions:
             named[f"to.{name}"] = named[name] = torch.empty_like(x)
@@ -195,13 +229,16 @@ class CellFunction(EngineFunction):
             compute(named[name])
         made = {name: torch.empty_like(x) for name in decided.outputs}
         named |= {f"to.{name}": tensor for name, tensor in made.items()}
+        if decided.flagged:
+            named["bits"] = x.new_empty(-(-x.numel() // 8), dtype=torch.uint8)
         _call(decided.forward, decided.taken, named, numbers, numbers, x.numel())
         for k, own in zip(decided.copied, before, strict=True):
             if own is not None:
                 named[f"s{k}"] = own
         ctx.decided, ctx.numbers, ctx.position = decided, numbers, position
         ctx.linked = link is not None
-        ctx.save_for_backward(made["h"], *(named[name] for name in decided.kept), *decided.sources)
+        named["h"] = made["h"]
+        ctx.save_for_backward(*(named[name] for name in decided.kept), *decided.sources)
         ctx.set_materialize_grads(False)
         needed = {
             n for n, need in zip(decided.given, ctx.needs_input_grad[5:], strict=True) if need
@@ -209,24 +246,22 @@ class CellFunction(EngineFunction):
         constant = (made[name] for name, reached in decided.reached if not needed & reached)
         ctx.mark_non_differentiable(*constant)
         left |= made
-        after = (made[f"s{k}"] for k in range(count))
         links = (nothing(x, (decided.links, *x.shape)),) if decided.links else ()
-        return made["out"], *after, *links
+        return *(made[name] for name in decided.results), *links
 
     @staticmethod
     @first_order
-    def backward(
-        ctx: Any, grad_out: Tensor | None, *grads: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         decided: CellSteps = ctx.decided
-        count = decided.num_states
-        # Hooks may have saved them in another form.
-        kept = ctx.saved_tensors[: 1 + len(decided.kept)]
-        h, *saved = (memory(cast(tensor, decided.dtype)) for tensor in kept)
-        named = {"h": h} | dict(zip(decided.kept, saved, strict=True))
-        link = grads[count] if decided.links else None
+        named = {
+            # Hooks may have saved them in another form.
+            name: memory(cast(tensor, torch.uint8 if name == "bits" else decided.dtype))
+            for name, tensor in zip(decided.kept, ctx.saved_tensors, strict=False)
+        }
+        h, results = named["h"], len(decided.results)
+        link = grads[results] if decided.links else None
         rows = [None] * decided.links if link is None else memory(link).unbind()
-        told = (grad_out, *grads[:count], *rows)
+        told = (*grads[:results], *rows)
         zeros = torch.zeros_like(h) if any(grad is None for grad in told) else h
         for name, grad in zip(decided.told, told, strict=True):
             named[name] = zeros if grad is None else memory(grad)
@@ -249,7 +284,8 @@ class CellFunction(EngineFunction):
             chain if ctx.linked else None,
             *(found(f"x{k}") for k in range(decided.num_inputs)),
             potential,
-            *(found(f"s{k}") for k in range(1, count)),
+            *(found(f"s{k}") for k in range(1, decided.num_states)),
+            *([found("trace")] if decided.traced else []),
             *learned,
         )
 
@@ -289,6 +325,7 @@ def compiled_steps(
     make: Callable[[], Cell],
     inputs: Tensors,
     states: Tensors,
+    trace: Tensor | None,
     pinned: Tensors,
     long_way: LongWay,
 ) -> CellSteps | None:
@@ -300,11 +337,12 @@ def compiled_steps(
         make: makes the cell that describes a step in torch.
         inputs: the step's inputs.
         states: the potential before it, and the other states.
+        trace: the PSC before it, ``None`` for zero.
         pinned: the tensors from which, with the layer's attributes, its numbers are computed.
         long_way: the step in torch, against which the loops are tested.
     """
     found: CellSteps | None = settings.thin
-    if found is not None and found.fits(inputs, states, pinned):
+    if found is not None and found.fits(inputs, states, pinned, trace):
         return found
     if not may_compile(settings, inputs[0]):
         return None
@@ -313,7 +351,7 @@ def compiled_steps(
         # The user's hooks, e.g. a checkpoint's, are for what a step saves; this is not saved.
         with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
             settings.thin = found = _decided(settings, make, given, pinned, long_way)
-    return found if found is not None and found.fits(inputs, states, pinned) else None
+    return found if found is not None and found.fits(inputs, states, pinned, trace) else None
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -338,7 +376,7 @@ def _decided(
     settings.loops[key] = False  # until proven otherwise
     try:
         cell = make()
-        written = lines(cell, settings.rule, like.dtype)
+        written = lines(cell, settings.rule, like.dtype, settings.tau_s)
     except Exception:  # a step may call anything in torch, and a stand-in may not suit it
         return None
     if {*map(id, written.sources)} - {*map(id, pinned)}:
@@ -372,26 +410,31 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
         width = level.abs().clamp(min=1.0)
         states[0] = level + states[0] * width
         inputs = [noise() * width for _ in range(2 * cell.inputs)]
-    leaves = [tensor.requires_grad_() for tensor in (*inputs, *states)]
-    weights = [noise() for _ in range(2 + cell.states)]
+    start = noise().abs() if decided.traced else None
+    leaves = [t.requires_grad_() for t in (*inputs, *states, start) if t is not None]
 
     def went(way: LongWay) -> tuple[list[Tensor], list[Tensor]]:
         settings = replace(decided.settings, loops={}, last=None, warned=True, watched=True)
-        outs: list[Tensor] = []
-        now: Tensors = leaves[len(inputs) :]
-        for x in (leaves[: cell.inputs], leaves[cell.inputs : len(inputs)]):
-            out, now = way(settings, x, now)
-            outs.append(out)
-        found = [*outs, *now]
+        found: list[Tensor] = []
+        now: Tensors = states
+        trace = start
+        for x in (inputs[: cell.inputs], inputs[cell.inputs :]):
+            ran = way(settings, x, now, trace)
+            now, trace = ran.states, ran.trace
+            found += [ran.out, *([] if ran.spike is None else [ran.spike])]
+        found += [*now, *([] if trace is None else [trace])]
         to = [*leaves, *learned]
+        generator.manual_seed(1)
+        weights = [noise() for _ in found]
         grads = torch.autograd.grad(found, to, weights, allow_unused=True)
         zeros = (torch.zeros_like(leaf) for leaf in to)
         return found, [z if g is None else g for g, z in zip(grads, zeros, strict=True)]
 
-    def short_way(settings: Settings, inputs: Tensors, states: Tensors) -> tuple[Tensor, Tensors]:
+    def short_way(
+        settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
+    ) -> Ran:
         decided.settings = settings
-        ran = decided.run(inputs, states)
-        return ran.out, ran.states
+        return decided.run(inputs, states, trace)
 
     own = decided.settings
     try:

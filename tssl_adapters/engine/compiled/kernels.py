@@ -197,10 +197,17 @@ class RowBackend(Backend, Protocol):
     """A backend that can compile any line."""
 
     def row_loop(
-        self, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: torch.dtype
+        self,
+        line: Line,
+        outputs: Mapping[str, Symbol],
+        numbers: Sequence[str],
+        dtype: torch.dtype,
+        gate: float | None = None,
     ) -> tuple[Callable[..., None], tuple[str, ...]]:
         """A loop over neurons, and the names of its arguments: after the addresses of ``numbers``
         and ``"steps"`` it takes those of the inputs, and of the outputs prefixed with ``"to."``.
+        With a ``gate`` it writes ``"bits"``, one per neuron: whether the output ``out`` reaches it.
+        An input ``active`` is read from such ``"bits"``.
         """
 
 

@@ -233,13 +233,18 @@ class CpuBackend:
         return run
 
     def row_loop(
-        self, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: torch.dtype
+        self,
+        line: Line,
+        outputs: Mapping[str, Symbol],
+        numbers: Sequence[str],
+        dtype: torch.dtype,
+        gate: float | None = None,
     ) -> tuple[Callable[..., None], tuple[str, ...]]:
         """A line for all neurons."""
         places = tuple((name, symbol.place) for name, symbol in outputs.items())
-        key = (tuple(line.operations), places, tuple(numbers), dtype)
+        key = (tuple(line.operations), places, tuple(numbers), dtype, gate)
         if key not in _rows:
-            source = loops.row_over_all(_name(), line, outputs, numbers, _NAMES[dtype])
+            source = loops.row_over_all(_name(), line, outputs, numbers, _NAMES[dtype], gate)
             _rows[key] = compiled(source), source.parameters[len(loops.RANGE) + 2 :]
         return _rows[key]
 

@@ -536,21 +536,45 @@ def _unpack(function: _Function, count: str, start: str, flags: str) -> None:
 
 
 def row_over_all(
-    name: str, line: Line, outputs: Mapping[str, Symbol], numbers: Sequence[str], dtype: str
+    name: str,
+    line: Line,
+    outputs: Mapping[str, Symbol],
+    numbers: Sequence[str],
+    dtype: str,
+    gate: float | None = None,
 ) -> Source:
     """A line for all neurons. It takes ``values``, its numbers in this order; ``window``, which is
-    ``steps``; then the other inputs and the outputs, prefixed with ``"to."``.
+    ``steps``; then the other inputs and the outputs, prefixed with ``"to."``. With a ``gate`` it
+    writes ``bits`` of where the output ``out`` reaches it; an input ``active`` is read from such
+    ``bits``.
     """
     common = frozenset({*numbers, "steps"})
     made = row(f"{name}.row0", line, outputs, common, TYPES[dtype])
-    own = [parameter for parameter in made.parameters if parameter not in common]
-    function = _Function(name, (*RANGE, "values", "window", *own), dtype, dense=False)
+    own = [p for p in made.parameters if p not in common and p != "active"]
+    unpacks = "active" in made.parameters
+    bits = ["bits"] if unpacks or gate is not None else []
+    function = _Function(name, (*RANGE, "values", "window", *own, *bits), dtype, dense=False)
     function.rows.append(made)
-    places = {key: function.at("%values", str(k)) for k, key in enumerate(numbers)}
-    places |= {"steps": "%window"} | {key: function.at(f"%{key}", "%first") for key in own}
-    count = function.code.get("sub i64 %last, %first")
-    pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)
-    function.code.do(f"call void @{made.name}(i64 {count}{pointers})")
+    code = function.code
+    fixed = {key: function.at("%values", str(k)) for k, key in enumerate(numbers)}
+    fixed |= {"steps": "%window"}
+
+    def run(start: str, count: str) -> None:
+        places = fixed | {key: function.at(f"%{key}", start) for key in own}
+        if unpacks:
+            _unpack(function, count, start, places.setdefault("active", flags))
+        pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)
+        code.do(f"call void @{made.name}(i64 {count}{pointers})")
+
+    if unpacks:
+        flags = function.room(BLOCK)
+        with code.counting("%first", "%last", str(BLOCK)) as start:
+            run(start, function.rest(start, str(BLOCK)))
+    else:
+        run("%first", code.get("sub i64 %last, %first"))
+    if gate is not None:
+        whole = code.get("sub i64 %last, %first")
+        _pack(function, whole, function.at("%to.out", "%first"), gate)
     return function.source()
 
 

@@ -4,12 +4,13 @@ Besides the potential, a neuron may have other states, several inputs, and any c
 potential before the spike test, theta the threshold, s the spike, and w the other states after the
 step, all functions of the inputs, the previous states, and numbers::
 
-    G       = grad of s, and through w
+    G       = grad of s, and through w and the PSC
     e, F_v  as in :mod:`tssl_adapters.engine.step.recursion`, F_v = dh/dv
     inputs, other states, numbers: e dh + (grad of theta) dtheta + (grads of w) dw at a fixed s
     the potential: what the recursion carries, and (grads of w) dw at a fixed s
 
-The derivatives are those of the lines (:mod:`tssl_adapters.derivatives`).
+At ``tau_s > 1`` the post-synaptic current a is one more state, which the layer emits. The
+derivatives are those of the lines (:mod:`tssl_adapters.derivatives`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.derivatives import adjoints
-from tssl_adapters.engine.step.recursion import Carried, Moment, fires, state_after
+from tssl_adapters.engine.step.recursion import Carried, Moment, fires, state_after, trace_after
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, THRESHOLD, link_size
 from tssl_adapters.engine.step.traced import LINK, Recorder
 from tssl_adapters.engine.step.written import CannotWriteError, Function, Writer
@@ -46,6 +47,7 @@ class Cell(NamedTuple):
         detached: whether the library cuts the gradient through the reset.
         inputs: number of inputs.
         states: number of states.
+        sends: whether the layer's spikes are wanted besides its PSC, e.g. to be fed back.
         after: ``(states, h, spike) -> the potential after the reset``, if the reset has a formula
             of its own; the rule is given its derivatives.
     """
@@ -59,6 +61,7 @@ class Cell(NamedTuple):
     detached: bool
     inputs: int
     states: int
+    sends: bool = False
     after: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None
 
 
@@ -70,13 +73,16 @@ class Lines(NamedTuple):
         learned: those of them that take a gradient, by name.
         sources: the one-element tensors that they were computed from.
         functions: what torch computes for the forward line, in order.
-        line: the forward line; its inputs are ``"x0"``, ... and the states ``"s0"``, ...
-        outputs: ``"out"``, ``"h"``, ``"s0"``, ... and, with a delayed reset, ``"due"``.
+        line: the forward line; its inputs are ``"x0"``, ..., the states ``"s0"``, ... and, with a
+            PSC, ``"trace"``.
+        outputs: ``"out"``, ``"h"``, ``"s0"``, ...; with a PSC ``"trace"`` and, if wanted,
+            ``"spike"``; with a delayed reset ``"due"``.
         kept: the inputs, previous states and functions that the backward line needs.
-        back: the backward line; it is given h. Its incoming gradients are ``"g.out"``,
-            ``"g.s0"``, ...
-        grads: ``"x0"``, ..., ``"s0"``, ...; ``"s0.linked"`` if a link came with the potential,
-            whose gradients are ``"l0"``, ...; and per neuron ``"n0"``, ... for the learned numbers.
+        back: the backward line; it is given h and, if the rule asks where a neuron is active by its
+            PSC, ``"active"``. Its incoming gradients are ``"g.out"``, ``"g.s0"``, ...
+        grads: ``"x0"``, ..., ``"s0"``, ..., ``"trace"``; ``"s0.linked"`` if a link came with the
+            potential, whose gradients are ``"l0"``, ...; and per neuron ``"n0"``, ... for the
+            learned numbers.
         links: number of parts of the link.
         reached: for each output, the inputs, states and numbers that its gradient reaches.
     """
@@ -101,10 +107,13 @@ class _Written:
         cell: the functions.
         line: where to write them.
         dtype: dtype of the states.
+        tau_s: synaptic time constant in steps.
         told: whether h is an input of the line.
     """
 
-    def __init__(self, cell: Cell, line: Line, dtype: torch.dtype, told: bool) -> None:
+    def __init__(
+        self, cell: Cell, line: Line, dtype: torch.dtype, tau_s: float, told: bool
+    ) -> None:
         self.cell, self.line = cell, line
         self.writer = writer = Writer(line, dtype)
         self.inputs = [line.input(f"x{k}") for k in range(cell.inputs)]
@@ -123,6 +132,8 @@ class _Written:
             writer.known_as[self.formula.place] = h
         spike: Any = fires(neuron, h)
         self.moment = Moment(potential, h, before, h, spike)
+        trace: Any = line.input("trace")
+        self.emitted: Any = trace_after(trace, spike, tau_s)
         fired, after = writer.stand_in(spike), None
         with torch.no_grad(), writer:
             self.others = [writer.symbol(other) for other in cell.others(given, states, fired)]
@@ -220,25 +231,27 @@ def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
     return reset.apply(charged, due, neuron.threshold)  # also removes the input
 
 
-def lines(cell: Cell, rule: Rule, dtype: torch.dtype) -> Lines:
+def lines(cell: Cell, rule: Rule, dtype: torch.dtype, tau_s: float = 1.0) -> Lines:
     """A cell's lines under a rule.
 
     Raises:
         CannotWriteError: the cell computes something that a line cannot express.
     """
     line, back = Line(), Line()
-    forth = _Written(cell, line, dtype, told=False)
+    forth = _Written(cell, line, dtype, tau_s, told=False)
     moment, neuron = forth.moment, forth.neuron
     after: Any = state_after(neuron, moment.charged, moment.spike, moment.before)
-    outputs: dict[str, Any] = {"out": moment.spike, "h": moment.charged, "s0": after}
+    outputs: dict[str, Any] = {"out": forth.emitted, "h": moment.charged, "s0": after}
     outputs |= {f"s{k}": other for k, other in enumerate(forth.others, 1)}
+    if tau_s != 1.0:
+        outputs |= {"trace": forth.emitted} | ({"spike": moment.spike} if cell.sends else {})
     if moment.before is not None:
         outputs["due"] = moment.before
-    told = _Written(cell, back, dtype, told=True)
+    told = _Written(cell, back, dtype, tau_s, told=True)
     writer = told.writer
     if writer.numbers != forth.writer.numbers:
         raise CannotWriteError("another step each time")
-    grads = _back(told, rule)
+    grads = _back(told, rule, tau_s)
     needed = (back.operations[place] for place in back.needed(grads.values()))
     wanted = {operation.operands[0] for operation in needed if operation.name == "input"}
     own = [
@@ -261,21 +274,24 @@ def lines(cell: Cell, rule: Rule, dtype: torch.dtype) -> Lines:
     )
 
 
-def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
+def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     """The gradients computed by one step."""
     line, moment = told.line, told.moment
+    traced = tau_s != 1.0
     zero: Any = line.number(0.0)
     learned = [line.input(name).place for name in told.writer.learned()]
     one = line.number(1.0)
     decay: Any = told.adjoints([(told.formula, one)]).get(told.states[0].place, zero)
     charge = replace(told.neuron.charge, decay=decay)
     neuron = replace(told.neuron, charge=charge)
-    seeds = [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
     spike: Any = moment.spike
+    seeds = [(told.emitted, line.input("g.out"))]
+    seeds += [(told.emitted, line.input("g.trace"))] if traced else []
+    seeds += [(spike, line.input("g.spike"))] if traced and told.cell.sends else []
+    seeds += [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
     through_others = told.adjoints(seeds, through_h=True)
-    signal: Any = line.input("g.out")
-    if spike.place in through_others:
-        signal = signal + through_others[spike.place]
+    signal: Any = through_others[spike.place]
+    active: Any = line.input("active") if traced and rule.active_from(tau_s) is not None else None
     numbers: dict[int, Any] = {THRESHOLD: neuron.threshold, RESET_VALUE: neuron.reset.number}
     leaves = {*learned, *(state.place for state in told.states)}
     moving = {
@@ -287,11 +303,11 @@ def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
     links = link_size(neuron, rule)
     carried: list[Any] = [line.input(f"l{k}") for k in range(links)]
     recorder = Recorder(
-        neuron, rule, 1.0, needs, Carried(*carried), None, line.input("steps")  # type: ignore[arg-type]
+        neuron, rule, tau_s, needs, Carried(*carried), None, line.input("steps")  # type: ignore[arg-type]
     )  # fmt: skip
     recorder.careful = True
     arrived: Any = line.input("g.s0")
-    emitted: Any = recorder.step(moment, None, signal, arrived)
+    emitted: Any = recorder.step(moment, active, signal, arrived)
     entering: Any = recorder.entering(moment, linked=False)
     linked: Any = recorder.entering(moment, linked=True)
     moved = [(number, recorder.sums[index]) for index, number in moving.items()]
@@ -312,6 +328,8 @@ def _back(told: _Written, rule: Rule) -> dict[str, Symbol]:
         grads[name] = total(v, *([] if own is None else [{v: own}]), *ways)
     for k, leaf in enumerate(told.states[1:], 1):
         grads[f"s{k}"] = total(leaf.place, charged, *ways)
+    if traced:
+        grads["trace"] = total(line.input("trace").place, through_others)
     for name in told.writer.learned():
         grads[name] = total(line.input(name).place, charged, *ways)
     rows = zip(LINK, recorder.carried, strict=True)
