@@ -41,12 +41,18 @@ SINABS = ("sinabs==3.1.3", "pbr==7.1.3", "samna==0.48.6")
 """With the imports that the other libraries do not have."""
 TRITON = "triton==3.9.0"
 """Not in the constraints, as torch's CUDA builds bring their own version."""
-TESTS = ("forward", "native_identity", "neurons", "golden", "versions")
-SUITE = [f"tests/test_{name}.py" for name in TESTS]
+SUITE = [
+    *(f"tests/engine/test_{name}.py" for name in ("forward", "native_identity", "golden")),
+    *(f"tests/adapters/test_{name}.py" for name in ("neurons", "versions")),
+]
 LAYERS = [
     *SUITE,
-    *(f"tests/test_{name}_{library}.py" for name in ("neurons", "versions") for library in OLDER),
-    *("tests/test_wrap.py", "tests/test_register.py"),
+    *(
+        f"tests/adapters/test_{name}_{library}.py"
+        for name in ("neurons", "versions")
+        for library in OLDER
+    ),
+    *("tests/test_wrap.py", "tests/adapters/test_register.py"),
 ]
 """The layers' tests; the newest versions of the libraries run them in full."""
 
@@ -97,7 +103,7 @@ def tests(session: nox.Session) -> None:
     install(session, f".[{LIBRARIES},dev]")
     pytest(session, *(session.posargs or ["--pairwise"]))
     if not session.posargs:
-        pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
+        pytest(session, "tests/engine/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
         session.run("python", "tools/versions.py", "torch", *LIBRARIES.split(","))
 
 
@@ -121,7 +127,7 @@ def triton(session: nox.Session) -> None:
     for file, interpret in (("triton", "1"), ("triton_compiled", "0")):
         session.run(
             *("python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider"),
-            *(f"tests/test_{file}.py", *session.posargs),
+            *(f"tests/engine/test_{file}.py", *session.posargs),
             env={"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": interpret},
         )
 
@@ -161,7 +167,7 @@ def versions(session: nox.Session, library: str, version: str) -> None:
         unpack(session, library, version, own)
     else:
         session.install("--no-deps", f"{library}=={version}")
-    usage = Path("tests", f"test_versions_{library}.py")
+    usage = Path("tests", "adapters", f"test_versions_{library}.py")
     suite = [*SUITE, str(usage)] if usage.is_file() else SUITE
     pytest_options = ["-p", "no:cacheprovider", "-k", library, *suite]
     session.run(
@@ -207,7 +213,7 @@ def torch(session: nox.Session, version: str) -> None:
     session.install(f".[{LIBRARIES}]", *tools, env={"PIP_CONSTRAINT": file})
     pytest(session, *(session.posargs or LAYERS))
     if not session.posargs:
-        pytest(session, "tests/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
+        pytest(session, "tests/engine/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
         session.run("python", "tools/versions.py", "torch")
 
 
@@ -239,7 +245,8 @@ def readme(session: nox.Session) -> None:
     (line,) = re.findall(r'^python -m pip install ("\..*)$', Path("README.md").read_text(), re.M)
     install(session, *shlex.split(line, comments=True))
     install(session, "pytest", "sybil")  # nothing that a block could need
-    session.run("pytest", "-p", "no:cacheprovider", "tests/test_documents.py", *session.posargs)
+    options = ("-p", "no:cacheprovider", *session.posargs)
+    session.run("pytest", "tests/project/test_documents.py", *options)
 
 
 @nox.session

@@ -5,8 +5,9 @@ python tools/fuzz.py --seed 1234 --script
 
 Each case runs a layer three ways. The library's own has the values, which the wrapped layer has to
 have bit for bit, states and errors too; a float64 recursion that shares no code with the engine
-(tests/oracle_neurons.py) has the gradients, along the layer's own spikes. A failure is printed as a
-script of its own. Run again with the same file, it goes on after the cases that are there.
+(tests/support/oracle_neurons.py) has the gradients, along the layer's own spikes. A failure is
+printed as a script of its own. Run again with the same file, it goes on after the cases that are
+there.
 
 Every 24th block of 32 cases is run by three processes that share a cache of compiled code: two at
 the same time, which fill it, then one that loads what both have left.
@@ -30,7 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # the oracle is there
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/support"))  # the oracle is there
 
 from fuzzing.case import BLOCK, drawn
 from fuzzing.script import body

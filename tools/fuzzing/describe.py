@@ -1,4 +1,4 @@
-"""A drawn layer's description, in the terms of the oracle in ``tests/oracle_neurons.py``."""
+"""A drawn layer's description, in the terms of ``tests/support/oracle_neurons.py``."""
 
 from __future__ import annotations
 

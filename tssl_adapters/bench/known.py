@@ -1,7 +1,7 @@
 """Every name that the command line accepts, so that it imports neither torch nor the libraries.
 
-The module that runs a name defines what it means; ``tests/test_bench_commands.py`` keeps the two
-consistent.
+The module that runs a name defines what it means; ``tests/bench/test_bench_commands.py`` keeps the
+two consistent.
 """
 
 from __future__ import annotations

@@ -1,0 +1,536 @@
+"""Compiled steps of recurrent and of nonlinear neurons: what torch gives, forward and back."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import norse.torch as norse
+import pytest
+import snntorch
+import torch
+from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes
+from compat_snntorch import start
+from norse.torch.functional import izhikevich
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import tssl_adapters
+from tssl_adapters import rules
+from tssl_adapters.engine.compiled import cell_steps
+from tssl_adapters.engine.cpu.loops import BLOCK
+from tssl_adapters.engine.step import cell
+from tssl_adapters.errors import EngineWarning
+
+STEPS, SHAPE = 7, (3, 5)
+SIZE = SHAPE[-1]
+BEHAVIOUR = izhikevich.tonic_spiking
+Change = Callable[[Any], None]
+
+
+def owned(p: Any) -> Any:
+    """Parameters of a layer's own: Norse's default ones are the same objects for all."""
+    return type(p)(*map(copy.deepcopy, p))
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "RLeaky": lambda: snntorch.RLeaky(0.8, linear_features=SIZE),
+    "RLeaky to zero": lambda: snntorch.RLeaky(
+        0.8, linear_features=SIZE, reset_mechanism="zero", learn_beta=True
+    ),
+    "RLeaky at once": lambda: snntorch.RLeaky(0.8, linear_features=SIZE, reset_delay=False),
+    "RLeaky, one to one": lambda: snntorch.RLeaky(0.8, all_to_all=False, V=0.5),
+    "RSynaptic": lambda: snntorch.RSynaptic(
+        0.7, 0.8, linear_features=SIZE, learn_alpha=True, learn_threshold=True
+    ),
+    "Synaptic at once": lambda: snntorch.Synaptic(
+        0.7, 0.8, reset_mechanism="zero", reset_delay=False
+    ),
+    "Lapicque": lambda: snntorch.Lapicque(0.8),
+    "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(SIZE, SIZE, autapses=True),
+    "LSNNCell": lambda: norse.LSNNCell(),
+    "LSNNRecurrentCell": lambda: norse.LSNNRecurrentCell(SIZE, SIZE),
+    "LSNNRecurrent": lambda: norse.LSNNRecurrent(SIZE, SIZE),
+    "LIFExCell": lambda: norse.LIFExCell(),
+    "LIFAdExRecurrentCell": lambda: norse.LIFAdExRecurrentCell(SIZE, SIZE),
+    "IzhikevichCell": lambda: norse.IzhikevichCell(BEHAVIOUR),
+    "IzhikevichRecurrentCell": lambda: norse.IzhikevichRecurrentCell(SIZE, SIZE, BEHAVIOUR),
+    "KLIFNode": lambda: neuron.KLIFNode(),
+    "KLIFNode by subtraction": lambda: neuron.KLIFNode(v_reset=None, detach_reset=True),
+    "QIFNode": lambda: neuron.QIFNode(),
+    "EIFNode": lambda: neuron.EIFNode(step_mode="m"),
+    "IzhikevichNode": lambda: neuron.IzhikevichNode(a=0.3, b=0.2),
+    "ComplementaryLIFNode": lambda: neuron.ComplementaryLIFNode(3.0, 0.7),
+    "CUBALIFNode": lambda: neuron.CUBALIFNode(0.6, 0.7),
+    "RAFNode": lambda: neuron.RAFNode(v_threshold=0.5),
+    "SimpleLIFNode": lambda: neuron.SimpleLIFNode(2.0, True),
+}
+RULES = {
+    "default": rules.SmoothTSSLBP(),
+    "native": rules.Native(),
+    "TSSL-BP": rules.TSSLBP(),
+    "TSSL-BP, complete": rules.TSSLBP(reset_path="complete"),
+}
+layers = pytest.mark.parametrize("name", LAYERS)
+
+
+def wrapped(name: str, rule: Any = "smooth-tsslbp", **settings: Any) -> Any:
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    return tssl_adapters.wrap(layer.to(settings.pop("dtype", torch.float32)), rule=rule, **settings)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """snnTorch's spikes are float32 whatever comes in, and then torch computes."""
+    return torch.float32 if isinstance(LAYERS[name](), snntorch.SpikingNeuron) else torch.float64
+
+
+def drive(dtype: torch.dtype = torch.float32, scale: float = 2.0) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = scale * torch.randn(STEPS, *SHAPE, generator=generator, dtype=dtype)
+    return x.requires_grad_()
+
+
+def flat(state: Any) -> list[Tensor]:
+    return [state] if isinstance(state, Tensor) else [t for part in state for t in flat(part)]
+
+
+def steps(layer: Any, x: Tensor, change: Change | None = None, call: Any = None) -> list[Tensor]:
+    """Outputs and states of a loop, with a change of the layer after three steps."""
+    if isinstance(layer, norse.LSNNRecurrent):
+        return flat(layer(x))
+    if getattr(layer, "step_mode", "s") == "m":
+        return [layer(x), *layer._memories.values()]
+    found: list[Tensor] = []
+    call = call or (lambda *given: layer(*given))
+    snn, node = isinstance(layer, snntorch.SpikingNeuron), hasattr(layer, "_memories")
+    states: Any = start(layer) if snn else ()
+    for t, step in enumerate(x.unbind(0)):
+        if t == 3 and change is not None:
+            change(layer)
+        if node:
+            found += [layer(step), *layer._memories.values()]
+            continue
+        out, *after = call(step, *states)
+        found += [out, *flat(after)]
+        states = [out, *after] if hasattr(layer, "recurrent") else after
+    if node:
+        layer.reset()
+    return found
+
+
+def gradients(found: list[Tensor], x: Tensor, layer: Any) -> list[Tensor]:
+    """Of the input and all parameters, of a loss on all outputs and on some of the states."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(v.shape, generator=generator, dtype=x.dtype) for v in found]
+    chosen = [k for k in range(len(found)) if k % 3 != 1 or k < 8]
+    loss = sum((found[k] * weights[k]).sum() for k in chosen)
+    given = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    return list(torch.autograd.grad(loss, given, allow_unused=True))
+
+
+def took(found: list[Tensor]) -> int:
+    """How many of these compiled steps gave."""
+    names = [value.grad_fn.name() for value in found if value.grad_fn is not None]
+    return names.count("CellFunctionBackward")
+
+
+def close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            scale = float(other.abs().max())
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * scale)
+
+
+def check(
+    name: str, rule: Any, change: Change | None = None, scale: float = 2.0, tau_s: float = 1.0
+) -> None:
+    """Compiled: the library's values, and the gradients that torch gives."""
+    dtype = dtype_of(name)
+    ours = []
+    for engine in ("cpu", "torch"):
+        layer = wrapped(name, rule, engine=engine, dtype=dtype, tau_s=tau_s)
+        x = drive(dtype, scale)
+        for _ in range(2):  # what a first step decides, the second sequence has from the start
+            found = steps(layer, x, change)
+        whole = getattr(layer, "step_mode", "s") == "m" or isinstance(layer, norse.LSNNRecurrent)
+        if not whole:
+            assert (took(found) > STEPS - 3) == (engine == "cpu")
+        ours.append((found, gradients(found, x, layer)))
+    assert all(map(torch.equal, ours[0][0], ours[1][0]))
+    if tau_s == 1.0:
+        torch.manual_seed(0)
+        native = LAYERS[name]().to(dtype)
+        for _ in range(2):
+            theirs = steps(native, drive(dtype, scale), change)
+        assert all(map(torch.equal, ours[0][0], theirs))
+    close(ours[0][1], ours[1][1], 1e-5 if dtype is torch.float32 else 1e-12)
+    assert ours[0][1][0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@layers
+def test_steps(name: str, rule: str) -> None:
+    check(name, RULES[rule])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@layers
+def test_steps_that_emit_a_psc(name: str, rule: str) -> None:
+    check(name, RULES[rule], tau_s=3.0)
+
+
+def test_a_psc_of_more_neurons_than_a_loop_holds_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 2.0 * torch.randn(STEPS, 3, BLOCK, generator=generator, dtype=torch.float64)
+    found = []
+    for engine in ("cpu", "torch"):
+        layer = wrapped("KLIFNode", "tsslbp", engine=engine, dtype=torch.float64, tau_s=3.0)
+        values = steps(layer, x.requires_grad_())
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-12)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@layers
+def test_only_what_depends_on_what_learns_has_a_graph(name: str, learns: bool) -> None:
+    """As natively: a current, say, does not depend on the potential."""
+    torch.manual_seed(0)
+    models = [wrapped(name), LAYERS[name]()]
+    found = []
+    for model in models:
+        model.requires_grad_(learns)
+        x = drive().detach()
+        for _ in range(2):
+            values = steps(model, x)
+        found.append([value.requires_grad for value in values])
+    assert found[0] == found[1]
+
+
+def vectors(layer: Any) -> None:
+    layer.beta = torch.linspace(0.1, 0.9, SIZE)
+
+
+@pytest.mark.parametrize(
+    "change", [beta_written_past_torch, another_beta, lower_threshold, scaled_spikes, vectors]
+)
+def test_what_changes_in_a_recurrent_layer_counts(change: Change) -> None:
+    layer, x = wrapped("RLeaky"), drive()
+    torch.manual_seed(0)
+    native = LAYERS["RLeaky"]()
+    for _ in range(2):
+        found, theirs = steps(layer, x, change), steps(native, x, change)
+        assert all(map(torch.equal, found, theirs))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("KLIFNode", "tau", 5.0), ("KLIFNode", "v_threshold", 0.4), ("KLIFNode", "v_reset", None),
+        ("KLIFNode", "scale_reset", True), ("KLIFNode", "decay_input", False),
+        ("QIFNode", "a0", 0.5), ("IzhikevichNode", "detach_reset", True),
+        ("IzhikevichNode", "w", 0.25),
+    ],
+)  # fmt: skip
+def test_what_changes_in_a_node_counts(name: str, setting: str, value: Any) -> None:
+    def change(node: Any) -> None:
+        given = torch.full(SHAPE, value, dtype=torch.float64) if setting == "w" else value
+        setattr(node, setting, given)
+
+    found = []
+    for engine in ("cpu", "torch"):
+        layer, x = wrapped(name, engine=engine, dtype=torch.float64), drive(torch.float64)
+        values = steps(layer, x, change)
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-12)
+
+
+@pytest.mark.parametrize("number", ["v_th", "tau_mem_inv", "beta", "v_reset"])
+def test_what_changes_in_a_cell_counts(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAYERS, "LSNNCell", lambda: norse.LSNNCell(owned(norse.LSNNParameters())))
+
+    def written(cell: Any) -> None:
+        getattr(cell.p, number).data.add_(0.125)
+
+    def replaced(cell: Any) -> None:
+        cell.p = cell.p._replace(**{number: getattr(cell.p, number) + 0.125})
+
+    for change in (written, replaced):
+        found = []
+        for engine in ("cpu", "torch"):
+            layer, x = wrapped("LSNNCell", engine=engine), drive()
+            values = steps(layer, x, change)
+            found.append((values, gradients(values, x, layer)))
+        assert all(map(torch.equal, found[0][0], found[1][0]))
+        if change is replaced:  # what was written, torch's graph of the steps before sees too
+            close(found[0][1], found[1][1], 1e-5)
+
+
+def test_numbers_that_learn_are_read_at_every_step() -> None:
+    """An optimiser's step between two sequences, which decides nothing anew."""
+    found = []
+    for engine in ("cpu", "torch"):
+        layer, x = wrapped("KLIFNode", engine=engine, dtype=torch.float64), drive(torch.float64)
+        for _ in range(2):
+            steps(layer, x)
+            with torch.no_grad():
+                layer.k.mul_(1.25)
+        decided = layer._tssl_settings.thin
+        values = steps(layer, x)
+        assert layer._tssl_settings.thin is decided
+        assert (decided is not None) == (engine == "cpu")
+        if engine == "cpu":
+            layer.k.data.mul_(2.0)  # which the steps before do not see
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["RLeaky", "LSNNRecurrentCell", "KLIFNode", "LIFAdExRecurrentCell"]
+)
+def test_states_may_be_written_to_between_steps(name: str) -> None:
+    """As natively, where nothing of them is kept; what was written counts from there on."""
+    found = []
+    for engine in ("cpu", "torch"):
+        layer, x = wrapped(name, engine=engine), drive()
+        steps(layer, x)
+        states: Any = start(layer) if name == "RLeaky" else ()
+        values = []
+        for step in x.unbind(0):
+            if name == "KLIFNode":
+                values.append(layer(step))
+                layer.v.mul_(0.5)
+                continue
+            out, *after = layer(step, *states)
+            values.append(out)
+            with torch.no_grad():
+                (after[-1] if name == "RLeaky" else after[0].v).mul_(0.5)
+            states = [out, *after] if name == "RLeaky" else after
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ["RLeaky", "LSNNRecurrentCell"])
+def test_states_cut_from_their_graph(name: str, rule: str) -> None:
+    """Truncated backpropagation through time."""
+    found = []
+    for engine in ("cpu", "torch"):
+        layer, x = wrapped(name, RULES[rule], engine=engine), drive()
+        for _ in range(2):
+            states: Any = start(layer) if name == "RLeaky" else ()
+            values = []
+            for t, step in enumerate(x.unbind(0)):
+                out, *after = layer(step, *states)
+                values.append(out)
+                states = [out, *after] if name == "RLeaky" else after
+                if t in (2, 4) and name == "RLeaky":
+                    states = [state.detach() for state in states]
+                elif t in (2, 4):
+                    states = [type(states[0])(*(state.detach() for state in states[0]))]
+        found.append((values, gradients(values, x, layer)))
+    close(found[0][1], found[1][1], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["RLeaky", "LIFRecurrentCell", "LSNNCell", "LIFExCell"])
+def test_checkpoints(name: str) -> None:
+    """From the first step on: what is decided within it holds as it is computed again."""
+    found = []
+    for kept in (True, False):
+        layer, x = wrapped(name), drive()
+
+        def again(*given: Any, layer: Any = layer) -> Any:
+            return checkpoint(layer, *given, use_reentrant=False)
+
+        values = steps(layer, x, call=None if kept else again)
+        found.append(gradients(values, x, layer))
+    close(found[0], found[1], 1e-6)
+
+
+def spaced(kept: Tensor) -> Tensor:
+    return kept.repeat_interleave(2, -1)[..., ::2] if kept.ndim else kept
+
+
+@pytest.mark.parametrize("kept", [Tensor.double, spaced])
+def test_what_hooks_keep_in_another_form(kept: Callable[[Tensor], Tensor]) -> None:
+    found = []
+    for hooks in (False, True):
+        layer, x = wrapped("LSNNCell"), drive()
+        if hooks:
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, kept):
+                values = steps(layer, x)
+                found.append(gradients(values, x, layer))
+        else:
+            found.append(gradients(steps(layer, x), x, layer))
+    close(found[0], found[1], 1e-6)
+
+
+def test_there_is_no_second_derivative() -> None:
+    layer, x = wrapped("LIFRecurrentCell"), drive()
+    values = steps(layer, x)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(values[-1].sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", ["LIFRecurrentCell", "KLIFNode", "QIFNode"])
+def test_copies_decide_anew(name: str) -> None:
+    layer, x = wrapped(name), drive()
+    expected = gradients(steps(layer, x), x, layer)
+    assert layer._tssl_settings.thin is not None
+    copies = [copy.deepcopy(layer)]
+    copies += [pickle.loads(pickle.dumps(layer))] if name != "LIFRecurrentCell" else []
+    for copied in copies:
+        assert copied._tssl_settings.thin is None
+        close(gradients(steps(copied, x), x, copied), expected, 1e-6)
+
+
+def test_what_is_kept_for_backward() -> None:
+    """h alone where the rest follows from it: the input is not kept, nor the current."""
+    layer, x = wrapped("LIFRecurrentCell"), drive()
+    steps(layer, x)
+    assert layer._tssl_settings.thin.kept == ["h"]
+    layer = wrapped("LSNNCell")
+    steps(layer, x)
+    assert layer._tssl_settings.thin.kept == ["h", "s2"]  # the threshold's state
+    # Of the PSC one bit per neuron, if the rule asks.
+    for rule, kept in (("native", ["h", "s2"]), ("tsslbp", ["h", "s0", "s2", "bits"])):
+        layer = wrapped("LSNNCell", rule, tau_s=3.0)
+        steps(layer, x)
+        assert layer._tssl_settings.thin.kept == kept
+
+
+def test_what_was_decided_holds_on_to_no_graph() -> None:
+    """Nor to the states of the step that it was decided in."""
+    layer, x = wrapped("LSNNCell"), drive()
+    state, held = None, []
+    for t, step in enumerate(x.unbind(0)):
+        if t == 3:
+            layer.p = layer.p._replace(beta=torch.tensor(1.5))
+        _, state = layer(step, state)
+        held += [weakref.ref(value) for value in state]
+    assert layer._tssl_settings.thin is not None
+    del state, _
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
+
+
+OTHER_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "half": lambda x: x.half(),
+    "order": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "spread": lambda x: x[:, :1, :1].expand(-1, *SHAPE),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+@pytest.mark.parametrize("name", ["KLIFNode", "CUBALIFNode"])
+def test_inputs_of_another_kind(name: str, form: str) -> None:
+    """Between others; torch computes them."""
+    layer, x = wrapped(name), drive().detach()
+    torch.manual_seed(0)
+    native, values = LAYERS[name](), []
+    for model in (layer, native):
+        found = []
+        for t, step in enumerate(x):
+            given = OTHER_FORMS[form](x)[t] if t in (3, 4) else step
+            given = given.clone(memory_format=torch.preserve_format).requires_grad_()
+            found.append(model(given))
+        values.append(found)
+    for ours, theirs in zip(*values, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
+def test_transforms_and_modes_go_the_long_way() -> None:
+    layer, x = wrapped("QIFNode"), drive().detach()
+    steps(layer, x.clone().requires_grad_())
+    decided = layer._tssl_settings.thin
+    assert decided.fits([x[0]], [x[1]], ())
+    assert not torch.vmap(lambda a: a * decided.fits([a], [a], ()))(x).any()
+    with torch.no_grad():
+        assert not decided.fits([x[0]], [x[1]], ())
+    assert not decided.fits([x[0]], [x[1].double()], ())
+    assert not decided.fits([x[0]], [x[1][:1]], ())
+
+
+@pytest.mark.parametrize("name", ["RLeaky", "LSNNCell", "KLIFNode"])
+def test_loops_that_are_wrong_are_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is tried before its first use: a gradient that is off is warned of."""
+    monkeypatch.setattr(cell_steps.launch, "alike", lambda ours, theirs: False)
+    layer, x = wrapped(name), drive()
+    with pytest.warns(EngineWarning, match="does not give what torch gives"):
+        found = steps(layer, x)
+    assert layer._tssl_settings.thin is None
+    assert took(found) == 0
+    slow = wrapped(name, engine="torch")
+    close(gradients(found, x, layer), gradients(steps(slow, x), x, slow), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["RLeaky", "LSNNCell", "KLIFNode"])
+def test_the_trial_of_a_loop_covers_its_psc(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell, "trace_after", lambda trace, spike, tau_s: spike / tau_s)
+    layer, x = wrapped(name, tau_s=3.0), drive()
+    found = steps(layer, x)
+    assert took(found) == 0
+    slow = wrapped(name, engine="torch", tau_s=3.0)
+    assert all(map(torch.equal, found, steps(slow, x)))
+
+
+def test_a_library_that_rounds_otherwise_goes_on_computing(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(cell_steps, "_same", lambda ours, theirs: False)
+    layer, x = wrapped("LSNNCell"), drive()
+    assert took(steps(layer, x)) == 0
+    assert not [w for w in recwarn if issubclass(w.category, EngineWarning)]
+
+
+def recurrent() -> Any:
+    return norse.LIFRecurrentCell(SIZE, SIZE)
+
+
+NOT_COMPILED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "a rule in torch": (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.cos)}),
+    "no chain": (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.exp, chain=False)}),
+    "a window": (recurrent, {"rule": rules.STRSBP(credit="spike")}),
+    "what comes after": (recurrent, {"rule": rules.EventProp()}),
+    "torch": (neuron.KLIFNode, {"engine": "torch"}),
+    "a state in other units": (lambda: neuron.KLIFNode(scale_reset=True), {}),
+}
+
+
+@pytest.mark.parametrize("name", NOT_COMPILED)
+def test_what_torch_computes(name: str) -> None:
+    make, settings = NOT_COMPILED[name]
+    layer, x = tssl_adapters.wrap(make(), **settings), drive()
+    assert took(steps(layer, x)) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "engine"),
+    [
+        (neuron.KLIFNode, {}, "cpu"),
+        (neuron.KLIFNode, {"tau_s": 3.0}, "cpu"),
+        (neuron.KLIFNode, {"engine": "torch"}, "torch"),
+        (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.cos)}, "torch"),
+        (lambda: neuron.KLIFNode(scale_reset=True), {}, "torch"),
+        (lambda: norse.LSNNRecurrentCell(3, 3), {}, "cpu"),
+        (lambda: norse.LIFAdExRefracCell(), {}, "torch"),
+        (lambda: snntorch.Alpha(0.9, 0.8), {}, "torch"),
+    ],
+)
+def test_a_layer_says_which_engine_it_has(
+    make: Callable[[], Any], settings: dict[str, Any], engine: str
+) -> None:
+    layer = tssl_adapters.wrap(make(), **settings)
+    assert f"engine={engine!r}" in str(layer)
+    assert f"engine={engine!r}" in tssl_adapters.inspect(layer)[0].detail

@@ -1,0 +1,322 @@
+"""Steps of which everything was decided before: the same as those that decide it anew."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import norse.torch as norse
+import pytest
+import snntorch
+import torch
+from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes
+from norse.torch.module.snn import SNNCell
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import tssl_adapters
+from tssl_adapters import rules
+from tssl_adapters.engine import attach
+from tssl_adapters.engine.compiled import launch
+
+STEPS, SHAPE = 6, (3, 5)
+Change = Callable[[Any], None]
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "Leaky": lambda: snntorch.Leaky(beta=0.8, threshold=0.7),
+    "Leaky to zero": lambda: snntorch.Leaky(beta=0.8, threshold=0.7, reset_mechanism="zero"),
+    "Leaky without reset": lambda: snntorch.Leaky(beta=0.8, reset_mechanism="none"),
+    "Leaky that hides its state": lambda: snntorch.Leaky(beta=0.8, init_hidden=True),
+    "LIFNode": lambda: neuron.LIFNode(),
+    "LIFNode by subtraction": lambda: neuron.LIFNode(v_reset=None, detach_reset=True),
+    "IFNode": lambda: neuron.IFNode(v_reset=0.1),
+    "LIFCell": lambda: norse.LIFCell(),
+    "LIFBoxCell": lambda: norse.LIFBoxCell(),
+}
+RULES = {
+    "default": rules.SmoothTSSLBP(),
+    "TSSL-BP": rules.TSSLBP(),
+    "TSSL-BP, complete": rules.TSSLBP(reset_path="complete"),
+    "cut": rules.SmoothTSSLBP(reset_path="none"),
+}
+layers = pytest.mark.parametrize("name", LAYERS)
+
+
+def wrapped(name: str, rule: rules.Rule, **kwargs: Any) -> Any:
+    layer = LAYERS[name]()
+    return tssl_adapters.wrap(layer, rule=rule, engine="cpu", **kwargs)
+
+
+def steps(layer: Any, x: Tensor, change: Change | None = None) -> list[Tensor]:
+    """Outputs and potentials of a loop, with a change of the layer after three steps."""
+    found: list[Tensor] = []
+    mem = None
+    for t, step in enumerate(x.unbind(0)):
+        if t == 3 and change is not None:
+            change(layer)
+        if isinstance(layer, neuron.BaseNode):
+            found += [layer(step), layer.v]
+        elif isinstance(layer, SNNCell):
+            spikes, mem = layer(step, mem)
+            found += [spikes, *mem]
+        elif layer.init_hidden:
+            found += [layer(step), layer.mem]
+        else:
+            spikes, mem = layer(step) if mem is None else layer(step, mem)
+            found += [spikes, mem]
+    if isinstance(layer, neuron.BaseNode):
+        layer.reset()
+    return found
+
+
+def drive(scale: float = 1.5) -> Tensor:
+    torch.manual_seed(0)
+    return scale * torch.randn(STEPS, *SHAPE)
+
+
+def gradient(found: list[Tensor], x: Tensor) -> Tensor:
+    """That of a loss on all outputs, and on some potentials."""
+    generator = torch.Generator().manual_seed(1)
+    loss = sum(
+        (value * torch.randn(value.shape, generator=generator)).sum()
+        for k, value in enumerate(found)
+        if k % 2 == 0 or k % 5 == 0 or k % 7 == 0
+    )
+    (grad,) = torch.autograd.grad(loss, x)
+    return grad
+
+
+def check(name: str, rule: rules.Rule, x: Tensor, change: Change | None = None) -> None:
+    """The same as without, and the library's values."""
+    ours = []
+    for thin in (True, False):
+        layer = wrapped(name, rule)
+        given = x.clone().requires_grad_(x.is_floating_point())
+        with pytest.MonkeyPatch.context() as patch:
+            if not thin:
+                patch.setattr(attach, "prepared", lambda *_: None)
+            found = steps(layer, given, change)
+            took = [out.grad_fn.name() for out in found if out.grad_fn is not None]
+            assert ("ThinFunctionBackward" in took) == thin
+            ours.append((found, gradient(found, given)))
+    native = steps(LAYERS[name](), x, change)
+    for value, slowly, theirs in zip(ours[0][0], ours[1][0], native, strict=True):
+        assert torch.equal(value, theirs)
+        assert torch.equal(value, slowly)
+    torch.testing.assert_close(ours[0][1], ours[1][1], rtol=1e-5, atol=1e-6)
+    assert ours[0][1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@layers
+def test_steps(name: str, rule: str) -> None:
+    check(name, RULES[rule], drive())
+
+
+@layers
+def test_a_second_sequence(name: str) -> None:
+    layer = wrapped(name, rules.SmoothTSSLBP())
+    found = []
+    for _ in range(2):
+        if isinstance(layer, snntorch.Leaky):
+            layer.reset_mem()
+        x = drive().requires_grad_()
+        found.append(gradient(steps(layer, x), x))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def beta_given_other_memory(layer: Any) -> None:
+    layer.beta.data = torch.tensor(0.4)
+
+
+def filled(layer: Any) -> None:
+    layer.beta.fill_(0.4)
+
+
+def loaded(layer: Any) -> None:
+    layer.load_state_dict({**layer.state_dict(), "beta": torch.tensor(0.4)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        beta_written_past_torch, beta_given_other_memory, another_beta,
+        lower_threshold, scaled_spikes,
+    ],
+)  # fmt: skip
+def test_what_changes_in_a_leaky_layer_counts(change: Change) -> None:
+    check("Leaky", rules.SmoothTSSLBP(), drive(), change)
+
+
+@pytest.mark.parametrize("change", [filled, loaded])
+def test_what_is_written_to_within_a_graph_is_refused(change: Change) -> None:
+    layer, x = wrapped("Leaky", rules.SmoothTSSLBP()), drive().requires_grad_()
+    found = steps(layer, x, change)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(found, x)
+    layer.reset_mem()
+    assert gradient(steps(layer, x), x).abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["v_th", "tau_mem_inv", "tau_syn_inv", "v_reset", "v_leak"])
+def test_what_changes_in_a_cell_counts(name: str) -> None:
+    def written(cell: Any) -> None:
+        getattr(cell.p, name).data.add_(0.125)
+
+    def replaced(cell: Any) -> None:
+        cell.p = cell.p._replace(**{name: getattr(cell.p, name) + 0.125})
+
+    def cell() -> Any:  # norse's default parameters are one object for all
+        return norse.LIFCell(norse.LIFParameters(*map(copy.deepcopy, norse.LIFParameters())))
+
+    for change in (written, replaced):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(LAYERS, "LIFCell", cell)
+            check("LIFCell", rules.SmoothTSSLBP(), drive(3.0), change)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("tau", 5.0), ("v_threshold", 0.4), ("v_reset", 0.2), ("v_reset", None),
+        ("detach_reset", True), ("decay_input", False), ("v", 0.3),
+    ],
+)  # fmt: skip
+def test_what_changes_in_a_node_counts(setting: str, value: Any) -> None:
+    check("LIFNode", rules.SmoothTSSLBP(), drive(), lambda node: setattr(node, setting, value))
+
+
+def test_numbers_of_a_step_are_those_that_it_was_computed_with() -> None:
+    """A backward pass after the numbers have changed."""
+    found = []
+    for change in (None, beta_written_past_torch):
+        layer, x = wrapped("Leaky", rules.SmoothTSSLBP()), drive().requires_grad_()
+        values = steps(layer, x)
+        if change is not None:
+            change(layer)
+        found.append(gradient(values, x))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: x.double(),
+        lambda x: x.half(),
+        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        lambda x: x[:, :1, :1].expand(-1, *SHAPE),
+    ],
+    ids=["double", "half", "order", "spread"],
+)
+@pytest.mark.parametrize("name", ["Leaky", "LIFNode"])
+def test_inputs_of_another_kind(name: str, form: Callable[[Tensor], Tensor]) -> None:
+    """Between others; what the library makes of them, the loops or torch do as well."""
+    layer, native, x = wrapped(name, rules.SmoothTSSLBP()), LAYERS[name](), drive()
+    values, expected = [], []
+    for model, found in ((layer, values), (native, expected)):
+        mem = model.init_leaky() if isinstance(model, snntorch.Leaky) else None
+        for t, step in enumerate(x):
+            given = form(x)[t] if t in (3, 4) else step
+            given = given.clone(memory_format=torch.preserve_format).requires_grad_()
+            out = model(given) if mem is None else model(given, mem)
+            if mem is not None:
+                out, mem = out
+            found.append(out)
+    assert all(map(torch.equal, values, expected))
+    assert all(map(lambda a, b: a.dtype == b.dtype, values, expected))
+
+
+@layers
+def test_checkpoints(name: str) -> None:
+    found = []
+    for kept in (True, False):
+        layer, x = wrapped(name, rules.TSSLBP()), drive().requires_grad_()
+        if not isinstance(layer, snntorch.Leaky) or layer.init_hidden:
+            found.append(gradient(steps(layer, x), x))
+            continue
+        mem, values = layer.init_leaky(), []
+        for step in x.unbind(0):
+            if kept:
+                values += list(layer(step, mem))
+            else:
+                values += list(checkpoint(layer, step, mem, use_reentrant=False))
+            mem = values[-1]
+        found.append(gradient(values, x))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def spaced(kept: Tensor) -> Tensor:
+    return kept.repeat_interleave(2, -1)[..., ::2] if kept.ndim else kept
+
+
+@pytest.mark.parametrize("kept", [Tensor.double, spaced])
+def test_what_hooks_keep_in_another_form(kept: Callable[[Tensor], Tensor]) -> None:
+    found = []
+    for hooks in (False, True):
+        layer, x = wrapped("Leaky", rules.SmoothTSSLBP()), drive().requires_grad_()
+        if hooks:
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, kept):
+                found.append(gradient(steps(layer, x), x))
+        else:
+            found.append(gradient(steps(layer, x), x))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def pickled(layer: Any) -> Any:
+    return pickle.loads(pickle.dumps(layer))
+
+
+@layers
+def test_copies_decide_anew(name: str) -> None:
+    layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
+    steps(layer, x)
+    if isinstance(layer, snntorch.Leaky):
+        layer.reset_mem()  # a state with a graph cannot be copied
+    assert layer._tssl_settings.thin is not None
+    expected = None
+    again = pickled if isinstance(layer, neuron.BaseNode) else copy.deepcopy  # as natively
+    for copied in (copy.deepcopy(layer), again(layer)):
+        assert copied._tssl_settings.thin is None
+        if isinstance(copied, snntorch.Leaky):
+            copied.reset_mem()
+        found = gradient(steps(copied, x), x)
+        assert expected is None or torch.equal(found, expected)
+        expected = found
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def test_transforms_and_modes_go_the_long_way() -> None:
+    layer, x = wrapped("LIFNode", rules.SmoothTSSLBP()), drive()
+    steps(layer, x.clone().requires_grad_())
+    thin = layer._tssl_settings.thin
+    assert thin is not None
+    assert thin.fits(x[0], x[1], ())
+    assert not torch.vmap(lambda a: a * thin.fits(a, a, ()))(x).any()
+    with torch.no_grad():
+        assert not thin.fits(x[0], x[1], ())
+    with Watching():
+        assert not thin.fits(x[0], x[1], ())
+
+
+@pytest.mark.parametrize("name", ["Leaky", "LIFNode"])
+def test_a_loop_that_is_wrong_is_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes around the trial before a loop's first use."""
+    monkeypatch.setattr(launch, "_tried", {})
+    monkeypatch.setattr(launch, "_agree", lambda ours, theirs: False)
+    layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
+    with pytest.warns(tssl_adapters.errors.EngineWarning):
+        found = steps(layer, x)
+    assert layer._tssl_settings.thin is None
+    torch_layer = tssl_adapters.wrap(LAYERS[name](), engine="torch")
+    expected = gradient(steps(torch_layer, x), x)
+    torch.testing.assert_close(gradient(found, x), expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,23 @@
+"""Changes that a user may make to a layer between two steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def beta_written_past_torch(layer: Any) -> None:
+    layer.beta.data.fill_(0.4)
+
+
+def another_beta(layer: Any) -> None:
+    layer._buffers["beta"] = torch.tensor(0.4)
+
+
+def lower_threshold(layer: Any) -> None:
+    layer.threshold = torch.tensor(0.3)
+
+
+def scaled_spikes(layer: Any) -> None:
+    layer.graded_spikes_factor = torch.tensor(2.0)
