@@ -69,7 +69,7 @@ class Lee(Rule):
     def factor(self, window: Window) -> Tensor:
         factor = window.active if self.gate == "active" else torch.ones_like(window.active)
         if self.normalise:
-            layer = tuple(range(1, factor.ndim)) or (0,)
+            layer = tuple(range(1, factor.ndim)) or tuple(range(factor.ndim))  # without a batch
             share = window.active.mean(layer, keepdim=True)
             neurons = math.prod(factor.shape[at] for at in layer)
             factor = factor * share.clamp(min=1.0 / neurons).rsqrt()

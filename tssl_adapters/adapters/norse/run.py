@@ -151,9 +151,11 @@ def _names(state: Any) -> tuple[str, ...]:
 
 
 def _states(state: Any, shape: torch.Size) -> tuple[Tensor, ...]:
-    """A state's tensors; a 0-dimensional one, as in a new state, is expanded to the shape."""
+    """A state's tensors; a 0-dimensional one, as in a new state, is expanded to the shape. One that
+    has it stays the tensor that carries the link.
+    """
     found = (getattr(state, name) for name in _names(state))
-    return tuple(t if t.ndim else t.expand(shape).contiguous() for t in found)
+    return tuple(t if t.ndim or not shape else t.expand(shape).contiguous() for t in found)
 
 
 def pinned(p: Any) -> tuple[Tensor, ...]:
