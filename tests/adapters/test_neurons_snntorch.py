@@ -560,3 +560,53 @@ def test_learned_beta_of_lapicque_reaches_its_decay() -> None:
         grads.append(float(layer.beta.grad))
     assert math.isclose(*grads, rel_tol=1e-5)
     assert abs(grads[0]) > 1e-3
+
+
+# --- a factor of the spikes -------------------------------------------------------------------
+
+
+def potentials(layer: Any, form: str, x: Tensor) -> Any:
+    """The potential after every step, or after the last one where a sequence returns no other."""
+    if form == "whole":
+        out = tssl_adapters.multi_step_forward(layer, x)
+        return out[-1] if isinstance(out, tuple) else layer.mem
+    return (run_hidden if layer.init_hidden else run_explicit)(layer, x, None).membrane
+
+
+RESETTING = ["native", "smooth-tsslbp", "tsslbp", "lee", "eventprop"]
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize("form", ["explicit", "hidden", "whole"])
+@pytest.mark.parametrize(
+    ("reset", "rule"),
+    [(reset, rule) for reset in ("subtract", "zero") for rule in RESETTING]
+    + [("none", rule) for rule in RESETTING[:3]],  # the others refuse it
+)
+@pytest.mark.parametrize("delayed", [True, False], ids=["delay", "nodelay"])
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic", "RLeaky"])
+def test_a_factor_of_the_spikes_reaches_the_potential_as_it_does_natively(
+    name: str, delayed: bool, reset: str, form: str, engine: str, rule: str
+) -> None:
+    """Nothing else is learned: without delay ``spk / factor`` is on the potential's graph, with a
+    gradient of zero. Only where spikes come back as an input has it another one.
+    """
+    settings = {"reset_mechanism": reset, "reset_delay": delayed, "init_hidden": form == "hidden"}
+    settings |= {"recurrence": "V"} if name == "RLeaky" else {}
+    x, factors = drive(torch.float32), []
+    for made in (layer_of(name, torch.float32, graded=True, **settings) for _ in range(2)):
+        if factors:
+            tssl_adapters.wrap(made, rule=rule, engine=engine)
+        v = potentials(made, form, x)
+        factors.append((v.requires_grad, made.graded_spikes_factor, v))
+    (natively, theirs, expected), (wrapped, ours, found) = factors
+    assert torch.equal(found, expected)
+    assert wrapped == natively == (name == "RLeaky" or not (delayed or reset == "none"))
+    if natively:
+        weights = torch.linspace(-1.0, 2.0, found.numel()).view_as(found)
+        (grad,) = torch.autograd.grad((found * weights).sum(), ours)
+        (reference,) = torch.autograd.grad((expected * weights).sum(), theirs)
+        if name != "RLeaky":
+            assert float(grad) == 0.0
+        if name != "RLeaky" or rule == "native":
+            torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-5)

@@ -235,6 +235,7 @@ class Layer(Wrapped):
         neuron = self._tssl_neuron(states)
         graded = self._tssl_graded()
         drive, others = self._tssl_step(x, states)
+        drive = self._tssl_factored(neuron, drive, states["mem"])
         theirs: States = {}
 
         def run(x: Tensor, states: States) -> tuple[Tensor, Tensor]:
@@ -312,6 +313,17 @@ class Layer(Wrapped):
 
     def _tssl_scaled(self: Any, spikes: Tensor, graded: bool) -> Tensor:
         return spikes * self.graded_spikes_factor if graded else spikes
+
+    def _tssl_factored(self: Any, neuron: Neuron, drive: Tensor, mem: Tensor) -> Tensor:
+        """The drive, on the graph of a learned factor of the spikes where the potential is: without
+        delay the library takes off ``spk / factor``, whose gradient by the factor is zero.
+        """
+        factor = held(self, "graded_spikes_factor")
+        if not factor.requires_grad or neuron.timing != "both" or not neuron.reset.happens:
+            return drive
+        dtype = drive.dtype if drive.is_floating_point() else torch.result_type(drive, mem)
+        always = torch.ones((), dtype=torch.bool, device=drive.device)
+        return torch.where(always, drive.to(dtype), factor.sum().to(dtype))
 
     def _tssl_graded(self: Any) -> bool:
         """Whether the output spikes are scaled; assumed so where checking would be costly."""

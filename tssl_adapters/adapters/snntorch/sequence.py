@@ -87,6 +87,7 @@ def _over_sequence(layer: Any, x: Tensor) -> Any:
     drive, others = _driven(layer, x, states)
     shows = layer.output or not layer.init_hidden
     neuron = layer._tssl_neuron(states)
+    drive = layer._tssl_factored(neuron, drive, states["mem"])
     keep = shows or settings.tau_s != 1.0 or neuron.timing != "delayed"
 
     def natively(x: Tensor, states: States) -> tuple[Tensor, Tensor]:
