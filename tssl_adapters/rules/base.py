@@ -115,6 +115,10 @@ def without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
+_SPLITTING = ("chain_reset", "membrane_reset", "emit")
+"""Answers by which the chain may come to differ from the membrane's ordinary adjoint."""
+
+
 class Rule(ABC):
     """A learning rule, local to the neuron. The engine forms every adjoint from these answers.
 
@@ -219,16 +223,18 @@ class Rule(ABC):
     def slope(self, step: Step) -> Tensor:
         """phi[t] = d spike / d potential, as the rule defines it."""
 
-    @abstractmethod
+    @arithmetic
     def chain_reset(self, step: Step) -> ChainReset | None:
         """What the spike adds to the spike-time chain through its reset.
 
         F_v is the derivative of the next step's charge with respect to the potential.
         """
+        return None
 
-    @abstractmethod
+    @arithmetic
     def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
         """What the reset adds to du/dh in the adjoint of a loss on the membrane potential."""
+        return None
 
     def active_from(self, tau_s: float) -> float | None:
         """The post-synaptic current from which on a neuron counts as active, at ``tau_s > 1``.
@@ -300,12 +306,14 @@ class Rule(ABC):
         """What is wrong with the loss, given a layer's first G of one step, ``[batch, ...]``."""
         return None
 
-    @abstractmethod
     def resets_membrane(self, detached: bool) -> bool:
         """Whether :meth:`membrane_reset` is ever non-zero."""
+        return type(self).membrane_reset is not Rule.membrane_reset
 
-    @abstractmethod
     def splits_adjoint(self, detached: bool) -> bool:
         """Whether the spike-time chain differs from the membrane's ordinary adjoint, so that it
-        needs a channel of its own from one call of a layer back to the previous one.
+        needs a channel of its own from one call of a layer back to the previous one. Where it does
+        not, False saves that channel.
         """
+        own = (getattr(type(self), name) is not getattr(Rule, name) for name in _SPLITTING)
+        return self.ends_at_spikes or self.continuous or any(own)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tssl_adapters.arithmetic import arithmetic, constant
 from tssl_adapters.neuron import Traits
-from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
+from tssl_adapters.rules.base import Rule, Step, Window
 from tssl_adapters.rules.checks import flag, one_of, takes_too_much
 
 Gate = Literal["none", "active"]
@@ -93,19 +93,8 @@ class Lee(Rule):
         return slope
 
     @arithmetic
-    def chain_reset(self, step: Step) -> ChainReset | None:
-        return None
-
-    @arithmetic
-    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
-        return None
-
-    @arithmetic
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         return firing * step.spike
-
-    def resets_membrane(self, detached: bool) -> bool:
-        return False
 
     def splits_adjoint(self, detached: bool) -> bool:
         return False

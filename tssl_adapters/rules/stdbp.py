@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tssl_adapters.arithmetic import arithmetic, minimum, where
 from tssl_adapters.neuron import Traits, Value
-from tssl_adapters.rules.base import ChainReset, Rule, Step, Window
+from tssl_adapters.rules.base import Rule, Step, Window
 from tssl_adapters.rules.checks import flag, losing_times, one_of, positive
 
 Silent = Literal["virtual", "none"]
@@ -99,20 +99,6 @@ class STDBP(Rule):
             fires = fires + step.last * (1.0 - step.fired)
         slope: Tensor = where(step.increment <= 0.0, bound, rate) * fires
         return slope
-
-    @arithmetic
-    def chain_reset(self, step: Step) -> ChainReset | None:
-        return None
-
-    @arithmetic
-    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
-        return None
-
-    def resets_membrane(self, detached: bool) -> bool:
-        return False
-
-    def splits_adjoint(self, detached: bool) -> bool:
-        return True
 
     def remarks(
         self, modules: Mapping[str, nn.Module], taken: Mapping[str, Traits], tau_s: float

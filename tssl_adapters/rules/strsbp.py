@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.neuron import Traits, Value
-from tssl_adapters.rules.base import ChainReset, Fallback, Feedback, Rule, Step, Window
+from tssl_adapters.rules.base import Fallback, Feedback, Rule, Step, Window
 from tssl_adapters.rules.checks import one_of, takes_too_much
 
 SelfEffect = Literal["poisson", "regular", "none"]
@@ -123,14 +123,6 @@ class STRSBP(Rule):
         return step.spike if _is_one(step.drop) else step.spike / step.drop
 
     @arithmetic
-    def chain_reset(self, step: Step) -> ChainReset | None:
-        return None
-
-    @arithmetic
-    def membrane_reset(self, step: Step, slope: Tensor) -> Tensor | None:
-        return None
-
-    @arithmetic
     def emit(self, step: Step, grad_spike: Tensor) -> Fallback | None:
         if self.silent == "zero" or step.fired is None:
             return None
@@ -139,12 +131,6 @@ class STRSBP(Rule):
     @arithmetic
     def crossing(self, step: Step, firing: Tensor) -> Tensor:
         return firing * step.spike
-
-    def resets_membrane(self, detached: bool) -> bool:
-        return False
-
-    def splits_adjoint(self, detached: bool) -> bool:
-        return True
 
     def doubt(self, grad_spike: Tensor) -> str | None:
         if grad_spike.ndim != 2 or grad_spike.shape[1] < 3:
