@@ -18,10 +18,12 @@ from fuzzing.case import BLOCK, Case, drawn, shared
 from fuzzing.chance import Chance
 from fuzzing.check import check
 from fuzzing.outcome import Failure, Verdict, script
+from fuzzing.trial import names_of, ran
 from fuzzing.workers import Worker
 
 import tssl_adapters
 from tssl_adapters import rules
+from tssl_adapters.engine.step import recursion
 
 SEEDS = [seed for seed in range(800) if drawn(seed).engine == "torch"][:400]
 
@@ -142,6 +144,34 @@ def test_another_value_is_found() -> None:
     with exchanged(Node, "forward", wider):
         _, failure = first_found(iter(SEEDS))
     assert failure.kind in ("forward", "trace")
+
+
+OVERFLOWS = 601471
+"""A float32 layer under its own surrogate, whose gradient is natively NaN in a few places."""
+
+
+def test_a_nan_that_the_library_has_not_is_found() -> None:
+    """The loss reads potentials alone, and a surrogate overflows."""
+    assert check(drawn(432130)).outcome == "equal"
+    with exchanged(recursion, "passed", recursion.product):
+        failure = check(drawn(432130)).failure
+    assert failure is not None
+    assert "nan, not -1.875" in failure.text
+
+
+def test_what_is_beside_a_nan_of_the_librarys_is_compared() -> None:
+    case = drawn(OVERFLOWS)
+    names = names_of(case)
+    names["layer"] = names["make"]()
+    natively = ran(case, names).grads["x"]
+    assert natively is not None
+    assert 0 < int(natively.isnan().sum()) < natively.numel() / 2
+    assert check(case).outcome == "equal"
+    slope = rules.Native.slope
+    with exchanged(rules.Native, "slope", lambda rule, step: 1.1 * slope(rule, step)):
+        failure = check(case).failure
+    assert failure is not None
+    assert failure.kind == "gradient"
 
 
 # --- the command -----------------------------------------------------------------------------

@@ -312,6 +312,74 @@ def test_the_loops_compute_it(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert called
 
 
+# --- where a surrogate overflows ---------------------------------------------------------------
+
+
+class Overflowing(torch.autograd.Function):
+    """The derivative of a sigmoid, as one writes it down: infinity over infinity far below."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        decayed = torch.exp(-25.0 * ctx.saved_tensors[0])
+        return grad * 25.0 * decayed / (decayed + 1.0) ** 2
+
+
+OVERFLOWING = {"the library's": snn_surrogate.sigmoid(), "the user's": Overflowing.apply}
+AT = torch.tensor([-9.0, -4.0, -3.6, -3.5, -3.45, -3.3, -1.0, 0.3, 1.2, 2.0])
+"""Drives of neurons that fire from 0: exp(25 * 3.55) is the largest float32."""
+
+
+def overflowing(spikes: Any, loop: str, weight: float, engine: str | None) -> Tensor:
+    """The gradient of drives ``[T, ...]`` by a loss on the spikes; with weight 0 on potentials."""
+    settings = {"beta": 0.0, "threshold": 0.0, "reset_mechanism": "none", "spike_grad": spikes}
+    layer = snntorch.Leaky(**settings)
+    if engine is not None:
+        wrapped(layer, engine)
+    x = AT.repeat(3, 1, 1).requires_grad_()
+    if loop == "whole":
+        out, mem = tssl_adapters.multi_step_forward(layer, x)
+    else:
+        out, mem = map(torch.stack, zip(*(layer(step) for step in x), strict=True))
+    loss = mem.sum() if weight == 0.0 else (out * weight).sum()
+    (grad,) = torch.autograd.grad(loss, x)
+    return grad
+
+
+@engines
+@pytest.mark.parametrize("loop", ["steps", "whole"])
+@pytest.mark.parametrize("spikes", OVERFLOWING)
+def test_a_surrogate_that_overflows_where_nothing_arrives(
+    spikes: str, loop: str, engine: str
+) -> None:
+    """Natively autograd never asks for the slope of a spike that nobody reads."""
+    theirs = overflowing(OVERFLOWING[spikes], loop, 0.0, None)
+    assert torch.equal(theirs, torch.ones_like(theirs))
+    assert torch.equal(overflowing(OVERFLOWING[spikes], loop, 0.0, engine), theirs)
+
+
+@engines
+@pytest.mark.parametrize("loop", ["steps", "whole"])
+@pytest.mark.parametrize("weight", [1e-3, 1.0, -0.5])
+def test_a_surrogate_that_overflows_where_something_does(
+    weight: float, loop: str, engine: str
+) -> None:
+    """It is NaN where the library's exp overflows, and the library's nowhere else is."""
+    ours = overflowing(snn_surrogate.sigmoid(), loop, weight, engine)
+    theirs = overflowing(snn_surrogate.sigmoid(), loop, weight, None)
+    beyond = torch.exp(-25.0 * AT).isinf().expand_as(ours)
+    assert torch.equal(ours.isnan(), beyond)
+    assert bool(theirs[beyond].isnan().all())
+    # The library multiplies the gradient by exp first, which may overflow before.
+    known = theirs.isfinite()
+    assert float(known.double().mean()) >= 0.5
+    torch.testing.assert_close(ours[known], theirs[known], rtol=1e-5, atol=1e-9)
+
+
 # --- what changes ------------------------------------------------------------------------------
 
 

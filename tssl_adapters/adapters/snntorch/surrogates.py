@@ -34,10 +34,10 @@ def _sparse_fast_sigmoid(x: Number, slope: float, B: float) -> Number:
 
 @arithmetic
 def _sigmoid(x: Number, slope: float) -> Number:
-    # Far below the threshold this is NaN, as in the library.
+    # Far below the threshold, where exp overflows, this is NaN, as in the library; nowhere else.
     decayed = exp(-slope * x)
     scale = decayed + 1.0
-    return slope * decayed / (scale * scale)
+    return slope * (decayed / (scale * scale))
 
 
 @arithmetic

@@ -13,9 +13,10 @@ e goes to the drive and to the charge's parameters. If the layer hands on h rath
 (``delayed``), all of c[t] enters mu[t]. G[t] stands for the rule's ``signal``, and D[t] is 1 under
 a continuous-time rule. A step has the layout ``[batch, ...]``.
 
-lambda may overflow. A factor of zero must still give zero, and a silent step emit its fallback:
-:func:`product`. On a CPU, selecting takes torch many times as long as multiplying, so a step is
-first computed by multiplication, and again with selection if its result is not finite.
+lambda may overflow, and so may a surrogate's phi. A factor of zero must still give zero, and a
+silent step emit its fallback: :func:`product`, :func:`passed`. On a CPU, selecting takes torch many
+times as long as multiplying, so a step is first computed by multiplication, and again with
+selection if its result is not finite.
 """
 
 from __future__ import annotations
@@ -170,6 +171,14 @@ def product(factor: Value, adjoint: Tensor) -> Tensor:
     return torch.where(torch.as_tensor(factor != 0.0, device=found.device), found, 0.0)
 
 
+def passed(slope: Tensor, arriving: Tensor) -> Tensor:
+    """``slope * arriving``, but zero where either is zero: where nothing arrives at a spike nothing
+    passes it, even if a surrogate overflows there.
+    """
+    found: Tensor = where(arriving != 0.0, product(slope, arriving), 0.0)
+    return found
+
+
 def added(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     """The sum of two terms, either of which may be zero."""
     if left is None or right is None:
@@ -315,6 +324,10 @@ class Backward:
     def _times(self, factor: Tensor, adjoint: Tensor) -> Tensor:
         return product(factor, adjoint) if self.careful else factor * adjoint
 
+    def _through(self, slope: Tensor, arriving: Tensor) -> Tensor:
+        """What passes the spike."""
+        return passed(slope, arriving) if self.careful else slope * arriving
+
     def _plus(self, base: Tensor, factor: Tensor, adjoint: Tensor) -> Tensor:
         if self.careful:
             return base + product(factor, adjoint)
@@ -340,7 +353,7 @@ class Backward:
         """What reaches the potential through the spike."""
         if self.rule.continuous:
             return self._times(step.spike, self._passing(found))
-        firing = self._times(found.slope, found.arriving)
+        firing = self._through(found.slope, found.arriving)
         if found.fallback is not None:
             firing = self._chosen(found.fallback, firing)
         firing = self.rule.crossing(step, firing)
@@ -374,9 +387,11 @@ class Backward:
         """lambda[t]."""
         decayed = self.carried.decayed_chain
         if decayed is None:
-            return self._times(slope, arriving)
-        if self.careful or taken is None:
-            return self._plus(self._kept(taken, decayed), slope, arriving)
+            return self._through(slope, arriving)
+        if self.careful:
+            return self._kept(taken, decayed) + passed(slope, arriving)
+        if taken is None:
+            return torch.addcmul(decayed, slope, arriving)
         return torch.addcmul(decayed, taken, decayed, value=-1).addcmul_(slope, arriving)
 
     def _membrane(
