@@ -307,3 +307,23 @@ def test_clock_driven_beside_activation_based(name: str) -> None:
         assert torch.equal(out, run(native, x, mode))
         found.append(gradient(out, x))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("mode", "sm")
+def test_training_is_compiled_and_evaluation_is_the_library_s(mode: str, decay_input: bool) -> None:
+    """Versions with steps of their own for evaluation round differently there, and compute an input
+    that does not decay by another formula.
+    """
+    native = made("LIFNode", mode, tau=3.0, decay_input=decay_input)
+    net = tssl_adapters.wrap(copy.deepcopy(native), engine="cpu")
+    x = torch.randn(16, 4, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for training in (False, True, False, True):
+        for one in (net, native):
+            one.train(training).reset()
+        if not training and cuts_in_evaluation(native):
+            assert net._tssl_settings.thin is None
+        assert torch.equal(run(net, x, mode), run(native, x, mode))
+        assert torch.equal(net.v, native.v)
+    if decay_input:
+        assert any(net._tssl_settings.loops.values())

@@ -316,7 +316,7 @@ class _Call(NamedTuple):
             neuron.charge.formula, type(neuron.reset), neuron.timing, neuron.strict,
             neuron.quantiser,
             given.dtype, self.state.dtype, self.state.ndim == 0,  # a scalar does not promote
-            given.device, self.sequence, self.keep_states,
+            given.device, self.sequence, self.keep_states, native.steady,
             *(value.dtype for value in neuron.values() if isinstance(value, Tensor)),
         )  # fmt: skip
         known = self.settings.reproduces.get(key)

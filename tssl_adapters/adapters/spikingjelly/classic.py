@@ -28,7 +28,7 @@ def _evaluates_apart(cls: type) -> bool:
 class Classic(Node):
     """Mixed in before a neuron's class: how the library is run, and what it keeps."""
 
-    _tssl_steady = False  # steps are compiled as they run, for training and evaluation apart
+    _tssl_free = Node._tssl_free - {"training"}  # evaluation may have steps of its own
 
     @classmethod
     def _tssl_cuts_spikes(cls, layer: Any) -> bool:
@@ -37,6 +37,14 @@ class Classic(Node):
     def _tssl_as_native(self, x: Tensor, states: States) -> Any:
         """These versions compute everything in torch."""
         return self
+
+    def _tssl_steady(self: Any, x: Tensor) -> bool:
+        """Whether the library rounds the same way in every call: not where TorchScript may fuse its
+        steps, which it does once they have run, nor in evaluation, if that has other formulas.
+        """
+        if not self.training and _evaluates_apart(self._tssl_native):
+            return False
+        return x.is_cpu and not torch._C._jit_can_fuse_on_cpu()
 
     def _tssl_names(self: Any) -> list[str]:
         states = [name for name in self._memories if name not in _NOT_STATES]
@@ -90,6 +98,9 @@ class ClockDriven(Classic):
     def _tssl_materialized(self: Any, x: Tensor, states: States) -> States:
         (v,) = states
         return (v if isinstance(v, Tensor) else self._tssl_start(v, x),)
+
+    def _tssl_steady(self, x: Tensor) -> bool:
+        return True  # nothing is scripted
 
     def _tssl_start(self, v: float, x: Tensor) -> Tensor:
         """A 0-dimensional tensor, which acts as a number in type promotion and rounding."""

@@ -65,6 +65,7 @@ class LinearNode(Node):
         neuron = self._tssl_neuron()
         # A tensor's value may change unnoticed.
         plain = self._tssl_pinnable and not any(isinstance(v, Tensor) for v in neuron.values())
+        alone = not (sequences(self) or getattr(self, "store_v_seq", False))
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
@@ -80,15 +81,10 @@ class LinearNode(Node):
             x,
             state,
             trace,
-            Native(
-                x,
-                lambda: run(x, state),
-                probe,
-                steady=self._tssl_steady,
-            ),
+            Native(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
             sequence=sequences(self),
             keep_states=keep,
-            pinned=() if plain and not sequences(self) else None,
+            pinned=() if plain and alone else None,
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)

@@ -64,8 +64,6 @@ class Node(Wrapped):
     """Mixed in before the library's class."""
 
     _tssl_free = frozenset({"training", "v", "v_seq"})
-    _tssl_steady = True
-    """Whether the library rounds the same way in every call."""
     _tssl_nonlinear: ClassVar[str | None] = None
     """Why it is not an integrate-and-fire neuron."""
     _tssl_single: ClassVar[bool] = False
@@ -76,6 +74,10 @@ class Node(Wrapped):
         nonlinear, reset = cls._tssl_nonlinear, cls._tssl_reset(layer)
         written = cls._tssl_written(layer)
         return Traits(nonlinear, reset, threshold=layer.v_threshold, written=written)
+
+    def _tssl_steady(self, x: Tensor) -> bool:
+        """Whether the library rounds the same way in every call on such an input."""
+        return True
 
     @classmethod
     def _tssl_written(cls, layer: Any) -> bool:
@@ -158,7 +160,7 @@ class Node(Wrapped):
         settings, memories = self._tssl_settings, self._memories
         if settings.rule.follows and self._tssl_own(self) != settings.followed:
             return None
-        if self.step_mode != "s" or self.store_v_seq or not thin.fits(x, memories["v"], ()):
+        if not thin.fits(x, memories["v"], ()):
             return None
         out, memories["v"], _, _ = thin.run(x, memories["v"])
         return out
