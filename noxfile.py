@@ -41,6 +41,8 @@ SINABS = ("sinabs==3.1.3", "pbr==7.1.3", "samna==0.48.6")
 """With the imports that the other libraries do not have."""
 TRITON = "triton==3.9.0"
 """Not in the constraints, as torch's CUDA builds bring their own version."""
+TRITON_FAULTS = "triton:"
+"""What the names of faults begin with that its session can try."""
 SUITE = [
     *(f"tests/engine/test_{name}.py" for name in ("forward", "native_identity", "golden")),
     *(f"tests/adapters/test_{name}.py" for name in ("neurons", "versions")),
@@ -121,13 +123,18 @@ def triton(session: nox.Session) -> None:
     """Run the GPU kernels on the CPU, through Triton's interpreter, and compile them.
 
     Triton has its own environment, as its presence changes what the libraries do.
+    ``nox -s triton -- faults`` puts faults into the kernels instead, as `faults` does elsewhere.
     """
     beside_tests(session)
     session.install("--no-deps", TRITON)
-    for file, interpret in (("triton", "1"), ("triton_compiled", "0")):
+    if session.posargs == ["faults"]:
+        command = ("python", "tools/faults.py", "--only", TRITON_FAULTS)
+        session.run(*command, env={"TRITON_INTERPRET": "1"})
+        return
+    for files, interpret in ((("triton", "triton_cells"), "1"), (("triton_compiled",), "0")):
         session.run(
             *("python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider"),
-            *(f"tests/engine/test_{file}.py", *session.posargs),
+            *(*(f"tests/engine/test_{file}.py" for file in files), *session.posargs),
             env={"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": interpret},
         )
 
@@ -198,7 +205,8 @@ def outside(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Put faults into copies of the project, and check that the tests notice each; not in CI."""
     install(session, f".[{LIBRARIES},dev]")
-    session.run("python", "tools/faults.py", *(session.posargs or ["--jobs", "2"]))
+    options = session.posargs or ["--jobs", "2", "--skip", TRITON_FAULTS]
+    session.run("python", "tools/faults.py", *options)
 
 
 @nox.session

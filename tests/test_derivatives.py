@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol, absolute, exp, maximum, minimum, sqrt, where
 from tssl_adapters.derivatives import adjoints
+from tssl_adapters.engine.step import written
 from tssl_adapters.engine.step.written import CannotWriteError, Writer
 
 _TORCH: dict[str, Callable[..., Tensor]] = {
@@ -121,6 +122,7 @@ def over_one_step(x: Tensor, v: Tensor) -> Tensor:
     return torch.stack(steps)[0].clone()
 
 
+LIKE = torch.empty(0, dtype=torch.float64)
 K = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
 TAU = torch.tensor(2.0, dtype=torch.float64)
 WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -142,7 +144,7 @@ def test_torchs_code_written_down(name: str) -> None:
     """The values to the last digit, the derivatives by torch's autograd."""
     code = WRITTEN[name]
     line = Line()
-    writer = Writer(line, torch.float64)
+    writer = Writer(line, LIKE)
     symbols = [line.input("x"), line.input("v")]
     stand_ins = [writer.stand_in(symbol) for symbol in symbols]
     with torch.no_grad(), writer:
@@ -173,13 +175,30 @@ def test_torchs_code_written_down(name: str) -> None:
 def test_numbers_of_numbers_are_torchs_own() -> None:
     """A float32 parameter times a Python number is rounded before it meets a float64 tensor."""
     p, line = torch.tensor(0.3), Line()
-    writer = Writer(line, torch.float64)
+    writer = Writer(line, LIKE)
     x = writer.stand_in(line.input("x"))
     with torch.no_grad(), writer:
         writer.symbol(x * (0.001 * p))
     (number,) = writer.numbers
     assert float(number) == float(0.001 * p) != 0.001 * float(p)
     assert [*writer.sources.values()] == [p]
+
+
+def test_numbers_on_a_gpu_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch computes of them is part of the line, which holds whatever they are."""
+    monkeypatch.setattr(written, "on_host", lambda tensor: False)
+    line, tau = Line(), torch.tensor(2.0, dtype=torch.float64)
+    writer = Writer(line, LIKE)
+    x = writer.stand_in(line.input("x"))
+    with torch.no_grad(), writer:
+        result = writer.symbol(x * (1 / (tau * 3.0)))
+        with pytest.raises(CannotWriteError):
+            writer.symbol(x * float(tau))
+    ((name, number),) = writer.read().items()
+    assert number is tau
+    given = {f"n{k}": torch.as_tensor(n) for k, n in enumerate(writer.numbers)}
+    given |= {"x": numbers()[0], name: torch.tensor(5.0, dtype=torch.float64)}
+    assert torch.equal(value_of(result, given), given["x"] * (1 / (given[name] * 3.0)))
 
 
 REFUSED: dict[str, Callable[[Tensor], Any]] = {
@@ -196,7 +215,7 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_written_is_refused(name: str) -> None:
     line = Line()
-    writer = Writer(line, torch.float64)
+    writer = Writer(line, LIKE)
     x = writer.stand_in(line.input("x"))
     with pytest.raises(CannotWriteError), torch.no_grad(), writer:
         writer.symbol(REFUSED[name](x))
@@ -205,7 +224,7 @@ def test_what_cannot_be_written_is_refused(name: str) -> None:
 def test_a_neuron_at_rest_is_not_moved_by_its_rectifier() -> None:
     """At 0, where a silent input leaves it, torch's slope is 0."""
     line = Line()
-    writer = Writer(line, torch.float64)
+    writer = Writer(line, LIKE)
     symbol = line.input("x")
     x = writer.stand_in(symbol)
     with torch.no_grad(), writer:

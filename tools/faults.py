@@ -2,6 +2,7 @@
 
 python tools/faults.py --jobs 2
 python tools/faults.py --only thin
+TRITON_INTERPRET=1 python tools/faults.py --only triton: # where Triton is installed
 
 A fault is a patch whose head says what was got wrong and which tests should catch it. One that they
 do not catch survived. Exits with 1 if one did, or could not be put in.
@@ -43,8 +44,8 @@ class Fault(NamedTuple):
     tests: tuple[str, ...]
 
 
-def faults(only: str = "") -> list[Fault]:
-    """All faults whose name contains ``only``."""
+def faults(only: str = "", skip: str | None = None) -> list[Fault]:
+    """All faults whose name contains ``only`` and not ``skip``."""
     found = []
     for patch in sorted(FOLDER.glob("*.patch")):
         head = re.match(r"(.+)\n\nTests: (.+)\n\n", patch.read_text())
@@ -54,7 +55,8 @@ def faults(only: str = "") -> list[Fault]:
                 "empty one, 'Tests: ' with files or tests, and an empty one."
             )
         fault = Fault(patch, head[1], tuple(head[2].split()))
-        found += [fault] if only in fault.name else []
+        wanted = only in fault.name and (skip is None or skip not in fault.name)
+        found += [fault] if wanted else []
     return found
 
 
@@ -105,8 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, help="copies at a time (1)")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults with this in their name")
+    parser.add_argument("--skip", metavar="TEXT", help="but none with this in it")
     given = parser.parse_args(arguments)
-    chosen, table = faults(given.only), Table("fault", "it", "what pytest said")
+    chosen, table = faults(given.only, given.skip), Table("fault", "it", "what pytest said")
     failed = False
     with ThreadPoolExecutor(given.jobs) as pool:
         results = track(pool.map(tried, chosen), "faults", total=len(chosen))

@@ -18,8 +18,8 @@ from tssl_adapters.report import Report
 VARIABLE = "TSSL_ADAPTERS_ENGINE"
 PURPOSES = {
     "torch": "every layer, rule, dtype and device",
-    "cpu": "linear neurons on the CPU in float32 and float64, under rules that compile",
-    "triton": "linear neurons on a GPU, under rules that compile",
+    "cpu": "neurons on the CPU in float32 and float64, under rules that compile",
+    "triton": "neurons on a GPU, under rules that compile",
 }
 """Every engine, and what it is for; torch computes everything else."""
 RENAMED = {"numba": "cpu"}

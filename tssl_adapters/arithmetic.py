@@ -99,6 +99,11 @@ class Line:
                     open_ += operation.operands
         return sorted(found)
 
+    def inputs(self, results: Iterable[Symbol]) -> list[str]:
+        """The names, in order, of the inputs that these results depend on."""
+        needed = (self.operations[place] for place in self.needed(results))
+        return [operation.operands[0] for operation in needed if operation.name == "input"]
+
     def _place(self, operand: Number) -> int:
         if isinstance(operand, Symbol):
             if operand.line is not self:

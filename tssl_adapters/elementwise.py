@@ -46,6 +46,11 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Whether a number can be read at once. What is on a GPU, its kernels read where it lies."""
+    return tensor.is_cpu
+
+
 def greater(left: Tensor, right: Tensor | float) -> Tensor:
     """``left > right``, 0 or 1 in ``left``'s dtype."""
     if isinstance(left, Symbol):

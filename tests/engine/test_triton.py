@@ -1,8 +1,7 @@
 """Triton's kernels: on a GPU where there is one, else through Triton's interpreter on the CPU.
 
 ``python -m nox -s triton`` runs them interpreted; on a machine with a GPU, with torch's CUDA build,
-``pytest tests/engine/test_triton.py tests/engine/test_triton_compiled.py`` runs the same tests on
-the card.
+``pytest tests/engine -k triton`` runs the same tests on the card.
 """
 
 from __future__ import annotations

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from cell_layers import RULES, drive, dtype_of, gradients, layers, steps, took, wrapped
 from fused_cases import VARIANTS, a_neuron, call_of, other_rules
 
+from tssl_adapters import _engines
+from tssl_adapters.engine.call import pins
 from tssl_adapters.engine.call.plan import Plan
-from tssl_adapters.engine.compiled import fused, launch
+from tssl_adapters.engine.compiled import cell_steps, fused, launch
 from tssl_adapters.engine.compiled.kernels import backend
 from tssl_adapters.engine.compiled.synapse import FusedCurrent
+from tssl_adapters.engine.step import written
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.neuron import LinearCharge, Neuron, computes
 from tssl_adapters.resets import ToValue
@@ -63,7 +67,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         found[kernel.__name__] = assembly(kernel, arguments, fixed | {"BLOCK": 128})
 
     monkeypatch.setattr(module, "_launch", assembled)
+    monkeypatch.setattr(_engines, "_why_not", lambda name: None)
     monkeypatch.setattr(launch, "_try", lambda *_: True)  # nothing is computed
+    monkeypatch.setattr(cell_steps, "_holds", lambda *_: True)
     monkeypatch.setattr(module.TritonBackend, "takes", lambda self, drive: True)
     return found
 
@@ -151,3 +157,50 @@ def test_the_current_compiles(compiled: dict[str, str]) -> None:
     assert rounds_every_operation(compiled.pop("scan"))
     out.sum().backward()
     assert rounds_every_operation(compiled["scan"])
+
+
+WITH_A_PSC = {"RSynaptic", "LSNNCell", "QIFNode", "RAFNode"}
+"""Layers whose steps are compiled at tau_s > 1; the others at 1."""
+
+
+def check_a_cell(
+    compiled: dict[str, str],
+    name: str,
+    dtype: torch.dtype,
+    rule: Any = "default",
+    tau_s: float = 1.0,
+) -> str:
+    """All kernels of a layer's steps; returns the forward one."""
+    layer = wrapped(name, RULES[rule], engine="triton", dtype=dtype, tau_s=tau_s)
+    x = drive(dtype)[:2]
+    found = steps(layer, x)
+    assert took(found) > 0
+    forward = list(compiled)[-1]
+    gradients(found, x, layer)
+    assert list(compiled)[-1] != forward
+    for ptx in compiled.values():
+        assert rounds_every_operation(ptx)
+        assert not re.search(r"div\.(full|approx)", ptx)
+        assert rule == "TSSL-BP" or "ex2" not in ptx
+    return compiled[forward]
+
+
+@layers
+def test_steps_of_cells_compile(compiled: dict[str, str], name: str) -> None:
+    check_a_cell(compiled, name, dtype_of(name), tau_s=3.0 if name in WITH_A_PSC else 1.0)
+
+
+def test_a_cell_that_keeps_whether_a_neuron_is_active_compiles(compiled: dict[str, str]) -> None:
+    forward = check_a_cell(compiled, "LSNNCell", torch.float32, "TSSL-BP", tau_s=3.0)
+    assert "st.global.b8" in forward
+
+
+@pytest.mark.parametrize("name", ["RLeaky to zero", "LSNNRecurrentCell", "KLIFNode"])
+def test_cells_whose_numbers_are_on_the_gpu_compile(
+    compiled: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_value = check_a_cell(compiled, name, torch.float32)
+    for module in (pins, written, cell_steps):
+        monkeypatch.setattr(module, "on_host", lambda tensor: False)
+    read = check_a_cell(compiled, name, torch.float32)
+    assert read.count("ld.param.b64") > by_value.count("ld.param.b64")

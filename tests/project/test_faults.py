@@ -64,3 +64,5 @@ def test_a_fault_is_caught_or_survives(
     printed = capsys.readouterr().out
     assert f"1 faults, {status} not caught" in printed
     assert ("survived" in printed) == broken
+    assert faults.main(["--skip", "is two"]) == 0
+    assert "0 faults" in capsys.readouterr().out

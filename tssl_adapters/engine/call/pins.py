@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from tssl_adapters.elementwise import on_host
 
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._are_functorch_transforms_active
@@ -27,15 +30,18 @@ class Pin(NamedTuple):
     address: int
     learns: bool
     view: Any
-    """A view of the number in memory, which also sees changes that torch does not count."""
+    """A view of the number in memory, which also sees changes that torch does not count; ``None``
+    if it is not :func:`on_host`."""
     value: float
 
     @classmethod
     def of(cls, tensor: Tensor) -> Pin:
-        """The pin of a tensor that :func:`can_be_pinned`."""
-        view = _VIEWS[tensor.dtype].from_address(tensor.data_ptr())
-        learns, version = tensor.requires_grad, tensor._version
-        return cls(tensor, version, tensor.data_ptr(), learns, view, view.value)
+        """The pin of a tensor that :func:`can_be_pinned` or is not :func:`on_host`."""
+        learns, version, address = tensor.requires_grad, tensor._version, tensor.data_ptr()
+        if not on_host(tensor):
+            return cls(tensor, version, address, learns, None, math.nan)
+        view = _VIEWS[tensor.dtype].from_address(address)
+        return cls(tensor, version, address, learns, view, view.value)
 
     def stays(self, now: Tensor) -> bool:
         """Whether it is still this tensor and as learnable as before, whatever its value."""
@@ -66,13 +72,13 @@ def records_plainly() -> bool:
     return _grad_enabled() and not _transforms() and not _modes()
 
 
-def is_memory(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a tensor is contiguous CPU memory, as loops need it."""
+def is_memory(tensor: Tensor, dtype: torch.dtype, device: torch.device | None = None) -> bool:
+    """Whether a tensor is contiguous memory of a device, by default the CPU, as loops need it."""
     return (
         type(tensor) is Tensor
         and tensor.dtype is dtype
         and tensor.layout is torch.strided
-        and tensor.is_cpu
+        and (tensor.is_cpu if device is None else tensor.device == device)
         and tensor.is_contiguous()
         and not tensor.is_neg()
     )

@@ -71,7 +71,7 @@ class Settings:
         """Whether compiled loops may run steps that are recorded from what torch computes."""
         rule = self.rule
         return (
-            self.engine == "cpu"
+            self.engine != "torch"
             and rule.compiled
             and rule.chain
             and not (rule.windowed or rule.looks_ahead or rule.looks_around)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import cast
+from tssl_adapters.elementwise import cast, on_host
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
@@ -27,8 +27,7 @@ from tssl_adapters.engine.call.settings import Position, Settings, Stretch, abov
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, linked_tag, packed, tag
 from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import launch
-from tssl_adapters.engine.compiled.kernels import RowBackend, backend, memory
-from tssl_adapters.engine.compiled.threads import over
+from tssl_adapters.engine.compiled.kernels import RowBackend, RowLoop, backend, memory
 from tssl_adapters.engine.step.cell import Cell, Lines, lines
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
@@ -70,7 +69,7 @@ class CellSteps:
         cell: what torch computes.
         found: the same as lines.
         loops: the backend that compiles it.
-        dtype: dtype of inputs and states.
+        like: a tensor with the dtype and device of inputs and states.
         pinned: the tensors from which, with the layer's attributes, its numbers are computed.
     """
 
@@ -80,17 +79,19 @@ class CellSteps:
         cell: Cell,
         found: Lines,
         loops: RowBackend,
-        dtype: torch.dtype,
+        like: Tensor,
         pinned: Tensors,
     ) -> None:
-        self.settings, self.dtype = settings, dtype
+        self.settings, self.dtype = settings, like.dtype
+        self.device = _device(like)
         # The cell's functions are not kept: they may hold on to a step's states and their graph.
         self.num_inputs, self.num_states = cell.inputs, cell.states
         self.pins = [Pin.of(tensor) for tensor in pinned]
         self.sources = found.sources
         self.names = [f"n{k}" for k in range(len(found.numbers))]
-        self.numbers = array(_TYPES[dtype], map(_float, found.numbers))
+        self.numbers = array(_TYPES[self.dtype], map(_float, found.numbers))
         self.learned = [(int(name[1:]), Pin.of(t)) for name, t in found.learned.items()]
+        self.read = {name: tensor.detach() for name, tensor in found.read.items()}
         self.links = found.links
         self.timed = settings.rule.timed
         self.key = (self,)
@@ -101,8 +102,9 @@ class CellSteps:
         self.flagged = gate is not None
         """Whether a bit per neuron is kept of the PSC."""
 
-        def loop(line: Any, outputs: Any, gate: float | None = None) -> Any:
-            return loops.row_loop(line, outputs, self.names, dtype, gate)
+        def loop(line: Any, outputs: Any, gate: float | None = None) -> RowLoop:
+            read = self.read.keys()
+            return loops.row_loop(line, outputs, self.names, read, self.dtype, gate)
 
         given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
         self.given = [*given, *(["trace"] if self.traced else []), *found.learned]
@@ -114,13 +116,13 @@ class CellSteps:
         self.copied = [int(name[1:]) for name in copies]
         outputs = found.outputs | {f"own.{name}": found.outputs[name] for name in copies}
         self.functions = [
-            (f.name, f.compute, *loop(found.line, {f.name: f.argument})) for f in found.functions
+            (f.name, f.compute, loop(found.line, {f.name: f.argument})) for f in found.functions
         ]
         self.outputs = [*outputs]
         links = (f"l{k}" for k in range(self.links))
         self.told = [*(f"g.{name}" for name in self.results), *links]
         """What comes in from the later steps, by its name in the backward line."""
-        self.forward, self.taken = loop(found.line, outputs, gate)
+        self.forward = loop(found.line, outputs, gate)
         grads = {
             name: symbol
             for name, symbol in found.grads.items()
@@ -129,9 +131,7 @@ class CellSteps:
         first = {s.place: name for name, s in reversed(grads.items()) if name[0] != "l"}
         self.room = {n: n if n[0] == "l" else first[s.place] for n, s in grads.items()}
         """Whose memory holds a gradient: equal symbols share it, except for the link's."""
-        self.backward, self.taken_back = loop(
-            found.back, {name: grads[name] for name in self.room.values()}
-        )
+        self.backward = loop(found.back, {name: grads[name] for name in self.room.values()})
 
     def fits(
         self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
@@ -139,26 +139,27 @@ class CellSteps:
         """Whether what was decided holds for this step, and a graph is to be recorded."""
         shape = inputs[0].shape
         for tensor in (*inputs, *states, *(() if trace is None else (trace,))):
-            if not is_memory(tensor, self.dtype) or tensor.shape != shape:
+            if not is_memory(tensor, self.dtype, self.device) or tensor.shape != shape:
                 return False
         return records_plainly() and shape.numel() > 0 and self.holds(pinned)
 
     def holds(self, pinned: Tensors) -> bool:
-        """Whether the neuron's numbers are unchanged or learnable."""
+        """Whether the neuron's numbers are unchanged, or are read at each step."""
         if len(pinned) != len(self.pins):
             return False
         for now, pin in zip(pinned, self.pins, strict=True):
-            if not (pin.stays(now) if pin.learns else pin.holds(now)):
+            if not (pin.stays(now) if pin.learns or pin.view is None else pin.holds(now)):
                 return False
         for k, pin in self.learned:
-            if self.numbers[k] != pin.view.value:
+            if pin.view is not None and self.numbers[k] != pin.view.value:
                 self.numbers = array(self.numbers.typecode, self.numbers)  # that of steps before
                 self.numbers[k] = pin.view.value
         return True
 
     def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
         """Whether it was made for a step like this."""
-        return self.dtype is like.dtype and self.holds(pinned)
+        same = self.dtype is like.dtype and self.device == _device(like)
+        return same and self.holds(pinned)
 
     def run(
         self,
@@ -222,16 +223,17 @@ class CellFunction(EngineFunction):
         named |= {f"s{k}": t for k, t in enumerate(states)}
         if decided.traced:
             named["trace"] = tensors[inputs + count]
+        named |= decided.read
         numbers = decided.numbers
-        for name, compute, loop, taken in decided.functions:
+        for name, compute, loop in decided.functions:
             named[f"to.{name}"] = named[name] = torch.empty_like(x)
-            _call(loop, taken, named, numbers, numbers, x.numel())
+            loop(named, numbers, x.numel())
             compute(named[name])
         made = {name: torch.empty_like(x) for name in decided.outputs}
         named |= {f"to.{name}": tensor for name, tensor in made.items()}
         if decided.flagged:
             named["bits"] = x.new_empty(-(-x.numel() // 8), dtype=torch.uint8)
-        _call(decided.forward, decided.taken, named, numbers, numbers, x.numel())
+        decided.forward(named, numbers, x.numel())
         for k, own in zip(decided.copied, before, strict=True):
             if own is not None:
                 named[f"s{k}"] = own
@@ -258,6 +260,7 @@ class CellFunction(EngineFunction):
             name: memory(cast(tensor, torch.uint8 if name == "bits" else decided.dtype))
             for name, tensor in zip(decided.kept, ctx.saved_tensors, strict=False)
         }
+        named |= decided.read
         h, results = named["h"], len(decided.results)
         link = grads[results] if decided.links else None
         rows = [None] * decided.links if link is None else memory(link).unbind()
@@ -271,8 +274,7 @@ class CellFunction(EngineFunction):
         named |= {f"to.{name}": tensor for name, tensor in room.items()}
         position: Position | None = ctx.position
         steps = math.inf if position is None else position.stretch.steps
-        window = array(decided.numbers.typecode, (steps,))
-        _call(decided.backward, decided.taken_back, named, ctx.numbers, window, h.numel())
+        decided.backward(named, ctx.numbers, h.numel(), steps)
 
         def found(name: str) -> Tensor | None:
             return room[decided.room[name]] if name in decided.room else None
@@ -290,20 +292,13 @@ class CellFunction(EngineFunction):
         )
 
 
-def _call(
-    loop: Callable[..., None],
-    taken: Sequence[str],
-    named: dict[str, Tensor],
-    numbers: array[float],
-    window: array[float],
-    neurons: int,
-) -> None:
-    addresses = [named[name].data_ptr() for name in taken]
-    over(loop, 1, neurons, numbers.buffer_info()[0], window.buffer_info()[0], *addresses)
+def _device(like: Tensor) -> torch.device | None:
+    """A tensor's device, ``None`` for the CPU, as :func:`is_memory` takes it."""
+    return None if like.is_cpu else like.device
 
 
 def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if terms is None else terms.sum().reshape(like.shape).to(like.dtype)
+    return None if terms is None else terms.sum().reshape(like.shape).to(like)
 
 
 def may_compile(settings: Settings, like: Tensor) -> bool:
@@ -317,7 +312,7 @@ def may_compile(settings: Settings, like: Tensor) -> bool:
 
 
 def _key(like: Tensor) -> tuple[Any, ...]:
-    return CellSteps, like.dtype
+    return CellSteps, like.dtype, like.device
 
 
 def compiled_steps(
@@ -367,22 +362,24 @@ def _decided(
 ) -> CellSteps | None:
     """What can be decided about a layer's steps from one with these inputs and states."""
     like, loops = given[0], backend(settings.engine)
-    if not isinstance(loops, RowBackend) or not can_be_pinned(pinned):
+    if not isinstance(loops, RowBackend) or not loops.takes(like):
         return None
-    if not all(is_memory(t, like.dtype) and t.shape == like.shape for t in given):
+    if not can_be_pinned([tensor for tensor in pinned if on_host(tensor)]):
+        return None
+    if not all(is_memory(t, like.dtype, like.device) and t.shape == like.shape for t in given):
         return None
     key = _key(like)
     known = settings.loops.get(key)
     settings.loops[key] = False  # until proven otherwise
     try:
         cell = make()
-        written = lines(cell, settings.rule, like.dtype, settings.tau_s)
+        written = lines(cell, settings.rule, like, settings.tau_s)
     except Exception:  # a step may call anything in torch, and a stand-in may not suit it
         return None
     if {*map(id, written.sources)} - {*map(id, pinned)}:
         return None
     try:
-        steps = CellSteps(settings, cell, written, loops, like.dtype, pinned)
+        steps = CellSteps(settings, cell, written, loops, like, pinned)
         if known != steps.content and not _holds(steps, cell, long_way, like):
             return None
     except Exception as error:  # compilers may raise anything
@@ -402,11 +399,11 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
 
     def noise() -> Tensor:
         found = torch.randn(ROWS, launch.NEURONS, generator=generator, device="cpu")
-        return found.to(like.dtype)
+        return found.to(like)
 
     states = [noise() for _ in range(cell.states)]
     with torch.no_grad():
-        level = torch.as_tensor(cell.threshold(states)).to(like.dtype)
+        level = torch.as_tensor(cell.threshold(states)).to(like)
         width = level.abs().clamp(min=1.0)
         states[0] = level + states[0] * width
         inputs = [noise() * width for _ in range(2 * cell.inputs)]
@@ -468,4 +465,6 @@ def _warn(settings: Settings, why: str) -> None:
 
 
 def _float(number: Value) -> float:
-    return float(number.detach()) if isinstance(number, Tensor) else number
+    if not isinstance(number, Tensor):
+        return number
+    return float(number.detach()) if on_host(number) else math.nan

@@ -6,7 +6,9 @@ results mean is decided in :mod:`tssl_adapters.engine.compiled.fused`, for all b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -106,6 +108,14 @@ class Adjoints(NamedTuple):
 class MismatchError(Exception):
     """The memory is not what a kernel was compiled for, so it is not called."""
 
+    @classmethod
+    def of(cls, tensor: Tensor, dtype: torch.dtype, count: int) -> MismatchError:
+        """The error for a tensor that is not ``count`` values of a dtype in the right place."""
+        return cls(
+            f"{tuple(tensor.shape)} with strides {tensor.stride()} in {tensor.dtype} on "
+            f"{tensor.device}, where a loop wants {count} values in {dtype}"
+        )
+
 
 def memory(tensor: Tensor) -> Tensor:
     """A tensor as contiguous memory, with a lazy permutation or negation resolved."""
@@ -192,6 +202,28 @@ class StepBackend(Backend, Protocol):
         """
 
 
+class RowLoop(Protocol):
+    """A line, compiled for all neurons."""
+
+    def __call__(
+        self,
+        named: Mapping[str, Tensor],
+        numbers: array[float],
+        neurons: int,
+        steps: float = math.inf,
+        /,
+    ) -> None:
+        """Compute it.
+
+        Args:
+            named: the inputs and, by their names prefixed with ``"to."``, the outputs: memory of
+                ``neurons`` values each; ``"bits"``, eight neurons to a byte. There may be more.
+            numbers: the values of the line's numbers, in the loop's dtype.
+            neurons: N.
+            steps: the input ``"steps"``.
+        """
+
+
 @runtime_checkable
 class RowBackend(Backend, Protocol):
     """A backend that can compile any line."""
@@ -201,13 +233,21 @@ class RowBackend(Backend, Protocol):
         line: Line,
         outputs: Mapping[str, Symbol],
         numbers: Sequence[str],
+        read: Collection[str],
         dtype: torch.dtype,
         gate: float | None = None,
-    ) -> tuple[Callable[..., None], tuple[str, ...]]:
-        """A loop over neurons, and the names of its arguments: after the addresses of ``numbers``
-        and ``"steps"`` it takes those of the inputs, and of the outputs prefixed with ``"to."``.
-        With a ``gate`` it writes ``"bits"``, one per neuron: whether the output ``out`` reaches it.
-        An input ``active`` is read from such ``"bits"``.
+    ) -> RowLoop:
+        """A loop over neurons.
+
+        Args:
+            line: the operations. Inputs are one value per neuron; ``"active"`` is read from
+                ``"bits"``.
+            outputs: results by name.
+            numbers: the inputs that are one number for all neurons.
+            read: those of them that are read from a tensor of that name instead of being handed
+                over.
+            dtype: dtype of inputs and outputs.
+            gate: if given, ``"bits"`` are written: whether the output ``"out"`` reaches it.
         """
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.fused import Room
-from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError, back_of
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError, RowLoop, back_of
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import loops
 from tssl_adapters.engine.cpu.compile import compiled
@@ -75,7 +76,7 @@ def _current_back(dtype: str) -> Callable[..., None]:
     return compiled(loops.current_back(_name(), dtype))
 
 
-_rows: dict[Any, tuple[Callable[..., None], tuple[str, ...]]] = {}
+_rows: dict[Any, RowLoop] = {}
 """Compiled rows, by what they compute."""
 
 
@@ -237,15 +238,17 @@ class CpuBackend:
         line: Line,
         outputs: Mapping[str, Symbol],
         numbers: Sequence[str],
+        read: Collection[str],
         dtype: torch.dtype,
         gate: float | None = None,
-    ) -> tuple[Callable[..., None], tuple[str, ...]]:
-        """A line for all neurons."""
+    ) -> RowLoop:
+        """A line for all neurons; the caller has checked the tensors."""
+        assert not read  # what is computed on the CPU has its numbers there
         places = tuple((name, symbol.place) for name, symbol in outputs.items())
         key = (tuple(line.operations), places, tuple(numbers), dtype, gate)
         if key not in _rows:
             source = loops.row_over_all(_name(), line, outputs, numbers, _NAMES[dtype], gate)
-            _rows[key] = compiled(source), source.parameters[len(loops.RANGE) + 2 :]
+            _rows[key] = _row_loop(source, dtype)
         return _rows[key]
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
@@ -265,6 +268,24 @@ class CpuBackend:
             _at(grad_out, dtype, steps * n), _own(found),
         )  # fmt: skip
         return found
+
+
+def _row_loop(source: loops.Source, dtype: torch.dtype) -> RowLoop:
+    loop, taken = compiled(source), source.parameters[len(loops.RANGE) + 2 :]
+    endless = _few((math.inf,), dtype)
+
+    def run(
+        named: Mapping[str, Tensor],
+        numbers: array[float],
+        neurons: int,
+        steps: float = math.inf,
+        /,
+    ) -> None:
+        window = endless if steps == math.inf else _few((steps,), dtype)
+        addresses = [named[name].data_ptr() for name in taken]
+        over(loop, 1, neurons, numbers.buffer_info()[0], window.buffer_info()[0], *addresses)
+
+    return run
 
 
 def _backward_loop(
@@ -299,10 +320,7 @@ def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
         or not tensor.is_contiguous()
         or not tensor.is_cpu
     ):
-        raise MismatchError(
-            f"{tuple(tensor.shape)} with strides {tensor.stride()} in {tensor.dtype} on "
-            f"{tensor.device}, where a loop wants {count} values in {dtype}"
-        )
+        raise MismatchError.of(tensor, dtype, count)
     return tensor.data_ptr()
 
 

@@ -71,6 +71,7 @@ class Lines(NamedTuple):
     Attributes:
         numbers: the values of the inputs ``"n0"``, ... of both lines.
         learned: those of them that take a gradient, by name.
+        read: those of them that are on a GPU, by name.
         sources: the one-element tensors that they were computed from.
         functions: what torch computes for the forward line, in order.
         line: the forward line; its inputs are ``"x0"``, ..., the states ``"s0"``, ... and, with a
@@ -89,6 +90,7 @@ class Lines(NamedTuple):
 
     numbers: list[Value]
     learned: dict[str, Tensor]
+    read: dict[str, Tensor]
     sources: list[Tensor]
     functions: list[Function]
     line: Line
@@ -106,16 +108,14 @@ class _Written:
     Args:
         cell: the functions.
         line: where to write them.
-        dtype: dtype of the states.
+        like: a tensor with the dtype and device of the states.
         tau_s: synaptic time constant in steps.
         told: whether h is an input of the line.
     """
 
-    def __init__(
-        self, cell: Cell, line: Line, dtype: torch.dtype, tau_s: float, told: bool
-    ) -> None:
+    def __init__(self, cell: Cell, line: Line, like: Tensor, tau_s: float, told: bool) -> None:
         self.cell, self.line = cell, line
-        self.writer = writer = Writer(line, dtype)
+        self.writer = writer = Writer(line, like)
         self.inputs = [line.input(f"x{k}") for k in range(cell.inputs)]
         self.states = [line.input(f"s{k}") for k in range(cell.states)]
         given = [writer.stand_in(symbol) for symbol in self.inputs]
@@ -134,11 +134,11 @@ class _Written:
         self.moment = Moment(potential, h, before, h, spike)
         trace: Any = line.input("trace")
         self.emitted: Any = trace_after(trace, spike, tau_s)
-        fired, after = writer.stand_in(spike), None
+        charged, fired, after = writer.stand_in(h), writer.stand_in(spike), None
         with torch.no_grad(), writer:
             self.others = [writer.symbol(other) for other in cell.others(given, states, fired)]
             if cell.after is not None:
-                after = writer.symbol(cell.after(states, writer.stand_in(h), fired))
+                after = writer.symbol(cell.after(states, charged, fired))
         self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in writer.functions}
         self.neuron = neuron if after is None else replace(neuron, reset=self._reset(after))
 
@@ -231,14 +231,14 @@ def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
     return reset.apply(charged, due, neuron.threshold)  # also removes the input
 
 
-def lines(cell: Cell, rule: Rule, dtype: torch.dtype, tau_s: float = 1.0) -> Lines:
-    """A cell's lines under a rule.
+def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
+    """A cell's lines under a rule, for states with the dtype and device of ``like``.
 
     Raises:
         CannotWriteError: the cell computes something that a line cannot express.
     """
     line, back = Line(), Line()
-    forth = _Written(cell, line, dtype, tau_s, told=False)
+    forth = _Written(cell, line, like, tau_s, told=False)
     moment, neuron = forth.moment, forth.neuron
     after: Any = state_after(neuron, moment.charged, moment.spike, moment.before)
     outputs: dict[str, Any] = {"out": forth.emitted, "h": moment.charged, "s0": after}
@@ -247,13 +247,12 @@ def lines(cell: Cell, rule: Rule, dtype: torch.dtype, tau_s: float = 1.0) -> Lin
         outputs |= {"trace": forth.emitted} | ({"spike": moment.spike} if cell.sends else {})
     if moment.before is not None:
         outputs["due"] = moment.before
-    told = _Written(cell, back, dtype, tau_s, told=True)
+    told = _Written(cell, back, like, tau_s, told=True)
     writer = told.writer
     if writer.numbers != forth.writer.numbers:
         raise CannotWriteError("another step each time")
     grads = _back(told, rule, tau_s)
-    needed = (back.operations[place] for place in back.needed(grads.values()))
-    wanted = {operation.operands[0] for operation in needed if operation.name == "input"}
+    wanted = {*back.inputs(grads.values())}
     own = [
         *(f"x{k}" for k in range(cell.inputs)),
         *(f"s{k}" for k in range(cell.states)),
@@ -262,6 +261,7 @@ def lines(cell: Cell, rule: Rule, dtype: torch.dtype, tau_s: float = 1.0) -> Lin
     return Lines(
         writer.numbers,
         writer.learned(),
+        writer.read(),
         [*writer.sources.values()],
         forth.writer.functions,
         line,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tssl_adapters.arithmetic import Line, Symbol, where
+from tssl_adapters.elementwise import on_host
 from tssl_adapters.neuron import Value
 
 SHAPE = (2, 3)
@@ -48,6 +49,7 @@ _COMPUTED: dict[str, Callable[..., Symbol]] = {
     "mul": lambda left, right: left * right,
     "div": lambda left, right: left / right,
     "neg": lambda value: -value,
+    "reciprocal": lambda value: 1.0 / value,
     "square": lambda value: value * value,
     "relu": lambda value: where(value <= 0.0, 0.0, value),
     "where": where,
@@ -76,19 +78,21 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, writes into a line what torch computes from stand-ins.
 
     Numbers, Python's own or in one-element tensors, become inputs of the line, named ``"n0"`` and
-    so on; ``numbers`` holds their values.
+    so on; ``numbers`` holds their values. What is computed of numbers alone is a number too, except
+    of those that learn or are on a GPU, whose values are not known before the line runs.
 
     Args:
         line: where to write.
-        dtype: dtype of the stand-ins and of everything computed from them.
+        like: a tensor with the stand-ins' device, and their dtype, which is that of everything
+            computed from them.
 
     Raises:
         CannotWriteError: while active, at an operation that a line cannot express.
     """
 
-    def __init__(self, line: Line, dtype: torch.dtype) -> None:
+    def __init__(self, line: Line, like: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.line, self.dtype = line, dtype
+        self.line, self.dtype, self.device = line, like.dtype, like.device
         self.numbers: list[Value] = []
         self.sources: dict[int, Tensor] = {}
         """The one-element tensors that existed before."""
@@ -104,7 +108,8 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def stand_in(self, symbol: Symbol) -> Tensor:
         """A tensor that stands for a symbol."""
-        self._made.append(torch.linspace(-1.0, 1.0, 6, dtype=self.dtype).view(SHAPE))
+        values = torch.linspace(-1.0, 1.0, 6, dtype=self.dtype, device=self.device)
+        self._made.append(values.view(SHAPE))
         self._symbols[id(self._made[-1])] = symbol
         return self._made[-1]  # type: ignore[no-any-return]
 
@@ -115,7 +120,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(value) in self._symbols:
             return self._symbols[id(value)]
         if isinstance(value, Tensor):
-            if value.numel() != 1 or not value.is_cpu or value.is_complex():
+            if value.numel() != 1 or value.is_complex():
                 raise CannotWriteError(f"a tensor of {value.numel()} numbers")
             self._met(value)
             return self._number(("tensor", id(value)), value)
@@ -133,11 +138,20 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = enumerate(self.numbers)
         return {f"n{k}": v for k, v in found if isinstance(v, Tensor) and v.requires_grad}
 
+    def read(self) -> dict[str, Tensor]:
+        """The numbers that are on a GPU, by name."""
+        found = enumerate(self.numbers)
+        return {f"n{k}": v for k, v in found if isinstance(v, Tensor) and not on_host(v)}
+
     def _number(self, key: Any, value: Value) -> Symbol:
         if key not in self._known:
             self._known[key] = f"n{len(self.numbers)}"
             self.numbers.append(value)
         return self.line.input(self._known[key])
+
+    def _varies(self, tensor: Tensor) -> bool:
+        """Whether its values are only known when the line runs."""
+        return id(tensor) in self._symbols or tensor.requires_grad or not on_host(tensor)
 
     def _met(self, tensor: Tensor) -> None:
         if id(tensor) not in self._own:
@@ -159,7 +173,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             if tensor.numel() == 1 and id(tensor) not in self._symbols:
                 self._met(tensor)
-        if not any(id(t) in self._symbols or t.requires_grad for t in tensors):
+        if not any(map(self._varies, tensors)):
             self._own.update(map(id, results))  # a number computed from numbers
             return found
         self._write(name, args, kwargs, results)

@@ -6,7 +6,9 @@ are tested.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -15,8 +17,16 @@ import torch
 import triton
 from torch import Tensor
 
+from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.engine.call.pins import is_memory
 from tssl_adapters.engine.call.plan import working_dtype
-from tssl_adapters.engine.compiled.kernels import Adjoints, Given, back_of
+from tssl_adapters.engine.compiled.kernels import (
+    Adjoints,
+    Given,
+    MismatchError,
+    RowLoop,
+    back_of,
+)
 from tssl_adapters.engine.step.spec import BackForm, Spec, link_rows
 from tssl_adapters.engine.triton import emit
 from tssl_adapters.engine.triton.kernels import backward, forward, scan
@@ -100,6 +110,39 @@ class TritonBackend:
             LINKS=link_rows(spec.form.timing, back.rule), BESIDE=beside,
         )  # fmt: skip
 
+    def row_loop(
+        self,
+        line: Line,
+        outputs: Mapping[str, Symbol],
+        numbers: Sequence[str],
+        read: Collection[str],
+        dtype: torch.dtype,
+        gate: float | None = None,
+    ) -> RowLoop:
+        """A line for all neurons."""
+        on_gpu = not emit.interpreted()
+        kernel, taken = emit.row(line, outputs, numbers, read, _name(dtype), gate, on_gpu)
+
+        def run(
+            named: Mapping[str, Tensor],
+            values: array[float],
+            neurons: int,
+            steps: float = math.inf,
+            /,
+        ) -> None:
+            tensors = [named[name] for name in taken]
+            like = tensors[-1]
+            for name, tensor in zip(taken, tensors, strict=True):
+                kind, count = (tensor.dtype, 1) if name in read else (dtype, neurons)
+                if name == "bits":
+                    kind, count = torch.uint8, triton.cdiv(neurons, 8)
+                if not is_memory(tensor, kind, like.device) or tensor.numel() != count:
+                    raise MismatchError.of(tensor, kind, count)
+            row = _row(tuple(values), dtype, like.device)
+            _launch(kernel, like, neurons, neurons, row, steps, *tensors)
+
+        return run
+
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         return _scanned(emit.current, drive, start, k, down=False)
 
@@ -113,12 +156,16 @@ def _scanned(
     """Run a current over time."""
     found, steps, neurons = torch.empty_like(drive), drive.shape[0], drive[0].numel()
     numbers = _row((k,), working_dtype(drive), drive.device)
-    step = made(str(drive.dtype).removeprefix("torch."), drive.is_cuda)
+    step = made(_name(drive.dtype), drive.is_cuda)
     _launch(
         scan, drive, neurons, drive, start, found, numbers, steps, neurons,
         STEP=step, DOWN=down, SPAN=_span(steps),
     )  # fmt: skip
     return found
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _span(steps: int) -> int:

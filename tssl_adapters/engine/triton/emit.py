@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import linecache
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from tssl_adapters.arithmetic import Operation
+from tssl_adapters.arithmetic import Line, Operation, Symbol
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import (
     CARRIED,
@@ -27,7 +27,14 @@ from tssl_adapters.engine.step.traced import (
     current_step_back,
     forward,
 )
-from tssl_adapters.engine.triton.parts import divided, divided_by_number, to_bfloat16, to_float16
+from tssl_adapters.engine.triton.parts import (
+    divided,
+    divided_by_number,
+    load_bits,
+    store_bits,
+    to_bfloat16,
+    to_float16,
+)
 from tssl_adapters.rules import Rule
 
 _HALF = ("float16", "bfloat16")
@@ -45,6 +52,7 @@ _WRITTEN = {
     "subtract": "{} - {}",
     "multiply": "{} * {}",
     "negate": "-{}",
+    "held": "{}",
     "where": "tl.where({}, {}, {})",
     # If one operand is NaN, Triton's own functions may return the other one.
     "minimum": "tl.where({1} < {0}, {1}, {0})",
@@ -111,28 +119,98 @@ def _function(
             precision, so torch's own operations are the reference there; in float32 it is
             SpikingJelly's kernels, which divide.
     """
-    half, wide = dtype in _HALF, "tl.float64" if dtype == "float64" else "tl.float32"
     inputs = {name: name for name in given}
     inputs |= {name: f"numbers[{k}]" for k, name in enumerate(NUMBERS)}
     inputs |= {name: f"carried[{k}]" for k, name in enumerate(CARRIED)}
-    inputs["steps"] = f"tl.cast(steps, {wide})"
-    operations = traced.line.operations
-    body = []
-    for place in traced.line.needed(traced.outputs.values()):
-        operation = operations[place]
-        if operation.name == "input":
-            found = inputs[operation.operands[0]]
-        elif operation.name == "number":
-            found = f"tl.full((), {_literal(operation.operands[0])}, {wide})"
-        elif half and operation.rounds:
-            found = _rounded(operation, operations, f"to_{dtype}", on_gpu)
-        else:
-            found = _written(operation.name, [f"t{k}" for k in operation.operands], "divided")
-        body.append(f"    t{place} = {found}\n")
+    inputs["steps"] = _steps(dtype)
+    body = _statements(traced.line, traced.outputs, inputs, dtype, on_gpu)
     places = {name: f"t{symbol.place}" for name, symbol in traced.outputs.items()}
     returned = [places[name] if name in places else inputs[name] for name in results]
-    body.append(f"    return {', '.join(returned)}\n")
-    return _compiled(", ".join(given), "".join(body))
+    return _compiled(given, [*body, f"return {', '.join(returned)}"])
+
+
+def row(
+    line: Line,
+    outputs: Mapping[str, Symbol],
+    numbers: Sequence[str],
+    read: Collection[str],
+    dtype: str,
+    gate: float | None,
+    on_gpu: bool,
+) -> tuple[Any, tuple[str, ...]]:
+    """A kernel that computes a line for all neurons, and the names of the tensors that it takes
+    after ``neurons, values, steps``: see
+    :meth:`tssl_adapters.engine.compiled.kernels.RowBackend.row_loop`. ``on_gpu``: whether torch,
+    whose operations the line has, would compute them on a GPU.
+    """
+    inputs = {name: f"tl.load(values + {k})" for k, name in enumerate(numbers) if name not in read}
+    known = [o for o in line.operations if o.name == "number" or o.operands[0] in inputs]
+    inverse = known if on_gpu else ()
+    inputs["steps"] = _steps(dtype)
+    inputs["active"] = f"load_bits(bits, j, neurons).to({_wide(dtype)})"
+    wanted = line.inputs(outputs.values())
+    given = [name for name in wanted if name not in inputs]
+    bits = ["bits"] if gate is not None or "active" in wanted else []
+    taken = (*bits, *given, *(f"to.{name}" for name in outputs))
+    variables = {name: name.replace(".", "_") for name in taken}
+    for name in given:
+        loaded = f"tl.load({variables[name]} + j, mask=here, other=0.0)"
+        inputs[name] = f"tl.cast(tl.load({name}), {_wide(dtype)})" if name in read else loaded
+    body = [
+        "j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
+        "here = j < neurons",
+        *_statements(line, outputs, inputs, dtype, on_gpu, inverse),
+    ]
+    for name, symbol in outputs.items():
+        body.append(f"tl.store({variables[f'to.{name}']} + j, t{symbol.place}, mask=here)")
+    if gate is not None:
+        body.append(f"store_bits(bits, t{outputs['out'].place} >= {gate}, neurons, BLOCK)")
+    parameters = ("neurons", "values", "steps", *variables.values(), "BLOCK: tl.constexpr")
+    return _compiled(parameters, body), taken
+
+
+def _wide(dtype: str) -> str:
+    """The dtype that a drive of this dtype is computed in."""
+    return "tl.float64" if dtype == "float64" else "tl.float32"
+
+
+def _steps(dtype: str) -> str:
+    return f"tl.cast(steps, {_wide(dtype)})"
+
+
+def _statements(
+    line: Line,
+    outputs: Mapping[str, Symbol],
+    inputs: Mapping[str, str],
+    dtype: str,
+    on_gpu: bool,
+    inverse: Collection[Operation] = (),
+) -> list[str]:
+    """A line as assignments, one per operation that the outputs need, to ``t`` and its place.
+
+    Args:
+        line: the operations.
+        outputs: results by name.
+        inputs: the source of each input.
+        dtype: the drive's dtype.
+        on_gpu: as for :func:`_function`.
+        inverse: the numbers by whose reciprocal torch multiplies where a line divides by them.
+    """
+    operations, found = line.operations, []
+    for place in line.needed(outputs.values()):
+        operation = operations[place]
+        if operation.name == "input":
+            source = inputs[operation.operands[0]]
+        elif operation.name == "number":
+            source = f"tl.full((), {_literal(operation.operands[0])}, {_wide(dtype)})"
+        elif dtype in _HALF and operation.rounds:
+            source = _rounded(operation, operations, f"to_{dtype}", on_gpu)
+        else:
+            by_number = operations[operation.operands[-1]] in inverse
+            divide = "divided_by_number" if by_number else "divided"
+            source = _written(operation.name, [f"t{k}" for k in operation.operands], divide)
+        found.append(f"t{place} = {source}")
+    return found
 
 
 def _written(name: str, operands: Sequence[str], divide: str) -> str:
@@ -162,14 +240,22 @@ def _literal(bits: str) -> str:
     return value if value[-1].isdigit() else f'float("{value}")'
 
 
+def _compiled(parameters: Sequence[str], body: Sequence[str]) -> Any:
+    """The unique function of these statements."""
+    lines = [f"({', '.join(parameters)}):", *(f"    {statement}" for statement in body)]
+    return _jitted("\n".join(lines) + "\n")
+
+
 @cache
-def _compiled(parameters: str, body: str) -> Any:
-    """The unique function of this source. Triton distinguishes functions by name."""
-    name = "step_" + hashlib.sha256(f"{parameters}\n{body}".encode()).hexdigest()[:16]
-    source = f"def {name}({parameters}):\n{body}"
+def _jitted(rest: str) -> Any:
+    """The unique function of this source after its name. Triton distinguishes functions by name."""
+    name = "step_" + hashlib.sha256(rest.encode()).hexdigest()[:16]
+    source = f"def {name}{rest}"
     scope = {
         "divided": divided,
         "divided_by_number": divided_by_number,
+        "load_bits": load_bits,
+        "store_bits": store_bits,
         "to_float16": to_float16,
         "to_bfloat16": to_bfloat16,
         "tl": tl,  # Triton needs it in scope

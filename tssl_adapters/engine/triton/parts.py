@@ -18,7 +18,7 @@ def divided(left, right):
 @triton.jit
 def divided_by_number(left, right):
     """``left / right`` as torch computes it on a GPU for a number ``right``: by its reciprocal."""
-    return left * tl.div_rn(1.0, right)
+    return left * divided(tl.full((), 1.0, right.dtype), right)
 
 
 @triton.jit

@@ -1,0 +1,157 @@
+"""Triton's kernels for steps of recurrent and of nonlinear neurons: what torch gives.
+
+As in ``test_triton.py``, on a GPU where there is one, else through Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+from cell_layers import (
+    LAYERS,
+    RULES,
+    close,
+    drive,
+    dtype_of,
+    gradients,
+    steps,
+    took,
+    wrapped,
+)
+from changes import beta_written_past_torch
+from torch import Tensor
+
+from tssl_adapters.arithmetic import Line
+from tssl_adapters.engine.call import pins
+from tssl_adapters.engine.compiled import cell_steps, launch
+from tssl_adapters.engine.compiled.kernels import MismatchError, RowBackend, backend
+from tssl_adapters.engine.step import written
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no GPU, and no TRITON_INTERPRET=1", allow_module_level=True)
+
+# Where a kernel is not what torch is, torch takes its place, with a warning.
+pytestmark = pytest.mark.filterwarnings("error::tssl_adapters.errors.EngineWarning")
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":
+        monkeypatch.setattr(launch, "NEURONS", 33)
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are what they are on a GPU: not to be read but by its kernels."""
+    if DEVICE == "cuda":
+        return
+    for module in (pins, written, cell_steps):
+        monkeypatch.setattr(module, "on_host", lambda tensor: False)
+
+
+def check(
+    name: str, rule: Any, dtype: torch.dtype, change: Any = None, tau_s: float = 1.0
+) -> list[Tensor]:
+    """By kernels: what torch gives, also in a second sequence, which finds all decided."""
+    ours = []
+    for engine in ("triton", "torch"):
+        layer = wrapped(name, rule, engine=engine, dtype=dtype, tau_s=tau_s).to(DEVICE)
+        x = drive(dtype)[:STEPS].detach().to(DEVICE).requires_grad_()
+        for _ in range(2):
+            found = steps(layer, x, change)
+        assert (took(found) > 0) == (engine == "triton")
+        ours.append((found, gradients(found, x, layer)))
+    assert all(map(torch.equal, ours[0][0], ours[1][0]))
+    close(ours[0][1], ours[1][1], 1e-5 if dtype is torch.float32 else 1e-12)
+    assert ours[0][1][0].abs().sum() > 0
+    return ours[0][0]
+
+
+@pytest.mark.parametrize(("name", "rule"), zip(LAYERS, cycle(RULES), strict=False))
+def test_steps(name: str, rule: str) -> None:
+    check(name, RULES[rule], dtype_of(name))
+
+
+@pytest.mark.parametrize("rule", ["default", "TSSL-BP"])
+@pytest.mark.parametrize("name", ["RLeaky", "LSNNRecurrentCell", "KLIFNode"])
+def test_steps_with_a_psc(name: str, rule: str) -> None:
+    check(name, RULES[rule], dtype_of(name), tau_s=3.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["RLeaky to zero", "RSynaptic", "LSNNRecurrentCell", "KLIFNode", "EIFNode"]
+)
+def test_numbers_that_kernels_read(on_device: None, name: str) -> None:
+    check(name, "smooth-tsslbp", torch.float32)
+
+
+def test_a_number_that_kernels_read_counts_from_step_to_step(on_device: None) -> None:
+    """Also if torch does not know that it was written to."""
+    found = check("RLeaky", "smooth-tsslbp", torch.float32, beta_written_past_torch)
+    unchanged = check("RLeaky", "smooth-tsslbp", torch.float32)
+    assert not torch.equal(found[-1], unchanged[-1])
+
+
+def loop(compute: Callable[[Any, Any], Any], read: tuple[str, ...] = ()) -> Any:
+    """A kernel of an input ``x`` and a number ``n``."""
+    kernels, line = backend("triton"), Line()
+    assert isinstance(kernels, RowBackend)
+    found = compute(line.input("x"), line.input("n"))
+    return kernels.row_loop(line, {"out": found}, ["n"], read, torch.float32, 0.5)
+
+
+def room(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """These, and where such a kernel writes."""
+    x = given["x"]
+    bits = torch.zeros(-(-x.numel() // 8), dtype=torch.uint8)
+    return {**given, "to.out": torch.zeros_like(x), "bits": bits}
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "dtype": Tensor.double,
+    "number": lambda x: x[:-1].clone(),
+    "strides": lambda x: x.repeat_interleave(2)[::2],
+    "device": lambda x: x.to("meta"),
+    "sign": lambda x: torch._neg_view(x),
+}
+
+
+@pytest.mark.parametrize("argument", ["x", "to.out", "n", "bits"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_memory_of_another_form_is_not_taken(wrong: str, argument: str) -> None:
+    run = loop(lambda x, n: x * n, read=("n",))
+    given = {"x": torch.ones(6), "n": torch.tensor(2.0)}
+    given = {name: tensor.to(DEVICE) for name, tensor in room(given).items()}
+    run(given, array("f", [0.0]), 6)
+    assert given["to.out"].eq(2.0).all()
+    assert given["bits"].eq(0b111111).all()
+    if (wrong, argument) in (("strides", "n"), ("strides", "bits"), ("dtype", "n")):
+        return  # one number has no order, and may have any dtype
+    given[argument] = WRONG[wrong](given[argument].reshape(-1))
+    with pytest.raises(MismatchError, match="where a loop wants"):
+        run(given, array("f", [0.0]), 6)
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "read", "divided"),
+    [(False, (), True), (True, (), False), (True, ("n",), True)],
+)
+def test_a_division_rounds_as_torch_s_on_that_device(
+    on_gpu: bool, read: tuple[str, ...], divided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU multiplies by the reciprocal of a number that is not there."""
+    monkeypatch.setattr("tssl_adapters.engine.triton.emit.interpreted", lambda: not on_gpu)
+    x, n = torch.randn(300), torch.tensor(3.0)
+    given = {name: tensor.to(DEVICE) for name, tensor in room({"x": x, "n": n}).items()}
+    loop(lambda x, n: x / n, read)(given, array("f", [3.0]), 300)
+    assert torch.equal(given["to.out"].cpu(), x / 3.0 if divided else x * (1.0 / n))
+    assert not torch.equal(x / 3.0, x * (1.0 / n))
