@@ -897,12 +897,12 @@ def test_supported_lists_installed_libraries_only(monkeypatch: pytest.MonkeyPatc
         (norse.LIFCell, {"rule": "eventprop"}, "cpu"),
         (norse.LIFRefracCell, {}, "torch"),
         (lambda: norse.LIFRecurrentCell(4, 4), {}, "cpu"),
-        (lambda: norse.LIFRecurrentCell(4, 4), {"tau_s": 3.0}, "torch"),
+        (lambda: norse.LIFRecurrentCell(4, 4), {"tau_s": 3.0}, "cpu"),
         (lambda: norse.LIFRecurrentCell(4, 4), {"rule": "eventprop"}, "torch"),
         (neuron.QIFNode, {}, "cpu"),
-        (neuron.QIFNode, {"tau_s": 3.0}, "torch"),
+        (neuron.QIFNode, {"tau_s": 3.0}, "cpu"),
         (neuron.SimpleIFNode, {}, "cpu"),
-        (neuron.SimpleIFNode, {"tau_s": 3.0}, "torch"),
+        (neuron.SimpleIFNode, {"tau_s": 3.0}, "cpu"),
     ],
 )
 def test_the_engine_that_is_said_is_the_one_that_runs(

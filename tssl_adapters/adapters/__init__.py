@@ -42,6 +42,7 @@ from tssl_adapters.adapters.base import (
     always_fits,
     eager,
     untouched,
+    wrapped_classes,
 )
 from tssl_adapters.adapters.library import (
     copied,
@@ -157,4 +158,5 @@ __all__ = [
     "untraced",
     "valued",
     "version_of",
+    "wrapped_classes",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from inspect import signature
+from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
@@ -184,6 +186,29 @@ class Wrapped:
     def _tssl_runs_native(self) -> bool:
         """Whether to run the library's forward pass: there is no gradient to attach, and no PSC."""
         return self._tssl_settings.tau_s == 1.0 and (not torch.is_grad_enabled() or exporting())
+
+
+def wrapped_classes(
+    module: str, library: ModuleType, mixins: Mapping[str, type | tuple[type, ...]]
+) -> dict[type[nn.Module], type[Any]]:
+    """A wrapped class for each of a library's classes, by that class.
+
+    Args:
+        module: ``__name__`` of the calling module. Pickle looks for the classes there, under the
+            library's names with ``Wrapped`` before them.
+        library: the module that has the library's classes.
+        mixins: what to mix into which class. Those that the installed version lacks are left out.
+    """
+    found: dict[type[nn.Module], type[Any]] = {}
+    for name, mixed in mixins.items():
+        native = getattr(library, name, None)
+        if native is None:
+            continue
+        body = {"_tssl_native": native, "__module__": module}
+        bases = mixed if isinstance(mixed, tuple) else (mixed,)
+        found[native] = type(f"Wrapped{name}", (*bases, native), body)
+        setattr(sys.modules[module], f"Wrapped{name}", found[native])
+    return found
 
 
 def no_spikes(wrapped: type[Wrapped], layer: nn.Module) -> str | None:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from tssl_adapters.adapters import (
     Adapter,
     Kind,
-    Wrapped,
     defined_by,
 )
 from tssl_adapters.adapters.norse import layers, linear
@@ -61,14 +60,12 @@ _STEPS: dict[str, tuple[str, ...]] = {
 }
 """The library's steps, for dense and for sparse input, that each class is known to use."""
 
-_LINEAR = {"IAFCell", "IAF", "LIFBoxCell"} | (
-    set() if lif_feed_forward_step in LATE else {"LIFCell", "LIF"}
+# In older versions the membrane sees the current before the input is added: no linear charge.
+_WRAPPED = (
+    linear.WRAPPED | layers.WRAPPED
+    if lif_feed_forward_step in LATE
+    else layers.WRAPPED | linear.WRAPPED
 )
-
-
-def _wrapped(name: str) -> type[Wrapped]:
-    cls: type[Wrapped] = getattr(linear if name in _LINEAR else layers, f"Wrapped{name}")
-    return cls
 
 
 def _step(name: str) -> Any:
@@ -76,11 +73,10 @@ def _step(name: str) -> Any:
     return getattr(import_module(f"norse.torch.functional.{module}"), function)
 
 
-# Older versions lack some of the classes.
-_EXPECTED: dict[type[Wrapped], tuple[Any, ...]] = {
-    _wrapped(name): tuple(map(_step, steps))
+_EXPECTED: dict[type[Any], tuple[Any, ...]] = {
+    _WRAPPED[native]: tuple(map(_step, steps))
     for name, steps in _STEPS.items()
-    if hasattr(norse, name)
+    if (native := getattr(norse, name, None)) is not None  # older versions lack some
 }
 
 _REASONS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import norse.torch as norse
@@ -13,14 +12,13 @@ from torch import Tensor
 
 from tssl_adapters.adapters import (
     CellSteps,
-    Surrogate,
     ToValue,
     Traits,
-    Wrapped,
     eager,
     exporting,
+    wrapped_classes,
 )
-from tssl_adapters.adapters.norse import neurons, surrogates
+from tssl_adapters.adapters.norse import neurons
 from tssl_adapters.adapters.norse.run import (
     REFRACTORY,
     Cell,
@@ -29,12 +27,13 @@ from tssl_adapters.adapters.norse.run import (
     step,
     trace_before,
 )
-from tssl_adapters.adapters.norse.values import emitting, number, spikes
+from tssl_adapters.adapters.norse.shared import Shared
+from tssl_adapters.adapters.norse.values import number
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
 
 
-class _Layer(Wrapped):
-    """What the wrapped layers share. Mixed in before the library's class."""
+class _Layer(Shared):
+    """What layers share whose step torch computes. Mixed in before the library's class."""
 
     _tssl_neuron: ClassVar[type[neurons.LIF]]
 
@@ -56,24 +55,6 @@ class _Layer(Wrapped):
             recurrent=isinstance(layer, SNNRecurrent | SNNRecurrentCell),
             sequence=_whole(layer),
         )
-
-    @classmethod
-    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
-        return spikes(layer)
-
-    def _tssl_parts(self: Any) -> tuple[Any, ...]:
-        return self.activation, getattr(self.p, "method", None)
-
-    def _tssl_emitted(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return emitting(self, x, state)
-
-    @classmethod
-    def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
-        return surrogates.own(layer)
-
-    @classmethod
-    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
-        return surrogates.surrogate(layer)
 
     # SequentialState looks for "state" in this signature.
     @eager
@@ -124,192 +105,37 @@ def _whole(layer: Any) -> bool:
     return isinstance(layer, SNNRecurrent) and goes_whole(layer.activation)
 
 
-class WrappedLIFCell(_Layer, norse.LIFCell):  # type: ignore[misc]
-    """``LIFCell`` of older versions, whose membrane sees the current before the input is added."""
-
-    _tssl_native = norse.LIFCell
+class _LIF(_Layer):
     _tssl_neuron = neurons.LIF
 
 
-class WrappedLIF(_Layer, norse.LIF):  # type: ignore[misc]
-    """``LIF`` of older versions, whose membrane sees the current before the input is added."""
-
-    _tssl_native = norse.LIF
-    _tssl_neuron = neurons.LIF
-
-
-class WrappedLIFRecurrentCell(_Layer, norse.LIFRecurrentCell):  # type: ignore[misc]
-    """``LIFRecurrentCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFRecurrentCell
-    _tssl_neuron = neurons.LIF
-
-
-class WrappedLIFRecurrent(_Layer, norse.LIFRecurrent):  # type: ignore[misc]
-    """``LIFRecurrent`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFRecurrent
-    _tssl_neuron = neurons.LIF
-
-
-class WrappedLIFExCell(_Layer, norse.LIFExCell):  # type: ignore[misc]
-    """``LIFExCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFExCell
+class _LIFEx(_Layer):
     _tssl_neuron = neurons.LIFEx
 
 
-class WrappedLIFEx(_Layer, norse.LIFEx):  # type: ignore[misc]
-    """``LIFEx`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFEx
-    _tssl_neuron = neurons.LIFEx
-
-
-class WrappedLIFExRecurrentCell(_Layer, norse.LIFExRecurrentCell):  # type: ignore[misc]
-    """``LIFExRecurrentCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFExRecurrentCell
-    _tssl_neuron = neurons.LIFEx
-
-
-class WrappedLIFExRecurrent(_Layer, norse.LIFExRecurrent):  # type: ignore[misc]
-    """``LIFExRecurrent`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFExRecurrent
-    _tssl_neuron = neurons.LIFEx
-
-
-class WrappedLIFAdExCell(_Layer, norse.LIFAdExCell):  # type: ignore[misc]
-    """``LIFAdExCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFAdExCell
+class _LIFAdEx(_Layer):
     _tssl_neuron = neurons.LIFAdEx
 
 
-class WrappedLIFAdEx(_Layer, norse.LIFAdEx):  # type: ignore[misc]
-    """``LIFAdEx`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFAdEx
-    _tssl_neuron = neurons.LIFAdEx
-
-
-class WrappedLIFAdExRecurrentCell(_Layer, norse.LIFAdExRecurrentCell):  # type: ignore[misc]
-    """``LIFAdExRecurrentCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFAdExRecurrentCell
-    _tssl_neuron = neurons.LIFAdEx
-
-
-class WrappedLIFAdExRecurrent(_Layer, norse.LIFAdExRecurrent):  # type: ignore[misc]
-    """``LIFAdExRecurrent`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFAdExRecurrent
-    _tssl_neuron = neurons.LIFAdEx
-
-
-class WrappedLSNNCell(_Layer, norse.LSNNCell):  # type: ignore[misc]
-    """``LSNNCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LSNNCell
+class _LSNN(_Layer):
     _tssl_neuron = neurons.LSNN
 
 
-class WrappedLSNN(_Layer, norse.LSNN):  # type: ignore[misc]
-    """``LSNN`` with the gradient of a rule."""
-
-    _tssl_native = norse.LSNN
-    _tssl_neuron = neurons.LSNN
-
-
-class WrappedLSNNRecurrentCell(_Layer, norse.LSNNRecurrentCell):  # type: ignore[misc]
-    """``LSNNRecurrentCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LSNNRecurrentCell
-    _tssl_neuron = neurons.LSNN
-
-
-class WrappedLSNNRecurrent(_Layer, norse.LSNNRecurrent):  # type: ignore[misc]
-    """``LSNNRecurrent`` with the gradient of a rule."""
-
-    _tssl_native = norse.LSNNRecurrent
-    _tssl_neuron = neurons.LSNN
-
-
-class WrappedIzhikevichCell(_Layer, norse.IzhikevichCell):  # type: ignore[misc]
-    """``IzhikevichCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.IzhikevichCell
+class _Izhikevich(_Layer):
     _tssl_neuron = neurons.Izhikevich
 
 
-class WrappedIzhikevich(_Layer, norse.Izhikevich):  # type: ignore[misc]
-    """``Izhikevich`` with the gradient of a rule."""
+_FORMS = ("Cell", "", "RecurrentCell", "Recurrent")
+_WHOSE = {
+    "LIF": _LIF,  # its feed-forward forms in older versions, see LATE
+    "LIFEx": _LIFEx,
+    "LIFAdEx": _LIFAdEx,
+    "LSNN": _LSNN,
+    "Izhikevich": _Izhikevich,
+    "LIFRefrac": _LIF,
+    "LIFAdExRefrac": _LIFAdEx,
+}
 
-    _tssl_native = norse.Izhikevich
-    _tssl_neuron = neurons.Izhikevich
-
-
-class WrappedIzhikevichRecurrentCell(_Layer, norse.IzhikevichRecurrentCell):  # type: ignore[misc]
-    """``IzhikevichRecurrentCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.IzhikevichRecurrentCell
-    _tssl_neuron = neurons.Izhikevich
-
-
-class WrappedIzhikevichRecurrent(_Layer, norse.IzhikevichRecurrent):  # type: ignore[misc]
-    """``IzhikevichRecurrent`` with the gradient of a rule."""
-
-    _tssl_native = norse.IzhikevichRecurrent
-    _tssl_neuron = neurons.Izhikevich
-
-
-class WrappedLIFRefracCell(_Layer, norse.LIFRefracCell):  # type: ignore[misc]
-    """``LIFRefracCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFRefracCell
-    _tssl_neuron = neurons.LIF
-
-
-class WrappedLIFRefracRecurrentCell(_Layer, norse.LIFRefracRecurrentCell):  # type: ignore[misc]
-    """``LIFRefracRecurrentCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFRefracRecurrentCell
-    _tssl_neuron = neurons.LIF
-
-
-# Older versions lack these.
-if hasattr(norse, "LIFRefracRecurrent"):
-
-    class WrappedLIFRefracRecurrent(_Layer, norse.LIFRefracRecurrent):  # type: ignore[misc]
-        """``LIFRefracRecurrent`` with the gradient of a rule."""
-
-        _tssl_native = norse.LIFRefracRecurrent
-        _tssl_neuron = neurons.LIF
-
-
-if hasattr(norse, "LIFAdExRefracCell"):
-
-    class WrappedLIFAdExRefracCell(_Layer, norse.LIFAdExRefracCell):  # type: ignore[misc]
-        """``LIFAdExRefracCell`` with the gradient of a rule."""
-
-        _tssl_native = norse.LIFAdExRefracCell
-        _tssl_neuron = neurons.LIFAdEx
-
-
-if hasattr(norse, "LIFAdExRefracRecurrentCell"):
-
-    class WrappedLIFAdExRefracRecurrentCell(_Layer, norse.LIFAdExRefracRecurrentCell):  # type: ignore[misc]
-        """``LIFAdExRefracRecurrentCell`` with the gradient of a rule."""
-
-        _tssl_native = norse.LIFAdExRefracRecurrentCell
-        _tssl_neuron = neurons.LIFAdEx
-
-
-if hasattr(norse, "LIFAdExRefracRecurrent"):
-
-    class WrappedLIFAdExRefracRecurrent(_Layer, norse.LIFAdExRefracRecurrent):  # type: ignore[misc]
-        """``LIFAdExRefracRecurrent`` with the gradient of a rule."""
-
-        _tssl_native = norse.LIFAdExRefracRecurrent
-        _tssl_neuron = neurons.LIFAdEx
+WRAPPED = wrapped_classes(
+    __name__, norse, {name + form: mixin for name, mixin in _WHOSE.items() for form in _FORMS}
+)

@@ -26,12 +26,10 @@ from tssl_adapters.adapters import (
     Neuron,
     OtherNeuronError,
     Subtract,
-    Surrogate,
     Thin,
     ToValue,
     Traits,
     Value,
-    Wrapped,
     attach,
     computes,
     eager,
@@ -40,9 +38,10 @@ from tssl_adapters.adapters import (
     stepped_with_state,
     synaptic_current,
     trace_of,
+    wrapped_classes,
 )
-from tssl_adapters.adapters.norse import surrogates
-from tssl_adapters.adapters.norse.values import emitting, number, resting, spikes
+from tssl_adapters.adapters.norse.shared import Shared
+from tssl_adapters.adapters.norse.values import number, resting
 
 
 def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:
@@ -131,26 +130,8 @@ def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
     return (1 - due) * charged + due * (charged - threshold)
 
 
-class Layer(Wrapped):
-    """What all wrapped layers share. Mixed in before the library's class."""
-
-    @classmethod
-    def _tssl_spikes(cls, layer: Any) -> Callable[[Tensor], Tensor]:
-        return spikes(layer)
-
-    def _tssl_parts(self: Any) -> tuple[Any, ...]:
-        return self.activation, self.p.method
-
-    def _tssl_emitted(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return emitting(self, x, state)
-
-    @classmethod
-    def _tssl_own(cls, layer: Any) -> tuple[Any, ...]:
-        return surrogates.own(layer)
-
-    @classmethod
-    def _tssl_surrogate(cls, layer: Any) -> Surrogate:
-        return surrogates.surrogate(layer)
+class Layer(Shared):
+    """What layers with a linear charge share. Mixed in before the library's class."""
 
     # SequentialState looks for "state" in this signature.
     @eager
@@ -296,18 +277,6 @@ def _rounded(number: Value, x: Tensor, current: Tensor, sequence: bool) -> Value
     return torch.tensor(number, dtype=dtype).item()
 
 
-class WrappedLIFCell(_LIF, norse.LIFCell):  # type: ignore[misc]
-    """``LIFCell`` with the gradient of a rule."""
-
-    _tssl_native = norse.LIFCell
-
-
-class WrappedLIF(_LIF, norse.LIF):  # type: ignore[misc]
-    """``LIF`` with the gradient of a rule: the whole sequence in one call."""
-
-    _tssl_native = norse.LIF
-
-
 class _LIFBox(Layer):
     def _tssl_parts(self: Any) -> tuple[Any, ...]:
         return (*super()._tssl_parts(), getattr(self.p, "reset_method", None))
@@ -329,26 +298,8 @@ class _IAF(Layer):
         return IAFFeedForwardState(v)
 
 
-# Older versions lack some of these.
-if hasattr(norse, "LIFBoxCell"):
-
-    class WrappedLIFBoxCell(_LIFBox, norse.LIFBoxCell):  # type: ignore[misc]
-        """``LIFBoxCell`` with the gradient of a rule."""
-
-        _tssl_native = norse.LIFBoxCell
-
-
-if hasattr(norse, "IAFCell"):
-
-    class WrappedIAFCell(_IAF, norse.IAFCell):  # type: ignore[misc]
-        """``IAFCell`` with the gradient of a rule."""
-
-        _tssl_native = norse.IAFCell
-
-
-if hasattr(norse, "IAF"):
-
-    class WrappedIAF(_IAF, norse.IAF):  # type: ignore[misc]
-        """``IAF`` with the gradient of a rule: the whole sequence in one call."""
-
-        _tssl_native = norse.IAF
+WRAPPED = wrapped_classes(
+    __name__,
+    norse,
+    {"LIFCell": _LIF, "LIF": _LIF, "LIFBoxCell": _LIFBox, "IAFCell": _IAF, "IAF": _IAF},
+)

@@ -62,7 +62,7 @@ def _detach(layer: Any) -> None:
 
 def _find() -> tuple[Kinds, Kinds]:
     wrapped = importlib.import_module(f"{__name__}.layers").WRAPPED
-    return {cls._tssl_native: _kind(cls) for cls in wrapped}, {}
+    return {native: _kind(cls) for native, cls in wrapped.items()}, {}
 
 
 def _copy(cls: type[nn.Module]) -> Kind | None:

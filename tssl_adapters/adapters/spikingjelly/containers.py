@@ -16,6 +16,7 @@ from tssl_adapters.adapters import (
     ToValue,
     Traits,
     Wrapped,
+    wrapped_classes,
 )
 
 
@@ -39,19 +40,10 @@ class _Container(Wrapped):
         return self._tssl_native.single_step_functional_forward(self, inputs, cut, **kwargs)
 
 
-class WrappedLinearRecurrentContainer(_Container, layer.LinearRecurrentContainer):  # type: ignore[misc]
-    """``LinearRecurrentContainer`` without a gradient through the feedback."""
+_CONTAINERS = wrapped_classes(
+    __name__,
+    layer,
+    dict.fromkeys(("LinearRecurrentContainer", "ElementWiseRecurrentContainer"), _Container),
+)
 
-    _tssl_native = layer.LinearRecurrentContainer
-
-
-class WrappedElementWiseRecurrentContainer(_Container, layer.ElementWiseRecurrentContainer):  # type: ignore[misc]
-    """``ElementWiseRecurrentContainer`` without a gradient through the feedback."""
-
-    _tssl_native = layer.ElementWiseRecurrentContainer
-
-
-LOOPS = {
-    cls._tssl_native: Kind(cls)
-    for cls in (WrappedLinearRecurrentContainer, WrappedElementWiseRecurrentContainer)
-}
+LOOPS = {native: Kind(cls) for native, cls in _CONTAINERS.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from spikingjelly.activation_based import functional, neuron
+from spikingjelly.activation_based import functional
 from torch import Tensor
 
 from tssl_adapters.adapters import (
@@ -125,9 +125,3 @@ class GatedLIF(Node):
 
     def _tssl_store(self, ran: Ran) -> None:
         """These nodes keep no sequence of states."""
-
-
-class WrappedGatedLIFNode(GatedLIF, neuron.GatedLIFNode):  # type: ignore[misc]
-    """``GatedLIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.GatedLIFNode

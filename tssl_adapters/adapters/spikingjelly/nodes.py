@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from spikingjelly.activation_based import neuron
 
-from tssl_adapters.adapters import Kind
-from tssl_adapters.adapters.spikingjelly.gated import WrappedGatedLIFNode
+from tssl_adapters.adapters import Kind, wrapped_classes
+from tssl_adapters.adapters.spikingjelly.gated import GatedLIF
 from tssl_adapters.adapters.spikingjelly.klif import KLIF
 from tssl_adapters.adapters.spikingjelly.linear import IF, LIF, ParametricLIF
 from tssl_adapters.adapters.spikingjelly.node import problem, start, stop
@@ -19,76 +19,9 @@ from tssl_adapters.adapters.spikingjelly.nonlinear import (
 )
 from tssl_adapters.adapters.spikingjelly.simple import (
     STEP,
-    WrappedSimpleIFNode,
-    WrappedSimpleLIFNode,
+    SimpleLIF,
+    SimpleNode,
 )
-
-
-class WrappedLIFNode(LIF, neuron.LIFNode):  # type: ignore[misc]
-    """``LIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.LIFNode
-
-
-class WrappedParametricLIFNode(ParametricLIF, neuron.ParametricLIFNode):  # type: ignore[misc]
-    """``ParametricLIFNode`` with the gradient of a rule, for ``w`` too."""
-
-    _tssl_native = neuron.ParametricLIFNode
-
-
-class WrappedIFNode(IF, neuron.IFNode):  # type: ignore[misc]
-    """``IFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.IFNode
-
-
-class WrappedHalfThresholdIFNode(IF, neuron.HalfThresholdIFNode):  # type: ignore[misc]
-    """``HalfThresholdIFNode``: an ``IFNode`` that starts at half its threshold."""
-
-    _tssl_native = neuron.HalfThresholdIFNode
-
-
-class WrappedQIFNode(QIF, neuron.QIFNode):  # type: ignore[misc]
-    """``QIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.QIFNode
-
-
-class WrappedEIFNode(EIF, neuron.EIFNode):  # type: ignore[misc]
-    """``EIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.EIFNode
-
-
-class WrappedIzhikevichNode(Izhikevich, neuron.IzhikevichNode):  # type: ignore[misc]
-    """``IzhikevichNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.IzhikevichNode
-
-
-class WrappedCUBALIFNode(CUBALIF, neuron.CUBALIFNode):  # type: ignore[misc]
-    """``CUBALIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.CUBALIFNode
-
-
-class WrappedRAFNode(RAF, neuron.RAFNode):  # type: ignore[misc]
-    """``RAFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.RAFNode
-
-
-class WrappedKLIFNode(KLIF, neuron.KLIFNode):  # type: ignore[misc]
-    """``KLIFNode`` with the gradient of a rule, for ``k`` too."""
-
-    _tssl_native = neuron.KLIFNode
-
-
-class WrappedComplementaryLIFNode(ComplementaryLIF, neuron.ComplementaryLIFNode):  # type: ignore[misc]
-    """``ComplementaryLIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.ComplementaryLIFNode
-
 
 _PASSED_BY = (
     *("forward", "single_step_forward", "multi_step_forward", "functional_forward"),
@@ -103,23 +36,32 @@ _INSTEAD = (
 )
 
 
-_NODES = (
-    WrappedLIFNode,
-    WrappedParametricLIFNode,
-    WrappedIFNode,
-    WrappedHalfThresholdIFNode,
-    WrappedKLIFNode,
-    WrappedQIFNode,
-    WrappedEIFNode,
-    WrappedIzhikevichNode,
-    WrappedComplementaryLIFNode,
-    WrappedCUBALIFNode,
-    WrappedRAFNode,
-    WrappedGatedLIFNode,
+_NODES = wrapped_classes(
+    __name__,
+    neuron,
+    {
+        "LIFNode": LIF,
+        "ParametricLIFNode": ParametricLIF,
+        "IFNode": IF,
+        "HalfThresholdIFNode": IF,
+        "KLIFNode": KLIF,
+        "QIFNode": QIF,
+        "EIFNode": EIF,
+        "IzhikevichNode": Izhikevich,
+        "ComplementaryLIFNode": ComplementaryLIF,
+        "CUBALIFNode": CUBALIF,
+        "RAFNode": RAF,
+        "GatedLIFNode": GatedLIF,
+    },
 )
-_SIMPLE = (WrappedSimpleIFNode, WrappedSimpleLIFNode)
+_SIMPLE = wrapped_classes(
+    __name__, neuron, {"SimpleIFNode": SimpleNode, "SimpleLIFNode": SimpleLIF}
+)
 
 KINDS = {
-    **{cls._tssl_native: Kind(cls, problem, start, stop, _PASSED_BY, _INSTEAD) for cls in _NODES},
-    **{cls._tssl_native: Kind(cls, problem, start, stop, STEP) for cls in _SIMPLE},
+    **{
+        native: Kind(cls, problem, start, stop, _PASSED_BY, _INSTEAD)
+        for native, cls in _NODES.items()
+    },
+    **{native: Kind(cls, problem, start, stop, STEP) for native, cls in _SIMPLE.items()},
 }

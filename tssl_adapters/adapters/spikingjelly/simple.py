@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import base, neuron
+from spikingjelly.activation_based import base
 from torch import Tensor
 
 from tssl_adapters.adapters import (
@@ -83,21 +83,9 @@ class SimpleNode(SmoothNode):
         """These nodes keep no sequence of states."""
 
 
-class WrappedSimpleIFNode(SimpleNode, neuron.SimpleIFNode):  # type: ignore[misc]
-    """``SimpleIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.SimpleIFNode
-
-
 class SimpleLIF(SimpleNode):
     """With the charge of ``SimpleLIFNode``, unless the user's class has its own."""
 
     @classmethod
     def _tssl_decay(cls, node: Any) -> Value:
         return 1.0 - 1.0 / float(node.tau)
-
-
-class WrappedSimpleLIFNode(SimpleLIF, neuron.SimpleLIFNode):  # type: ignore[misc]
-    """``SimpleLIFNode`` with the gradient of a rule."""
-
-    _tssl_native = neuron.SimpleLIFNode
