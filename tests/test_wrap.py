@@ -895,7 +895,7 @@ def test_supported_lists_installed_libraries_only(monkeypatch: pytest.MonkeyPatc
         (norse.LIFCell, {}, "cpu"),
         (norse.LIFCell, {"tau_s": 3.0}, "cpu"),
         (norse.LIFCell, {"rule": "eventprop"}, "cpu"),
-        (norse.LIFRefracCell, {}, "torch"),
+        (norse.LIFRefracCell, {}, "cpu"),
         (lambda: norse.LIFRecurrentCell(4, 4), {}, "cpu"),
         (lambda: norse.LIFRecurrentCell(4, 4), {"tau_s": 3.0}, "cpu"),
         (lambda: norse.LIFRecurrentCell(4, 4), {"rule": "eventprop"}, "torch"),

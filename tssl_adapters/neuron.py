@@ -194,8 +194,8 @@ class Traits:
         sequence: whether the engine gets whole sequences in one call; for a recurrent layer, if the
             rule leaves out its feedback.
         delayed: whether the reset comes one step after the spike.
-        written: whether the CPU loops take its steps although it is nonlinear, recorded from what
-            torch computes.
+        written: whether the CPU loops take its steps although it is nonlinear or refractory,
+            recorded from what torch computes.
         several: whether a step may have several spikes.
     """
 

@@ -114,6 +114,18 @@ def test_only_what_depends_on_what_learns_has_a_graph(name: str, learns: bool) -
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_what_no_result_depends_on_has_no_gradient(engine: str) -> None:
+    """The input of a last step that reaches the potential in the next one, as natively."""
+    layer, (x, last) = wrapped("LSNNCell", engine=engine), drive().unbind(0)[:2]
+    for _ in range(2):
+        out, state = layer(x)
+        out, _ = layer(last, state)
+    before, after = torch.autograd.grad(out.sum(), (x, last), allow_unused=True)
+    assert before.any()
+    assert after is None
+
+
 def vectors(layer: Any) -> None:
     layer.beta = torch.linspace(0.1, 0.9, SIZE)
 
@@ -424,8 +436,9 @@ def test_what_torch_computes(name: str) -> None:
         (neuron.KLIFNode, {"rule": rules.SurrogateGradient(torch.cos)}, "torch"),
         (lambda: neuron.KLIFNode(scale_reset=True), {}, "torch"),
         (lambda: norse.LSNNRecurrentCell(3, 3), {}, "cpu"),
-        (lambda: norse.LIFAdExRefracCell(), {}, "torch"),
-        (lambda: snntorch.Alpha(0.9, 0.8), {}, "torch"),
+        (lambda: norse.LIFAdExRefracCell(), {}, "cpu"),
+        (lambda: snntorch.Alpha(0.9, 0.8), {}, "cpu"),
+        (lambda: snntorch.Alpha(torch.nn.Parameter(torch.tensor(0.9)), 0.8), {}, "torch"),
     ],
 )
 def test_a_layer_says_which_engine_it_has(

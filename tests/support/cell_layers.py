@@ -21,7 +21,7 @@ STEPS, SHAPE = 7, (3, 5)
 SIZE = SHAPE[-1]
 BEHAVIOUR = izhikevich.tonic_spiking
 Change = Callable[[Any], None]
-
+HELD_LONGER = norse.LIFAdExRefracParameters(rho_reset=torch.tensor(2.0))
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "RLeaky": lambda: snntorch.RLeaky(0.8, linear_features=SIZE),
@@ -37,6 +37,8 @@ LAYERS: dict[str, Callable[[], Any]] = {
         0.7, 0.8, reset_mechanism="zero", reset_delay=False
     ),
     "Lapicque": lambda: snntorch.Lapicque(0.8),
+    "Alpha": lambda: snntorch.Alpha(0.8, 0.7),
+    "Alpha to zero": lambda: snntorch.Alpha(0.8, 0.7, reset_mechanism="zero"),
     "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(SIZE, SIZE, autapses=True),
     "LSNNCell": lambda: norse.LSNNCell(),
     "LSNNRecurrentCell": lambda: norse.LSNNRecurrentCell(SIZE, SIZE),
@@ -45,6 +47,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "LIFAdExRecurrentCell": lambda: norse.LIFAdExRecurrentCell(SIZE, SIZE),
     "IzhikevichCell": lambda: norse.IzhikevichCell(BEHAVIOUR),
     "IzhikevichRecurrentCell": lambda: norse.IzhikevichRecurrentCell(SIZE, SIZE, BEHAVIOUR),
+    "LIFRefracCell": lambda: norse.LIFRefracCell(),
+    "LIFRefracRecurrentCell": lambda: norse.LIFRefracRecurrentCell(SIZE, SIZE),
+    "LIFAdExRefracCell": lambda: norse.LIFAdExRefracCell(HELD_LONGER),
     "KLIFNode": lambda: neuron.KLIFNode(),
     "KLIFNode by subtraction": lambda: neuron.KLIFNode(v_reset=None, detach_reset=True),
     "QIFNode": lambda: neuron.QIFNode(),

@@ -78,7 +78,7 @@ from tssl_adapters.engine.compiled.thin import Thin
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
-from tssl_adapters.engine.step.cell import Cell, Tensors
+from tssl_adapters.engine.step.cell import Cell, Hold, Tensors
 from tssl_adapters.engine.step.written import CannotWriteError
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Traits, Value, computes
 from tssl_adapters.resets import ByFormula, Never, Subtract, SubtractAmount, SubtractEarly, ToValue
@@ -96,6 +96,7 @@ __all__ = [
     "Cell",
     "CellSteps",
     "Feedback",
+    "Hold",
     "Incoming",
     "Kind",
     "Kinds",

@@ -44,7 +44,7 @@ class _Layer(Shared):
         p = p if around is None else getattr(p, around.name)
         if cls._tssl_neuron.nonlinear is not None:
             why = cls._tssl_neuron.nonlinear
-            return Traits(nonlinear=why, reset=ToValue(), written=around is None)
+            return Traits(nonlinear=why, reset=ToValue(), written=True)
         return Traits(
             nonlinear=None,
             reset=ToValue(number(p.v_reset)),
@@ -52,6 +52,7 @@ class _Layer(Shared):
             threshold=number(p.v_th),
             synapse=1.0 - number(dt * p.tau_syn_inv),
             refractory=around is not None,
+            written=around is not None,
             recurrent=isinstance(layer, SNNRecurrent | SNNRecurrentCell),
             sequence=_whole(layer),
         )
@@ -78,8 +79,6 @@ class _Layer(Shared):
 
     def _tssl_thinly(self: Any, thin: CellSteps, x: Any, state: Any = None) -> Any:
         if state is None or isinstance(self, SNN | SNNRecurrent) or x.is_sparse:
-            return None
-        if self.activation in REFRACTORY:
             return None
         cell, given = self._tssl_cell(x), Incoming(x, state, False)
         return short_step(cell, given, trace_before(cell, given))

@@ -17,8 +17,9 @@ from norse.torch.functional.threshold import threshold
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tssl_adapters.adapters import Cell as CompiledCell
 from tssl_adapters.adapters import (
+    CannotWriteError,
+    Hold,
     Native,
     Ran,
     Result,
@@ -29,12 +30,15 @@ from tssl_adapters.adapters import (
     attach_smooth,
     compiled_steps,
     held_back,
+    known_trace,
     may_compile,
     trace_of,
     valued,
 )
+from tssl_adapters.adapters import Cell as CompiledCell
 from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
 from tssl_adapters.adapters.norse.neurons import LIF
+from tssl_adapters.adapters.norse.surrogates import surrogate
 from tssl_adapters.adapters.norse.values import number, resting
 
 Activation: TypeAlias = Callable[..., "tuple[Tensor, Any]"]
@@ -109,40 +113,52 @@ class Incoming(NamedTuple):
 
 def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     """What the layer emits, and the library's state after the step."""
-    refractory = REFRACTORY.get(cell.activation)
-    if refractory is not None:
-        return _refractory_step(cell, given, refractory)
     trace = trace_before(cell, given)
     found = short_step(cell, given, trace)
     if found is not None:
         return found
-    result, after = _step(cell, given, trace)
-    return result.out.to_sparse() if cell.sparse else result.out, after
+    result, after = _any_step(cell, given, trace)
+    sparse = cell.sparse and cell.activation not in REFRACTORY
+    return result.out.to_sparse() if sparse else result.out, after
 
 
 def short_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Tensor, Any] | None:
     """:func:`step` where it is compiled, else ``None``."""
-    x, state, fresh = given
+    within, inner = _within(cell, given)
+    x, state, fresh = inner
     if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
         return None
     inputs = _arriving(cell, x, state)
-    states, numbers = _states(state, inputs[0].shape), pinned(cell.p)
+    states = _states(given.state, inputs[0].shape)
     steps = compiled_steps(
         cell.settings,
-        partial(_described, cell, state),
+        partial(_described, within, state, cell),
         inputs,
         states,
         trace,
-        numbers,
-        partial(_long_way, cell, state),
+        pinned(cell.p),
+        partial(_long_way, cell, given.state),
     )
     if steps is None:
         return None
     ran = steps.run(inputs, states, trace, fresh)
-    changed = dict(zip(_names(state), ran.states, strict=True))
-    if "z" in state._fields:
-        changed["z"] = ran.out if ran.spike is None else ran.spike
-    return ran.out, state._replace(**changed)
+    sent = ran.out if ran.spike is None else ran.spike
+    return ran.out, _with_states(given.state, ran.states, sent)
+
+
+def _within(cell: Cell, given: Incoming) -> tuple[Cell, Incoming]:
+    """A refractory neuron's own cell, and what it is given; any other one's are these."""
+    around = REFRACTORY.get(cell.activation)
+    if around is None:
+        return cell, given
+    inner = cell._replace(activation=around.inner, p=getattr(cell.p, around.name))
+    return inner, given._replace(state=getattr(given.state, around.name))
+
+
+def _nested(state: Any) -> str | None:
+    """The field that holds the state of a refractory neuron's own step, if it is one's."""
+    fields = state._asdict().items()
+    return next((name for name, value in fields if isinstance(value, tuple)), None)
 
 
 def _names(state: Any) -> tuple[str, ...]:
@@ -151,25 +167,61 @@ def _names(state: Any) -> tuple[str, ...]:
 
 
 def _states(state: Any, shape: torch.Size) -> tuple[Tensor, ...]:
-    """A state's tensors; a 0-dimensional one, as in a new state, is expanded to the shape. One that
-    has it stays the tensor that carries the link.
+    """A state's tensors, a refractory neuron's counter last. A 0-dimensional one, as in a new
+    state, is expanded to the shape; one that has it stays the tensor that carries the link.
     """
-    found = (getattr(state, name) for name in _names(state))
+    nested = _nested(state)
+    inner = state if nested is None else getattr(state, nested)
+    found = [getattr(inner, name) for name in _names(inner)]
+    found += [] if nested is None else [state.rho]
     return tuple(t if t.ndim or not shape else t.expand(shape).contiguous() for t in found)
 
 
+def _with_states(state: Any, tensors: Tensors, sent: Tensor | None) -> Any:
+    """A state with these tensors, as :func:`_states` gives them, and these spikes."""
+    nested = _nested(state)
+    if nested is not None:
+        inner = _with_states(getattr(state, nested), tensors[:-1], sent)
+        return state._replace(**{nested: inner}, rho=tensors[-1])
+    changed = dict(zip(_names(state), tensors, strict=True))
+    if sent is not None and "z" in state._fields:
+        changed["z"] = sent
+    return state._replace(**changed)
+
+
 def pinned(p: Any) -> tuple[Tensor, ...]:
-    """The tensors that hold a step's numbers."""
-    return tuple(value for value in p if isinstance(value, Tensor))
+    """The tensors that hold a step's numbers, those of nested parameters too."""
+    found: list[Tensor] = []
+    for value in p:
+        if isinstance(value, tuple):
+            found += pinned(value)
+        elif isinstance(value, Tensor):
+            found.append(value)
+    return tuple(found)
 
 
-def _described(cell: Cell, like: Any) -> CompiledCell:
-    """The cell in the form that engines compile."""
+def _hold(cell: Cell) -> Hold | None:
+    """What holds a refractory neuron back."""
+    if cell.activation not in REFRACTORY:
+        return None
+    slope = surrogate(cell)
+    if not slope.arithmetic:
+        raise CannotWriteError("a refractory period with a gradient of its own")
+
+    def counter(states: Tensors, held: Tensor, sent: Tensor) -> Tensors:
+        left = torch.relu(states[-1] - held)
+        return [(1 - sent) * left + sent * cell.p.rho_reset]
+
+    return Hold(lambda states: states[-1], slope.__call__, counter)
+
+
+def _described(cell: Cell, like: Any, around: Cell) -> CompiledCell:
+    """The cell in the form that engines compile. ``around``: the layer's, if it is refractory."""
     kind, detached = as_computed(cell.neuron, cell.activation), cell.activation in DETACHED
-    names = _names(like)
+    names, hold = _names(like), _hold(around)
 
     def at(inputs: Tensors, states: Tensors) -> LIF:
-        state = like._replace(**dict(zip(names, states, strict=True)))
+        state = like._replace(**dict(zip(names, states, strict=False)))
         return kind(cell.p, cell.dt, state, tuple(inputs), detached)
 
     def others(inputs: Tensors, states: Tensors, spike: Tensor) -> Tensors:
@@ -185,8 +237,9 @@ def _described(cell: Cell, like: Any) -> CompiledCell:
         strict=True,
         detached=detached,
         inputs=2 if cell.weights else 1,
-        states=len(names),
+        states=len(names) + (hold is not None),
         sends="z" in like._fields,
+        hold=hold,
     )
 
 
@@ -199,22 +252,30 @@ def _long_way(
     trace: Tensor | None,
 ) -> Ran:
     """A step in torch, with the given settings and identity weights."""
-    state = like._replace(**dict(zip(_names(like), states, strict=True)))
+    sent = None
     if cell.weights:
         eye = torch.eye(inputs[0].shape[-1], dtype=inputs[0].dtype, device=inputs[0].device)
-        cell, state = cell._replace(weights=(eye, eye)), state._replace(z=inputs[1])
-    again = Incoming(inputs[0], state, False)
-    result, after = _step(cell._replace(settings=settings), again, trace)
-    sent = after.z if "z" in after._fields and settings.tau_s != 1.0 else None
-    return Ran(result.out, _states(after, result.out.shape), result.trace, sent)
+        cell, sent = cell._replace(weights=(eye, eye)), inputs[1]
+    again = Incoming(inputs[0], _with_states(like, states, sent), False)
+    cell = cell._replace(settings=settings)
+    result, after = _any_step(cell, again, trace)
+    _, (_, inner, _) = _within(cell, again._replace(state=after))
+    sent = inner.z if sent is not None and settings.tau_s != 1.0 else None
+    return Ran(result.out, _states(after, result.out.shape), known_trace(inner.v), sent)
 
 
-def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[Tensor, Any]:
+def _any_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, Any]:
+    """A step in torch, and the library's state after it."""
+    around = REFRACTORY.get(cell.activation)
+    return _step(cell, given, trace) if around is None else _held_step(cell, given, trace, around)
+
+
+def _held_step(
+    cell: Cell, given: Incoming, trace: Tensor | None, around: _Refractory
+) -> tuple[Result, Any]:
     """The inner step, then the library's own refractory update, which autograd records."""
-    inner = cell._replace(activation=around.inner, p=getattr(cell.p, around.name))
-    before = getattr(given.state, around.name)
-    within = Incoming(given.x, before, given.fresh)
-    trace = trace_before(inner, within)
+    inner, within = _within(cell, given)
+    before = within.state
     result, after = _step(inner, within, None if trace is None else trace.detach())
     seen = given.state if cell.settings.rule.chain else given.without_chain()
     fired = getattr(after, "z", result.fired)
@@ -224,7 +285,7 @@ def _refractory_step(cell: Cell, given: Incoming, around: _Refractory) -> tuple[
     after = after._replace(v=result.state)
     if "z" in after._fields:
         after = after._replace(z=z)
-    return result.out, given.state._replace(**{around.name: after}, rho=rho)
+    return result, given.state._replace(**{around.name: after}, rho=rho)
 
 
 def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, Any]:
@@ -274,8 +335,9 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
 
 def trace_before(cell: Cell, given: Incoming) -> Tensor | None:
     """The PSC before a step."""
-    v = None if given.fresh else given.state.v
-    return trace_of(cell.settings, v, (*resting(cell.p), *cell.rest))
+    inner, within = _within(cell, given)
+    v = None if given.fresh else within.state.v
+    return trace_of(cell.settings, v, (*resting(inner.p), *cell.rest))
 
 
 def _arriving(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, ...]:

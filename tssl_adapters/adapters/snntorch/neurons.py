@@ -7,6 +7,7 @@ reaches the potential as the drive.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from tssl_adapters.adapters import (
     LinearCharge,
     Never,
     Tensors,
+    Traits,
     Value,
     computes,
     eager,
@@ -179,7 +181,7 @@ class Synaptic(_Synapse):
         return self._tssl_kept(syn, states["mem"]), {"syn": self._tssl_quantised(syn)}
 
 
-class Alpha(Layer):
+class Alpha(Compiled):
     """``snntorch.Alpha``.
 
     The potential depends on the currents alone, so that F_v = 0. A reset by subtraction takes the
@@ -188,6 +190,7 @@ class Alpha(Layer):
     """
 
     _tssl_states = ("syn_exc", "syn_inh", "mem")
+    _tssl_numbers = ("alpha", "beta")
     _tssl_resets: ClassVar[Any] = {**RESETS, "_base_sub": Never()}
     _tssl_nonlinear = "its potential is the sum of two currents, and a spike resets these"
 
@@ -204,6 +207,24 @@ class Alpha(Layer):
     @classmethod
     def _tssl_charge(cls, layer: Any) -> LinearCharge:
         return LinearCharge(0.0, 1.0, 0.0, _alpha_charge)
+
+    @classmethod
+    def _tssl_traits(cls, layer: Any) -> Traits:
+        learns = layer.alpha.requires_grad or layer.beta.requires_grad  # their logarithm is torch's
+        return replace(super()._tssl_traits(layer), written=not learns)
+
+    def _tssl_charged(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
+        mem: Tensor = self._tssl_stepped(inputs, states)[0]
+        return mem
+
+    def _tssl_others(self: Any, inputs: Tensors, states: Tensors) -> Tensors:
+        currents: Tensors = self._tssl_stepped(inputs, states)[1:]
+        return currents
+
+    def _tssl_stepped(self: Any, inputs: Tensors, states: Tensors) -> Tensors:
+        named = dict(zip(("mem", "syn_exc", "syn_inh"), states, strict=True))
+        mem, others = self._tssl_step(inputs[0], named)
+        return mem, *others.values()
 
     def _tssl_step(self: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
         alpha, beta = self.alpha.clamp(0, 1), self.beta.clamp(0, 1)

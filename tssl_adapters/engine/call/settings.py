@@ -82,8 +82,8 @@ class Settings:
         if traits.written or traits.recurrent:
             compiled = self.compiles_steps
         else:
-            compiled = traits.nonlinear is None and self.rule.compiled
-        engine = self.engine if compiled and not traits.refractory else "torch"
+            compiled = traits.nonlinear is None and not traits.refractory and self.rule.compiled
+        engine = self.engine if compiled else "torch"
         current = "" if self.tau_s == 1.0 else f"tau_s={self.tau_s:g}, "
         return f"{self.rule}, {current}engine={engine!r}"
 

@@ -27,7 +27,7 @@ from tssl_adapters.engine.call.settings import Position, Settings, Stretch, abov
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, linked_tag, packed, tag
 from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import launch
-from tssl_adapters.engine.compiled.kernels import RowBackend, RowLoop, backend, memory
+from tssl_adapters.engine.compiled.kernels import Gate, RowBackend, RowLoop, backend, memory
 from tssl_adapters.engine.step.cell import Cell, Lines, lines
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
@@ -102,13 +102,13 @@ class CellSteps:
         self.flagged = gate is not None
         """Whether a bit per neuron is kept of the PSC."""
 
-        def loop(line: Any, outputs: Any, gate: float | None = None) -> RowLoop:
+        def loop(line: Any, outputs: Any, gate: Gate | None = None) -> RowLoop:
             read = self.read.keys()
             return loops.row_loop(line, outputs, self.names, read, self.dtype, gate)
 
         given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
         self.given = [*given, *(["trace"] if self.traced else []), *found.learned]
-        self.results = [name for name in found.outputs if name not in ("h", "due")]
+        self.results = [name for name in found.outputs if name not in ("h", "due", "psc")]
         self.reached = [(name, found.reached[name]) for name in self.results]
         """For each result of a step, the names of ``given`` that its gradient reaches."""
         self.kept = ["h", *found.kept, *(["bits"] if self.flagged else [])]
@@ -122,7 +122,8 @@ class CellSteps:
         links = (f"l{k}" for k in range(self.links))
         self.told = [*(f"g.{name}" for name in self.results), *links]
         """What comes in from the later steps, by its name in the backward line."""
-        self.forward = loop(found.line, outputs, gate)
+        judged = "psc" if "psc" in outputs else "out"
+        self.forward = loop(found.line, outputs, None if gate is None else Gate(judged, gate))
         grads = {
             name: symbol
             for name, symbol in found.grads.items()
@@ -276,20 +277,21 @@ class CellFunction(EngineFunction):
         steps = math.inf if position is None else position.stretch.steps
         decided.backward(named, ctx.numbers, h.numel(), steps)
 
-        def found(name: str) -> Tensor | None:
-            return room[decided.room[name]] if name in decided.room else None
+        arrived: set[str] = set()
+        for (name, reached), grad in zip(decided.reached, told, strict=False):
+            if grad is not None or (name == "s0" and link is not None):
+                arrived |= reached
+        learned = {f"n{k}": pin.tensor for k, pin in decided.learned}
 
-        potential = found("s0.linked" if ctx.linked else "s0")
-        learned = [_summed(found(f"n{k}"), pin.tensor) for k, pin in decided.learned]
-        return (
-            *(None,) * 4,
-            chain if ctx.linked else None,
-            *(found(f"x{k}") for k in range(decided.num_inputs)),
-            potential,
-            *(found(f"s{k}") for k in range(1, decided.num_states)),
-            *([found("trace")] if decided.traced else []),
-            *learned,
-        )
+        def found(name: str) -> Tensor | None:
+            if name not in arrived:  # e.g. the input of a last step that acts in the next one
+                return None
+            own = "s0.linked" if name == "s0" and ctx.linked else name
+            grad = room[decided.room[own]] if own in decided.room else None
+            return _summed(grad, learned[name]) if name in learned else grad
+
+        own_link = chain if ctx.linked else None
+        return *(None,) * 4, own_link, *map(found, decided.given)
 
 
 def _device(like: Tensor) -> torch.device | None:

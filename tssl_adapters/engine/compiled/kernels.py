@@ -40,6 +40,13 @@ class Synapse(NamedTuple):
     leaked: Tensor
 
 
+class Gate(NamedTuple):
+    """From which number on which output of a step counts a neuron as active."""
+
+    output: str
+    least: float
+
+
 class Given(NamedTuple):
     """The inputs of a call: contiguous memory on one device.
 
@@ -235,7 +242,7 @@ class RowBackend(Backend, Protocol):
         numbers: Sequence[str],
         read: Collection[str],
         dtype: torch.dtype,
-        gate: float | None = None,
+        gate: Gate | None = None,
     ) -> RowLoop:
         """A loop over neurons.
 
@@ -247,7 +254,7 @@ class RowBackend(Backend, Protocol):
             read: those of them that are read from a tensor of that name instead of being handed
                 over.
             dtype: dtype of inputs and outputs.
-            gate: if given, ``"bits"`` are written: whether the output ``"out"`` reaches it.
+            gate: if given, ``"bits"`` are written: whether its output reaches it.
         """
 
 

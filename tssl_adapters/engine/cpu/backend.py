@@ -14,7 +14,14 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.fused import Room
-from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError, RowLoop, back_of
+from tssl_adapters.engine.compiled.kernels import (
+    Adjoints,
+    Gate,
+    Given,
+    MismatchError,
+    RowLoop,
+    back_of,
+)
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import loops
 from tssl_adapters.engine.cpu.compile import compiled
@@ -240,7 +247,7 @@ class CpuBackend:
         numbers: Sequence[str],
         read: Collection[str],
         dtype: torch.dtype,
-        gate: float | None = None,
+        gate: Gate | None = None,
     ) -> RowLoop:
         """A line for all neurons; the caller has checked the tensors."""
         assert not read  # what is computed on the CPU has its numbers there

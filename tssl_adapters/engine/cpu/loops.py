@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.engine.compiled.kernels import Gate
 from tssl_adapters.engine.cpu.emit import TYPES, Code, Row, constant, module, row
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import (
@@ -541,11 +542,11 @@ def row_over_all(
     outputs: Mapping[str, Symbol],
     numbers: Sequence[str],
     dtype: str,
-    gate: float | None = None,
+    gate: Gate | None = None,
 ) -> Source:
     """A line for all neurons. It takes ``values``, its numbers in this order; ``window``, which is
-    ``steps``; then the other inputs and the outputs, prefixed with ``"to."``. With a ``gate`` it
-    writes ``bits`` of where the output ``out`` reaches it; an input ``active`` is read from such
+    ``steps``; then the other inputs and the outputs, prefixed with ``"to."``. With a ``gate``
+    it writes ``bits`` of where its output reaches it; an input ``active`` is read from such
     ``bits``.
     """
     common = frozenset({*numbers, "steps"})
@@ -574,7 +575,7 @@ def row_over_all(
         run("%first", code.get("sub i64 %last, %first"))
     if gate is not None:
         whole = code.get("sub i64 %last, %first")
-        _pack(function, whole, function.at("%to.out", "%first"), gate)
+        _pack(function, whole, function.at(f"%to.{gate.output}", "%first"), gate.least)
     return function.source()
 
 

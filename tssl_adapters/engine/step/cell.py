@@ -22,9 +22,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.arithmetic import Line, Number, Symbol, where
 from tssl_adapters.derivatives import adjoints
-from tssl_adapters.engine.step.recursion import Carried, Moment, fires, state_after, trace_after
+from tssl_adapters.engine.step.recursion import (
+    Carried,
+    Moment,
+    added,
+    fires,
+    product,
+    state_after,
+    trace_after,
+)
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, THRESHOLD, link_size
 from tssl_adapters.engine.step.traced import LINK, Recorder
 from tssl_adapters.engine.step.written import CannotWriteError, Function, Writer
@@ -32,6 +40,25 @@ from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Timing, Told, Valu
 from tssl_adapters.rules import Rule
 
 Tensors = Sequence[Tensor]
+DECAYED = LINK.index("decayed_chain")
+PASSED = 2
+"""How many rows of a link get what a held neuron passes on: lambda and F_v lambda are then one."""
+
+
+class Hold(NamedTuple):
+    """How a neuron is held back after a spike. It keeps its potential and sends nothing, whatever
+    its own step computed: there h = v, so that F_v = 1 and lambda is passed on unchanged.
+
+    Attributes:
+        over: ``states -> what is above 0 where the neuron is held``.
+        slope: the derivative of that test, from ``over``.
+        counters: ``(states, held, sent) -> the states that say how long``, after all others; held
+            and sent are 0 or 1.
+    """
+
+    over: Callable[[Tensors], Tensor]
+    slope: Callable[[Number], Number]
+    counters: Callable[[Tensors, Tensor, Tensor], Tensors]
 
 
 class Cell(NamedTuple):
@@ -48,6 +75,7 @@ class Cell(NamedTuple):
         inputs: number of inputs.
         states: number of states.
         sends: whether the layer's spikes are wanted besides its PSC, e.g. to be fed back.
+        hold: what holds it back, if it has a refractory period.
         after: ``(states, h, spike) -> the potential after the reset``, if the reset has a formula
             of its own; the rule is given its derivatives.
     """
@@ -62,6 +90,7 @@ class Cell(NamedTuple):
     inputs: int
     states: int
     sends: bool = False
+    hold: Hold | None = None
     after: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None
 
 
@@ -77,7 +106,8 @@ class Lines(NamedTuple):
         line: the forward line; its inputs are ``"x0"``, ..., the states ``"s0"``, ... and, with a
             PSC, ``"trace"``.
         outputs: ``"out"``, ``"h"``, ``"s0"``, ...; with a PSC ``"trace"`` and, if wanted,
-            ``"spike"``; with a delayed reset ``"due"``.
+            ``"spike"``; with a delayed reset ``"due"``; ``"psc"`` if a neuron that is held back
+            counts as active by another PSC than the one it emits, that of its own step.
         kept: the inputs, previous states and functions that the backward line needs.
         back: the backward line; it is given h and, if the rule asks where a neuron is active by its
             PSC, ``"active"``. Its incoming gradients are ``"g.out"``, ``"g.s0"``, ...
@@ -132,8 +162,6 @@ class _Written:
             writer.known_as[self.formula.place] = h
         spike: Any = fires(neuron, h)
         self.moment = Moment(potential, h, before, h, spike)
-        trace: Any = line.input("trace")
-        self.emitted: Any = trace_after(trace, spike, tau_s)
         charged, fired, after = writer.stand_in(h), writer.stand_in(spike), None
         with torch.no_grad(), writer:
             self.others = [writer.symbol(other) for other in cell.others(given, states, fired)]
@@ -141,6 +169,30 @@ class _Written:
                 after = writer.symbol(cell.after(states, charged, fired))
         self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in writer.functions}
         self.neuron = neuron if after is None else replace(neuron, reset=self._reset(after))
+        self.after: Any = state_after(self.neuron, h, spike, before)
+        self.held: Any = None
+        self.sent: Any = spike
+        if cell.hold is not None:
+            self._hold_back(cell.hold, states, told)
+        trace: Any = line.input("trace")
+        self.emitted: Any = trace_after(trace, self.sent, tau_s)
+        self.psc = trace_after(trace, spike, tau_s)
+
+    def _hold_back(self, hold: Hold, states: Tensors, told: bool) -> None:
+        if self.cell.timing != "immediate":
+            raise CannotWriteError("a neuron that is held back before its reset")
+        writer, line, v = self.writer, self.line, self.moment.state
+        with torch.no_grad(), writer:
+            over = writer.symbol(hold.over(states))
+        held = self.held = where(over > 0.0, 1.0, 0.0)
+        self.functions[held.place] = (over, hold.slope(over))
+        self.sent = (1.0 - held) * self.sent
+        # Going back, the rule has the gradient of the neuron's own step.
+        own = line.compute("held", self.after) if told else self.after
+        self.own, self.after = own, (1.0 - held) * own + held * v
+        with torch.no_grad(), writer:
+            counters = hold.counters(states, *map(writer.stand_in, (held, self.sent)))
+            self.others += [writer.symbol(counter) for counter in counters]
 
     def _reset(self, after: Symbol) -> Reset:
         """A reset given by a formula."""
@@ -240,11 +292,12 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
     line, back = Line(), Line()
     forth = _Written(cell, line, like, tau_s, told=False)
     moment, neuron = forth.moment, forth.neuron
-    after: Any = state_after(neuron, moment.charged, moment.spike, moment.before)
-    outputs: dict[str, Any] = {"out": forth.emitted, "h": moment.charged, "s0": after}
+    outputs: dict[str, Any] = {"out": forth.emitted, "h": moment.charged, "s0": forth.after}
     outputs |= {f"s{k}": other for k, other in enumerate(forth.others, 1)}
     if tau_s != 1.0:
-        outputs |= {"trace": forth.emitted} | ({"spike": moment.spike} if cell.sends else {})
+        outputs |= {"trace": forth.emitted} | ({"spike": forth.sent} if cell.sends else {})
+    if tau_s != 1.0 and cell.hold is not None and rule.active_from(tau_s) is not None:
+        outputs["psc"] = forth.psc
     if moment.before is not None:
         outputs["due"] = moment.before
     told = _Written(cell, back, like, tau_s, told=True)
@@ -274,6 +327,30 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
     )
 
 
+class _Arriving(NamedTuple):
+    """What comes back to a neuron's own step: the gradient of the potential after it, and those of
+    the link; and what a neuron that is held passes on.
+    """
+
+    state: Any
+    link: list[Any]
+    passed: Any = None
+
+    def but_where(self, held: Any) -> _Arriving:
+        """The same without those that are held, which pass on lambda."""
+        free = 1.0 - held
+        passed = product(held, self.link[DECAYED]) if self.link else None
+        return _Arriving(product(free, self.state), [product(free, p) for p in self.link], passed)
+
+
+def _past_hold(told: _Written, back: _Arriving) -> list[tuple[Any, Any]]:
+    """What being held, or not, owes to the potential and to the link, as seeds."""
+    seeds = [(told.after, back.state)]
+    if back.link:
+        seeds.append((told.held, back.link[DECAYED] * (told.moment.state - told.own)))
+    return seeds
+
+
 def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     """The gradients computed by one step."""
     line, moment = told.line, told.moment
@@ -287,8 +364,13 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     spike: Any = moment.spike
     seeds = [(told.emitted, line.input("g.out"))]
     seeds += [(told.emitted, line.input("g.trace"))] if traced else []
-    seeds += [(spike, line.input("g.spike"))] if traced and told.cell.sends else []
+    seeds += [(told.sent, line.input("g.spike"))] if traced and told.cell.sends else []
     seeds += [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
+    links = link_size(neuron, rule)
+    back = _Arriving(line.input("g.s0"), [line.input(f"l{k}") for k in range(links)])
+    if told.held is not None:
+        seeds += _past_hold(told, back)
+        back = back.but_where(told.held)
     through_others = told.adjoints(seeds, through_h=True)
     signal: Any = through_others[spike.place]
     active: Any = line.input("active") if traced and rule.active_from(tau_s) is not None else None
@@ -300,15 +382,13 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
         if isinstance(number, Symbol) and told.adjoints([(number, one)]).keys() & leaves
     }
     needs = [index in moving for index in range(LEARNED)]
-    links = link_size(neuron, rule)
-    carried: list[Any] = [line.input(f"l{k}") for k in range(links)]
+    carried = Carried(*back.link)
     recorder = Recorder(
-        neuron, rule, tau_s, needs, Carried(*carried), None, line.input("steps")  # type: ignore[arg-type]
+        neuron, rule, tau_s, needs, carried, None, line.input("steps")  # type: ignore[arg-type]
     )  # fmt: skip
     recorder.careful = True
-    arrived: Any = line.input("g.s0")
-    emitted: Any = recorder.step(moment, active, signal, arrived)
-    entering: Any = recorder.entering(moment, linked=False)
+    emitted: Any = recorder.step(moment, active, signal, back.state)
+    entering: Any = added(recorder.entering(moment, linked=False), back.passed)
     linked: Any = recorder.entering(moment, linked=True)
     moved = [(number, recorder.sums[index]) for index, number in moving.items()]
     at_fixed_h = told.adjoints([(number, terms) for number, terms in moved if terms is not None])
@@ -332,6 +412,7 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
         grads["trace"] = total(line.input("trace").place, through_others)
     for name in told.writer.learned():
         grads[name] = total(line.input(name).place, charged, *ways)
-    rows = zip(LINK, recorder.carried, strict=True)
-    grads |= {f"l{k}": zero if row is None else row for k, (_, row) in enumerate(rows) if k < links}
+    for k, row in enumerate(recorder.carried[:links]):
+        passed = back.passed if k < PASSED else None
+        grads[f"l{k}"] = zero if (whole := added(row, passed)) is None else whole
     return grads

@@ -22,6 +22,7 @@ from tssl_adapters.engine.call.pins import is_memory
 from tssl_adapters.engine.call.plan import working_dtype
 from tssl_adapters.engine.compiled.kernels import (
     Adjoints,
+    Gate,
     Given,
     MismatchError,
     RowLoop,
@@ -117,7 +118,7 @@ class TritonBackend:
         numbers: Sequence[str],
         read: Collection[str],
         dtype: torch.dtype,
-        gate: float | None = None,
+        gate: Gate | None = None,
     ) -> RowLoop:
         """A line for all neurons."""
         on_gpu = not emit.interpreted()

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from tssl_adapters.arithmetic import Line, Operation, Symbol
+from tssl_adapters.engine.compiled.kernels import Gate
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import (
     CARRIED,
@@ -135,7 +136,7 @@ def row(
     numbers: Sequence[str],
     read: Collection[str],
     dtype: str,
-    gate: float | None,
+    gate: Gate | None,
     on_gpu: bool,
 ) -> tuple[Any, tuple[str, ...]]:
     """A kernel that computes a line for all neurons, and the names of the tensors that it takes
@@ -164,7 +165,8 @@ def row(
     for name, symbol in outputs.items():
         body.append(f"tl.store({variables[f'to.{name}']} + j, t{symbol.place}, mask=here)")
     if gate is not None:
-        body.append(f"store_bits(bits, t{outputs['out'].place} >= {gate}, neurons, BLOCK)")
+        judged = outputs[gate.output].place
+        body.append(f"store_bits(bits, t{judged} >= {gate.least}, neurons, BLOCK)")
     parameters = ("neurons", "values", "steps", *variables.values(), "BLOCK: tl.constexpr")
     return _compiled(parameters, body), taken
 
