@@ -146,6 +146,20 @@ def test_another_value_is_found() -> None:
     assert failure.kind in ("forward", "trace")
 
 
+def test_a_surrogates_own_rounding_is_no_failure_and_hides_none() -> None:
+    """1 - sigmoid(z) keeps few digits in float32. One neuron's gradient is made of that, and the
+    recursion has it to three of them all the same.
+    """
+    case = drawn(420201)
+    assert "SurrogateGradient(OWN" in case.rule
+    assert check(case).outcome == "equal"
+    slope = rules.SurrogateGradient.slope
+    with exchanged(rules.SurrogateGradient, "slope", lambda *given: 1.001 * slope(*given)):
+        failure = check(case).failure
+    assert failure is not None
+    assert failure.kind == "gradient"
+
+
 OVERFLOWS = 601471
 """A float32 layer under its own surrogate, whose gradient is natively NaN in a few places."""
 

@@ -88,6 +88,7 @@ class Record:
         start: the initial states of the loop.
         kept: which of the given states the layer starts from.
         computed: whether it starts from states that a model may have computed.
+        dtype: of the potential, at least float32: half precision is computed in that.
     """
 
     drive: Array
@@ -97,6 +98,7 @@ class Record:
     start: dict[str, Array]
     kept: dict[str, bool]
     computed: bool
+    dtype: torch.dtype
 
 
 def _recorded(case: Case, known: Described, native: Any, ours: Ran) -> Record:
@@ -126,7 +128,9 @@ def _recorded(case: Case, known: Described, native: Any, ours: Ran) -> Record:
         spikes[before > 0] = np.nan
     begins = known.moved("v", names["start"]["v"]) if kept["v"] else None
     computed = begins is not None and begins.grad_fn is not None
-    return Record(as_array(names["drive"]), spikes, emitted, states, start, kept, computed)
+    dtype = torch.promote_types(seen["v", case.steps - 1].dtype, torch.float32)
+    drive = as_array(names["drive"])
+    return Record(drive, spikes, emitted, states, start, kept, computed, dtype)
 
 
 class Recursion:
@@ -187,7 +191,7 @@ class Recursion:
             grad_out=self._losses("out", begin, end) * known.factor,
             grad_states={n: self._losses(n, begin, end) for n in start},
             tau_s=case.tau_s,
-            rule=stated(case, self.rule, known, last_call, steps),
+            rule=stated(case, self.rule, known, last_call, steps, record.dtype),
             trace=record.out[begin - 1] if begin else 0.0,
             stepped=known.stepped,
             seen=seen,

@@ -17,7 +17,12 @@ Array = npt.NDArray[np.float64]
 
 
 def stated(
-    case: Case, rule: rules.Rule, known: Described, last_call: int, steps: float
+    case: Case,
+    rule: rules.Rule,
+    known: Described,
+    last_call: int,
+    steps: float,
+    dtype: torch.dtype,
 ) -> oracle_neurons.Rule:
     """A rule as the oracle implements it, or else by evaluating the rule itself.
 
@@ -27,6 +32,7 @@ def stated(
         known: the layer's description.
         last_call: number of steps at the end that a rule that looks ahead sees at once.
         steps: the window's length, as far as the layer can know it.
+        dtype: the dtype in which the layer evaluates a surrogate.
     """
     if type(rule) is rules.TSSLBP:
         return oracle_neurons.TSSLBP(
@@ -39,11 +45,19 @@ def stated(
         native = isinstance(rule, rules.Native)
         derivative: Any = rule.surrogate if native else rule.derivative
         return oracle_neurons.Surrogate(
-            lambda z: np.asarray(derivative(torch.tensor(z)).numpy()),
+            lambda z: _rounded(derivative, torch.tensor(z), dtype),
             rule.reset_path or known.native_path,
             rule.chain,
         )
     return _Stated(case, rule, known, last_call)
+
+
+def _rounded(derivative: Any, z: torch.Tensor, dtype: torch.dtype) -> Array:
+    """A surrogate with its own rounding, which is no fault of the layer: 1 - sigmoid(z) may have
+    lost all digits. Where it overflows, e.g. float32's exp, its value in float64.
+    """
+    rounded, exact = derivative(z.to(dtype)).double(), derivative(z)
+    return np.asarray(torch.where(rounded.isfinite(), rounded, exact).numpy())
 
 
 class _Stated(oracle_neurons.Rule):
