@@ -27,9 +27,10 @@ from torch._subclasses import FakeTensorMode
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.elementwise import at_least, greater
-from tssl_adapters.engine import attach as attach_module
-from tssl_adapters.engine.attach import Native, attach
+from tssl_adapters.engine import probe
+from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.call.settings import Settings
+from tssl_adapters.engine.probe import Native
 from tssl_adapters.errors import LostLinkWarning, LostTraceError, NativeGradientWarning
 from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.resets import Subtract, ToValue
@@ -112,7 +113,7 @@ def test_the_library_s_spikes_where_it_rounds_otherwise(
     sequence: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library spikes where the record's potential stays just below the threshold."""
-    monkeypatch.setattr(attach_module._Call, "reproduces", lambda self, native: False)
+    monkeypatch.setattr(probe.Record, "reproduces", lambda self, native: False)
     cell = Neuron(LinearCharge(1.0, 1.0, 0.0, lambda v, x: v + x), ToValue(0.0), 1.0)
     x = torch.tensor([[1.0 - 1e-6, 0.5]], requires_grad=True)
     drive = x.unsqueeze(0) if sequence else x
@@ -152,7 +153,7 @@ def test_a_library_that_the_record_does_not_reproduce(
 
     out, grad = run()
     assert 0.2 < float((out > 0.25).double().mean()) < 0.9
-    monkeypatch.setattr(attach_module._Call, "reproduces", lambda self, native: False)
+    monkeypatch.setattr(probe.Record, "reproduces", lambda self, native: False)
     torch.testing.assert_close(run(), (out, grad), rtol=1e-12, atol=1e-12)
 
 

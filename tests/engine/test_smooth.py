@@ -12,8 +12,8 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine.attach import Native
 from tssl_adapters.engine.call.settings import Settings
+from tssl_adapters.engine.probe import Native
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.neuron import Reset
 from tssl_adapters.resets import ByFormula, Subtract, ToValue

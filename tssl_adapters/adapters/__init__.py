@@ -62,7 +62,7 @@ from tssl_adapters.adapters.parts import (
     stepped_with_state,
 )
 from tssl_adapters.elementwise import greater, operand
-from tssl_adapters.engine.attach import SAME_NEURON, Incoming, Native, Result, apart, attach
+from tssl_adapters.engine.attach import Incoming, Result, attach
 from tssl_adapters.engine.call.plan import HALF
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.engine.call.state import (
@@ -77,6 +77,7 @@ from tssl_adapters.engine.compiled.cell_steps import CellSteps, Ran, compiled_st
 from tssl_adapters.engine.compiled.thin import Thin
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
+from tssl_adapters.engine.probe import SAME_NEURON, Native, apart
 from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
 from tssl_adapters.engine.step.cell import Cell, Hold, Tensors
 from tssl_adapters.engine.step.written import CannotWriteError

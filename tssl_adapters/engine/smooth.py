@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.engine.attach import Native, Result, attach
+from tssl_adapters.engine.attach import Result, attach
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import link_at, link_of, position_at, tag, unpacked
+from tssl_adapters.engine.probe import Native
 from tssl_adapters.engine.step.recursion import trace_after
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 
