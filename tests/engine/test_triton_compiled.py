@@ -15,7 +15,7 @@ from fused_cases import VARIANTS, a_neuron, call_of, other_rules
 from tssl_adapters import _engines
 from tssl_adapters.engine.call import pins
 from tssl_adapters.engine.call.plan import Plan
-from tssl_adapters.engine.compiled import cell_steps, fused, launch
+from tssl_adapters.engine.compiled import cell_steps, launch, takes
 from tssl_adapters.engine.compiled.kernels import backend
 from tssl_adapters.engine.compiled.synapse import FusedCurrent
 from tssl_adapters.engine.step import written
@@ -140,7 +140,7 @@ def test_a_step_that_keeps_the_potential_compiles(compiled: dict[str, str], tau_
     neuron = Neuron(LinearCharge(0.7, 0.3, 0.0, divided, (3.3,)), ToValue(0.0), 1.0)
     plan = Plan(neuron, TSSLBP(), tau_s, link_size(neuron, TSSLBP()), False, False, False)
     drive = torch.zeros(5, requires_grad=True)
-    call = fused.call_of(plan, drive.dtype, False, False, backend("triton"))
+    call = takes.call_of(plan, drive.dtype, False, False, backend("triton"))
     state, earlier = torch.zeros(2, 5)
     out, _, charged, *_ = call.run(drive, state, None, earlier, None, *neuron.values())
     out.sum().backward()

@@ -15,7 +15,7 @@ from torch import Tensor
 import tssl_adapters
 from tssl_adapters.arithmetic import absolute, arithmetic
 from tssl_adapters.engine.call.plan import Plan
-from tssl_adapters.engine.compiled import fused
+from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.kernels import Backend
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction
@@ -152,10 +152,10 @@ def call_of(
     backend: Backend, plan: Plan, drive: Tensor, state: Tensor, trace: Tensor | None = None
 ) -> fused.Call:
     """A sequence that the kernels have to know."""
-    assert fused.why_not(plan) is None
-    dense = fused.layout(backend, drive, drive.shape[1:], state, trace, plan.neuron.values())
+    assert takes.why_not(plan) is None
+    dense = takes.layout(backend, drive, drive.shape[1:], state, trace, plan.neuron.values())
     assert dense is not None
-    return fused.call_of(plan, drive.dtype, dense, True, backend)
+    return takes.call_of(plan, drive.dtype, dense, True, backend)
 
 
 def check_against_torch(

@@ -23,7 +23,7 @@ from tssl_adapters.engine.call.state import (
     unpacked,
 )
 from tssl_adapters.engine.call.window import time_of
-from tssl_adapters.engine.compiled import fused
+from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.thin import prepared
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import Native, Record, compiled
@@ -124,7 +124,7 @@ def attach(
     carrier = state if carrier is None else carrier
     joined = None
     if incoming is not None:
-        joined = None if keep_states else fused.joined(settings, neuron, *incoming, drive)
+        joined = None if keep_states else takes.joined(settings, neuron, *incoming, drive)
         if joined is None:
             drive = synaptic_current(settings, drive, *incoming)
     if not (drive.is_floating_point() and state.is_floating_point()):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tssl_adapters.engine.call.plan import Plan, Values
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
-from tssl_adapters.engine.compiled import fused
+from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.kernels import backend
 from tssl_adapters.engine.step.recursion import charge, fires, state_after
 from tssl_adapters.engine.torch.sequence import compute
@@ -194,7 +194,7 @@ def compiled(
     if kernels is None or (native is not None and not native.steady):
         return None
     step = drive.shape[1:] if sequence else drive.shape
-    dense = fused.layout(kernels, drive, step, call.state, trace, neuron.values())
+    dense = takes.layout(kernels, drive, step, call.state, trace, neuron.values())
     if dense is None:
         return None
     key = (
@@ -204,8 +204,8 @@ def compiled(
     )  # fmt: skip
     if key not in settings.loops:
         found = None
-        if fused.why_not(plan) is None:
-            found = fused.call_of(plan, drive.dtype, dense, sequence, kernels, settings.path)
+        if takes.why_not(plan) is None:
+            found = takes.call_of(plan, drive.dtype, dense, sequence, kernels, settings.path)
             if native is None:
                 same = found.rounds_alike(drive, call.state)
             else:

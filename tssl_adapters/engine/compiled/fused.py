@@ -7,15 +7,13 @@ rule, with the same results. A single step is a sequence of length one.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import plain
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.plan import (
-    HALF,
     EngineFunction,
     Like,
     Plan,
@@ -26,26 +24,23 @@ from tssl_adapters.engine.call.plan import (
 )
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.window import ends, reshaped, watch_times
-from tssl_adapters.engine.compiled import kernels, launch
+from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import (
     Adjoints,
     Backend,
     Given,
-    StepBackend,
     Synapse,
     memory,
     rows,
 )
+from tssl_adapters.engine.compiled.memory import room_of, spread
 from tssl_adapters.engine.step.recursion import charge, fires
 from tssl_adapters.engine.step.spec import (
     GAIN,
     GRAD_SPIKE,
     LEARNED,
-    ROWS,
     BackForm,
-    Form,
     Spec,
-    spec_of,
 )
 from tssl_adapters.engine.torch.sequence import arriving, watches
 from tssl_adapters.engine.torch.sequence import compute as sequence_values
@@ -147,122 +142,6 @@ class Call(NamedTuple):
         theirs = sequence_values(self.plan.neuron, noise, state, self.plan.keep_states)
         ours = self._replace(sequence=True).values(noise, state)
         return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def joined(
-    settings: Settings, neuron: Neuron, current: Tensor, k: Value, drive: Tensor
-) -> float | None:
-    """The leak k of a sequence's synaptic current if it can share one loop with its neuron, else
-    ``None``.
-    """
-    if not isinstance(k, float) or not isinstance(kernels.backend(settings.engine), StepBackend):
-        return None
-    values = neuron.values()
-    if len(drive) == 1:  # computed as a single step, whose backward pass is given h
-        return None
-    if settings.tau_s != 1.0 or not settings.rule.chain or len(values) == ROWS:
-        return None
-    if any(isinstance(value, Tensor) and value.requires_grad for value in values):
-        return None
-    same = current.dtype == drive.dtype and spreads(current.shape, drive.shape[1:])
-    return k if same else None
-
-
-def why_not(plan: Plan) -> str | None:
-    """Why the kernels do not support a layer, or ``None``."""
-    neuron = plan.neuron
-    if not plan.rule.compiled:
-        return f"{type(plan.rule).__name__} has no compiled kernels"
-    if plan.exposed or neuron.quantiser is not None:
-        return "the neuron has states of other kinds"
-    if len(neuron.charge.raw) > ROWS - LEARNED or _plain(neuron.charge.formula) is None:
-        return "the neuron's charge has no plain formula"
-    if neuron.reset.plain() is None:
-        return "the neuron's reset has no plain formula"
-    return None
-
-
-def layout(
-    backend: Backend,
-    drive: Tensor,
-    step: torch.Size,
-    state: Tensor,
-    trace: Tensor | None,
-    values: tuple[Value, ...],
-) -> bool | None:
-    """Whether the numbers differ from neuron to neuron; ``None`` if the kernels cannot take a
-    call's tensors: they support plain memory of one dtype, device and shape.
-    """
-    if not plain(drive) or not backend.takes(drive):
-        return None
-    if drive.shape == step and (permuted(drive) or permuted(state)):
-        return None
-    half = drive.dtype in HALF  # where torch rounds a scalar first
-    dense = False
-    for tensor in (state, trace, *values):
-        if isinstance(tensor, Tensor) and (tensor.ndim or half):  # a scalar does not promote
-            if tensor.dtype != drive.dtype or tensor.device != drive.device:
-                return None
-            if not spreads(tensor.shape, step):
-                return None
-            dense = dense or (tensor.numel() != 1 and tensor is not state and tensor is not trace)
-    return dense
-
-
-def permuted(tensor: Tensor) -> bool:
-    """Whether torch's results from a tensor keep a permuted memory format such as
-    ``channels_last``: if it is lost, later layers may round differently.
-    """
-    return not (tensor.is_contiguous() or torch.empty_like(tensor).is_contiguous())
-
-
-def spreads(shape: torch.Size, step: torch.Size) -> bool:
-    """Whether a tensor of this shape broadcasts to a step's; torch's own check takes 50 us."""
-    if shape == step:
-        return True
-    if len(shape) > len(step):
-        return False
-    trailing = step[len(step) - len(shape) :]
-    return all(own in (1, wanted) for own, wanted in zip(shape, trailing, strict=True))
-
-
-def _plain(formula: Any) -> Any:
-    return getattr(formula, "plain", None)
-
-
-def call_of(
-    plan: Plan,
-    dtype: torch.dtype,
-    dense: bool,
-    sequence: bool,
-    backend: Backend,
-    path: str = "",
-) -> Call:
-    """The call of a layer that :func:`why_not` accepts."""
-    neuron = plan.neuron
-    form = Form(
-        str(dtype).removeprefix("torch."),
-        dense,
-        len(neuron.charge.raw),
-        neuron.timing,
-        neuron.strict,
-        plan.tau_s != 1.0,
-        neuron.charge.centred,
-    )
-    reset = neuron.reset.plain()
-    assert reset is not None
-    return Call(plan, spec_of(_plain(neuron.charge.formula), reset, form), sequence, backend, path)
-
-
-@overload
-def spread(tensor: Tensor, step: torch.Size, like: Tensor) -> Tensor: ...
-@overload
-def spread(tensor: None, step: torch.Size, like: Tensor) -> None: ...
-def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | None:
-    """A tensor as memory of a step's shape, with the dtype and device of ``like``."""
-    if tensor is None or (tensor.shape == step and tensor.dtype == like.dtype):
-        return None if tensor is None else memory(tensor)
-    return memory(tensor.to(like).expand(step))
 
 
 def compute(
@@ -506,43 +385,10 @@ def _adjoints(
         None if grad_after is None else memory(grad_after),
         neurons if each else 0,
         link,
-        *room_of(call, drive, step, plan.linked, link, state),
+        *room_of(plan, drive, step, plan.linked, link, state),
         drive.new_empty(step, dtype=dtype) if trace else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
     )
-
-
-class Room(NamedTuple):
-    """The buffers that a backward pass writes, as in :class:`Adjoints`."""
-
-    drive: Tensor
-    chain: Tensor | None
-    through: Tensor | None
-    entering: Tensor | None
-
-
-def room_of(
-    call: Call, drive: Tensor, step: torch.Size, linked: bool, link: Tensor | None, state: bool
-) -> Room:
-    """Buffers for the gradients of the drive, of the incoming link, and of the incoming ``state``
-    if it takes one.
-    """
-    chain, through, entering = None, None, None
-    dtype = working_dtype(drive)
-    if linked:
-        # A link's gradient is ours alone, from the next call, so this call's may overwrite it.
-        chain = drive.new_empty((call.plan.links, *step), dtype=dtype) if link is None else link
-        if link is None and call.plan.rule.looks_ahead:
-            chain[2].zero_()  # without a delay nothing else writes it
-        if call.plan.neuron.timing == "delayed":
-            through = chain[2]
-        elif state:
-            through = drive.new_empty(step, dtype=dtype)
-    elif state and drive.shape == step and drive.dtype == dtype:
-        entering = torch.empty_like(drive)  # several times faster
-    elif state:
-        entering = drive.new_empty(step, dtype=dtype)
-    return Room(torch.empty_like(drive), chain, through, entering)
 
 
 def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | None, int]:

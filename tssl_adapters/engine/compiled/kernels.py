@@ -1,7 +1,8 @@
 """The interface of compiled kernels: what they are compiled for and what they compute.
 
-A backend compiles and launches kernels; which calls it may take, what autograd keeps and what the
-results mean is decided in :mod:`tssl_adapters.engine.compiled.fused`, for all backends alike.
+A backend compiles and launches kernels. Which calls it may take is decided in
+:mod:`tssl_adapters.engine.compiled.takes`, what autograd keeps and what the results mean in
+:mod:`tssl_adapters.engine.compiled.fused`, for all backends alike.
 """
 
 from __future__ import annotations

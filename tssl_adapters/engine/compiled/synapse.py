@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import plain
 from tssl_adapters.engine.call.once import first_order
-from tssl_adapters.engine.compiled.fused import spread, spreads
 from tssl_adapters.engine.compiled.kernels import Backend, memory
 from tssl_adapters.engine.compiled.launch import Current
+from tssl_adapters.engine.compiled.memory import spread, spreads
 from tssl_adapters.neuron import Value
 
 

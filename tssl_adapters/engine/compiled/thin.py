@@ -32,8 +32,9 @@ from tssl_adapters.engine.call.state import (
 )
 from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import launch
-from tssl_adapters.engine.compiled.fused import Call, Room, back_form, room_of, unseen, watch_call
+from tssl_adapters.engine.compiled.fused import Call, back_form, unseen, watch_call
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, StepBackend, memory, rows
+from tssl_adapters.engine.compiled.memory import Room, room_of
 from tssl_adapters.engine.step.spec import ROWS
 from tssl_adapters.neuron import Value
 
@@ -253,7 +254,7 @@ class ThinFunction(EngineFunction):
             *(grad_out is None, grad_after is None, grad_current is None, link is None),
             *(ctx.linked, ctx.earlier, wants),
         )
-        room = room_of(thin.call, h, h.shape, ctx.linked, link, wants)
+        room = room_of(thin.call.plan, h, h.shape, ctx.linked, link, wants)
         position: Position | None = ctx.position
         steps = math.inf if position is None else position.stretch.steps
         loop = thin.backward.get(variant)
@@ -298,7 +299,7 @@ def _try(
     loop = thin.backend.step_back(thin.spec.told, back, given, adjoints, grad_current is not None)
     if thin.leak is not None:
         wants = room.through is not None or room.entering is not None
-        second = room_of(call, h, h.shape, room.chain is not None, again, wants)
+        second = room_of(call.plan, h, h.shape, room.chain is not None, again, wants)
         loop(h, state, thin.numbers, grad_out, grad_after, grad_current, again, second, steps)
         if not launch.alike(second, room):
             return

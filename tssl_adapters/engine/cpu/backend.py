@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
-from tssl_adapters.engine.compiled.fused import Room
 from tssl_adapters.engine.compiled.kernels import (
     Adjoints,
     Gate,
@@ -22,6 +21,7 @@ from tssl_adapters.engine.compiled.kernels import (
     RowLoop,
     back_of,
 )
+from tssl_adapters.engine.compiled.memory import Room
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import loops
 from tssl_adapters.engine.cpu.compile import compiled
