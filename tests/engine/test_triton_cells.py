@@ -30,7 +30,7 @@ from torch import Tensor
 from tssl_adapters.arithmetic import Line
 from tssl_adapters.engine.call import pins
 from tssl_adapters.engine.compiled import cell_steps, launch
-from tssl_adapters.engine.compiled.kernels import MismatchError, RowBackend, backend
+from tssl_adapters.engine.compiled.kernels import Gate, MismatchError, RowBackend, backend
 from tssl_adapters.engine.step import written
 
 pytest.importorskip("triton")
@@ -106,7 +106,7 @@ def loop(compute: Callable[[Any, Any], Any], read: tuple[str, ...] = ()) -> Any:
     kernels, line = backend("triton"), Line()
     assert isinstance(kernels, RowBackend)
     found = compute(line.input("x"), line.input("n"))
-    return kernels.row_loop(line, {"out": found}, ["n"], read, torch.float32, 0.5)
+    return kernels.row_loop(line, {"out": found}, ["n"], read, torch.float32, Gate("out", 0.5))
 
 
 def room(given: dict[str, Tensor]) -> dict[str, Tensor]:
