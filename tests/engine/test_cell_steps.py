@@ -98,6 +98,27 @@ def test_a_psc_of_more_neurons_than_a_loop_holds_at_once() -> None:
     close(found[0][1], found[1][1], 1e-12)
 
 
+FLOAT32_SPIKES: dict[str, Callable[[], Any]] = {
+    "Synaptic": lambda: snntorch.Synaptic(0.5, 0.8, reset_mechanism="zero"),
+    "Lapicque": lambda: snntorch.Lapicque(beta=0.7, reset_mechanism="none"),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT32_SPIKES)
+def test_a_psc_has_the_dtype_of_the_librarys_spikes(name: str) -> None:
+    """Which in snnTorch is float32 whatever the layer's."""
+    native = FLOAT32_SPIKES[name]().double()
+    layer = tssl_adapters.wrap(FLOAT32_SPIKES[name]().double(), tau_s=3.0, engine="cpu")
+    states, ours, psc = list[Tensor](), list[Tensor](), torch.zeros(())
+    for x in drive(torch.float64):
+        spike, *states = native(x, *states)
+        out, *ours = layer(x, *ours)
+        psc = psc + (spike - psc) / 3.0
+        assert out.dtype is spike.dtype is torch.float32
+        assert torch.equal(out, psc)
+    assert psc.any()
+
+
 @pytest.mark.parametrize("learns", [True, False])
 @layers
 def test_only_what_depends_on_what_learns_has_a_graph(name: str, learns: bool) -> None:

@@ -414,10 +414,11 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
 
     def went(way: LongWay) -> tuple[list[Tensor], list[Tensor]]:
         settings = replace(decided.settings, loops={}, last=None, warned=True, watched=True)
-        found: list[Tensor] = []
         now: Tensors = states
-        trace = start
-        for x in (inputs[: cell.inputs], inputs[cell.inputs :]):
+        first, trace = inputs[: cell.inputs], start
+        # A PSC that begins has the dtype of the library's spikes, which a later one may promote.
+        found = [way(settings, first, now, None).out] if decided.traced else []
+        for x in (first, inputs[cell.inputs :]):
             ran = way(settings, x, now, trace)
             now, trace = ran.states, ran.trace
             found += [ran.out, *([] if ran.spike is None else [ran.spike])]
