@@ -144,7 +144,7 @@ class Layer(Shared):
         return (out.to_sparse() if sparse else out), after
 
     def _tssl_thinly(self: Any, thin: Thin, x: Any, state: Any = None) -> Any:
-        if state is None or not thin.fits(x, state.v, self._tssl_pinned()):
+        if state is None or not thin.fits(x, state.v, thin.pinned):  # p is set as a whole
             return None
         ran = thin.run(x, state.v)
         return ran.out, self._tssl_state(ran.state, None)
@@ -245,7 +245,7 @@ class _LIF(Layer):
         if state is None:
             return None
         v, i = state
-        if not thin.fits(x, v, self._tssl_pinned(), i):
+        if not thin.fits(x, v, thin.pinned, i):  # p is set as a whole
             return None
         if not self._tssl_settings.rule.chain:  # the current's graph ends here too
             i = i.detach()

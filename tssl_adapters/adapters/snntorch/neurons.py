@@ -124,8 +124,11 @@ class Leaky(_Leaking):
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
         held = self._buffers
-        found = (held.get("beta"), held.get("threshold"), held.get("graded_spikes_factor"))
-        return None if any(number is None for number in found) else found
+        beta, threshold = held.get("beta"), held.get("threshold")
+        factor = held.get("graded_spikes_factor")
+        if beta is None or threshold is None or factor is None:
+            return None
+        return beta, threshold, factor
 
     @eager
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:

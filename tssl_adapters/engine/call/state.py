@@ -49,12 +49,16 @@ class Charged:
 
     def stands_for(self, state: Tensor, reset: tuple[Any, ...]) -> bool:
         """Whether this reset of the potential would give this state."""
+        return self.memory == _memory(state) and (self.reset is reset or self._resets_by(reset))
+
+    def _resets_by(self, reset: tuple[Any, ...]) -> bool:
+        """Whether this is the same reset, if one of other tensors is another."""
         if len(self.reset) != len(reset):
             return False
-        for a, b in zip(self.reset, reset, strict=True):
-            if a is not b and (isinstance(a, weakref.ref) or a != b):
-                return False
-        return self.memory == _memory(state)
+        return not any(
+            a is not b and (isinstance(a, weakref.ref) or a != b)
+            for a, b in zip(self.reset, reset, strict=True)
+        )
 
 
 def _memory(state: Tensor) -> int:

@@ -87,6 +87,7 @@ class Thin:
         self.call = call
         self.numbers = numbers
         self.dtype = dtype
+        self.pinned = pinned
         self.pins = [Pin.of(tensor) for tensor in pinned]
         self.reset = reset_of(call.plan.neuron)
         self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
@@ -120,7 +121,7 @@ class Thin:
 
     def holds(self, pinned: Sequence[Tensor]) -> bool:
         """Whether the neuron's numbers are unchanged."""
-        return all(pin.holds(now) for now, pin in zip(pinned, self.pins, strict=True))
+        return all(map(Pin.holds, self.pins, pinned))
 
     def stands_for(self, call: Call, drive: Tensor, leak: Value | None) -> bool:
         """Whether it was made for a step like this."""
@@ -137,7 +138,7 @@ class Thin:
         link = None if found is None else packed(found.link)
         left: list[Any] = []
         given = (self, x, v, current, earlier, link, position, left)
-        out, after, leaked, *new_link = ThinFunction.apply(*given)
+        out, after, leaked, *new_link = ThinFunction.apply_plainly(*given)
         h, due = left
         if position is not None:
             self.settings.last = position = position.after(1, None)
@@ -219,8 +220,7 @@ class ThinFunction(EngineFunction):
         due = torch.empty_like(x) if thin.late else None
         leaked = None if current is None else torch.empty_like(x)
         thin.forward(x, v, thin.numbers, out, after, h, due, current, leaked)
-        ctx.thin, ctx.position = thin, position
-        ctx.earlier, ctx.linked = earlier is not None, link is not None
+        ctx.made = thin, position, earlier is not None, link is not None
         ctx.save_for_backward(h, v if earlier is None else earlier, *thin.values)
         ctx.set_materialize_grads(False)
         if leaked is not None and not (ctx.needs_input_grad[1] or ctx.needs_input_grad[3]):
@@ -239,31 +239,30 @@ class ThinFunction(EngineFunction):
         grad_current: Tensor | None,
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
-        thin: Thin = ctx.thin
+        thin, position, earlier, linked = ctx.made
         h, state, *_ = ctx.saved_tensors
         grad_out = None if grad_out is None else memory(grad_out)
         grad_after = None if grad_after is None else memory(grad_after)
         grad_current = None if grad_current is None else memory(grad_current)
         link = None if link is None else memory(link)
         if thin.looks and unseen(thin.settings, grad_after):
-            call = thin.call._replace(plan=thin.call.plan._replace(position=ctx.position))
-            step = Given(1, h.numel(), h, state, None, thin.numbers, 1.0, ctx.earlier)
+            call = thin.call._replace(plan=thin.call.plan._replace(position=position))
+            step = Given(1, h.numel(), h, state, None, thin.numbers, 1.0, earlier)
             watch_call(call, thin.spec.told, step, grad_out, grad_after, link)
         wants = ctx.needs_input_grad[2]
         variant = (
-            *(grad_out is None, grad_after is None, grad_current is None, link is None),
-            *(ctx.linked, ctx.earlier, wants),
-        )
-        room = room_of(thin.call.plan, h, h.shape, ctx.linked, link, wants)
-        position: Position | None = ctx.position
+            grad_out is None, grad_after is None, grad_current is None, link is None,
+            linked, earlier, wants,
+        )  # fmt: skip
+        room = room_of(thin.call.plan, h, h.shape, linked, link, wants)
         steps = math.inf if position is None else position.stretch.steps
         loop = thin.backward.get(variant)
         if loop is not None and _in_a_row(h, thin.dtype) and _in_a_row(state, thin.dtype):
             loop(h, state, thin.numbers, grad_out, grad_after, grad_current, link, room, steps)
         else:
             given = (grad_out, grad_after, grad_current, link)
-            _try(thin, ctx.earlier, variant, h, state, given, room, steps)
-        entering = room.through if ctx.linked and not thin.delayed else room.entering
+            _try(thin, earlier, variant, h, state, given, room, steps)
+        entering = room.through if linked and not thin.delayed else room.entering
         by_current = room.drive if ctx.needs_input_grad[3] else None
         return None, room.drive, entering, by_current, None, room.chain, None, None
 

@@ -217,6 +217,7 @@ class CpuBackend:
         """One backward step from h[t], for memory like this, which the caller has checked."""
         dtype = _DTYPES[spec.form.dtype]
         loop = _backward_loop(spec, back, given, adjoints, current)
+        endless = _few((math.inf,), dtype)
 
         def run(
             charged: Tensor,
@@ -229,7 +230,8 @@ class CpuBackend:
             room: Room,
             steps: float,
         ) -> None:
-            window, n = _few((steps,), dtype), charged.numel()
+            window = endless if steps == math.inf else _few((steps,), dtype)
+            n = charged.numel()
             over(
                 loop, 1, n, n, n, 0, window.buffer_info()[0],
                 charged.data_ptr(), state.data_ptr(), 0, 0, 0, 0, numbers.at,
