@@ -5,6 +5,8 @@ As in ``test_triton.py``, on a GPU where there is one, else through Triton's int
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
 from array import array
 from collections.abc import Callable
@@ -139,6 +141,20 @@ def test_memory_of_another_form_is_not_taken(wrong: str, argument: str) -> None:
     given[argument] = WRONG[wrong](given[argument].reshape(-1))
     with pytest.raises(MismatchError, match="where a loop wants"):
         run(given, array("f", [0.0]), 6)
+
+
+def test_numbers_are_sent_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they are: one that the kernel reads elsewhere has no value, and 0 has a sign."""
+    sent: list[Any] = []
+    run, frombuffer = loop(lambda x, n: x / n), torch.frombuffer
+    importlib.import_module("tssl_adapters.engine.triton.backend")._on_device.cache_clear()
+    monkeypatch.setattr(torch, "frombuffer", lambda *a, **k: sent.append(a) or frombuffer(*a, **k))
+    given = {name: t.to(DEVICE) for name, t in room({"x": torch.ones(6)}).items()}
+    for number in (0.0, -0.0, math.nan, 0.0, -0.0, math.nan):
+        run(given, array("f", [number]), 6)
+        expected = torch.tensor(1.0) / torch.tensor(number)
+        torch.testing.assert_close(given["to.out"][0].cpu(), expected, equal_nan=True)
+    assert len(sent) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -57,7 +57,7 @@ class TritonBackend:
         if dense:
             rows = [torch.as_tensor(v, device=device).detach().to(dtype) for v in values]
             return torch.stack([row.expand(step) for row in rows]).contiguous()
-        row = _row(tuple(0.0 if isinstance(v, Tensor) else v for v in values), dtype, device)
+        row = _row([0.0 if isinstance(v, Tensor) else v for v in values], dtype, device)
         tensors = {k: v for k, v in enumerate(values) if isinstance(v, Tensor)}
         if tensors:
             row = row.clone()
@@ -139,7 +139,7 @@ class TritonBackend:
                     kind, count = torch.uint8, triton.cdiv(neurons, 8)
                 if not is_memory(tensor, kind, like.device) or tensor.numel() != count:
                     raise MismatchError.of(tensor, kind, count)
-            row = _row(tuple(values), dtype, like.device)
+            row = _row(values, dtype, like.device)
             _launch(kernel, like, neurons, neurons, row, steps, *tensors)
 
         return run
@@ -156,7 +156,7 @@ def _scanned(
 ) -> Tensor:
     """Run a current over time."""
     found, steps, neurons = torch.empty_like(drive), drive.shape[0], drive[0].numel()
-    numbers = _row((k,), working_dtype(drive), drive.device)
+    numbers = _row([k], working_dtype(drive), drive.device)
     step = made(_name(drive.dtype), drive.is_cuda)
     _launch(
         scan, drive, neurons, drive, start, found, numbers, steps, neurons,
@@ -195,11 +195,18 @@ def _read(given: Given) -> tuple[Tensor | None, ...]:
     return given.drive, given.state, given.trace, given.numbers
 
 
+def _row(values: Iterable[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers, in float32 or float64, as a cached tensor on a device. Never write to it."""
+    return _on_device(
+        array("d" if dtype == torch.float64 else "f", values).tobytes(), dtype, device
+    )
+
+
 @lru_cache(maxsize=1024)
-def _row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a cached tensor on a device. Never write to it."""
+def _on_device(values: bytes, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # By their bytes: 0.0 and -0.0 are equal, and NaN is not what it is.
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
+        return torch.frombuffer(bytearray(values), dtype=dtype).to(device)
 
 
 def _launch(kernel: Any, drive: Tensor, neurons: int, *arguments: Any, **fixed: Any) -> None:
