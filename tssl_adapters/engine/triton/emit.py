@@ -31,6 +31,7 @@ from tssl_adapters.engine.step.traced import (
 from tssl_adapters.engine.triton.parts import (
     divided,
     divided_by_number,
+    load,
     load_bits,
     store_bits,
     to_bfloat16,
@@ -107,7 +108,7 @@ def current_back(dtype: str, on_gpu: bool) -> Any:
 
 
 def _function(
-    traced: Traced, given: Sequence[str], results: Sequence[str], dtype: str, on_gpu: bool
+    traced: Traced, given: tuple[str, ...], results: Sequence[str], dtype: str, on_gpu: bool
 ) -> Any:
     """A line as a function, for drives of this dtype.
 
@@ -123,11 +124,11 @@ def _function(
     inputs = {name: name for name in given}
     inputs |= {name: f"numbers[{k}]" for k, name in enumerate(NUMBERS)}
     inputs |= {name: f"carried[{k}]" for k, name in enumerate(CARRIED)}
-    inputs["steps"] = _steps(dtype)
+    inputs["steps"] = f"tl.cast(steps, {_wide(dtype)})"
     body = _statements(traced.line, traced.outputs, inputs, dtype, on_gpu)
     places = {name: f"t{symbol.place}" for name, symbol in traced.outputs.items()}
     returned = [places[name] if name in places else inputs[name] for name in results]
-    return _compiled(given, [*body, f"return {', '.join(returned)}"])
+    return _compiled(given, (*body, f"return {', '.join(returned)}"))
 
 
 def row(
@@ -147,7 +148,7 @@ def row(
     inputs = {name: f"tl.load(values + {k})" for k, name in enumerate(numbers) if name not in read}
     known = [o for o in line.operations if o.name == "number" or o.operands[0] in inputs]
     inverse = known if on_gpu else ()
-    inputs["steps"] = _steps(dtype)
+    inputs["steps"] = f"tl.cast(steps, {_wide(dtype)})"
     inputs["active"] = f"load_bits(bits, j, neurons).to({_wide(dtype)})"
     wanted = line.inputs(outputs.values())
     given = [name for name in wanted if name not in inputs]
@@ -155,8 +156,8 @@ def row(
     taken = (*bits, *given, *(f"to.{name}" for name in outputs))
     variables = {name: name.replace(".", "_") for name in taken}
     for name in given:
-        loaded = f"tl.load({variables[name]} + j, mask=here, other=0.0)"
-        inputs[name] = f"tl.cast(tl.load({name}), {_wide(dtype)})" if name in read else loaded
+        one, each = f"tl.load({name}).to({_wide(dtype)})", f"load({variables[name]}, j, here)"
+        inputs[name] = one if name in read else each
     body = [
         "j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
         "here = j < neurons",
@@ -168,16 +169,12 @@ def row(
         judged = outputs[gate.output].place
         body.append(f"store_bits(bits, t{judged} >= {gate.least}, neurons, BLOCK)")
     parameters = ("neurons", "values", "steps", *variables.values(), "BLOCK: tl.constexpr")
-    return _compiled(parameters, body), taken
+    return _compiled(parameters, tuple(body)), taken
 
 
 def _wide(dtype: str) -> str:
     """The dtype that a drive of this dtype is computed in."""
     return "tl.float64" if dtype == "float64" else "tl.float32"
-
-
-def _steps(dtype: str) -> str:
-    return f"tl.cast(steps, {_wide(dtype)})"
 
 
 def _statements(
@@ -242,20 +239,16 @@ def _literal(bits: str) -> str:
     return value if value[-1].isdigit() else f'float("{value}")'
 
 
-def _compiled(parameters: Sequence[str], body: Sequence[str]) -> Any:
-    """The unique function of these statements."""
-    lines = [f"({', '.join(parameters)}):", *(f"    {statement}" for statement in body)]
-    return _jitted("\n".join(lines) + "\n")
-
-
 @cache
-def _jitted(rest: str) -> Any:
-    """The unique function of this source after its name. Triton distinguishes functions by name."""
+def _compiled(parameters: tuple[str, ...], body: tuple[str, ...]) -> Any:
+    """The unique function of these statements. Triton distinguishes functions by name."""
+    rest = "".join([f"({', '.join(parameters)}):\n", *(f"    {line}\n" for line in body)])
     name = "step_" + hashlib.sha256(rest.encode()).hexdigest()[:16]
     source = f"def {name}{rest}"
     scope = {
         "divided": divided,
         "divided_by_number": divided_by_number,
+        "load": load,
         "load_bits": load_bits,
         "store_bits": store_bits,
         "to_float16": to_float16,

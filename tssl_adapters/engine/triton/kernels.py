@@ -19,12 +19,13 @@ from tssl_adapters.engine.step import spec, traced
 from tssl_adapters.engine.triton.parts import (
     chosen,
     inside,
+    load,
     load_bits,
+    load_if,
     load_numbers,
     load_rows,
     load_span,
     store_bits,
-    wide,
 )
 
 ROWS = tl.constexpr(spec.ROWS)
@@ -33,6 +34,12 @@ GRAD_SPIKE = tl.constexpr(traced.CARRIED.index("grad_spike"))
 GRAD_TRACE = tl.constexpr(traced.CARRIED.index("grad_trace"))
 ENTERING = tl.constexpr(traced.CARRIED.index("entering"))
 FIRST_SUM = tl.constexpr(traced.CARRIED.index(traced.SUMS[0]))
+
+
+@triton.jit
+def span_row(first, neurons, PSC: tl.constexpr, SPAN: tl.constexpr):
+    """Where the states at the start of the span from step ``first`` on are kept."""
+    return tl.cast(first // SPAN - 1, tl.int64) * (2 if PSC else 1) * neurons
 
 
 @triton.jit
@@ -53,19 +60,15 @@ def forward(
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = j < neurons
     p = load_rows(values, j, neurons, ROWS) if FORM.dense else load_numbers(values, ROWS)
-    v = wide(tl.load(state + j, mask=here, other=0.0))
-    a = tl.zeros_like(v)
-    if trace is not None:
-        a = wide(tl.load(trace + j, mask=here, other=0.0))
+    v = load(state, j, here)
+    a = load_if(trace, j, here, tl.zeros_like(v))
     for first in range(0, steps, SPAN):
         if spans is not None:
             later = here & (tl.zeros_like(j) + first > 0)
+            at = span_row(first, neurons, FORM.psc, SPAN) + j
+            tl.store(spans + at, v, mask=later)
             if FORM.psc:
-                row = tl.cast(first // SPAN - 1, tl.int64) * 2 * neurons
-                tl.store(spans + row + neurons + j, a, mask=later)
-            else:
-                row = tl.cast(first // SPAN - 1, tl.int64) * neurons
-            tl.store(spans + row + j, v, mask=later)
+                tl.store(spans + at + neurons, a, mask=later)
         xs = load_span(drive, first, steps, j, neurons, neurons, SPAN)
         for k in tl.static_range(SPAN):
             now = inside(first + k, steps, j, neurons)
@@ -120,10 +123,8 @@ def backward(
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = j < neurons
     p = load_rows(values, j, neurons, ROWS) if FORM.dense else load_numbers(values, ROWS)
-    zero = tl.zeros_like(wide(tl.load(state + j, mask=here, other=0.0)))
-    f = zero
-    if fired is not None:
-        f = wide(tl.load(fired + j, mask=here, other=0.0))
+    zero = tl.zeros_like(load(state, j, here))
+    f = load_if(fired, j, here, zero)
     last_c = zero
     whole = tl.cast(neurons, tl.int64)
     carried = tl.tuple(())
@@ -131,27 +132,20 @@ def backward(
         carried = load_rows(link_in, j, neurons, LINKS)
     for _ in tl.static_range(CARRIED - len(carried)):
         carried = carried + (zero,)
-    if grad_after is not None:
-        if not EACH:
-            last_c = wide(tl.load(grad_after + j, mask=here, other=0.0))
+    if not EACH:
+        last_c = load_if(grad_after, j, here, zero)
     count = tl.cdiv(steps, SPAN)
     for back in range(0, count):
         first = (count - 1 - back) * SPAN
         begins = tl.zeros_like(j) + first == 0
-        v = wide(tl.load(state + j, mask=here & begins, other=0.0))
-        a = zero
-        if trace is not None:
-            a = wide(tl.load(trace + j, mask=here & begins, other=0.0))
+        v = load(state, j, here & begins)
+        a = load_if(trace, j, here & begins, zero)
         if spans is not None:
             goes_on = here & (tl.zeros_like(j) + first > 0)
+            at = span_row(first, neurons, FORM.psc, SPAN) + j
+            v = tl.where(begins, v, load(spans, at, goes_on))
             if FORM.psc:
-                row = tl.cast(first // SPAN - 1, tl.int64) * 2 * neurons
-                found = wide(tl.load(spans + row + neurons + j, mask=goes_on, other=0.0))
-                a = tl.where(begins, a, found)
-            else:
-                row = tl.cast(first // SPAN - 1, tl.int64) * neurons
-            found = wide(tl.load(spans + row + j, mask=goes_on, other=0.0))
-            v = tl.where(begins, v, found)
+                a = tl.where(begins, a, load(spans, at + neurons, goes_on))
         xs = load_span(drive, first, steps, j, neurons, neurons, SPAN)
         if grad_out is not None:
             gs = load_span(grad_out, first, steps, j, neurons, pace, SPAN)
@@ -169,13 +163,13 @@ def backward(
                 g = gs[k]
             c = tl.where(tl.zeros_like(j) + first + k == steps - 1, last_c, zero)
             if EACH:
-                c = wide(tl.load(grad_after + row + j, mask=now, other=0.0))
+                c = load(grad_after, row + j, now)
             beside = zero
             if BESIDE != 0:
                 other = (tl.zeros_like(j) + first + k + BESIDE >= 0) & inside(
                     first + k + BESIDE, steps, j, neurons
                 )
-                beside = wide(tl.load(grad_after + row + BESIDE * whole + j, mask=other, other=0.0))
+                beside = load(grad_after, row + BESIDE * whole + j, other)
             found = STEP_BACK(potentials[k], xs[k], traces[k], g, c, beside, carried, f, p, window)
             tl.store(grad_drive + row + j, found[0], mask=now)
             carried = chosen(now, found, carried, 1, CARRIED)
@@ -205,9 +199,7 @@ def scan(
     """
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = load_numbers(values, 1)
-    state = tl.zeros_like(wide(tl.load(source + j, mask=j < neurons, other=0.0)))
-    if start is not None:
-        state = wide(tl.load(start + j, mask=j < neurons, other=0.0))
+    state = load_if(start, j, j < neurons, tl.zeros_like(load(source, j, j < neurons)))
     count = tl.cdiv(steps, SPAN)
     for span in range(0, count):
         first = span * SPAN

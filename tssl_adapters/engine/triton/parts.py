@@ -49,13 +49,27 @@ def inside(t, steps, j, neurons):
 
 
 @triton.jit
+def load(tensor, at, here):
+    """Values in the working dtype, where ``here``; else 0."""
+    return wide(tl.load(tensor + at, mask=here, other=0.0))
+
+
+@triton.jit
+def load_if(tensor, at, here, none):
+    """:func:`load`, or ``none`` if there is no tensor."""
+    if tensor is None:
+        return none
+    else:
+        return load(tensor, at, here)
+
+
+@triton.jit
 def load_span(tensor, first, steps, j, neurons, pace, SPAN: tl.constexpr):
     """A span's values, a tuple of steps with stride ``pace`` over time; 0 after the last step."""
     found = tl.tuple(())
     for k in tl.static_range(SPAN):
         at = tl.cast(first + k, tl.int64) * pace + j
-        value = tl.load(tensor + at, mask=inside(first + k, steps, j, neurons), other=0.0)
-        found = found + (wide(value),)
+        found = found + (load(tensor, at, inside(first + k, steps, j, neurons)),)
     return found
 
 
