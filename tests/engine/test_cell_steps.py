@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ from tssl_adapters import rules
 from tssl_adapters.engine.compiled import cell_steps
 from tssl_adapters.engine.cpu.loops import BLOCK
 from tssl_adapters.engine.step import cell
-from tssl_adapters.errors import EngineWarning
+from tssl_adapters.errors import EngineWarning, LostLinkWarning
 
 
 def owned(p: Any) -> Any:
@@ -117,6 +118,39 @@ def test_a_psc_has_the_dtype_of_the_librarys_spikes(name: str) -> None:
         assert out.dtype is spike.dtype is torch.float32
         assert torch.equal(out, psc)
     assert psc.any()
+
+
+NUMBERS_FOR_ALL = {
+    "LIFExCell": norse.LIFExFeedForwardState,
+    "LSNNCell": norse.LSNNFeedForwardState,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", NUMBERS_FOR_ALL)
+def test_a_start_that_is_one_number_for_all_neurons(name: str, rule: str) -> None:
+    """The library's shapes, the gradients that torch gives, and nobody lost a link."""
+    make, found = NUMBERS_FOR_ALL[name], []
+    for engine in ("cpu", "torch", None):
+        layer = LAYERS[name]() if engine is None else wrapped(name, RULES[rule], engine=engine)
+        for _ in range(2):  # what a first step decides, the second sequence has from the start
+            first = make(
+                *(torch.tensor(0.1 * k).requires_grad_() for k in range(len(make._fields)))
+            )
+            values, state = [], first
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", LostLinkWarning)
+                for x in drive():
+                    out, state = layer(x, state)
+                    values += [out, *state]
+        loss = sum(
+            (value * torch.linspace(-1.0, 2.0, value.numel()).view_as(value)).sum()
+            for value in values
+        )
+        found.append((values, torch.autograd.grad(loss, first)))
+    for values, _ in found[:2]:
+        assert all(map(torch.equal, values, found[2][0]))
+    close(found[0][1], found[1][1], 1e-5)
 
 
 @pytest.mark.parametrize("learns", [True, False])

@@ -129,7 +129,8 @@ def short_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Tenso
     if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
         return None
     inputs = _arriving(cell, x, state)
-    states = _states(given.state, inputs[0].shape)
+    # One that is given keeps its shape, which natively decides that of the results, and its graph.
+    states = _states(given.state, inputs[0].shape if fresh else torch.Size())
     steps = compiled_steps(
         cell.settings,
         partial(_described, within, state, cell),
@@ -168,7 +169,7 @@ def _names(state: Any) -> tuple[str, ...]:
 
 def _states(state: Any, shape: torch.Size) -> tuple[Tensor, ...]:
     """A state's tensors, a refractory neuron's counter last. A 0-dimensional one, as in a new
-    state, is expanded to the shape; one that has it stays the tensor that carries the link.
+    state, is expanded to the shape if there is one.
     """
     nested = _nested(state)
     inner = state if nested is None else getattr(state, nested)
