@@ -26,8 +26,9 @@ from tssl_adapters.arithmetic import (
     plus,
     where,
 )
+from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu import compile as compiling
-from tssl_adapters.engine.cpu import loops
+from tssl_adapters.engine.cpu.function import Function
 from tssl_adapters.engine.step.spec import Form, spec_of
 from tssl_adapters.engine.step.traced import Back, Traced
 from tssl_adapters.resets import Subtract, ToValue, _by_subtraction, _to_value
@@ -75,7 +76,7 @@ def compiled(function: Callable[[Any, Any], Any], a: Tensor, b: Tensor) -> Tenso
     line = Line()
     found = Traced(line, {"out": function(line.input("drive"), line.input("state"))})
     name = f"test{next(_names)}"
-    made = loops._Function(name, loops.CURRENT, str(a.dtype).removeprefix("torch."), False)
+    made = Function(name, loops.CURRENT, str(a.dtype).removeprefix("torch."), False)
     call = made.row(found, ["out"])
     count = made.code.get("sub i64 %last, %first")
     places = {name: made.at(f"%{name}", "%first") for name in ("drive", "state", "out")}
@@ -204,9 +205,9 @@ def test_loops_compile_for_other_machines(triple: str) -> None:
     back = a_sequence_back(traced=True, trace="after")
     for source in (
         loops.forward_sequence("f", spec, 3.0, True),
-        loops.backward_sequence("b", spec, rules.TSSLBP(), back, 3.0, frozenset()),
+        backward.backward_sequence("b", spec, rules.TSSLBP(), back, 3.0, frozenset()),
         loops.forward_step("s", hard, 1.0, False, True, None),
-        loops.backward_sequence("d", hard, rules.SmoothTSSLBP(), back, 3.0, frozenset()),
+        backward.backward_sequence("d", hard, rules.SmoothTSSLBP(), back, 3.0, frozenset()),
     ):
         module = compiling.optimised(compiling.whole(source), machine)
         assert len(machine.emit_object(module)) > 500
@@ -216,7 +217,7 @@ def test_the_inner_loops_are_vectorised() -> None:
     form = Form("float32", False, 1, "delayed", True, False)
     spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(_by_subtraction), form)
     back = a_sequence_back(traced=False, trace=None)
-    source = loops.backward_sequence("v", spec, rules.TSSLBP(), back, 1.0, frozenset())
+    source = backward.backward_sequence("v", spec, rules.TSSLBP(), back, 1.0, frozenset())
     text = str(compiling.optimised(compiling.whole(source), compiling._machine()))
     assert " x float>" in text
 

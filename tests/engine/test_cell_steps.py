@@ -39,7 +39,7 @@ from torch.utils.checkpoint import checkpoint
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.compiled import cell_steps
-from tssl_adapters.engine.cpu.loops import BLOCK
+from tssl_adapters.engine.cpu.function import BLOCK
 from tssl_adapters.engine.step import cell
 from tssl_adapters.errors import EngineWarning, LostLinkWarning
 

@@ -23,8 +23,9 @@ from tssl_adapters.engine.compiled.kernels import (
 )
 from tssl_adapters.engine.compiled.memory import Room
 from tssl_adapters.engine.compiled.threads import over
-from tssl_adapters.engine.cpu import loops
+from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu.compile import compiled
+from tssl_adapters.engine.cpu.function import RANGE, Source
 from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, link_rows
 from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
@@ -63,14 +64,14 @@ def _forward_sequence(spec: Spec, tau_s: float, keep: bool) -> Callable[..., Non
 def _backward_step(
     spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: frozenset[str]
 ) -> Callable[..., None]:
-    return compiled(loops.backward_step(_name(), spec, rule, back, tau_s, unwanted))
+    return compiled(backward.backward_step(_name(), spec, rule, back, tau_s, unwanted))
 
 
 @cache
 def _backward_sequence(
     spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: frozenset[str]
 ) -> Callable[..., None]:
-    return compiled(loops.backward_sequence(_name(), spec, rule, back, tau_s, unwanted))
+    return compiled(backward.backward_sequence(_name(), spec, rule, back, tau_s, unwanted))
 
 
 @cache
@@ -279,8 +280,8 @@ class CpuBackend:
         return found
 
 
-def _row_loop(source: loops.Source, dtype: torch.dtype) -> RowLoop:
-    loop, taken = compiled(source), source.parameters[len(loops.RANGE) + 2 :]
+def _row_loop(source: Source, dtype: torch.dtype) -> RowLoop:
+    loop, taken = compiled(source), source.parameters[len(RANGE) + 2 :]
     endless = _few((math.inf,), dtype)
 
     def run(

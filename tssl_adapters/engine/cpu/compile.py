@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import binding
 
-from tssl_adapters.engine.cpu.loops import COUNTS, Source
+from tssl_adapters.engine.cpu.function import COUNTS, Source
 
 SMALL = 2**16
 """Calls on fewer values keep the GIL: releasing it would take as long as the call."""

@@ -1,0 +1,281 @@
+"""Backward loops, in LLVM IR: a single step, and a whole sequence.
+
+Laid out as in :mod:`tssl_adapters.engine.cpu.loops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from tssl_adapters.engine.cpu.emit import Code
+from tssl_adapters.engine.cpu.function import BLOCK, RANGE, SIZES, Function, Source
+from tssl_adapters.engine.step.spec import Spec
+from tssl_adapters.engine.step.traced import CARRIED, LINK, SUMS, Back, backward, forward
+from tssl_adapters.neuron import Timing
+from tssl_adapters.rules import Rule
+
+BACKWARD = (
+    *(*RANGE, "block", "pace", "stride", "window"),
+    *("drive", "state", "current", "trace", "bits", "fired", "values"),
+    *("grad_out", "grad_after", "link", "grad_current"),
+    *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),
+)
+_HANDED = (0, 1, 3)
+"""Rows that are stored in the link's memory; the other one may be stored elsewhere."""
+_ENDS = {
+    "decayed_membrane": "%through",
+    "grad_trace": "%grad_trace",
+    "entering": "%entering",
+}
+
+
+def backward_step(
+    name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
+) -> Source:
+    """One backward step, without the unwanted results."""
+    function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
+    line = backward(spec, rule, back, tau_s)
+    step = function.row(line, [target for target in line.outputs if target not in unwanted])
+    code, start = function.code, "%first"
+    flagged = spec.form.psc and spec.form.told and "trace" in function.rows[0].parameters
+    places = {
+        "drive": "%drive",
+        "potential": "%state",
+        "trace": "%trace",
+        "grad_out": "%grad_out",
+        "grad_potential": "%grad_after",
+        "grad_current": "%grad_current",
+        "fired": "%fired",
+        "to.grad_drive": "%grad_drive",
+        "to.decayed_membrane": "%through",
+        "to.entering": "%entering",
+        "to.grad_trace": "%grad_trace",
+    }
+
+    def of(start: str) -> dict[str, str]:
+        found = function.numbers(start) | {"steps": "%window"}
+        found |= {key: function.at(base, start) for key, base in places.items()}
+        found |= {key: function.row_of("%link", k, start) for k, key in enumerate(LINK)}
+        found |= {f"to.{LINK[k]}": function.row_of("%chain", k, start) for k in _HANDED}
+        found |= {f"to.{key}": function.row_of("%sums", k, start) for k, key in enumerate(SUMS)}
+        return found
+
+    if not flagged:
+        step(code.get("sub i64 %last, %first"), of(start))
+        return function.source()
+    flags = function.room(BLOCK)
+    with code.counting("%first", "%last", str(BLOCK)) as start:
+        count = function.rest(start, str(BLOCK))
+        function.unpack(count, start, flags)
+        step(count, of(start) | {"trace": flags})
+    return function.source()
+
+
+def backward_sequence(
+    name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
+) -> Source:
+    """A whole sequence backward, without the unwanted results. For each block, the forward pass is
+    recomputed first; h is kept if it replaces the drive, as it does behind a synapse.
+    """
+    return _Sequence(name, spec, rule, back, tau_s, unwanted).source()
+
+
+class _Sequence:
+    """The parts of :func:`backward_sequence`, in the order in which they run."""
+
+    def __init__(
+        self, name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
+    ) -> None:
+        self.spec, self.back = spec, back
+        self.function = function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
+        self.code = function.code
+        self.psc, self.synapse = spec.form.psc, spec.form.synapse
+        self.told = not (self.psc or back.learns)
+        line = backward(spec.told if self.told else spec, rule, back, tau_s)
+        targets = line.without(unwanted)
+        self.step = function.row(line, targets)
+        self.moves = not self.told or "potential" in function.rows[0].parameters
+        """Whether the backward pass reads the potential before each step."""
+        kept = ["potential", *(["trace"] if self.psc else [])]
+        kept += [*(["charged"] if self.told else []), *(["current"] if self.synapse else [])]
+        self.again = function.row(forward(spec, tau_s, self.psc), kept)
+        self.carried = [name for name in CARRIED if name in targets]
+
+    def source(self) -> Source:
+        """The whole module."""
+        function, code = self.function, self.code
+        room = self._take_memory()
+        with code.counting("%first", "%last", "%block") as start:
+            count = function.rest(start, "%block")
+            numbers = function.numbers(start) | {"steps": "%window"}
+            numbers["fired"] = function.at("%fired", start)
+            self._begin(start, count)
+            self._forward_again(start, count, numbers)
+            self._backward(start, count, numbers)
+            self._hand_back(start, count)
+        code.do(f"call void @PyMem_RawFree(ptr {room})")
+        return function.source()
+
+    def _take_memory(self) -> str:
+        """Room for a block: what the forward pass leaves, zeros, and what is carried backward."""
+        function, code, both = self.function, self.code, self.psc or self.told
+        history = code.get("add i64 %steps, 1")
+        others = len(self.carried) + 1 + self.synapse
+        rows = code.get(f"add i64 {history if self.moves else '1'}, {others}")
+        if both:
+            rows = code.get(f"add i64 {rows}, {history}")
+        values = code.get(f"mul i64 {rows}, %block")
+        size = code.get(f"mul i64 {values}, {SIZES[function.kind]}")
+        room = code.get(f"call ptr @PyMem_RawMalloc(i64 {size})")
+        held = code.get(f"mul i64 {history}, %block")
+        self.potentials = room
+        self.others = self.none = function.at(room, held if self.moves else "%block")
+        """Traces, or h of each step."""
+        if both:
+            self.none = function.at(self.none, held)
+        self.at = {
+            name: function.at(self.none, code.get(f"mul i64 %block, {k}"))
+            for k, name in enumerate(self.carried, 1)
+        }
+        last = code.get(f"mul i64 %block, {len(self.carried) + 1}")
+        self.current = function.at(self.none, last)
+        """i in the forward pass, then its gradient after the last step."""
+        function.copy(self.none, None, "%block")
+        return room
+
+    def _begin(self, start: str, count: str) -> None:
+        """A block's states before the first step, and what comes in after the last one."""
+        function, at = self.function, self.at
+        function.copy(self.potentials, function.at("%state", start), count)
+        if self.psc:
+            function.copy_given(self.others, "%trace", start, count)
+        if self.synapse:
+            function.copy(self.current, function.at("%current", start), count)
+        for k, name in enumerate(LINK):
+            if name in at and (k in _HANDED or self.spec.form.timing == "delayed"):
+                _copy_link(function, at[name], k, start, count)
+            elif name in at:
+                function.copy(at[name], None, count)
+        for name in (*SUMS, "grad_trace", "followed"):
+            if name in at:
+                function.copy(at[name], None, count)
+
+    def _forward_again(self, start: str, count: str, numbers: dict[str, str]) -> None:
+        function, code = self.function, self.code
+        ahead = "%steps" if self.psc or self.told else code.get("sub i64 %steps, 1")
+        with code.counting("0", ahead, "1") as t:
+            now = then = self.potentials
+            if self.moves:
+                now, then = self._around(self.potentials, t)
+            places = {"potential": now, "to.potential": then}
+            if self.told:
+                places["to.charged"] = self._held(self.others, t)
+            if self.synapse:
+                places |= {"current": self.current, "to.current": self.current}
+            if self.psc:
+                now, then = self._around(self.others, t)
+                places |= {"trace": now, "to.trace": then}
+            function.fetch(function.step_of("%drive", _next(code, t), start), count)
+            drive = function.step_of("%drive", t, start)
+            self.again(count, numbers | places | {"drive": drive})
+        if self.synapse:
+            function.copy_given(self.current, "%grad_current", start, count)
+
+    def _backward(self, start: str, count: str, numbers: dict[str, str]) -> None:
+        function, code, back, none = self.function, self.code, self.back, self.none
+        with code.counting("0", "%steps", "1", down=True) as t:
+            places = {
+                "potential": self._held(self.potentials, t),
+                "drive": self._held(self.others, t)
+                if self.told
+                else function.step_of("%drive", t, start),
+                "grad_out": function.step_of("%grad_out", t, start, "%pace"),
+                "to.grad_drive": function.step_of("%grad_drive", t, start),
+            }
+            if self.psc:
+                places["trace"] = self._held(self.others, _next(code, t))
+            if back.outside:
+                places["grad_potential"] = _outside(function, t, start, none)
+            if back.around:
+                timing = self.spec.form.timing
+                places["grad_beside"] = _beside(function, t, start, none, timing)
+            if self.synapse:
+                places["grad_current"] = _later_current(function, t, start, self.current)
+            for name, place in self.at.items():
+                places |= {name: place, f"to.{name}": place}
+            before = code.get(f"sub i64 {t}, 1")
+            if back.output:
+                function.fetch(function.step_of("%grad_out", before, start, "%pace"), count)
+            function.fetch(function.step_of("%grad_drive", before, start), count, write=True)
+            self.step(count, numbers | places)
+
+    def _hand_back(self, start: str, count: str) -> None:
+        """What goes to the call before, and the sums."""
+        function, at = self.function, self.at
+        for k in _HANDED:
+            if LINK[k] in at:
+                _hand_back_link(function, at[LINK[k]], k, start, count)
+        for name, base in _ENDS.items():
+            if name in at:
+                function.hand_back(base, start, at[name], count)
+        for k, name in enumerate(SUMS):
+            if name in at:
+                function.copy(function.row_of("%sums", k, start), at[name], count)
+
+    def _held(self, base: str, t: str) -> str:
+        """The address of what a block holds of step ``t``."""
+        return self.function.step_of(base, t, "0", "%block")
+
+    def _around(self, base: str, t: str) -> tuple[str, str]:
+        """The same before and after step ``t``."""
+        after = _next(self.code, t)
+        return self._held(base, t), self._held(base, after)
+
+
+def _next(code: Code, t: str) -> str:
+    return code.get(f"add i64 {t}, 1")
+
+
+def _copy_link(function: Function, target: str, k: int, start: str, count: str) -> None:
+    """Copy a row of the incoming link, or zeros."""
+    with function.given("%link") as (yes, no):
+        yes(lambda: function.copy(target, function.row_of("%link", k, start), count))
+        no(lambda: function.copy(target, None, count))
+
+
+def _hand_back_link(function: Function, source: str, k: int, start: str, count: str) -> None:
+    """Copy a row of the link that goes back to the previous call, if there is one."""
+    with function.given("%chain") as (yes, no):
+        yes(lambda: function.copy(function.row_of("%chain", k, start), source, count))
+        no(lambda: None)
+
+
+def _later_current(function: Function, t: str, start: str, last: str) -> str:
+    """The address of the gradient of the current after step ``t``, which is the next drive's."""
+    code, after = function.code, _next(function.code, t)
+    place = function.step_of("%grad_drive", after, start)
+    ends = code.get(f"icmp eq i64 {after}, %steps")
+    return code.get(f"select i1 {ends}, ptr {last}, ptr {place}")
+
+
+def _outside(function: Function, t: str, start: str, none: str) -> str:
+    """The address of the gradient of the potential after step ``t``; zeros if only the last step
+    has one and ``t`` is another.
+    """
+    code = function.code
+    place = function.step_of("%grad_after", t, start, "%stride")
+    each = code.get("icmp ne i64 %stride, 0")
+    last = code.get(f"icmp eq i64 {_next(code, t)}, %steps")
+    wanted = code.get(f"or i1 {each}, {last}")
+    return code.get(f"select i1 {wanted}, ptr {place}, ptr {none}")
+
+
+def _beside(function: Function, t: str, start: str, none: str, timing: Timing) -> str:
+    """The address of the gradient of the potential on the other side of the reset from the one
+    after step ``t``.
+    """
+    code = function.code
+    other = _next(code, t) if timing == "delayed" else code.get(f"sub i64 {t}, 1")
+    place = function.step_of("%grad_after", other, start, "%stride")
+    inside = code.get(f"icmp ult i64 {other}, %steps")  # unsigned: false for -1
+    return code.get(f"select i1 {inside}, ptr {place}, ptr {none}")

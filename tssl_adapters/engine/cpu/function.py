@@ -1,0 +1,211 @@
+"""Builds a function in LLVM IR that calls rows of neighbouring neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from tssl_adapters.engine.cpu.emit import TYPES, Code, Row, constant, module, row
+from tssl_adapters.engine.step.traced import NUMBERS, Traced
+
+RANGE = ("first", "last", "steps", "neurons")
+COUNTS = {*RANGE, "block", "pace", "stride"}
+"""Parameters that are integers; all others are addresses."""
+BLOCK = 8192
+"""Neurons per block of the forward pass: their states stay in the L2 cache. With 1,024 of them a
+sequence took 1.2 times as long, as too little of each prefetched stretch of memory is used."""
+LINE = 64
+"""Bytes per cache line."""
+SIZES = {"float": 4, "double": 8}
+EXTERNALS = (
+    "declare ptr @PyMem_RawMalloc(i64)",
+    "declare void @PyMem_RawFree(ptr)",
+    "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
+)
+
+
+class Source(NamedTuple):
+    """A module's text, the name of its function, and that function's parameters."""
+
+    text: str
+    name: str
+    parameters: tuple[str, ...]
+
+
+class Function:
+    """A function that calls rows."""
+
+    def __init__(self, name: str, parameters: Sequence[str], dtype: str, dense: bool) -> None:
+        self.name = name
+        self.parameters = tuple(parameters)
+        self.kind = TYPES[dtype]
+        self.code = Code()
+        self.dense = dense
+        self.rows: list[Row] = []
+        self.helpers: list[str] = []
+
+    def row(
+        self, traced: Traced, targets: Sequence[str]
+    ) -> Callable[[str, Mapping[str, str]], None]:
+        """Add a row that computes the ``targets`` of a line; returns a function that emits a call
+        of it, given the number of neurons and the addresses of all inputs and outputs.
+        """
+        name = f"{self.name}.row{len(self.rows)}"
+        outputs = {target: traced.outputs[target] for target in targets}
+        common = frozenset({"steps"} if self.dense else {*NUMBERS, "steps"})
+        made = row(name, traced.line, outputs, common, self.kind)
+        self.rows.append(made)
+
+        def call(count: str, places: Mapping[str, str]) -> None:
+            pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)
+            self.code.do(f"call void @{name}(i64 {count}{pointers})")
+
+        return call
+
+    def at(self, pointer: str, index: str) -> str:
+        """The address of a value."""
+        return self.code.offset(self.kind, pointer, index)
+
+    def numbers(self, start: str) -> dict[str, str]:
+        """The addresses of the numbers of the neurons from ``start`` on."""
+        if not self.dense:
+            return {name: self.at("%values", str(k)) for k, name in enumerate(NUMBERS)}
+        found = {}
+        for k, name in enumerate(NUMBERS):
+            whole = self.code.get(f"mul i64 %neurons, {k}")
+            found[name] = self.at("%values", self.code.get(f"add i64 {whole}, {start}"))
+        return found
+
+    def rest(self, start: str, block: str) -> str:
+        """How many neurons there are from ``start`` on, up to a block."""
+        left = self.code.get(f"sub i64 %last, {start}")
+        less = self.code.get(f"icmp slt i64 {left}, {block}")
+        return self.code.get(f"select i1 {less}, i64 {left}, i64 {block}")
+
+    def copy(self, target: str, source: str | None, count: str) -> None:
+        """Copy values, or zeros if there is no source."""
+        with self.code.counting("0", count, "1") as j:
+            value = constant(0.0, self.kind)
+            if source is not None:
+                value = self.code.get(f"load {self.kind}, ptr {self.at(source, j)}")
+            self.code.do(f"store {self.kind} {value}, ptr {self.at(target, j)}")
+
+    def fetch(self, place: str, count: str, *, write: bool = False) -> None:
+        """Prefetch values into the L2 cache. Any address is harmless."""
+        with self.code.counting("0", count, str(LINE // SIZES[self.kind])) as j:
+            at = self.at(place, j)
+            self.code.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 {int(write)}, i32 2, i32 1)")
+
+    def copy_given(self, target: str, base: str, index: str, count: str) -> None:
+        """Copy from ``index`` of ``base``, or zeros if ``base`` is null."""
+        with self.given(base) as (yes, no):
+            yes(lambda: self.copy(target, self.at(base, index), count))
+            no(lambda: self.copy(target, None, count))
+
+    def hand_back(self, base: str, index: str, source: str, count: str) -> None:
+        """Copy to ``index`` of ``base``, unless ``base`` is null."""
+        with self.given(base) as (yes, no):
+            yes(lambda: self.copy(self.at(base, index), source, count))
+            no(lambda: None)
+
+    def given(self, base: str) -> Branch:
+        """A branch on whether an address is not null."""
+        return Branch(self.code, self.code.get(f"icmp ne ptr {base}, null"))
+
+    def row_of(self, pointer: str, number: int, start: str) -> str:
+        """The address of neuron ``start`` in row ``number``; each row holds all neurons."""
+        if not number:
+            return self.at(pointer, start)
+        whole = self.code.get(f"mul i64 %neurons, {number}")
+        return self.at(pointer, self.code.get(f"add i64 {whole}, {start}"))
+
+    def step_of(self, pointer: str, t: str, start: str, pace: str = "%neurons") -> str:
+        """The address of neuron ``start`` at step ``t``, with stride ``pace`` over time."""
+        whole = self.code.get(f"mul i64 {t}, {pace}")
+        return self.at(pointer, self.code.get(f"add i64 {whole}, {start}"))
+
+    def room(self, values: int) -> str:
+        """A buffer on the stack."""
+        name = "%" + self.code.new("room")
+        self.code.first.append(f"  {name} = alloca [{values} x {self.kind}], align 64")
+        return name
+
+    def pack(self, count: str, values: str, least: float) -> None:
+        """Pack whether each value is at least ``least``, eight to a byte, from ``first`` on."""
+        code, kind = self.code, self.kind
+        base = code.offset("i8", "%bits", code.get("lshr i64 %first, 3"))
+        full = code.get(f"add i64 {count}, 7")
+        with code.counting("0", code.get(f"lshr i64 {full}, 3"), "1") as byte:
+            slot = "%" + code.new("byte")
+            code.first.append(f"  {slot} = alloca i8")
+            code.do(f"store i8 0, ptr {slot}")
+            start = code.get(f"shl i64 {byte}, 3")
+            left = code.get(f"sub i64 {count}, {start}")
+            less = code.get(f"icmp slt i64 {left}, 8")
+            end = code.get(f"select i1 {less}, i64 {left}, i64 8")
+            with code.counting("0", end, "1") as bit:
+                at = self.at(values, code.get(f"add i64 {start}, {bit}"))
+                value = code.get(f"load {kind}, ptr {at}")
+                test = code.get(f"fcmp oge {kind} {value}, {constant(least, kind)}")
+                flag = code.get(f"zext i1 {test} to i8")
+                placed = code.get(f"shl i8 {flag}, {code.get(f'trunc i64 {bit} to i8')}")
+                before = code.get(f"load i8, ptr {slot}")
+                code.do(f"store i8 {code.get(f'or i8 {before}, {placed}')}, ptr {slot}")
+            found = code.get(f"load i8, ptr {slot}")
+            code.do(f"store i8 {found}, ptr {code.offset('i8', base, byte)}")
+
+    def unpack(self, count: str, start: str, flags: str) -> None:
+        """Undo :meth:`pack` from neuron ``start`` on: flags, 0 or 1."""
+        code, kind = self.code, self.kind
+        with code.counting("0", count, "1") as j:
+            at = code.get(f"add i64 {start}, {j}")
+            byte = code.get(
+                f"load i8, ptr {code.offset('i8', '%bits', code.get(f'lshr i64 {at}, 3'))}"
+            )
+            bit = code.get(f"trunc i64 {code.get(f'and i64 {at}, 7')} to i8")
+            flag = code.get(f"and i8 {code.get(f'lshr i8 {byte}, {bit}')}, 1")
+            value = code.get(f"uitofp i8 {flag} to {kind}")
+            code.do(f"store {kind} {value}, ptr {self.at(flags, j)}")
+
+    def source(self) -> Source:
+        """The whole module."""
+        taken = ", ".join(
+            f"{'i64' if name in COUNTS else 'ptr'} %{name}" for name in self.parameters
+        )
+        text = "\n".join(
+            [
+                f"define internal void @{self.name}({taken}) nounwind noinline {{",
+                "entry:",
+                *self.code.first,
+                *self.code.lines,
+                "  ret void",
+                "}",
+            ]
+        )
+        return Source(
+            module(self.rows, [*self.helpers, text], EXTERNALS), self.name, self.parameters
+        )
+
+
+class Branch:
+    """``with branch as (yes, no)``: each takes the body of its case."""
+
+    def __init__(self, code: Code, test: str) -> None:
+        self.code, self.test, self.name = code, test, code.new("if")
+
+    def __enter__(self) -> tuple[Callable[[Callable[[], None]], None], ...]:
+        code, name = self.code, self.name
+        code.do(f"br i1 {self.test}, label %{name}.yes, label %{name}.no")
+
+        def block(which: str) -> Callable[[Callable[[], None]], None]:
+            def run(body: Callable[[], None]) -> None:
+                code.label(f"{name}.{which}")
+                body()
+                code.do(f"br label %{name}.end")
+
+            return run
+
+        return block("yes"), block("no")
+
+    def __exit__(self, *_: object) -> None:
+        self.code.label(f"{self.name}.end")
