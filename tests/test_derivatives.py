@@ -122,7 +122,7 @@ def over_one_step(x: Tensor, v: Tensor) -> Tensor:
     return torch.stack(steps)[0].clone()
 
 
-LIKE = torch.empty(0, dtype=torch.float64)
+LIKE = torch.ones(2, 3, dtype=torch.float64)
 K = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
 TAU = torch.tensor(2.0, dtype=torch.float64)
 WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -201,6 +201,20 @@ def test_numbers_on_a_gpu_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(value_of(result, given), given["x"] * (1 / (given[name] * 3.0)))
 
 
+def test_numbers_of_each_neuron_are_an_input_of_the_line() -> None:
+    line, beta = Line(), torch.tensor([0.5, 0.25, 2.0], dtype=torch.float64, requires_grad=True)
+    writer = Writer(line, LIKE)
+    x = writer.stand_in(line.input("x"))
+    with torch.no_grad(), writer:
+        result = writer.symbol(x * beta.clamp(0.0, 1.0))
+    assert writer.spread[0] is beta
+    assert [*writer.sources] == [id(beta)]
+    assert [*writer.learned()] == ["p0"]
+    given = {f"n{k}": torch.as_tensor(n) for k, n in enumerate(writer.numbers)}
+    given |= {"x": LIKE, "p0": beta.detach()}
+    assert torch.equal(value_of(result, given), LIKE * beta.detach().clamp(0.0, 1.0))
+
+
 REFUSED: dict[str, Callable[[Tensor], Any]] = {
     "a value that is looked at": lambda x: x * float(x.sum() > 0),
     "what a line has no word for": lambda x: x.sin(),
@@ -208,7 +222,6 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
     "neurons that meet": lambda x: x - x.mean(),
     "another order": lambda x: x.flip(0),
     "another precision": lambda x: x.float(),
-    "a tensor of its own": lambda x: x * torch.arange(3.0, dtype=torch.float64),
 }
 
 

@@ -197,6 +197,39 @@ def test_what_changes_in_a_recurrent_layer_counts(change: Change) -> None:
         assert all(map(torch.equal, found, theirs))
 
 
+@pytest.mark.parametrize("name", ["Synaptic, each its own", "RLeaky, each its own"])
+def test_numbers_of_each_neuron_are_read_at_every_step(name: str) -> None:
+    """Those that learn too, and whatever the size of the batch."""
+    number = "beta" if name.startswith("RLeaky") else "alpha"
+
+    def written(layer: Any) -> None:
+        getattr(layer, number).data[1] = 0.5
+
+    layer, x = wrapped(name), drive()
+    torch.manual_seed(0)
+    native = LAYERS[name]()
+    for size in (3, 2, 3):
+        found, theirs = steps(layer, x[:, :size], written), steps(native, x[:, :size], written)
+        assert took(found) > STEPS - 3
+        assert all(map(torch.equal, found, theirs))
+        with torch.no_grad():
+            for model in (layer, native):
+                getattr(model, number)[1:3] *= 0.75
+
+
+def test_numbers_of_each_neuron_that_learn_stay_what_they_were_for_the_steps_before() -> None:
+    found = []
+    for change in (False, True):
+        layer, x = wrapped("RLeaky, each its own"), drive()
+        for _ in range(2):
+            values = steps(layer, x)
+        if change:
+            layer.beta.data.mul_(0.5)
+            layer(x[0], *start(layer))
+        found.append(gradients(values, x, layer))
+    close(found[0], found[1], 1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [

@@ -36,6 +36,12 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "IFNode": lambda: neuron.IFNode(v_reset=0.1),
     "LIFCell": lambda: norse.LIFCell(),
     "LIFBoxCell": lambda: norse.LIFBoxCell(),
+    "Leaky, each its own": lambda: snntorch.Leaky(
+        beta=torch.linspace(0.2, 0.9, SHAPE[-1]), threshold=torch.linspace(0.3, 1.2, SHAPE[-1])
+    ),
+    "LIFCell, each its own": lambda: norse.LIFCell(
+        norse.LIFParameters(tau_mem_inv=torch.linspace(50.0, 200.0, SHAPE[-1]))
+    ),
 }
 RULES = {
     "default": rules.SmoothTSSLBP(),

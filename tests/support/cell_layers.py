@@ -21,6 +21,10 @@ STEPS, SHAPE = 7, (3, 5)
 SIZE = SHAPE[-1]
 BEHAVIOUR = izhikevich.tonic_spiking
 Change = Callable[[Any], None]
+EACH_ITS_OWN = norse.LSNNParameters(
+    tau_mem_inv=torch.linspace(50.0, 200.0, SIZE, dtype=torch.float64),
+    v_th=torch.linspace(0.2, 0.5, SIZE, dtype=torch.float64),
+)
 HELD_LONGER = norse.LIFAdExRefracParameters(rho_reset=torch.tensor(2.0))
 
 LAYERS: dict[str, Callable[[], Any]] = {
@@ -30,6 +34,12 @@ LAYERS: dict[str, Callable[[], Any]] = {
     ),
     "RLeaky at once": lambda: snntorch.RLeaky(0.8, linear_features=SIZE, reset_delay=False),
     "RLeaky, one to one": lambda: snntorch.RLeaky(0.8, all_to_all=False, V=0.5),
+    "RLeaky, each its own": lambda: snntorch.RLeaky(
+        torch.linspace(0.2, 0.9, SIZE), linear_features=SIZE, learn_beta=True
+    ),
+    "Synaptic, each its own": lambda: snntorch.Synaptic(
+        torch.linspace(0.2, 0.9, SIZE), 0.8, threshold=torch.linspace(0.3, 1.2, SIZE)
+    ),
     "RSynaptic": lambda: snntorch.RSynaptic(
         0.7, 0.8, linear_features=SIZE, learn_alpha=True, learn_threshold=True
     ),
@@ -41,6 +51,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "Alpha to zero": lambda: snntorch.Alpha(0.8, 0.7, reset_mechanism="zero"),
     "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(SIZE, SIZE, autapses=True),
     "LSNNCell": lambda: norse.LSNNCell(),
+    "LSNNCell, each its own": lambda: norse.LSNNCell(EACH_ITS_OWN),
     "LSNNRecurrentCell": lambda: norse.LSNNRecurrentCell(SIZE, SIZE),
     "LSNNRecurrent": lambda: norse.LSNNRecurrent(SIZE, SIZE),
     "LIFExCell": lambda: norse.LIFExCell(),

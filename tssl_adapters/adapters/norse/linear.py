@@ -209,10 +209,9 @@ class Layer(Shared):
             current = drive + operand(leak, drive) * drive
         return result.out, self._tssl_state(v, current)
 
-    def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
-        """The tensors that hold the neuron's numbers, if all are 0-dimensional, else ``None``."""
-        tensors = tuple(value for value in self.p if isinstance(value, Tensor))
-        return tensors if all(value.ndim == 0 for value in tensors) else None
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
+        """The tensors that hold the neuron's numbers."""
+        return tuple(value for value in self.p if isinstance(value, Tensor))
 
     def _tssl_record(self: Any) -> _Record:
         """The record for the current ``p`` and ``dt``."""

@@ -62,9 +62,37 @@ class Pin(NamedTuple):
         )
 
 
+class Pins(NamedTuple):
+    """A snapshot of a tensor in CPU memory with a number for each neuron."""
+
+    tensor: Tensor
+    learns: bool
+    values: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Pins:
+        """The snapshot of a tensor."""
+        return cls(tensor, tensor.requires_grad, tensor.detach().clone())
+
+    def stays(self, now: Tensor) -> bool:
+        """As :meth:`Pin.stays`."""
+        return now is self.tensor and now.requires_grad is self.learns
+
+    def holds(self, now: Tensor) -> bool:
+        """As :meth:`Pin.holds`."""
+        return self.stays(now) and not self.learns and torch.equal(self.values, now)
+
+
+def pin(tensor: Tensor) -> Pin | Pins:
+    """The snapshot of a tensor that :func:`can_be_pinned` or is a number that is not
+    :func:`on_host`.
+    """
+    return Pin.of(tensor) if tensor.numel() == 1 else Pins.of(tensor)
+
+
 def can_be_pinned(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are single numbers in CPU memory."""
-    return all(t.numel() == 1 and t.is_cpu and t.dtype in _VIEWS for t in tensors)
+    """Whether these are numbers in CPU memory."""
+    return all(t.numel() and t.is_cpu and t.dtype in _VIEWS for t in tensors)
 
 
 def records_plainly() -> bool:

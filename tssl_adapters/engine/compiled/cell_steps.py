@@ -21,13 +21,14 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import cast, on_host
 from tssl_adapters.engine.call.once import first_order
-from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
+from tssl_adapters.engine.call.pins import Pin, Pins, can_be_pinned, is_memory, pin, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, linked_tag, packed, tag
 from tssl_adapters.engine.call.window import time_of
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import Gate, RowBackend, RowLoop, backend, memory
+from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.step.cell import Cell, Lines, lines
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
@@ -35,6 +36,8 @@ from tssl_adapters.neuron import Value
 _TYPES = {torch.float32: "f", torch.float64: "d"}
 ROWS = 4
 """A step is tested on this many times ``launch.NEURONS`` neurons."""
+SHAPE = (2, 3)
+"""The shape in which torch is asked what it computes, if all neurons have the same numbers."""
 
 Tensors: TypeAlias = Sequence[Tensor]
 
@@ -86,11 +89,14 @@ class CellSteps:
         self.device = _device(like)
         # The cell's functions are not kept: they may hold on to a step's states and their graph.
         self.num_inputs, self.num_states = cell.inputs, cell.states
-        self.pins = [Pin.of(tensor) for tensor in pinned]
+        self.pins = [pin(tensor) for tensor in pinned]
         self.sources = found.sources
         self.names = [f"n{k}" for k in range(len(found.numbers))]
         self.numbers = array(_TYPES[self.dtype], map(_float, found.numbers))
-        self.learned = [(int(name[1:]), Pin.of(t)) for name, t in found.learned.items()]
+        self.learned = {name: pin(tensor) for name, tensor in found.learned.items()}
+        self.of_each = {f"p{k}": tensor.detach() for k, tensor in enumerate(found.spread)}
+        self.spread: dict[str, Tensor] = {}
+        """The same numbers in the shape of a step."""
         self.read = {name: tensor.detach() for name, tensor in found.read.items()}
         self.links = found.links
         self.timed = settings.rule.timed
@@ -142,20 +148,41 @@ class CellSteps:
         for tensor in (*inputs, *states, *(() if trace is None else (trace,))):
             if not is_memory(tensor, self.dtype, self.device) or tensor.shape != shape:
                 return False
+        if not all(spreads(numbers.shape, shape) for numbers in self.of_each.values()):
+            return False
         return records_plainly() and shape.numel() > 0 and self.holds(pinned)
 
     def holds(self, pinned: Tensors) -> bool:
         """Whether the neuron's numbers are unchanged, or are read at each step."""
         if len(pinned) != len(self.pins):
             return False
-        for now, pin in zip(pinned, self.pins, strict=True):
-            if not (pin.stays(now) if pin.learns or pin.view is None else pin.holds(now)):
+        for now, known in zip(pinned, self.pins, strict=True):
+            read = known.learns or (isinstance(known, Pin) and known.view is None)
+            if not (known.stays(now) if read else known.holds(now)):
                 return False
-        for k, pin in self.learned:
-            if pin.view is not None and self.numbers[k] != pin.view.value:
-                self.numbers = array(self.numbers.typecode, self.numbers)  # that of steps before
-                self.numbers[k] = pin.view.value
+        for name, known in self.learned.items():
+            self._look(name, known)
         return True
+
+    def _look(self, name: str, known: Pin | Pins) -> None:
+        """Take over what a number that learns is now; steps before keep what it was."""
+        if isinstance(known, Pins):
+            if not torch.equal(known.values, known.tensor):
+                self.learned[name], self.spread = Pins.of(known.tensor), {}
+        elif known.view is not None and self.numbers[int(name[1:])] != known.view.value:
+            self.numbers = array(self.numbers.typecode, self.numbers)
+            self.numbers[int(name[1:])] = known.view.value
+
+    def spread_over(self, like: Tensor) -> dict[str, Tensor]:
+        """The numbers of each neuron, in a step's shape."""
+        if any(numbers.shape != like.shape for numbers in self.spread.values()):
+            self.spread = {}
+        if len(self.spread) < len(self.of_each):
+            self.spread = {
+                name: torch.empty_like(like).copy_(numbers)
+                for name, numbers in self.of_each.items()
+            }
+        return self.spread
 
     def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
         """Whether it was made for a step like this."""
@@ -183,7 +210,7 @@ class CellSteps:
         let_go(v)
         link = None if found is None else packed(found.link)
         before = [charged_of(states[k], self.key) for k in self.copied]
-        learned = [pin.tensor for _, pin in self.learned]
+        learned = [known.tensor for known in self.learned.values()]
         left: dict[str, Tensor] = {}
         traces = [torch.zeros_like(states[0]) if trace is None else trace] if self.traced else []
         given = (self, before, position, left, link, *inputs, *states, *traces, *learned)
@@ -224,7 +251,8 @@ class CellFunction(EngineFunction):
         named |= {f"s{k}": t for k, t in enumerate(states)}
         if decided.traced:
             named["trace"] = tensors[inputs + count]
-        named |= decided.read
+        spread = decided.spread_over(x)
+        named |= decided.read | spread
         numbers = decided.numbers
         for name, compute, loop in decided.functions:
             named[f"to.{name}"] = named[name] = torch.empty_like(x)
@@ -238,7 +266,8 @@ class CellFunction(EngineFunction):
         for k, own in zip(decided.copied, before, strict=True):
             if own is not None:
                 named[f"s{k}"] = own
-        ctx.decided, ctx.numbers, ctx.position = decided, numbers, position
+        ctx.decided, ctx.position = decided, position
+        ctx.numbers, ctx.spread = numbers, spread
         ctx.linked = link is not None
         named["h"] = made["h"]
         ctx.save_for_backward(*(named[name] for name in decided.kept), *decided.sources)
@@ -261,7 +290,7 @@ class CellFunction(EngineFunction):
             name: memory(cast(tensor, torch.uint8 if name == "bits" else decided.dtype))
             for name, tensor in zip(decided.kept, ctx.saved_tensors, strict=False)
         }
-        named |= decided.read
+        named |= decided.read | ctx.spread
         h, results = named["h"], len(decided.results)
         link = grads[results] if decided.links else None
         rows = [None] * decided.links if link is None else memory(link).unbind()
@@ -281,14 +310,14 @@ class CellFunction(EngineFunction):
         for (name, reached), grad in zip(decided.reached, told, strict=False):
             if grad is not None or (name == "s0" and link is not None):
                 arrived |= reached
-        learned = {f"n{k}": pin.tensor for k, pin in decided.learned}
 
         def found(name: str) -> Tensor | None:
             if name not in arrived:  # e.g. the input of a last step that acts in the next one
                 return None
             own = "s0.linked" if name == "s0" and ctx.linked else name
             grad = room[decided.room[own]] if own in decided.room else None
-            return _summed(grad, learned[name]) if name in learned else grad
+            known = decided.learned.get(name)
+            return grad if known is None else _summed(grad, known.tensor)
 
         own_link = chain if ctx.linked else None
         return *(None,) * 4, own_link, *map(found, decided.given)
@@ -300,7 +329,10 @@ def _device(like: Tensor) -> torch.device | None:
 
 
 def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if terms is None else terms.sum().reshape(like.shape).to(like)
+    if terms is None:
+        return None
+    total = terms.sum().reshape(like.shape) if like.numel() == 1 else terms.sum_to_size(like.shape)
+    return total.to(like)
 
 
 def may_compile(settings: Settings, like: Tensor) -> bool:
@@ -375,7 +407,9 @@ def _decided(
     settings.loops[key] = False  # until proven otherwise
     try:
         cell = make()
-        written = lines(cell, settings.rule, like, settings.tau_s)
+        alone = all(tensor.numel() == 1 for tensor in pinned)
+        example = like.new_empty(SHAPE) if alone else like
+        written = lines(cell, settings.rule, example, settings.tau_s)
     except Exception:  # a step may call anything in torch, and a stand-in may not suit it
         return None
     if {*map(id, written.sources)} - {*map(id, pinned)}:
@@ -396,12 +430,11 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
     """Whether two steps from noise match torch's bit for bit, and their gradients up to
     rounding.
     """
-    learned = [pin.tensor for _, pin in decided.learned]
-    generator = torch.Generator().manual_seed(0)
+    learned = [known.tensor for known in decided.learned.values()]
+    generator, shape = torch.Generator().manual_seed(0), _tried(decided, like)
 
     def noise() -> Tensor:
-        found = torch.randn(ROWS, launch.NEURONS, generator=generator, device="cpu")
-        return found.to(like)
+        return torch.randn(shape, generator=generator, device="cpu").to(like)
 
     states = [noise() for _ in range(cell.states)]
     with torch.no_grad():
@@ -451,6 +484,16 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
         _warn(own, "does not give what torch gives")
         return False
     return True
+
+
+def _tried(decided: CellSteps, like: Tensor) -> tuple[int, ...]:
+    """The shape of the trial: as many neurons as are enough, of which each has its numbers."""
+    if not decided.of_each:
+        return ROWS, launch.NEURONS
+    each = like.shape[1:]
+    if like.ndim < 2 or not all(spreads(t.shape, each) for t in decided.of_each.values()):
+        return like.shape
+    return -(-ROWS * launch.NEURONS // each.numel()), *each
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.once import first_order
-from tssl_adapters.engine.call.pins import Pin, can_be_pinned, is_memory, records_plainly
+from tssl_adapters.engine.call.pins import can_be_pinned, is_memory, pin, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing, tells
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import (
@@ -68,6 +68,7 @@ class Thin:
         call: a step of the layer that kernels computed.
         backend: those kernels.
         dtype: the drive's dtype.
+        shape: the drive's shape.
         numbers: the neuron's, as the kernels read them; the leak of a current is the last one.
         leak: k in i' = i + x and i = i' + k i', if there is a synaptic current.
         pinned: the tensors from which, with the layer's attributes, ``numbers`` were computed.
@@ -79,6 +80,7 @@ class Thin:
         call: Call,
         backend: StepBackend,
         dtype: torch.dtype,
+        shape: torch.Size,
         numbers: Any,
         leak: float | None,
         pinned: Sequence[Tensor],
@@ -88,7 +90,9 @@ class Thin:
         self.numbers = numbers
         self.dtype = dtype
         self.pinned = pinned
-        self.pins = [Pin.of(tensor) for tensor in pinned]
+        self.pins = [pin(tensor) for tensor in pinned]
+        self.shape = shape if call.spec.form.dense else None
+        """The shape that the numbers are in, if each neuron has its own."""
         self.reset = reset_of(call.plan.neuron)
         self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
         """Saved too, so that autograd rejects in-place changes to them, as it does natively."""
@@ -117,15 +121,17 @@ class Thin:
             and records_plainly()
             and self.holds(pinned)
             and x.numel() > 0
+            and (self.shape is None or x.shape == self.shape)
         )
 
     def holds(self, pinned: Sequence[Tensor]) -> bool:
         """Whether the neuron's numbers are unchanged."""
-        return all(map(Pin.holds, self.pins, pinned))
+        return all(known.holds(now) for known, now in zip(self.pins, pinned, strict=True))
 
     def stands_for(self, call: Call, drive: Tensor, leak: Value | None) -> bool:
         """Whether it was made for a step like this."""
-        return self.call.spec is call.spec and self.dtype is drive.dtype and self.leak == leak
+        same = self.call.spec is call.spec and self.dtype is drive.dtype and self.leak == leak
+        return same and (self.shape is None or self.shape == drive.shape)
 
     def run(self, x: Tensor, v: Tensor, current: Tensor | None = None) -> Ran:
         """Run a step that :meth:`fits`."""
@@ -156,7 +162,7 @@ def prepared(
     """
     plan, neuron = call.plan, call.plan.neuron
     backend = call.backend
-    if plan.tau_s != 1.0 or settings.rule.windowed or call.spec.form.dense or not tells(neuron):
+    if plan.tau_s != 1.0 or settings.rule.windowed or not tells(neuron):
         return None
     if plan.feedback is not None or not isinstance(backend, StepBackend):
         return None
@@ -171,9 +177,10 @@ def prepared(
     thin: Thin | None = settings.thin
     if thin is not None and thin.stands_for(call, drive, leak) and thin.holds(pinned):
         return thin
-    numbers = backend.numbers(rows(neuron.values(), leak), False, drive, drive.shape)
+    dense, shape = call.spec.form.dense, drive.shape
+    numbers = backend.numbers(rows(neuron.values(), leak), dense, drive, shape)
     call = call._replace(plan=plan._replace(position=None, linked=False))
-    thin = Thin(settings, call, backend, drive.dtype, numbers, leak, pinned)
+    thin = Thin(settings, call, backend, drive.dtype, shape, numbers, leak, pinned)
     if leak is not None and thin.spec not in _leaking:
         _leaking[thin.spec] = _leaks_alike(thin, drive)
     return thin if leak is None or _leaking[thin.spec] else None
@@ -184,7 +191,8 @@ def _leaks_alike(thin: Thin, like: Tensor) -> bool:
     """Whether the loop with a synaptic current matches, bit for bit, torch's current followed by
     the loop without one, tested on noise.
     """
-    generator, n = torch.Generator().manual_seed(0), launch.NEURONS
+    generator = torch.Generator().manual_seed(0)
+    n = launch.NEURONS if thin.shape is None else thin.shape.numel()
     x, v, current = torch.randn(3, n, generator=generator).to(like.dtype)
     found, expected = torch.empty(2, 4, n, dtype=like.dtype)
     drive = current + x

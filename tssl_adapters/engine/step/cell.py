@@ -99,9 +99,10 @@ class Lines(NamedTuple):
 
     Attributes:
         numbers: the values of the inputs ``"n0"``, ... of both lines.
-        learned: those of them that take a gradient, by name.
+        spread: those of ``"p0"``, ..., which have a number for each neuron.
+        learned: those of either that take a gradient, by name.
         read: those of them that are on a GPU, by name.
-        sources: the one-element tensors that they were computed from.
+        sources: the tensors that they were computed from.
         functions: what torch computes for the forward line, in order.
         line: the forward line; its inputs are ``"x0"``, ..., the states ``"s0"``, ... and, with a
             PSC, ``"trace"``.
@@ -112,13 +113,14 @@ class Lines(NamedTuple):
         back: the backward line; it is given h and, if the rule asks where a neuron is active by its
             PSC, ``"active"``. Its incoming gradients are ``"g.out"``, ``"g.s0"``, ...
         grads: ``"x0"``, ..., ``"s0"``, ..., ``"trace"``; ``"s0.linked"`` if a link came with the
-            potential, whose gradients are ``"l0"``, ...; and per neuron ``"n0"``, ... for the
-            learned numbers.
+            potential, whose gradients are ``"l0"``, ...; and per neuron ``"n0"``, ``"p0"``,
+            ... for the learned numbers.
         links: number of parts of the link.
         reached: for each output, the inputs, states and numbers that its gradient reaches.
     """
 
     numbers: list[Value]
+    spread: list[Tensor]
     learned: dict[str, Tensor]
     read: dict[str, Tensor]
     sources: list[Tensor]
@@ -138,7 +140,7 @@ class _Written:
     Args:
         cell: the functions.
         line: where to write them.
-        like: a tensor with the dtype and device of the states.
+        like: a tensor with the dtype and device of the states, in a shape that suits the numbers.
         tau_s: synaptic time constant in steps.
         told: whether h is an input of the line.
     """
@@ -284,7 +286,8 @@ def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
 
 
 def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
-    """A cell's lines under a rule, for states with the dtype and device of ``like``.
+    """A cell's lines under a rule, for states with the dtype and device of ``like``, whose shape
+    suits the cell's numbers.
 
     Raises:
         CannotWriteError: the cell computes something that a line cannot express.
@@ -302,7 +305,8 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         outputs["due"] = moment.before
     told = _Written(cell, back, like, tau_s, told=True)
     writer = told.writer
-    if writer.numbers != forth.writer.numbers:
+    known = forth.writer
+    if writer.numbers != known.numbers or not _equal(writer.spread, known.spread):
         raise CannotWriteError("another step each time")
     grads = _back(told, rule, tau_s)
     wanted = {*back.inputs(grads.values())}
@@ -313,6 +317,7 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
     ]
     return Lines(
         writer.numbers,
+        writer.spread,
         writer.learned(),
         writer.read(),
         [*writer.sources.values()],
@@ -325,6 +330,10 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         link_size(neuron, rule),
         {name: forth.reached(symbol) for name, symbol in outputs.items()},
     )
+
+
+def _equal(one: Tensors, other: Tensors) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
 class _Arriving(NamedTuple):

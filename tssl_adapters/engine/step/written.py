@@ -18,9 +18,6 @@ from tssl_adapters.arithmetic import Line, Symbol, where
 from tssl_adapters.elementwise import on_host
 from tssl_adapters.neuron import Value
 
-SHAPE = (2, 3)
-"""The shape of a stand-in."""
-
 
 class CannotWriteError(Exception):
     """Torch was asked for something that a line cannot express."""
@@ -78,13 +75,14 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, writes into a line what torch computes from stand-ins.
 
     Numbers, Python's own or in one-element tensors, become inputs of the line, named ``"n0"`` and
-    so on; ``numbers`` holds their values. What is computed of numbers alone is a number too, except
+    so on; ``numbers`` holds their values. Tensors with a number for each neuron become ``"p0"`` and
+    so on, in ``spread``. What is computed of numbers alone is a number too, except
     of those that learn or are on a GPU, whose values are not known before the line runs.
 
     Args:
         line: where to write.
-        like: a tensor with the stand-ins' device, and their dtype, which is that of everything
-            computed from them.
+        like: a tensor with the stand-ins' shape and device, and their dtype, which is that of
+            everything computed from them.
 
     Raises:
         CannotWriteError: while active, at an operation that a line cannot express.
@@ -92,10 +90,11 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, line: Line, like: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.line, self.dtype, self.device = line, like.dtype, like.device
+        self.line, self.dtype, self.like = line, like.dtype, like
         self.numbers: list[Value] = []
+        self.spread: list[Tensor] = []
         self.sources: dict[int, Tensor] = {}
-        """The one-element tensors that existed before."""
+        """The numbers' tensors that existed before."""
         self.functions: list[Function] = []
         self.known_as: dict[int, Symbol] = {}
         """What replaces the symbols at these places from here on."""
@@ -108,8 +107,9 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def stand_in(self, symbol: Symbol) -> Tensor:
         """A tensor that stands for a symbol."""
-        values = torch.linspace(-1.0, 1.0, 6, dtype=self.dtype, device=self.device)
-        self._made.append(values.view(SHAPE))
+        count, shape = self.like.numel(), self.like.shape
+        values = torch.linspace(-1.0, 1.0, count, dtype=self.dtype, device=self.like.device)
+        self._made.append(values.view(shape))
         self._symbols[id(self._made[-1])] = symbol
         return self._made[-1]  # type: ignore[no-any-return]
 
@@ -120,12 +120,13 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(value) in self._symbols:
             return self._symbols[id(value)]
         if isinstance(value, Tensor):
-            if value.numel() != 1 or value.is_complex():
-                raise CannotWriteError(f"a tensor of {value.numel()} numbers")
+            if value.is_complex() or (value.numel() != 1 and not value.is_cpu):
+                raise CannotWriteError(f"{value.numel()} numbers in {value.dtype}")
             self._met(value)
-            return self._number(("tensor", id(value)), value)
+            key = ("tensor", id(value))
+            return self._of_all(key, value) if value.numel() == 1 else self._of_each(key, value)
         if isinstance(value, bool | int | float):
-            return self._number(float(value).hex(), float(value))
+            return self._of_all(float(value).hex(), float(value))
         raise CannotWriteError(f"{value!r}")
 
     def forget(self, but: Sequence[Symbol]) -> None:
@@ -135,18 +136,25 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def learned(self) -> dict[str, Tensor]:
         """The numbers that take a gradient, by name."""
-        found = enumerate(self.numbers)
-        return {f"n{k}": v for k, v in found if isinstance(v, Tensor) and v.requires_grad}
+        found: list[tuple[str, Value]] = [(f"n{k}", v) for k, v in enumerate(self.numbers)]
+        found += [(f"p{k}", v) for k, v in enumerate(self.spread)]
+        return {name: v for name, v in found if isinstance(v, Tensor) and v.requires_grad}
 
     def read(self) -> dict[str, Tensor]:
         """The numbers that are on a GPU, by name."""
         found = enumerate(self.numbers)
         return {f"n{k}": v for k, v in found if isinstance(v, Tensor) and not on_host(v)}
 
-    def _number(self, key: Any, value: Value) -> Symbol:
+    def _of_all(self, key: Any, value: Value) -> Symbol:
         if key not in self._known:
             self._known[key] = f"n{len(self.numbers)}"
             self.numbers.append(value)
+        return self.line.input(self._known[key])
+
+    def _of_each(self, key: Any, value: Tensor) -> Symbol:
+        if key not in self._known:
+            self._known[key] = f"p{len(self.spread)}"
+            self.spread.append(value)
         return self.line.input(self._known[key])
 
     def _varies(self, tensor: Tensor) -> bool:
@@ -171,7 +179,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return found
         tensors = [a for a in _flat(args) if isinstance(a, Tensor)]
         for tensor in tensors:
-            if tensor.numel() == 1 and id(tensor) not in self._symbols:
+            if id(tensor) not in self._symbols:
                 self._met(tensor)
         if not any(map(self._varies, tensors)):
             self._own.update(map(id, results))  # a number computed from numbers
