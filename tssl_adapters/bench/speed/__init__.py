@@ -21,6 +21,7 @@ from tssl_adapters.bench.speed import plots, tables, works
 from tssl_adapters.bench.speed.cases import Case, Plan, Row, run_case
 from tssl_adapters.bench.speed.floors import Floor, against_floors, status
 from tssl_adapters.bench.speed.growth import LONG, SHORT, time_growth
+from tssl_adapters.bench.speed.memory import keep_freed_memory
 from tssl_adapters.bench.speed.training_steps import network_steps
 from tssl_adapters.bench.speed.works import Work
 
@@ -51,6 +52,7 @@ def main(parser: Parser, args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace, chosen: list[Work], plan: Plan, left_out: list[str]) -> int:
     """Measure, print and write; returns the exit status."""
+    keep_freed_memory()
     record: Row = {
         **environment(),
         "device": str(plan.device),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Literal
 
 import torch
@@ -33,12 +34,14 @@ from tssl_adapters.bench.speed.works import Work
 
 Measure = Callable[[Case, Plan], list[Row]]
 
+DEFAULT, OWN = "smooth-tsslbp", "native"
 SEQUENCES = (
-    ("spikingjelly-lif", 8, 65536, 4.2),
-    ("spikingjelly-lif", 100, 16384, 8.5),
-    ("norse-lif", 100, 16384, 20.0),
+    ("spikingjelly-lif", 8, 65536, {DEFAULT: 4.2, OWN: 4.2, QUADRATIC_RULE: 3.3}),
+    ("spikingjelly-lif", 100, 16384, {DEFAULT: 8.5, OWN: 8.5, QUADRATIC_RULE: 7.0}),
+    ("norse-lif", 100, 16384, {DEFAULT: 20.0, OWN: 20.0, QUADRATIC_RULE: 20.0}),
 )
-STEPPED = ("snntorch-leaky", "norse-lifcell", "spikingjelly-lif-step")
+"""Work, T, neurons, and the bound of each rule."""
+STEPPED, STEP_RULES = ("snntorch-leaky", "norse-lifcell", "spikingjelly-lif-step"), (DEFAULT, OWN)
 STEP_SIZES, STEPS = ((32, 512, 3.0), (64, 4096, 2.5)), 32
 NETWORK = ("snntorch-network", 50, 32, 3.0)
 LEAST_OF_PRODUCTS = 0.85
@@ -103,7 +106,7 @@ def against_floors(
 
     Args:
         works: those of the installed libraries.
-        plan: how to measure; threads, PSC and dtype are fixed by the floors.
+        plan: how to measure; threads, PSC and dtype are fixed by the floors, and the layers' rules.
         leave_out: receives what could not be measured.
     """
     known = {work.name: work for work in works}
@@ -129,31 +132,34 @@ def against_floors(
 
 def sequences(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
     """Layers in multi-step mode, and the memory they keep."""
-    for name, steps, neurons, bound in SEQUENCES:
-        if name in known:
-            yield from _layer(Case(known[name], steps, 1, neurons), plan, measure, bound)
+    for name, steps, neurons, bounds in SEQUENCES:
+        for rule, bound in bounds.items() if name in known else ():
+            # The T x T recursion has floors of its own.
+            case = Case(replace(known[name], recursion=None), steps, 1, neurons)
+            yield from _layer(case, replace(plan, rule=rule), measure, bound)
 
 
 def steps(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
     """Layers in single steps, and the memory they keep."""
-    for name in STEPPED:
-        for batch, neurons, bound in STEP_SIZES:
-            if name in known:
-                yield from _layer(Case(known[name], STEPS, batch, neurons), plan, measure, bound)
+    for name, size, rule in product(STEPPED, STEP_SIZES, STEP_RULES):
+        batch, neurons, bound = size
+        if name in known:
+            case = Case(known[name], STEPS, batch, neurons)
+            yield from _layer(case, replace(plan, rule=rule), measure, bound)
 
 
 def _layer(case: Case, plan: Plan, measure: Measure, bound: float) -> Iterator[Floor]:
     names = [named(engine, 1.0) for engine in engines(plan.device)]
-    rows = measure(case, plan)
+    rows, what = measure(case, plan), f"{case.title}, {plan.rule}"
     if not rows:
-        yield Floor(case.title, "times faster than native", "at least", bound)
+        yield Floor(what, "times faster than native", "at least", bound)
         return
     row = best(rows, names)
     by = row["contestant"]
     faster, kept = row["times_less_processor"], row["drives_kept"]
-    yield Floor(case.title, "times faster than native", "at least", bound, faster, by)
+    yield Floor(what, "times faster than native", "at least", bound, faster, by)
     most = MOST_KEPT + 2 / case.steps
-    yield Floor(case.title, KEPT, "at most", most, kept, by)
+    yield Floor(what, KEPT, "at most", most, kept, by)
 
 
 def network(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:

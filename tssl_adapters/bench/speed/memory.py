@@ -1,8 +1,9 @@
-"""Peak memory of one run of a task."""
+"""Peak memory of one run of a task, and what the C library does with freed memory."""
 
 from __future__ import annotations
 
 import ctypes
+import platform
 from pathlib import Path
 
 import torch
@@ -12,6 +13,21 @@ from tssl_adapters.bench.speed.tasks import Task
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
+TRIM_THRESHOLD, MOST_MAPPED = -1, -4
+"""Of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_MAX."""
+LARGEST_INT = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory in its heap, for this process.
+
+    By default it returns large tensors' memory to the kernel or not, as the heap happens to lie,
+    and page faults then cost some contestants as much time as their layer does.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(MOST_MAPPED, 0)
+        library.mallopt(TRIM_THRESHOLD, LARGEST_INT)
 
 
 def peak_bytes(task: Task, device: torch.device) -> int | None:
