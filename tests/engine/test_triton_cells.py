@@ -34,6 +34,7 @@ from tssl_adapters.engine.call import pins
 from tssl_adapters.engine.compiled import cell_steps, launch
 from tssl_adapters.engine.compiled.kernels import Gate, MismatchError, RowBackend, backend
 from tssl_adapters.engine.step import written
+from tssl_adapters.errors import EngineWarning
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -103,6 +104,25 @@ def test_a_number_that_kernels_read_counts_from_step_to_step(on_device: None) ->
     assert not torch.equal(found[-1], unchanged[-1])
 
 
+@pytest.mark.parametrize("name", ["RLeaky", "KLIFNode"])
+def test_kernels_that_cannot_be_made_are_not_missed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emit = importlib.import_module("tssl_adapters.engine.triton.emit")
+    monkeypatch.delitem(emit._WRITTEN, "multiply")
+    found = []
+    for engine in ("triton", "torch"):
+        layer = wrapped(name, engine=engine).to(DEVICE)
+        x = drive()[:STEPS].detach().to(DEVICE).requires_grad_()
+        if engine == "triton":
+            with pytest.warns(EngineWarning, match=rf"layer '{name}'.*cannot be run \(KeyError"):
+                steps(layer, x)
+        values = steps(layer, x)
+        assert took(values) == 0
+        found.append([*values, *gradients(values, x, layer)])
+    assert all(map(torch.equal, *found))
+
+
 def loop(compute: Callable[[Any, Any], Any], read: tuple[str, ...] = ()) -> Any:
     """A kernel of an input ``x`` and a number ``n``."""
     kernels, line = backend("triton"), Line()
@@ -141,6 +161,20 @@ def test_memory_of_another_form_is_not_taken(wrong: str, argument: str) -> None:
     given[argument] = WRONG[wrong](given[argument].reshape(-1))
     with pytest.raises(MismatchError, match="where a loop wants"):
         run(given, array("f", [0.0]), 6)
+
+
+def test_bits_of_several_blocks_of_neurons() -> None:
+    """What one kernel writes of whether a neuron is active, another reads."""
+    given = room({"x": torch.randn(300), "n": torch.tensor(2.0)})
+    given = {name: tensor.to(DEVICE) for name, tensor in given.items()}
+    loop(lambda x, n: x * n)(given, array("f", [2.0]), 300)
+    active = given["to.out"] >= 0.5
+    assert 0.2 < active.float().mean() < 0.8
+    kernels, line = backend("triton"), Line()
+    assert isinstance(kernels, RowBackend)
+    result = {"out": line.input("active") * line.input("x")}
+    kernels.row_loop(line, result, [], (), torch.float32)(given, array("f"), 300)
+    assert torch.equal(given["to.out"], torch.where(active, given["x"], 0.0))
 
 
 def test_numbers_are_sent_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ class TritonBackend:
                     kind, count = torch.uint8, triton.cdiv(neurons, 8)
                 if not is_memory(tensor, kind, like.device) or tensor.numel() != count:
                     raise MismatchError.of(tensor, kind, count)
-            row = _row(values, dtype, like.device)
+            row = _row(values or [0.0], dtype, like.device)  # of nothing there is no buffer
             _launch(kernel, like, neurons, neurons, row, steps, *tensors)
 
         return run
