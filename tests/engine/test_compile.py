@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
+from shutil import which
 from typing import Any
 
 import compiler
@@ -20,8 +22,10 @@ import tssl_adapters
 
 
 def jelly(mode: str) -> nn.Sequential:
-    parts = [layer.Conv2d(1, 4, 3), layer.BatchNorm2d(4), neuron.LIFNode(), layer.Conv2d(4, 4, 3)]
-    model = nn.Sequential(*parts, layer.BatchNorm2d(4), neuron.LIFNode())
+    nodes = [neuron.LIFNode(v_threshold=0.3) for _ in range(2)]
+    first = [layer.Conv2d(1, 4, 3), layer.BatchNorm2d(4), nodes[0], layer.MaxPool2d(2)]
+    second = [layer.Conv2d(4, 4, 3, padding=1), layer.BatchNorm2d(4), nodes[1]]
+    model = nn.Sequential(*first, *second)
     functional.set_step_mode(model, mode)
     return model
 
@@ -45,6 +49,9 @@ class Gain(nn.Module):
         return 20.0 * x
 
 
+needs_compiler = pytest.mark.skipif(
+    which(os.environ.get("CXX", "g++")) is None, reason="Inductor needs a C++ compiler"
+)
 STACKS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "snntorch": (leaky, False),
     "spikingjelly-s": (lambda: jelly("s"), False),
@@ -82,20 +89,23 @@ def made(name: str) -> nn.Module:
     return tssl_adapters.wrap(STACKS[name][0](), engine="torch")
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
 @pytest.mark.parametrize("name", STACKS)
-def test_a_stack(name: str) -> None:
+def test_a_stack(name: str, backend: str) -> None:
     plain, model, whole = made(name), made(name), STACKS[name][1]
     compiler.forget()
     expected = numbers(plain, plain, whole)
-    found = numbers(model, torch.compile(model, backend="aot_eager"), whole)
+    found = numbers(model, torch.compile(model, backend=backend), whole)
     assert 0.02 < float(expected[0].detach().mean()) < 0.98
     assert torch.equal(found[0], expected[0])
     for ours, theirs in zip(found[1:], expected[1:], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_graphs_behind_a_layer_are_for_its_size() -> None:
-    """Inductor fails on SpikingJelly's ``Conv2d`` for sequences where its size is any."""
+    """Inductor fails on SpikingJelly's ``Conv2d`` for sequences where its size is any. A node that
+    stores its states breaks the graph.
+    """
     graphs: list[list[Any]] = []
 
     def backend(graph: Any, examples: list[Any]) -> Any:
@@ -103,7 +113,8 @@ def test_graphs_behind_a_layer_are_for_its_size() -> None:
         return graph
 
     torch.manual_seed(0)
-    parts = [layer.Conv2d(1, 4, 3), neuron.LIFNode(), layer.Conv2d(4, 4, 3), layer.BatchNorm2d(4)]
+    node = neuron.LIFNode(store_v_seq=True)
+    parts = [layer.Conv2d(1, 4, 3), node, layer.Conv2d(4, 4, 3), layer.BatchNorm2d(4)]
     model = nn.Sequential(*parts)
     functional.set_step_mode(model, "m")
     tssl_adapters.wrap(model)
@@ -118,8 +129,8 @@ def test_graphs_behind_a_layer_are_for_its_size() -> None:
     reason="this version of torch takes no reason",
 )
 def test_the_break_says_why() -> None:
-    model = made("spikingjelly-m")
+    model = made("spikingjelly-s")
     compiler.forget()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="wrapped by tssl_adapters computes its gradient itself"):
-        compiled(torch.rand(3, 4, 1, 8, 8))
+        compiled(torch.rand(4, 1, 8, 8))

@@ -52,6 +52,7 @@ from tssl_adapters.adapters.library import (
     version_of,
 )
 from tssl_adapters.adapters.loading import loaded
+from tssl_adapters.adapters.opaque import Opaque
 from tssl_adapters.adapters.parts import (
     Part,
     Walk,
@@ -106,6 +107,7 @@ __all__ = [
     "Native",
     "Neuron",
     "Never",
+    "Opaque",
     "OtherNeuronError",
     "Part",
     "Ran",

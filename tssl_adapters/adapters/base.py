@@ -44,7 +44,8 @@ def eager(forward: F) -> F:
         if self._tssl_runs_native():
             return self._tssl_native.forward(self, *args, **kwargs)
         if compiling():
-            return between(self, *args, **kwargs)
+            ran = self._tssl_in_graph(*args, **kwargs)
+            return between(self, *args, **kwargs) if ran is None else ran
         # Untraced, with all that it calls; where nothing traces, that would cost as much as a sum.
         return (apart if watched() else call)(self, *args, **kwargs)
 
@@ -147,14 +148,22 @@ class Wrapped:
     """Attributes, such as its states, that can be set without changing the neuron."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Setting anything that may change the neuron discards the cached ``thin`` step."""
+        """Setting anything that may change the neuron discards the cached ``thin`` step, and the
+        name by which compiled graphs find the layer.
+        """
         settings = self.__dict__.get("_tssl_settings")
         if settings is not None and name not in self._tssl_free:
-            settings.thin = None
+            settings.thin, settings.name = None, ""
         super().__setattr__(name, value)
 
     def _tssl_thinly(self, thin: Any, *args: Any) -> Any:
         """The output of a call that ``thin`` applies to; ``None`` for any other call."""
+        return None
+
+    def _tssl_in_graph(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of a call that torch.compile keeps in its graph; ``None`` for any other call,
+        which breaks it.
+        """
         return None
 
     def _tssl_parts(self) -> tuple[Any, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
+    Opaque,
     OtherNeuronError,
     Reset,
     Subtract,
@@ -60,7 +62,7 @@ class Ran(NamedTuple):
         return self.states if self.trace is None else (*self.states, self.trace)
 
 
-class Node(Wrapped):
+class Node(Opaque, Wrapped):
     """Mixed in before the library's class."""
 
     _tssl_free = frozenset({"training", "v", "v_seq"})
@@ -155,6 +157,58 @@ class Node(Wrapped):
             self._memories[name] = value
         self._tssl_store(ran)
         return ran.out
+
+    def _tssl_in_graph(self: Any, *args: Any, **kwargs: Any) -> Any:
+        (x,) = (*args, *kwargs.values())
+        names = self._tssl_names()
+        start = [self._memories[name] for name in names]
+        if not all(isinstance(value, float) for value in start):
+            return None
+        ran = self._tssl_operation(x, start)
+        if ran is None:
+            return None
+        out, *states = ran
+        for name, state in zip(names, states, strict=True):
+            self._memories[name] = state
+        self._tssl_store(Ran(out, tuple(states), None, None))
+        return out
+
+    def _tssl_is_opaque(self: Any) -> bool:
+        return (
+            sequences(self)
+            and not self._tssl_keeps()
+            and getattr(self, "backend", "torch") == "torch"
+            and hasattr(self._tssl_native, "functional_forward")
+            and self._tssl_native.__module__.startswith("spikingjelly.")
+        )
+
+    def _tssl_replayed(
+        self: Any, x: Tensor, start: Sequence[float], learned: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        twin = self._tssl_from(start, learned)
+        return (twin.forward(x), *(twin._memories[name] for name in self._tssl_names()))
+
+    def _tssl_outlined(
+        self: Any, x: Tensor, start: Sequence[float], learned: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        twin = self._tssl_from(start, learned)
+        twin.__dict__["_tssl_settings"] = replace(self._tssl_settings)  # not to forget its name
+        traced = twin._memories.pop(TRACE, None) is not None
+        out = self._tssl_native.forward(twin, x)
+        return (out, *twin._memories.values(), *([out[-1]] if traced else []))
+
+    def _tssl_from(self: Any, start: Sequence[float], learned: Sequence[Tensor]) -> Any:
+        """A copy of the node with these states and parameters."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.__dict__["_memories"] = {
+            **self._memories,
+            **dict(zip(self._tssl_names(), start, strict=True)),
+        }
+        names = [name for name, value in self._parameters.items() if value is not None]
+        given = dict(zip(names, learned, strict=True))
+        twin.__dict__["_parameters"] = {**self._parameters, **given}
+        return twin
 
     def _tssl_thinly(self: Any, thin: Any, x: Any) -> Any:
         settings, memories = self._tssl_settings, self._memories

@@ -42,8 +42,9 @@ class Settings:
     time the last call ended (``last``); for rules that follow the layer's surrogate, that surrogate
     (``followed``) and which of the layer's numbers natively get no gradient (``constants``); what
     was decided about its next steps (``thin``); what the layer was made of in its last call, why
-    that can no longer be wrapped (``altered``), and whether it warned of that (``gave_way``). On a
-    ``trial`` that is an error.
+    that can no longer be wrapped (``altered``), and whether it warned of that (``gave_way``); the
+    ``name`` under which graphs of torch.compile know the layer, empty if none does. On a ``trial``
+    a layer that can no longer be wrapped is an error.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Settings:
     altered: str | None = field(default=None, compare=False, repr=False)
     gave_way: bool = field(default=False, compare=False, repr=False)
     trial: bool = field(default=False, compare=False, repr=False)
+    name: str = field(default="", compare=False, repr=False)
 
     @property
     def compiles_steps(self) -> bool:
@@ -89,7 +91,7 @@ class Settings:
 
     def __getstate__(self) -> dict[str, Any]:
         forgotten: dict[str, Any] = {"record": None, "last": None, "thin": None, "followed": None}
-        forgotten |= {"reproduces": {}, "loops": {}, "constants": {}, "made_of": ()}
+        forgotten |= {"reproduces": {}, "loops": {}, "constants": {}, "made_of": (), "name": ""}
         return {**self.__dict__, "rule": self.rule.following(None), **forgotten}
 
     def look(self, made_of: tuple[Any, ...], altered: Callable[[], str | None]) -> None:
