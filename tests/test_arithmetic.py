@@ -118,6 +118,17 @@ def test_every_operation_is_what_it_is_on_tensors(name: str, dtype: torch.dtype)
     assert torch.equal(found.signbit()[there], expected.signbit()[there])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exp_up_to_the_largest_number(dtype: torch.dtype) -> None:
+    """Also where 2^k, by which it is computed, is larger than that."""
+    limit = 88.7 if dtype == torch.float32 else 709.7
+    ranges = ((limit - 1.0, limit - 1e-4), (-1.0, 2.0))
+    near = [torch.linspace(*ends, 101, dtype=dtype) for ends in ranges]
+    a = torch.cat(near)
+    eps = 2.0 * torch.finfo(dtype).eps
+    torch.testing.assert_close(compiled(FUNCTIONS["exp"], a, a), a.exp(), rtol=eps, atol=0.0)
+
+
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"plus", "minus"}))
 def test_every_operation_on_numbers(name: str) -> None:
     a, b = given(torch.float64)

@@ -1815,3 +1815,27 @@ def test_empty_batch(loop: Loop, tau_s: float) -> None:
     assert all(float(g.abs().sum()) == 0.0 for g in others)
     run = run_layer(loop, layer, drive_of())  # and the layer is none the worse for it
     same_values(run, run_layer(loop, wrapped(loop, tau_s), drive_of()))
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize("name", ["leaky", "synaptic"])
+def test_the_default_has_no_link_to_lose(
+    name: str, engine: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A clone has the membrane's ordinary adjoint, which is all that the default sends back."""
+    made = snntorch.Leaky(0.8) if name == "leaky" else snntorch.Synaptic(alpha=0.9, beta=0.8)
+    layer: Any = tssl_adapters.wrap(made, engine=engine)
+    x = torch.rand(5, 2, 3, requires_grad=True)
+
+    def gradient(kept: Edit) -> Tensor:
+        states = getattr(layer, f"init_{name}")()
+        states, loss = states if isinstance(states, tuple) else (states,), torch.zeros(())
+        for t, step in enumerate(x.unbind(0)):
+            out, *states = layer(step, *states)
+            states = [*map(kept, states)]
+            loss = loss + t * out.sum() + states[-1].square().sum()
+        (grad,) = torch.autograd.grad(loss, x)
+        return grad
+
+    assert torch.equal(gradient(lambda state: state), gradient(torch.clone))
+    assert not [w for w in recwarn if w.category is LostLinkWarning]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -88,3 +88,44 @@ def test_a_chain_of_its_own_is_seen_by_the_answers() -> None:
     assert all(rule.splits_adjoint(False) for rule in (WithChain(), WithFallback(), WithMembrane()))
     assert WithMembrane().resets_membrane(False)
     assert not WithChain().resets_membrane(False)
+
+
+class Scaled(OnlySlope):
+    """Not declared a dataclass itself, so that its factor is not compared."""
+
+    def __init__(self, factor: float) -> None:
+        object.__setattr__(self, "factor", factor)
+
+    @arithmetic
+    def slope(self, step: rules.Step) -> Tensor:
+        return super().slope(step) * self.factor  # type: ignore[attr-defined, no-any-return]
+
+
+@dataclass(frozen=True)
+class Uncompared(OnlySlope):
+    factor: float = field(compare=False)
+
+    @arithmetic
+    def slope(self, step: rules.Step) -> Tensor:
+        return super().slope(step) * self.factor
+
+
+@dataclass(frozen=True)
+class Compared(OnlySlope):
+    factor: float
+
+    @arithmetic
+    def slope(self, step: rules.Step) -> Tensor:
+        return super().slope(step) * self.factor
+
+
+@pytest.mark.parametrize(
+    ("kind", "compiled"), [(Scaled, False), (Uncompared, False), (Compared, True)]
+)
+def test_equal_rules_share_code_only_if_they_are_the_same(kind: Any, compiled: bool) -> None:
+    assert kind(1.0).compiled is compiled
+    for factor in (1.0, 100.0):
+        torch.testing.assert_close(
+            gradient(kind(factor), "cpu"), gradient(kind(factor), "torch"), rtol=1e-12, atol=1e-12
+        )
+    assert not torch.allclose(gradient(kind(1.0), "cpu"), gradient(kind(100.0), "cpu"))

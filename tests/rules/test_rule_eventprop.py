@@ -909,3 +909,20 @@ def test_modules_that_lose_times_are_remarked_on() -> None:
     (remark,) = said(nn.Sequential(nn.MaxPool1d(2), norse.LIFCell(), dropout(0.5)))
     assert remark.startswith("tssl_adapters: '0' (MaxPool1d) passes a gradient to spikes alone")
     assert "EventProp needs the gradient one step after a spike" in remark
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_a_rise_too_small_for_its_reciprocal(engine: str) -> None:
+    """1 / 1e-40 is infinite; but nothing comes of a rise without a spike."""
+    layer = tssl_adapters.wrap(
+        snntorch.Leaky(beta=0.9, reset_mechanism="zero"), rule="eventprop", tau_s=2.0, engine=engine
+    )
+    x = torch.tensor([1e-40, 2.0], requires_grad=True)
+    mem, loss = layer.init_leaky(), torch.zeros(())
+    for t in range(4):
+        out, mem = layer(x, mem)
+        loss = loss + t * out.sum()
+    (grad,) = torch.autograd.grad(loss, x)
+    assert grad[0] == 0.0
+    assert grad[1].isfinite()
+    assert grad[1] != 0.0

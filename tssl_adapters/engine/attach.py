@@ -10,19 +10,17 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.call.plan import Plan, Values, tells
-from tssl_adapters.engine.call.settings import Position, Settings, Stretch
+from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import (
     Charged,
-    Tag,
     charged_of,
     let_go,
-    linked_tag,
     packed,
     reset_of,
     tag,
     unpacked,
 )
-from tssl_adapters.engine.call.window import time_of
+from tssl_adapters.engine.call.window import going_on
 from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.thin import prepared
 from tssl_adapters.engine.filter import synaptic_current
@@ -30,7 +28,6 @@ from tssl_adapters.engine.probe import Native, Record, compiled
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction, spikes_of
 from tssl_adapters.engine.torch.step import StepFunction
-from tssl_adapters.errors import UnsupportedConfigError
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Feedback
 
@@ -129,7 +126,7 @@ def attach(
             drive = synaptic_current(settings, drive, *incoming)
     if not (drive.is_floating_point() and state.is_floating_point()):
         drive, state = _promoted(neuron, drive, state)
-    link, position = _going_on(settings, carrier, links, fresh)
+    link, position = going_on(settings, carrier, links, fresh)
     let_go(carrier)
     # Under torch.func the library's own attributes would hold tensors of another level, so the
     # engine computes the values itself from what autograd passes in.
@@ -263,36 +260,9 @@ def _handed_on(
     return Result(out, last, states, new_trace, ran.before, ran.charged, fired, ran.leaked)
 
 
-def _going_on(
-    settings: Settings, carrier: Tensor, links: int, fresh: bool
-) -> tuple[tuple[Tensor, ...], Position | None]:
-    """The link of the state that a call goes on from, and its position in its window."""
-    asks = (links or settings.rule.windowed) and not fresh
-    found = linked_tag(settings, carrier, links) if asks else None
-    position = _position(settings, found)
-    if settings.rule.timed and found is None:
-        position = time_of(settings, carrier)
-    return () if found is None else found.link, position
-
-
 def _promoted(neuron: Neuron, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Convert integers and booleans to the dtype that the library's first sum gives them."""
     dtype = torch.result_type(drive, state)
     for value in neuron.values():
         dtype = torch.result_type(drive.new_empty(1, dtype=dtype), value)
     return drive.to(dtype), state if state.is_floating_point() else state.to(dtype)
-
-
-def _position(settings: Settings, found: Tag | None) -> Position | None:
-    """Where in its window a call starts, for a rule that asks for it."""
-    if not settings.rule.windowed:
-        return None if found is None else found.position
-    if found is None or found.position is None:
-        return Position(Stretch(settings))
-    if settings.rule.whole:
-        raise UnsupportedConfigError(
-            f"Layer '{settings.path}': {settings.rule} needs a sequence in one call, and this call "
-            "goes on from another one's state. Detach the state to start anew, or use "
-            "credit='spike'."
-        )
-    return found.position

@@ -119,6 +119,15 @@ _SPLITTING = ("chain_reset", "membrane_reset", "emit")
 """Answers by which the chain may come to differ from the membrane's ordinary adjoint."""
 
 
+def _known(rule: Rule) -> bool:
+    """Whether a rule that equals another one surely answers the same, now and later."""
+    parameters = getattr(rule, "__dataclass_params__", None)
+    if parameters is None or not (parameters.frozen and parameters.eq):
+        return False
+    compared = {field.name for field in fields(rule) if field.compare}  # type: ignore[arg-type]
+    return {field.name for field in fields(rule)} | set(vars(rule)) <= compared  # type: ignore[arg-type]
+
+
 class Rule(ABC):
     """A learning rule, local to the neuron. The engine forms every adjoint from these answers.
 
@@ -182,13 +191,15 @@ class Rule(ABC):
     @property
     def compiled(self) -> bool:
         """Whether engines compile the rule: all of its methods for a step must be marked as
-        :func:`tssl_adapters.arithmetic.arithmetic`. Otherwise torch computes it.
+        :func:`tssl_adapters.arithmetic.arithmetic`, and it must be a frozen dataclass that holds
+        nothing but fields to compare, as equal rules share what is compiled. Otherwise torch
+        computes it.
         """
         answers = (
             *(self.slope, self.signal, self.emit, self.crossing),
             *(self.chain_reset, self.membrane_reset),
         )
-        return all(getattr(answer, "arithmetic", False) for answer in answers)
+        return all(getattr(answer, "arithmetic", False) for answer in answers) and _known(self)
 
     @property
     def takes_later(self) -> bool:

@@ -71,7 +71,7 @@ class EventProp(Rule):
         rate = 1.0 / step.increment
         bounded = rate if self.max_slope is None else minimum(rate, self.max_slope)
         # A potential that does not rise does not cross the threshold.
-        found: Tensor = where(step.increment > 0.0, step.spike * bounded, 0.0)
+        found: Tensor = where(step.spike * step.increment > 0.0, bounded, 0.0)
         return found
 
     @arithmetic

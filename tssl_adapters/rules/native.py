@@ -50,7 +50,8 @@ class Surrogate(NamedTuple):
         if not learning:
             return []
         with torch.enable_grad():
-            spikes = function(torch.zeros(1, requires_grad=True))
+            somewhere = next(iter(learning.values())).device
+            spikes = function(torch.zeros(1, requires_grad=True, device=somewhere))
             found = torch.autograd.grad(spikes.sum(), [*learning.values()], allow_unused=True)
         return [name for name, grad in zip(learning, found, strict=True) if grad is not None]
 

@@ -9,12 +9,49 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
-from tssl_adapters.engine.call.state import position_of
-from tssl_adapters.errors import RuleWarning
+from tssl_adapters.engine.call.state import linked_tag, position_of
+from tssl_adapters.errors import RuleWarning, UnsupportedConfigError
 from tssl_adapters.rules import Window
 
 
-def time_of(settings: Settings, state: Tensor) -> Position | None:
+def going_on(
+    settings: Settings, state: Tensor, links: int, fresh: bool = False
+) -> tuple[tuple[Tensor, ...], Position | None]:
+    """The link of the state that a call goes on from, and its position in its window.
+
+    Args:
+        settings: the layer's.
+        state: the incoming state that carries them.
+        links: how many parts the link has; where the rule needs none there is none to be lost.
+        fresh: whether the state was made for this call.
+
+    Raises:
+        UnsupportedConfigError: the rule needs the whole sequence, and this call continues another.
+    """
+    rule = settings.rule
+    asks = (links or rule.windowed) and not fresh
+    found = linked_tag(settings, state, links) if asks else None
+    position = None if found is None else found.position
+    if rule.windowed:
+        position = _in_window(settings, position)
+    elif rule.timed and found is None:
+        position = Position(Stretch(settings)) if fresh else _in_time(settings, state)
+    return () if found is None else found.link, position
+
+
+def _in_window(settings: Settings, position: Position | None) -> Position:
+    if position is None:
+        return Position(Stretch(settings))
+    if settings.rule.whole:
+        raise UnsupportedConfigError(
+            f"Layer '{settings.path}': {settings.rule} needs a sequence in one call, and this call "
+            "goes on from another one's state. Detach the state to start anew, or use "
+            "credit='spike'."
+        )
+    return position
+
+
+def _in_time(settings: Settings, state: Tensor) -> Position | None:
     """Where in time a call without a link starts. A state that the model computed, e.g. by a mask,
     counts as following the layer's last call; ``None`` if there was none.
     """

@@ -23,9 +23,9 @@ from tssl_adapters.elementwise import cast, on_host
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import Pin, Pins, can_be_pinned, is_memory, pin, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
-from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
-from tssl_adapters.engine.call.state import Charged, charged_of, let_go, linked_tag, packed, tag
-from tssl_adapters.engine.call.window import time_of
+from tssl_adapters.engine.call.settings import Position, Settings, above_us
+from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
+from tssl_adapters.engine.call.window import going_on
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import Gate, RowBackend, RowLoop, backend, memory
 from tssl_adapters.engine.compiled.memory import spreads
@@ -99,7 +99,6 @@ class CellSteps:
         """The same numbers in the shape of a step."""
         self.read = {name: tensor.detach() for name, tensor in found.read.items()}
         self.links = found.links
-        self.timed = settings.rule.timed
         self.key = (self,)
         self.content = (tuple(found.line.operations), tuple(found.back.operations))
 
@@ -200,15 +199,9 @@ class CellSteps:
         were made for this call.
         """
         settings, v = self.settings, states[0]
-        asks = (self.links or self.timed) and not fresh
-        found = linked_tag(settings, v, self.links) if asks else None
-        position = None
-        if self.timed and fresh:
-            position = Position(Stretch(settings))
-        elif self.timed:
-            position = time_of(settings, v) if found is None else found.position
+        parts, position = going_on(settings, v, self.links, fresh)
         let_go(v)
-        link = None if found is None else packed(found.link)
+        link = packed(parts)
         before = [charged_of(states[k], self.key) for k in self.copied]
         learned = [known.tensor for known in self.learned.values()]
         left: dict[str, Tensor] = {}

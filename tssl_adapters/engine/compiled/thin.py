@@ -25,12 +25,11 @@ from tssl_adapters.engine.call.state import (
     Charged,
     charged_of,
     let_go,
-    linked_tag,
     packed,
     reset_of,
     tag,
 )
-from tssl_adapters.engine.call.window import time_of
+from tssl_adapters.engine.call.window import going_on
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.fused import Call, back_form, unseen, watch_call
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, StepBackend, memory, rows
@@ -97,9 +96,7 @@ class Thin:
         self.values = [v for v in call.plan.neuron.values() if isinstance(v, Tensor)]
         """Saved too, so that autograd rejects in-place changes to them, as it does natively."""
         self.links = call.plan.links
-        self.timed = settings.rule.timed
         self.looks = settings.rule.looks_ahead or settings.rule.looks_around
-        self.asks = bool(self.links) or self.timed
         self.late = call.plan.neuron.timing != "immediate"
         self.delayed = call.plan.neuron.timing == "delayed"
         self.backend = backend
@@ -135,13 +132,9 @@ class Thin:
 
     def run(self, x: Tensor, v: Tensor, current: Tensor | None = None) -> Ran:
         """Run a step that :meth:`fits`."""
-        found = linked_tag(self.settings, v, self.links) if self.asks else None
-        position = None
-        if self.timed:
-            position = time_of(self.settings, v) if found is None else found.position
+        parts, position = going_on(self.settings, v, self.links)
         let_go(v)
-        earlier = charged_of(v, self.reset)
-        link = None if found is None else packed(found.link)
+        earlier, link = charged_of(v, self.reset), packed(parts)
         left: list[Any] = []
         given = (self, x, v, current, earlier, link, position, left)
         out, after, leaked, *new_link = ThinFunction.apply_plainly(*given)

@@ -181,8 +181,13 @@ def _exponential(code: Code, x: str, kind: str) -> str:
         found = fused(found, r, number(1.0 / math.factorial(term)))
     bits = code.get(f"bitcast {kind} {rounded} to {whole}")
     shifted = code.get(f"shl {whole} {bits}, {how.mantissa}")
-    power = code.get(f"add {whole} {shifted}, {how.one << how.mantissa}")
+    # 2^k itself may be too large though e^x is not: half of it, twice.
+    high = code.get(f"fcmp ogt {kind} {y}, {number(1.0)}")
+    one, less = (exponent << how.mantissa for exponent in (how.one, how.one - 1))
+    base = code.get(f"select i1 {high}, {whole} {less}, {whole} {one}")
+    power = code.get(f"add {whole} {shifted}, {base}")
     found = code.get(f"fmul {kind} {found}, {code.get(f'bitcast {whole} {power} to {kind}')}")
+    found = code.get(f"fmul {kind} {found}, {_chosen(code, high, number(2.0), number(1.0), kind)}")
     found = _chosen(code, above, number(float("inf")), found, kind)
     return _chosen(code, below, number(0.0), found, kind)
 
