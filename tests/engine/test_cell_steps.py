@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 import warnings
 import weakref
@@ -41,7 +42,7 @@ from tssl_adapters import rules
 from tssl_adapters.engine.compiled import cell_steps
 from tssl_adapters.engine.cpu.function import BLOCK
 from tssl_adapters.engine.step import cell
-from tssl_adapters.errors import EngineWarning, LostLinkWarning
+from tssl_adapters.errors import EngineWarning, LostLinkWarning, NativeGradientWarning
 
 
 def owned(p: Any) -> Any:
@@ -150,6 +151,41 @@ def test_a_start_that_is_one_number_for_all_neurons(name: str, rule: str) -> Non
         found.append((values, torch.autograd.grad(loss, first)))
     for values, _ in found[:2]:
         assert all(map(torch.equal, values, found[2][0]))
+    close(found[0][1], found[1][1], 1e-5)
+
+
+def never_firing(name: str) -> Any:
+    """A layer whose threshold is infinite."""
+    torch.manual_seed(0)
+    layer, level = LAYERS[name](), torch.tensor(math.inf)
+    if isinstance(layer, snntorch.SpikingNeuron):
+        layer.threshold = level
+    elif isinstance(layer, neuron.BaseNode):
+        layer.v_threshold = math.inf
+    else:
+        layer.p = layer.p._replace(v_th=level)
+    return layer
+
+
+@pytest.mark.parametrize("rule", ["TSSL-BP", "default"])
+@pytest.mark.parametrize(
+    "name",
+    ["IzhikevichRecurrentCell", "LIFExCell", "Synaptic at once", "RLeaky to zero", "QIFNode"],
+)
+def test_a_threshold_that_is_infinite(name: str, rule: str) -> None:
+    """Compiled, with what torch gives, and the trial takes it for no other neuron."""
+    found = []
+    for engine in ("cpu", "torch"):
+        layer = tssl_adapters.wrap(never_firing(name), rule=RULES[rule], engine=engine)
+        x = drive()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NativeGradientWarning)
+            for _ in range(2):
+                values = steps(layer, x)
+        if engine == "cpu":
+            assert took(values) > STEPS - 3
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
     close(found[0][1], found[1][1], 1e-5)
 
 

@@ -431,7 +431,8 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
 
     states = [noise() for _ in range(cell.states)]
     with torch.no_grad():
-        level = torch.as_tensor(cell.threshold(states)).to(like)
+        # An infinite threshold would make noise around it infinite, and the trial worthless.
+        level = torch.as_tensor(cell.threshold(states)).to(like).nan_to_num(0.0, 0.0, 0.0)
         width = level.abs().clamp(min=1.0)
         states[0] = level + states[0] * width
         inputs = [noise() * width for _ in range(2 * cell.inputs)]
