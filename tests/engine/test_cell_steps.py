@@ -121,6 +121,11 @@ def test_a_psc_has_the_dtype_of_the_librarys_spikes(name: str) -> None:
     assert psc.any()
 
 
+THRESHOLDS: dict[str, Callable[[], Any]] = {
+    "Lapicque to zero": lambda: snntorch.Lapicque(0.8, reset_mechanism="zero"),
+    "Alpha to zero": LAYERS["Alpha to zero"],
+    "RLeaky to zero": LAYERS["RLeaky to zero"],
+}
 NUMBERS_FOR_ALL = {
     "LIFExCell": norse.LIFExFeedForwardState,
     "LSNNCell": norse.LSNNFeedForwardState,
@@ -215,6 +220,36 @@ def test_what_no_result_depends_on_has_no_gradient(engine: str) -> None:
     before, after = torch.autograd.grad(out.sum(), (x, last), allow_unused=True)
     assert before.any()
     assert after is None
+
+
+def test_a_last_step_that_the_recurrent_weights_do_not_reach() -> None:
+    """Norse's hook on them, which is not called natively, takes no ``None``."""
+    layer, x = wrapped("LSNNRecurrentCell", "native"), drive()
+    for _ in range(2):
+        out, _ = layer(x[0])
+    out.sum().backward()
+    assert x.grad is None or not x.grad.any()
+
+
+@pytest.mark.parametrize(("rule", "tau_s"), [("default", 3.0), ("TSSL-BP", 1.0), ("TSSL-BP", 3.0)])
+@pytest.mark.parametrize("name", ["Lapicque to zero", "Alpha to zero", "RLeaky to zero"])
+def test_a_threshold_that_alone_learns(name: str, rule: str, tau_s: float) -> None:
+    """A potential that does not depend on it still carries the PSC, and the rule's chain."""
+    found = []
+    for engine in ("cpu", "torch"):
+        torch.manual_seed(0)
+        layer = THRESHOLDS[name]()
+        layer.requires_grad_(False)
+        layer.threshold = torch.nn.Parameter(torch.tensor(0.4))
+        tssl_adapters.wrap(layer, rule=RULES[rule], tau_s=tau_s, engine=engine)
+        for _ in range(2):
+            values = steps(layer, drive().detach())
+        assert (took(values) > STEPS - 3) == (engine == "cpu")
+        weights = torch.linspace(-1.0, 2.0, values[0].numel()).view_as(values[0])
+        loss = sum((value * weights).sum() for value in values)
+        found.append(torch.autograd.grad(loss, layer.threshold))
+    close(found[0], found[1], 1e-5)
+    assert found[0][0].abs() > 0.1
 
 
 def vectors(layer: Any) -> None:

@@ -315,6 +315,11 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         *(f"s{k}" for k in range(cell.states)),
         *(function.name for function in writer.functions),
     ]
+    links = link_size(neuron, rule)
+    reached = {name: forth.reached(symbol) for name, symbol in outputs.items()}
+    if tau_s != 1.0 or links or rule.resets_membrane(neuron.detached):
+        # The potential carries the PSC and the link, and a rule goes through a reset that is due.
+        reached["s0"] |= reached["out"]
     return Lines(
         writer.numbers,
         writer.spread,
@@ -327,8 +332,8 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         [name for name in own if name in wanted],
         back,
         grads,
-        link_size(neuron, rule),
-        {name: forth.reached(symbol) for name, symbol in outputs.items()},
+        links,
+        reached,
     )
 
 
