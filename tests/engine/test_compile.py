@@ -42,6 +42,14 @@ def cells(make: Callable[[], nn.Module]) -> nn.Sequential:
     return norse.SequentialState(*first, *second)  # type: ignore[no-any-return]
 
 
+def lifted() -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for channels in (1, 4):
+        lifts = [norse.Lift(nn.Conv2d(channels, 4, 3)), norse.Lift(nn.BatchNorm2d(4))]
+        parts += [*lifts, Gain(), norse.LIF()]
+    return norse.SequentialState(*parts)  # type: ignore[no-any-return]
+
+
 class Gain(nn.Module):
     """Norse's neurons take a small part of their input."""
 
@@ -56,7 +64,8 @@ STACKS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "snntorch": (leaky, False),
     "spikingjelly-s": (lambda: jelly("s"), False),
     "spikingjelly-m": (lambda: jelly("m"), True),
-    "norse": (lambda: cells(norse.LIFBoxCell), False),
+    "norse-cells": (lambda: cells(norse.LIFBoxCell), False),
+    "norse-sequences": (lifted, True),
 }
 """How a stack is made, and whether it takes whole sequences."""
 
@@ -71,6 +80,7 @@ def numbers(model: Any, run: Any, whole: bool) -> list[Tensor]:
     functional.reset_net(model)
     if whole:
         out = run(x)
+        out = out[0] if isinstance(out, tuple) else out
     else:
         outs = []
         for step in x.unbind(0):
