@@ -41,6 +41,19 @@ def ordinary() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def derived() -> Iterator[None]:
+    """Autograd for a derivative taken on the way. The user's hooks, e.g. a checkpoint's, are for
+    what a call saves; nothing of this is saved.
+    """
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+        yield
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """``tensor.to(dtype)``, which takes as long as a small sum even if there is nothing to do."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Symbol, minus
-from tssl_adapters.elementwise import operand
+from tssl_adapters.elementwise import derived, operand
 from tssl_adapters.neuron import Reset, Told, Value, computes
 
 Formula = Callable[[Tensor, Tensor, Value], Tensor]
@@ -260,11 +260,7 @@ class ByFormula(Reset):
 
     def _partial(self, charged: Tensor, spike: Tensor, index: int) -> Tensor:
         """The derivative of the potential after the reset by h (0) or by the spike (1)."""
-
-        def keep(tensor: Tensor) -> Tensor:
-            return tensor
-
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+        with derived():
             leaves = [charged.detach(), spike.detach()]
             leaves[index].requires_grad_()
             (partial,) = torch.autograd.grad(self.apply(*leaves).sum(), leaves[index])

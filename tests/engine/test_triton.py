@@ -45,7 +45,6 @@ import tssl_adapters
 from tssl_adapters.engine.call.plan import Plan
 from tssl_adapters.engine.compiled import fused, launch
 from tssl_adapters.engine.compiled.kernels import backend
-from tssl_adapters.engine.compiled.synapse import FusedCurrent
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction
@@ -261,8 +260,9 @@ def test_synaptic_current(steps: int, dtype: torch.dtype) -> None:
     drive = torch.randn(steps, 3, 50).to(DEVICE, dtype).requires_grad_()
     current = torch.randn(50).to(DEVICE, dtype).requires_grad_()
     weight = torch.randn(steps, 3, 50).to(DEVICE, dtype)
-    ours = FusedCurrent.apply(TRITON, drive, current, -0.3)
-    theirs = SynapticCurrent.apply(drive, current, -0.3, True)
+    kernel = launch.Current("", TRITON, -0.3)
+    ours = SynapticCurrent.apply(drive, current, -0.3, True, kernel)
+    theirs = SynapticCurrent.apply(drive, current, -0.3, True, None)
     assert torch.equal(ours, theirs)
     found, expected = (
         torch.autograd.grad((out * weight).sum(), (drive, current)) for out in (ours, theirs)

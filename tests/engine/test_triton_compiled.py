@@ -17,7 +17,7 @@ from tssl_adapters.engine.call import pins
 from tssl_adapters.engine.call.plan import Plan
 from tssl_adapters.engine.compiled import cell_steps, launch, takes
 from tssl_adapters.engine.compiled.kernels import backend
-from tssl_adapters.engine.compiled.synapse import FusedCurrent
+from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.step import written
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.neuron import LinearCharge, Neuron, computes
@@ -153,7 +153,8 @@ def test_a_step_that_keeps_the_potential_compiles(compiled: dict[str, str], tau_
 
 def test_the_current_compiles(compiled: dict[str, str]) -> None:
     drive = torch.zeros(STEPS, 5, requires_grad=True)
-    out = FusedCurrent.apply(backend("triton"), drive, torch.zeros(5), -0.3)
+    kernel = launch.Current("", backend("triton"), -0.3)
+    out = SynapticCurrent.apply(drive, torch.zeros(5), -0.3, True, kernel)
     assert rounds_every_operation(compiled.pop("scan"))
     out.sum().backward()
     assert rounds_every_operation(compiled["scan"])

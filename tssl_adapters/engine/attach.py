@@ -1,4 +1,7 @@
-"""Attach a rule's gradient to the library's forward pass: the one door into the engine."""
+"""Attach a rule's gradient to one call of a layer with a linear charge.
+
+Later steps of such a layer may take the short way of :mod:`tssl_adapters.engine.compiled.thin`.
+"""
 
 from __future__ import annotations
 

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import plain
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import reference
-from tssl_adapters.engine.compiled.kernels import backend
-from tssl_adapters.engine.compiled.synapse import FusedCurrent, fits
+from tssl_adapters.engine.compiled.kernels import Backend, backend, memory
+from tssl_adapters.engine.compiled.launch import Current
+from tssl_adapters.engine.compiled.memory import spread, spreads
 from tssl_adapters.neuron import Value
 
 
@@ -20,29 +22,43 @@ def synaptic_current(settings: Settings, drive: Tensor, current: Tensor, k: Valu
 
     i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
     """
-    charged: Tensor
-    kernels = backend(settings.engine) if settings.rule.chain else None
-    if kernels is not None and fits(kernels, drive, current, k):
-        charged = FusedCurrent.apply(kernels, drive, current, k, settings.path)  # type: ignore[no-untyped-call]
-        return charged
-    charged = SynapticCurrent.apply(drive, current, k, settings.rule.chain)  # type: ignore[no-untyped-call]
+    kernels, chain = backend(settings.engine), settings.rule.chain
+    compiled = None
+    if kernels is not None and isinstance(k, float) and chain and _fits(kernels, drive, current):
+        compiled = Current(settings.path, kernels, k)
+    charged: Tensor = SynapticCurrent.apply(drive, current, k, chain, compiled)  # type: ignore[no-untyped-call]
     return charged
+
+
+def _fits(kernels: Backend, drive: Tensor, current: Tensor) -> bool:
+    """Whether the kernels take these tensors."""
+    return (
+        plain(drive)
+        and kernels.takes(drive)
+        and current.dtype == drive.dtype
+        and spreads(current.shape, drive.shape[1:])
+    )
 
 
 class SynapticCurrent(torch.autograd.Function):
     """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
 
-    ``apply(drive [T, batch, ...], current [batch, ...], k, chain) -> i' [T, batch, ...]``;
-    ``chain=False`` sends nothing back over time. Backward in O(T); i' is kept only if k learns.
+    ``apply(drive, current, k, chain, compiled) -> i'``, the drive and i' ``[T, batch, ...]``, the
+    current ``[batch, ...]``; ``chain=False`` sends nothing back over time. Backward in O(T); i' is
+    kept only if k learns.
     """
 
     @staticmethod
-    def forward(drive: Tensor, current: Tensor, k: Value, chain: bool) -> Tensor:
-        return reference.current(drive, current, k)
+    def forward(
+        drive: Tensor, current: Tensor, k: Value, chain: bool, compiled: Current | None
+    ) -> Tensor:
+        if compiled is None:
+            return reference.current(drive, current, k)
+        return compiled.run(memory(drive), spread(current, drive.shape[1:], drive))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        drive, current, k, ctx.chain = inputs
+        drive, current, k, ctx.chain, ctx.compiled = inputs
         ctx.number = None if isinstance(k, Tensor) else k
         learns = isinstance(k, Tensor) and k.requires_grad
         ctx.save_for_backward(k if ctx.number is None else None, output if learns else None)
@@ -55,10 +71,15 @@ class SynapticCurrent(torch.autograd.Function):
         k = k if ctx.number is None else ctx.number
         drive_dtype, current_shape, current_dtype = ctx.meta
         if not ctx.chain:
-            return grad_charged.to(drive_dtype), None, None, None
-        grads = reference.current_back(grad_charged, k)
+            return grad_charged.to(drive_dtype), None, None, None, None
+        if ctx.compiled is None:
+            grads = reference.current_back(grad_charged, k)
+        else:
+            grads = ctx.compiled.back(memory(grad_charged))
         grad_k = None
         if charged is not None:
             grad_k = (grads[1:] * charged[:-1]).sum(0).sum_to_size(k.shape)
-        grad_current = grads[0].sum_to_size(current_shape).to(current_dtype)
-        return grads.to(drive_dtype), grad_current, grad_k, None
+        grad_current = None
+        if ctx.needs_input_grad[1]:  # a copy: the caller may write to the drive's
+            grad_current = grads[0].clone().sum_to_size(current_shape).to(current_dtype)
+        return grads.to(drive_dtype), grad_current, grad_k, None, None

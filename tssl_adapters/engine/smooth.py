@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import derived
 from tssl_adapters.engine.attach import Result, attach
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import link_at, link_of, position_at, tag, unpacked
@@ -140,12 +141,7 @@ def _charged(state: Tensor, drive: Tensor) -> Tensor:
 
 def _slope(charge: Charge, held: Tensor) -> Tensor:
     """F_v, element by element: a neuron's charge depends on its own potential only."""
-
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor
-
-    # The user's hooks, e.g. a checkpoint's, are for what the step saves; this is not saved.
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+    with derived():
         leaf = held.clone() if held.is_floating_point() else held.float()
         leaf.requires_grad_()
         (slope,) = torch.autograd.grad(charge(leaf).sum(), leaf)

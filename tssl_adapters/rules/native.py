@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_adapters.arithmetic import Number, arithmetic
-from tssl_adapters.elementwise import ordinary
+from tssl_adapters.elementwise import derived, ordinary
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules.base import Step
 from tssl_adapters.rules.ordinary import OrdinaryAdjoint
@@ -115,12 +115,7 @@ class Native(OrdinaryAdjoint):
 
 def by_autograd(distance: Tensor, function: Function) -> Tensor:
     """The derivative, by autograd, of an elementwise function of h - theta."""
-
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor
-
-    # The user's hooks, e.g. a checkpoint's, are for what a step saves; this is not saved.
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+    with derived():
         leaf = distance.detach().requires_grad_()
         spikes = function(leaf)
         if not spikes.requires_grad:

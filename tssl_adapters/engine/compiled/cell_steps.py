@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import cast, on_host
+from tssl_adapters.elementwise import cast, derived, on_host
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import Pin, Pins, can_be_pinned, is_memory, pin, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
@@ -371,14 +371,9 @@ def compiled_steps(
         return None
     if found is None or not found.stands_for(inputs[0], pinned):
         given = (*inputs, *states)
-        # The user's hooks, e.g. a checkpoint's, are for what a step saves; this is not saved.
-        with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+        with derived():
             settings.thin = found = _decided(settings, make, given, pinned, long_way)
     return found if found is not None and found.fits(inputs, states, pinned, trace) else None
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _decided(

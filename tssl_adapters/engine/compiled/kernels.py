@@ -140,17 +140,8 @@ def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:
     return found if leak is None else [*found[:-1], leak]
 
 
-class Backend(Protocol):
-    """Kernels of one kind. On unsuitable memory they raise :class:`MismatchError` before launch."""
-
-    name: str
-    """The engine's name."""
-
-    def takes(self, drive: Tensor) -> bool:
-        """Whether it computes on tensors of this dtype, on this device."""
-
-    def numbers(self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size) -> Any:
-        """A neuron's :data:`ROWS` numbers as the kernels read them, a row each if ``dense``."""
+class Passes(Protocol):
+    """A call's forward and backward pass."""
 
     def forward(
         self,
@@ -182,6 +173,19 @@ class Backend(Protocol):
         adjoints: Adjoints,
     ) -> None:
         """Write the adjoints of a forward pass, which is recomputed."""
+
+
+class Backend(Passes, Protocol):
+    """Kernels of one kind. On unsuitable memory they raise :class:`MismatchError` before launch."""
+
+    name: str
+    """The engine's name."""
+
+    def takes(self, drive: Tensor) -> bool:
+        """Whether it computes on tensors of this dtype, on this device."""
+
+    def numbers(self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size) -> Any:
+        """A neuron's :data:`ROWS` numbers as the kernels read them, a row each if ``dense``."""
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], for ``[T, ...]`` and ``[...]``."""

@@ -20,7 +20,14 @@ from torch import Tensor
 from tssl_adapters.engine.call.plan import Plan, working_dtype
 from tssl_adapters.engine.call.settings import above_us
 from tssl_adapters.engine.compiled import reference
-from tssl_adapters.engine.compiled.kernels import Adjoints, Backend, Given, MismatchError, rows
+from tssl_adapters.engine.compiled.kernels import (
+    Adjoints,
+    Backend,
+    Given,
+    MismatchError,
+    Passes,
+    rows,
+)
 from tssl_adapters.engine.compiled.reference import Reference, for_neurons
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, BackForm, Spec, link_rows
 from tssl_adapters.errors import EngineWarning
@@ -240,7 +247,7 @@ def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
 
 
 def _went(
-    plan: Plan, spec: Spec, backend: Backend, few: Given, tells: bool
+    plan: Plan, spec: Spec, passes: Passes, few: Given, tells: bool
 ) -> tuple[list[Tensor], Given, Tensor | None]:
     """What a forward pass writes, the backward pass's inputs, and what is kept for it."""
     keep = plan.keep_states
@@ -248,7 +255,7 @@ def _went(
     charged = torch.empty_like(few.drive) if tells else None
     late = few.steps == 1 and spec.form.timing != "immediate"
     due = torch.empty_like(few.drive[0]) if late else None
-    kept = backend.forward(spec, few, out, after, charged, due, keep, True)
+    kept = passes.forward(spec, few, out, after, charged, due, keep, True)
     written = [out, after, *([] if due is None else [due])]
     if few.synapse is not None:
         written.append(few.synapse.leaked.clone())

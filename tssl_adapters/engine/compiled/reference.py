@@ -6,7 +6,7 @@ the memory that kernels read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -30,20 +30,10 @@ from tssl_adapters.rules import Rule
 
 
 class Reference:
-    """A ``Backend`` that compiles nothing, for one plan."""
-
-    name = "torch"
+    """The passes of one plan, compiling nothing."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-
-    def takes(self, drive: Tensor) -> bool:
-        return True
-
-    def numbers(
-        self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
-    ) -> None:
-        """Nothing: the plan's record has the numbers."""
 
     def forward(
         self,
@@ -132,12 +122,6 @@ class Reference:
         if adjoints.sums is not None:
             for row, total in zip(adjoints.sums.view(LEARNED, -1), found.sums, strict=True):
                 _write(row, total)
-
-    def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
-        return current(drive, start, k)
-
-    def current_back(self, grad_out: Tensor, k: float) -> Tensor:
-        return current_back(grad_out, k)
 
 
 def for_neurons(neuron: Neuron, given: Given, learns: bool, chosen: Tensor | None = None) -> Neuron:
