@@ -34,6 +34,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
     ),
     "RLeaky at once": lambda: snntorch.RLeaky(0.8, linear_features=SIZE, reset_delay=False),
     "RLeaky, one to one": lambda: snntorch.RLeaky(0.8, all_to_all=False, V=0.5),
+    "Leaky, each its own": lambda: snntorch.Leaky(
+        torch.linspace(0.2, 0.9, SIZE), learn_beta=True, learn_threshold=True
+    ),
     "RLeaky, each its own": lambda: snntorch.RLeaky(
         torch.linspace(0.2, 0.9, SIZE), linear_features=SIZE, learn_beta=True
     ),

@@ -176,7 +176,7 @@ class Layer(Wrapped):
         out, mem, due, _ = thin.run(x, mem)
         if due is not None:
             leave(self, "reset", due)
-        leave(self, "mem", mem)
+        self._tssl_keep({"mem": mem}, out)
         return out if self.init_hidden and not self.output else (out, mem)
 
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
