@@ -252,6 +252,39 @@ def test_a_threshold_that_alone_learns(name: str, rule: str, tau_s: float) -> No
     assert found[0][0].abs() > 0.1
 
 
+def test_a_number_that_is_frozen_and_learns_again() -> None:
+    """Which takes another short way each time."""
+    found = []
+    for engine in ("cpu", "torch"):
+        layer = snntorch.Leaky(0.8, threshold=torch.tensor(0.7), learn_threshold=True)
+        tssl_adapters.wrap(layer, engine=engine)
+        x, grads = drive(), []
+        for learns in (False, True, False, True):
+            layer.threshold.requires_grad_(learns)
+            layer.reset_mem()
+            out = torch.stack([layer(step)[0] for step in x])
+            weights = torch.linspace(-1.0, 2.0, out.numel()).view_as(out)
+            wanted = [x, *([layer.threshold] if learns else [])]
+            grads += torch.autograd.grad((out * weights).sum(), wanted)
+        found.append(grads)
+    close(found[0], found[1], 1e-5)
+
+
+def test_the_way_of_another_layout_is_not_taken_for_a_cells() -> None:
+    """The first step's state lies in memory as the input does not, so that torch takes it."""
+    found = []
+    for engine in ("cpu", "torch"):
+        layer = wrapped("Synaptic, each its own", engine=engine)
+        x = drive().detach().transpose(1, 2).contiguous().requires_grad_()
+        states = [torch.zeros(SHAPE), torch.zeros(SHAPE)]
+        values = []
+        for step in x.transpose(1, 2):
+            out, *states = layer(step, *states)
+            values.append(out)
+        found.append([*values, *gradients(values, x, layer)])
+    close(found[0], found[1], 1e-5)
+
+
 def vectors(layer: Any) -> None:
     layer.beta = torch.linspace(0.1, 0.9, SIZE)
 

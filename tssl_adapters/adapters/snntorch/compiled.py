@@ -72,8 +72,10 @@ class Compiled(Layer):
             return ran.out
         return (ran.out, *(after[name] for name in self._tssl_states if name != "spk"))
 
-    def _tssl_thinly(self: Any, thin: CellSteps, x: Any, *given: Any) -> Any:
+    def _tssl_thinly(self: Any, thin: Any, x: Any, *given: Any) -> Any:
         names = self._tssl_states
+        if not isinstance(thin, CellSteps):
+            return None
         if (given and self.init_hidden) or len(given) > len(names):
             return None
         handed = dict(zip(names, given, strict=False))

@@ -167,9 +167,9 @@ def prepared(
         return None
     if not (leak is None or (isinstance(leak, float) and len(neuron.values()) < ROWS)):
         return None
-    thin: Thin | None = settings.thin
-    if thin is not None and thin.stands_for(call, drive, leak) and thin.holds(pinned):
-        return thin
+    known = settings.thin
+    if isinstance(known, Thin) and known.stands_for(call, drive, leak) and known.holds(pinned):
+        return known
     dense, shape = call.spec.form.dense, drive.shape
     numbers = backend.numbers(rows(neuron.values(), leak), dense, drive, shape)
     call = call._replace(plan=plan._replace(position=None, linked=False))
