@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,7 +17,11 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 TRIM_THRESHOLD, MOST_MAPPED = -1, -4
 """Of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_MAX."""
-LARGEST_INT = 2**31 - 1
+KEEPING = {TRIM_THRESHOLD: 2**31 - 1, MOST_MAPPED: 0}
+RETURNING = {TRIM_THRESHOLD: 2**17, MOST_MAPPED: 2**16}
+"""Its defaults."""
+
+_now = RETURNING
 
 
 def keep_freed_memory() -> None:
@@ -24,10 +30,31 @@ def keep_freed_memory() -> None:
     By default it returns large tensors' memory to the kernel or not, as the heap happens to lie,
     and page faults then cost some contestants as much time as their layer does.
     """
+    _set(KEEPING)
+
+
+def _set(options: dict[int, int]) -> None:
+    global _now
+    _now = options
     if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(MOST_MAPPED, 0)
-        library.mallopt(TRIM_THRESHOLD, LARGEST_INT)
+        for option, value in options.items():
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+@contextmanager
+def _returning() -> Iterator[None]:
+    """Return freed memory to the kernel, so that what is resident is in use."""
+    before = _now
+    if before is KEEPING:
+        _set(RETURNING)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc
+        trim(0)
+    try:
+        yield
+    finally:
+        if before is KEEPING:
+            _set(KEEPING)
 
 
 def peak_bytes(task: Task, device: torch.device) -> int | None:
@@ -35,7 +62,7 @@ def peak_bytes(task: Task, device: torch.device) -> int | None:
 
     On CUDA, torch's own count. On Linux, this process's peak resident memory minus its value at
     the start, to about a MiB: the kernel is asked to reset the peak (proc(5), clear_refs), and the
-    allocator to release unused memory, which the run could otherwise reuse unseen.
+    allocator to return unused memory, which the run could otherwise reuse unseen, or leave unused.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -43,16 +70,14 @@ def peak_bytes(task: Task, device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         once(task, device)
         return torch.cuda.max_memory_allocated(device) - before
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc
-        trim(0)
-    try:
-        CLEAR.write_text(RESET_PEAK)
-        before = _resident("VmRSS")
-        once(task, device)
-        return max(0, _resident("VmHWM") - before)
-    except OSError:
-        return None
+    with _returning():
+        try:
+            CLEAR.write_text(RESET_PEAK)
+            before = _resident("VmRSS")
+            once(task, device)
+            return max(0, _resident("VmHWM") - before)
+        except OSError:
+            return None
 
 
 def _resident(name: str) -> int:
