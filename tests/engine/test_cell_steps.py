@@ -42,6 +42,7 @@ from tssl_adapters import rules
 from tssl_adapters.engine.compiled import cell_steps
 from tssl_adapters.engine.cpu.function import BLOCK
 from tssl_adapters.engine.step import cell
+from tssl_adapters.engine.step.written import CannotWriteError
 from tssl_adapters.errors import EngineWarning, LostLinkWarning, NativeGradientWarning
 
 
@@ -639,3 +640,18 @@ def test_a_layer_says_which_engine_it_has(
     layer = tssl_adapters.wrap(make(), **settings)
     assert f"engine={engine!r}" in str(layer)
     assert f"engine={engine!r}" in tssl_adapters.inspect(layer)[0].detail
+
+
+def test_why_torch_computes_a_step_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cannot(*_: Any) -> None:
+        raise CannotWriteError("erfinv")
+
+    monkeypatch.setattr(cell_steps, "lines", cannot)
+    layer = wrapped("KLIFNode", engine="cpu")
+    with caplog.at_level("DEBUG", logger="tssl_adapters"):
+        steps(layer, drive())
+    (record,) = caplog.records  # once, not at every step
+    assert "'KLIFNode': torch computes its steps" in record.message
+    assert "erfinv" in caplog.text

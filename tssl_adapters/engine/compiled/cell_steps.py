@@ -9,6 +9,7 @@ holds.
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from array import array
@@ -32,6 +33,8 @@ from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.step.cell import Cell, Lines, lines
 from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
+
+_log = logging.getLogger(__name__)
 
 _TYPES = {torch.float32: "f", torch.float64: "d"}
 ROWS = 4
@@ -401,6 +404,7 @@ def _decided(
         example = like.new_empty(SHAPE) if alone else like
         written = lines(cell, settings.rule, example, settings.tau_s)
     except Exception:  # a step may call anything in torch, and a stand-in may not suit it
+        _log.debug("layer '%s': torch computes its steps", settings.path, exc_info=True)
         return None
     if {*map(id, written.sources)} - {*map(id, pinned)}:
         return None
@@ -470,6 +474,7 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
     finally:
         decided.settings = own
     if not all(map(_same, values, theirs)):  # the library rounds otherwise, as its kernels may
+        _log.debug("layer '%s': torch computes its steps, as it rounds otherwise", own.path)
         return False
     if not launch.alike(grads, expected):
         _warn(own, "does not give what torch gives")
