@@ -655,3 +655,19 @@ def test_why_torch_computes_a_step_is_logged(
     (record,) = caplog.records  # once, not at every step
     assert "'KLIFNode': torch computes its steps" in record.message
     assert "erfinv" in caplog.text
+
+
+def test_a_step_whose_gradient_is_hidden_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TorchScript hid it, now and then, in older versions of SpikingJelly."""
+    real = cell_steps.lines
+
+    def hidden(*given: Any) -> Any:
+        found = real(*given)
+        return found._replace(reached=found.reached | {"out": set()})
+
+    expected, x = wrapped("KLIFNode", engine="torch"), drive()
+    outs = steps(expected, x)
+    monkeypatch.setattr(cell_steps, "lines", hidden)
+    layer = wrapped("KLIFNode", engine="cpu")
+    assert all(map(torch.equal, steps(layer, x), outs))
+    assert not any(layer._tssl_settings.loops.values())

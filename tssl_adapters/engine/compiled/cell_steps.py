@@ -408,6 +408,10 @@ def _decided(
         return None
     if {*map(id, written.sources)} - {*map(id, pinned)}:
         return None
+    if not written.reached["out"] & {"s0", *(f"x{k}" for k in range(cell.inputs))}:
+        # TorchScript may have specialised the library's step to a form that hides its derivative.
+        _log.debug("layer '%s': torch computes its steps, whose gradient is hidden", settings.path)
+        return None
     try:
         steps = CellSteps(settings, cell, written, loops, like, pinned)
         if known != steps.content and not _holds(steps, cell, long_way, like):
