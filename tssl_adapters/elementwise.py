@@ -64,6 +64,12 @@ def on_host(tensor: Tensor) -> bool:
     return tensor.is_cpu
 
 
+def identical(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and values; NaN equals NaN."""
+    same = ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    return same and torch.allclose(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+
+
 def greater(left: Tensor, right: Tensor | float) -> Tensor:
     """``left > right``, 0 or 1 in ``left``'s dtype."""
     if isinstance(left, Symbol):

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from tssl_adapters.adapters import Adapter, Kind
 from tssl_adapters.adapters.base import HOOKS
-from tssl_adapters.elementwise import ordinary
+from tssl_adapters.elementwise import identical, ordinary
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.errors import LibraryVersionError
 from tssl_adapters.rules import Rule, SurrogateGradient
@@ -94,7 +94,7 @@ class _Trial:
         name, surrogate = self.like.__name__, self.kind.wrapped._tssl_spikes(self.layer)
         ran = self._ran(self._wrapped(SurrogateGradient(_derivative(surrogate)), 1.0))
         native = self.native
-        if not all(map(_same, ran.values, native.values)):
+        if not all(map(identical, ran.values, native.values)):
             return f"wrapped as {name} it has another forward pass than natively"
         lost = [key for key, value in native.kept.items() if not _alike(value, ran.kept.get(key))]
         if lost:
@@ -247,11 +247,6 @@ def _cuts(grad: Tensor) -> bool:
     return not grad[:-1].any() and bool(grad[-1].any())
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    same = ours.dtype == theirs.dtype and ours.shape == theirs.shape
-    return same and torch.allclose(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
-
-
 def _near(ours: Tensor | None, theirs: Tensor | None) -> bool:
     """Whether gradients agree; if there is natively none, a rule may still have one."""
     if theirs is None or ours is None:
@@ -265,7 +260,7 @@ def _alike(ours: Any, theirs: Any) -> bool:
     """Whether two attributes of layers are the same, as far as can be determined."""
     if isinstance(theirs, Tensor):
         graph = isinstance(ours, Tensor) and ours.requires_grad == theirs.requires_grad
-        return graph and _same(ours, theirs)
+        return graph and identical(ours, theirs)
     if type(ours) is not type(theirs):
         return False
     if isinstance(theirs, dict):

@@ -593,7 +593,7 @@ def test_the_trial_of_a_loop_covers_its_psc(name: str, monkeypatch: pytest.Monke
 def test_a_library_that_rounds_otherwise_goes_on_computing(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.setattr(cell_steps, "_same", lambda ours, theirs: False)
+    monkeypatch.setattr(cell_steps, "identical", lambda ours, theirs: False)
     layer, x = wrapped("LSNNCell"), drive()
     assert took(steps(layer, x)) == 0
     assert not [w for w in recwarn if issubclass(w.category, EngineWarning)]

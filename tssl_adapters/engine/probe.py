@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import identical
 from tssl_adapters.engine.call.plan import Plan, Values
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.engine.compiled import fused, takes
@@ -127,7 +128,7 @@ class Record(NamedTuple):
                 if isinstance(t, Tensor) and t.is_floating_point()
             )
             shares.append([apart(a, b, rounding, largest) for a, b in pairs])
-            same = same and all(_same(a, b) for a, b in pairs)
+            same = same and all(identical(a, b) for a, b in pairs)
         # Of all rounds together: a round may be of one neuron, which rounding moves once.
         spikes, potentials = (sum(share) / len(shares) for share in zip(*shares, strict=True))
         if max(spikes, potentials) > SAME_NEURON:
@@ -173,14 +174,6 @@ def apart(ours: Tensor, theirs: Tensor, rounding: float, largest: float = 1.0) -
         ours.double(), theirs.double(), rounding, rounding * largest, equal_nan=True
     )
     return 1.0 - float(near.double().mean())
-
-
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    return (
-        ours.dtype == theirs.dtype
-        and ours.shape == theirs.shape
-        and torch.allclose(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
-    )
 
 
 def compiled(

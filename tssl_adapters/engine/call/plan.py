@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.settings import Position
+from tssl_adapters.engine.call.window import length
 from tssl_adapters.engine.step.recursion import Backward, Moment
 from tssl_adapters.engine.step.spec import LEARNED
 from tssl_adapters.neuron import Neuron, Value
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
     def steps(self) -> float:
         """The window's number of time steps, known once the backward pass begins."""
-        return math.inf if self.position is None else self.position.stretch.steps
+        return length(self.position)
 
     def window(self, neuron: Neuron, dtype: torch.dtype) -> Window | None:
         """The window, for rules that ask for it; known once the backward pass begins."""

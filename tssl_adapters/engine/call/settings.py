@@ -74,9 +74,9 @@ class Settings:
         rule = self.rule
         return (
             self.engine != "torch"
-            and rule.compiled
             and rule.chain
             and not (rule.windowed or rule.looks_ahead or rule.looks_around)
+            and rule.compiled
         )
 
     def said(self, traits: Traits) -> str:

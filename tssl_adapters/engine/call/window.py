@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -58,6 +59,13 @@ def _in_time(settings: Settings, state: Tensor) -> Position | None:
     if state.grad_fn is None:
         return Position(Stretch(settings))
     return position_of(state) or settings.last
+
+
+def length(position: Position | None) -> float:
+    """The window's number of time steps, known once the backward pass begins; infinite if it is
+    not known where in time the call stands.
+    """
+    return math.inf if position is None else position.stretch.steps
 
 
 def ends(position: Position | None, t: int) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,18 +19,17 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import cast, derived, on_host
+from tssl_adapters.elementwise import cast, derived, identical, on_host
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import Pin, Pins, can_be_pinned, is_memory, pin, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
-from tssl_adapters.engine.call.settings import Position, Settings, above_us
+from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
-from tssl_adapters.engine.call.window import going_on
+from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import Gate, RowBackend, RowLoop, backend, memory
 from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.step.cell import Cell, Lines, lines
-from tssl_adapters.errors import EngineWarning
 from tssl_adapters.neuron import Value
 
 _log = logging.getLogger(__name__)
@@ -298,8 +296,7 @@ class CellFunction(EngineFunction):
         chain = h.new_empty((decided.links, *h.shape)) if decided.links else None
         room |= {f"l{k}": chain[k] for k in range(decided.links)} if chain is not None else {}
         named |= {f"to.{name}": tensor for name, tensor in room.items()}
-        position: Position | None = ctx.position
-        steps = math.inf if position is None else position.stretch.steps
+        steps = length(ctx.position)
         decided.backward(named, ctx.numbers, h.numel(), steps)
 
         arrived: set[str] = set()
@@ -335,9 +332,9 @@ def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
 def may_compile(settings: Settings, like: Tensor) -> bool:
     """Whether it is worth trying to compile steps in this dtype."""
     return (
-        settings.compiles_steps
-        and like.dtype in _TYPES
+        like.dtype in _TYPES
         and settings.loops.get(_key(like)) is not False
+        and settings.compiles_steps
         and records_plainly()
     )
 
@@ -477,7 +474,7 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
         values, grads = went(short_way)
     finally:
         decided.settings = own
-    if not all(map(_same, values, theirs)):  # the library rounds otherwise, as its kernels may
+    if not all(map(identical, values, theirs)):  # the library rounds otherwise, as its kernels may
         _log.debug("layer '%s': torch computes its steps, as it rounds otherwise", own.path)
         return False
     if not launch.alike(grads, expected):
@@ -496,18 +493,8 @@ def _tried(decided: CellSteps, like: Tensor) -> tuple[int, ...]:
     return -(-ROWS * launch.NEURONS // each.numel()), *each
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    return ours.dtype == theirs.dtype and torch.allclose(ours, theirs, 0.0, 0.0, equal_nan=True)
-
-
 def _warn(settings: Settings, why: str) -> None:
-    warnings.warn(
-        f"tssl_adapters: layer '{settings.path}': in a trial before its first use the compiled "
-        f"step of engine={settings.engine!r} {why}. Torch computes it instead; nothing is lost but "
-        "time. Please report it, with the versions of what this engine compiles with.",
-        EngineWarning,
-        stacklevel=above_us(),
-    )
+    launch.warn_of(settings.path, f"step of engine={settings.engine!r}", why)
 
 
 def _float(number: Value) -> float:

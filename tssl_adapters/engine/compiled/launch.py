@@ -181,15 +181,20 @@ def _try(kernels: Kernels | Current, key: Hashable, name: str, holds: Callable[[
         good, why = False, f"cannot be run ({type(error).__name__}: {error})"
     _tried[key] = good
     if not good:
-        warnings.warn(
-            f"tssl_adapters: layer '{kernels.path}': in a trial before its first use the compiled "
-            f"{name} pass of engine={kernels.backend.name!r} for {key[1:]} {why}. "  # type: ignore[index]
-            "Torch computes it instead, here and in every layer like this one; nothing is lost but "
-            "time. Please report it, with the versions of what this engine compiles with.",
-            EngineWarning,
-            stacklevel=above_us(),
-        )
+        what = f"{name} pass of engine={kernels.backend.name!r} for {key[1:]}"  # type: ignore[index]
+        warn_of(kernels.path, what, why, ", here and in every layer like this one")
     return good
+
+
+def warn_of(path: str, what: str, why: str, where: str = "") -> None:
+    """Warn that a trial of compiled code failed."""
+    warnings.warn(
+        f"tssl_adapters: layer '{path}': in a trial before its first use the compiled {what} "
+        f"{why}. Torch computes it instead{where}; nothing is lost but time. Please report it, "
+        "with the versions of what this engine compiles with.",
+        EngineWarning,
+        stacklevel=above_us(),
+    )
 
 
 def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Plan, Given]:

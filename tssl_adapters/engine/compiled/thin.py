@@ -9,7 +9,6 @@ compared.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from tssl_adapters.engine.call.state import (
     reset_of,
     tag,
 )
-from tssl_adapters.engine.call.window import going_on
+from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.fused import Call, back_form, unseen, watch_call
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, StepBackend, memory, rows
@@ -256,7 +255,7 @@ class ThinFunction(EngineFunction):
             linked, earlier, wants,
         )  # fmt: skip
         room = room_of(thin.call.plan, h, h.shape, linked, link, wants)
-        steps = math.inf if position is None else position.stretch.steps
+        steps = length(position)
         loop = thin.backward.get(variant)
         if loop is not None and _in_a_row(h, thin.dtype) and _in_a_row(state, thin.dtype):
             loop(h, state, thin.numbers, grad_out, grad_after, grad_current, link, room, steps)

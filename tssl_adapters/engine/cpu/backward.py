@@ -153,7 +153,7 @@ class _Sequence:
             function.copy(self.current, function.at("%current", start), count)
         for k, name in enumerate(LINK):
             if name in at and (k in _HANDED or self.spec.form.timing == "delayed"):
-                _copy_link(function, at[name], k, start, count)
+                function.copy_given(at[name], "%link", start, count, k)
             elif name in at:
                 function.copy(at[name], None, count)
         for name in (*SUMS, "grad_trace", "followed"):
@@ -214,7 +214,7 @@ class _Sequence:
         function, at = self.function, self.at
         for k in _HANDED:
             if LINK[k] in at:
-                _hand_back_link(function, at[LINK[k]], k, start, count)
+                function.hand_back("%chain", start, at[LINK[k]], count, k)
         for name, base in _ENDS.items():
             if name in at:
                 function.hand_back(base, start, at[name], count)
@@ -234,20 +234,6 @@ class _Sequence:
 
 def _next(code: Code, t: str) -> str:
     return code.get(f"add i64 {t}, 1")
-
-
-def _copy_link(function: Function, target: str, k: int, start: str, count: str) -> None:
-    """Copy a row of the incoming link, or zeros."""
-    with function.given("%link") as (yes, no):
-        yes(lambda: function.copy(target, function.row_of("%link", k, start), count))
-        no(lambda: function.copy(target, None, count))
-
-
-def _hand_back_link(function: Function, source: str, k: int, start: str, count: str) -> None:
-    """Copy a row of the link that goes back to the previous call, if there is one."""
-    with function.given("%chain") as (yes, no):
-        yes(lambda: function.copy(function.row_of("%chain", k, start), source, count))
-        no(lambda: None)
 
 
 def _later_current(function: Function, t: str, start: str, last: str) -> str:

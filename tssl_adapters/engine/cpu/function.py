@@ -42,7 +42,6 @@ class Function:
         self.code = Code()
         self.dense = dense
         self.rows: list[Row] = []
-        self.helpers: list[str] = []
 
     def row(
         self, traced: Traced, targets: Sequence[str]
@@ -96,16 +95,16 @@ class Function:
             at = self.at(place, j)
             self.code.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 {int(write)}, i32 2, i32 1)")
 
-    def copy_given(self, target: str, base: str, index: str, count: str) -> None:
-        """Copy from ``index`` of ``base``, or zeros if ``base`` is null."""
+    def copy_given(self, target: str, base: str, start: str, count: str, row: int = 0) -> None:
+        """Copy from neuron ``start`` on in a row of ``base``, or zeros if ``base`` is null."""
         with self.given(base) as (yes, no):
-            yes(lambda: self.copy(target, self.at(base, index), count))
+            yes(lambda: self.copy(target, self.row_of(base, row, start), count))
             no(lambda: self.copy(target, None, count))
 
-    def hand_back(self, base: str, index: str, source: str, count: str) -> None:
-        """Copy to ``index`` of ``base``, unless ``base`` is null."""
+    def hand_back(self, base: str, start: str, source: str, count: str, row: int = 0) -> None:
+        """Copy to neuron ``start`` and on in a row of ``base``, unless ``base`` is null."""
         with self.given(base) as (yes, no):
-            yes(lambda: self.copy(self.at(base, index), source, count))
+            yes(lambda: self.copy(self.row_of(base, row, start), source, count))
             no(lambda: None)
 
     def given(self, base: str) -> Branch:
@@ -182,9 +181,7 @@ class Function:
                 "}",
             ]
         )
-        return Source(
-            module(self.rows, [*self.helpers, text], EXTERNALS), self.name, self.parameters
-        )
+        return Source(module(self.rows, [text], EXTERNALS), self.name, self.parameters)
 
 
 class Branch:
