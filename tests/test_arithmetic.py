@@ -28,7 +28,7 @@ from tssl_adapters.arithmetic import (
 )
 from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu import compile as compiling
-from tssl_adapters.engine.cpu.function import Function
+from tssl_adapters.engine.cpu.function import RANGE, Function
 from tssl_adapters.engine.step.spec import Form, spec_of
 from tssl_adapters.engine.step.traced import Back, Traced
 from tssl_adapters.resets import Subtract, ToValue, _by_subtraction, _to_value
@@ -220,8 +220,17 @@ def test_loops_compile_for_other_machines(triple: str) -> None:
         loops.forward_step("s", hard, 1.0, False, True, None),
         backward.backward_sequence("d", hard, rules.SmoothTSSLBP(), back, 3.0, frozenset()),
     ):
-        module = compiling.optimised(compiling.whole(source), machine)
+        module = compiling.optimised(source.text, machine)
         assert len(machine.emit_object(module)) > 500
+    assert len(machine.emit_object(compiling.optimised(compiling._CALL, machine))) > 100
+
+
+def test_a_loop_with_more_parameters_than_a_call_holds_is_not_compiled() -> None:
+    names = (*RANGE, *(f"p{k}" for k in range(compiling.MOST - len(RANGE))))
+    run = compiling.compiled(Function("most", names, "float32", False).source())
+    assert run(*range(len(names))) is None
+    with pytest.raises(ValueError, match=f"257 parameters, more than {compiling.MOST}"):
+        compiling.compiled(Function("more", (*names, "last one"), "float32", False).source())
 
 
 def test_the_inner_loops_are_vectorised() -> None:
@@ -229,7 +238,7 @@ def test_the_inner_loops_are_vectorised() -> None:
     spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(_by_subtraction), form)
     back = a_sequence_back(traced=False, trace=None)
     source = backward.backward_sequence("v", spec, rules.TSSLBP(), back, 1.0, frozenset())
-    text = str(compiling.optimised(compiling.whole(source), compiling._machine()))
+    text = str(compiling.optimised(source.text, compiling._machine()))
     assert " x float>" in text
 
 

@@ -168,13 +168,15 @@ class Function:
 
     def source(self) -> Source:
         """The whole module."""
-        taken = ", ".join(
-            f"{'i64' if name in COUNTS else 'ptr'} %{name}" for name in self.parameters
-        )
+        taken = []
+        for k, name in enumerate(self.parameters):
+            taken.append(f"  %at.{name} = getelementptr i64, ptr %given, i64 {k}")
+            taken.append(f"  %{name} = load {'i64' if name in COUNTS else 'ptr'}, ptr %at.{name}")
         text = "\n".join(
             [
-                f"define internal void @{self.name}({taken}) nounwind noinline {{",
+                f"define void @{self.name}(ptr %given) nounwind {{",
                 "entry:",
+                *taken,
                 *self.code.first,
                 *self.code.lines,
                 "  ret void",
