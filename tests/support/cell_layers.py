@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import norse.torch as norse
+import numpy
 import pytest
 import snntorch
 import torch
@@ -26,6 +27,16 @@ EACH_ITS_OWN = norse.LSNNParameters(
     v_th=torch.linspace(0.2, 0.5, SIZE, dtype=torch.float64),
 )
 HELD_LONGER = norse.LIFAdExRefracParameters(rho_reset=torch.tensor(2.0))
+
+
+def gated(inplane: int | None) -> Any:
+    """A node that takes the first four steps of a sequence."""
+    numpy.random.seed(0)
+    node = neuron.GatedLIFNode(4, inplane, init_v_threshold=0.6)
+    for parameter in (node.alpha, node.beta, node.gamma, node.conduct):
+        torch.nn.init.normal_(parameter, 0.3, 0.5)
+    return node
+
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "RLeaky": lambda: snntorch.RLeaky(0.8, linear_features=SIZE),
@@ -73,6 +84,8 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "CUBALIFNode": lambda: neuron.CUBALIFNode(0.6, 0.7),
     "RAFNode": lambda: neuron.RAFNode(v_threshold=0.5),
     "SimpleLIFNode": lambda: neuron.SimpleLIFNode(2.0, True),
+    "GatedLIFNode": lambda: gated(None),
+    "GatedLIFNode, each channel its own": lambda: gated(SIZE),
 }
 RULES = {
     "default": rules.SmoothTSSLBP(),
@@ -108,6 +121,8 @@ def steps(layer: Any, x: Tensor, change: Change | None = None, call: Any = None)
     """Outputs and states of a loop, with a change of the layer after three steps."""
     if isinstance(layer, norse.LSNNRecurrent):
         return flat(layer(x))
+    if isinstance(layer, neuron.GatedLIFNode):
+        x = torch.cat([x, x])[..., None, None]  # four steps at least
     if getattr(layer, "step_mode", "s") == "m":
         return [layer(x), *layer._memories.values()]
     found: list[Tensor] = []

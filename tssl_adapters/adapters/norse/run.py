@@ -232,7 +232,7 @@ def _described(cell: Cell, like: Any, around: Cell) -> CompiledCell:
     return CompiledCell(
         lambda inputs, states: at(inputs, states).charge(states[0]),
         others,
-        lambda states: at((), states).threshold,
+        lambda inputs, states: at(inputs, states).threshold,
         ToValue(at((), _states(like, torch.Size())).reset),
         timing="immediate",
         strict=True,

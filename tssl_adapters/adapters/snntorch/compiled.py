@@ -99,7 +99,7 @@ class Compiled(Layer):
         return Cell(
             self._tssl_charged,
             lambda given, before, spike: self._tssl_others(given, before),
-            lambda before: self.threshold,
+            lambda given, before: self.threshold,
             neuron.reset,
             neuron.timing,
             neuron.strict,

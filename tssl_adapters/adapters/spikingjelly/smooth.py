@@ -143,7 +143,7 @@ class SmoothNode(Node):
             found: Tensors = after[1:]
             return found
 
-        def after(states: Tensors, charged: Tensor, spike: Tensor) -> Tensor:
+        def after(inputs: Tensors, states: Tensors, charged: Tensor, spike: Tensor) -> Tensor:
             reset: Any = self._tssl_reset_of([*states[1:]])
             found: Tensor = reset.formula(charged, spike, *reset.others)
             return found
@@ -154,7 +154,7 @@ class SmoothNode(Node):
         return Cell(
             charge,
             others,
-            lambda states: self.v_threshold,
+            lambda inputs, states: self.v_threshold,
             reset,
             timing="immediate",
             strict=False,

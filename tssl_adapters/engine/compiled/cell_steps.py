@@ -432,12 +432,17 @@ def _holds(decided: CellSteps, cell: Cell, long_way: LongWay, like: Tensor) -> b
         return torch.randn(shape, generator=generator, device="cpu").to(like)
 
     states = [noise() for _ in range(cell.states)]
+    inputs = [noise() for _ in range(2 * cell.inputs)]
+    for k, given in enumerate(inputs):
+        if k % cell.inputs >= cell.inputs - cell.gates:
+            given.sigmoid_()
     with torch.no_grad():
+        level = torch.as_tensor(cell.threshold(inputs[: cell.inputs], states)).to(like)
         # An infinite threshold would make noise around it infinite, and the trial worthless.
-        level = torch.as_tensor(cell.threshold(states)).to(like).nan_to_num(0.0, 0.0, 0.0)
+        level = level.nan_to_num(0.0, 0.0, 0.0)
         width = level.abs().clamp(min=1.0)
         states[0] = level + states[0] * width
-        inputs = [noise() * width for _ in range(2 * cell.inputs)]
+        inputs = [given * width for given in inputs]
     start = noise().abs() if decided.traced else None
     leaves = [t.requires_grad_() for t in (*inputs, *states, start) if t is not None]
 

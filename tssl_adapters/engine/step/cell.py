@@ -67,7 +67,7 @@ class Cell(NamedTuple):
     Attributes:
         charge: ``(inputs, states) -> h``, before any reset still due from the previous step.
         others: ``(inputs, states, spike) -> the other states after the step``.
-        threshold: ``states -> theta``.
+        threshold: ``(inputs, states) -> theta``.
         reset: what a spike does to the potential.
         timing: as in :mod:`tssl_adapters.neuron`.
         strict: ``h > theta`` rather than ``>=``.
@@ -76,13 +76,16 @@ class Cell(NamedTuple):
         states: number of states.
         sends: whether the layer's spikes are wanted besides its PSC, e.g. to be fed back.
         hold: what holds it back, if it has a refractory period.
-        after: ``(states, h, spike) -> the potential after the reset``, if the reset has a formula
-            of its own; the rule is given its derivatives.
+        after: ``(inputs, states, h, spike) -> the potential after the reset``, if the reset has a
+            formula of its own; the rule is given its derivatives.
+        value: as ``charge``, for h as the library rounds it, if that is in another form; ``charge``
+            then is what the derivatives are of.
+        gates: how many inputs, the last ones, are between 0 and 1.
     """
 
     charge: Callable[[Tensors, Tensors], Tensor]
     others: Callable[[Tensors, Tensors, Tensor], Tensors]
-    threshold: Callable[[Tensors], Value]
+    threshold: Callable[[Tensors, Tensors], Value]
     reset: Reset
     timing: Timing
     strict: bool
@@ -91,7 +94,9 @@ class Cell(NamedTuple):
     states: int
     sends: bool = False
     hold: Hold | None = None
-    after: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None
+    after: Callable[[Tensors, Tensors, Tensor, Tensor], Tensor] | None = None
+    value: Callable[[Tensors, Tensors], Tensor] | None = None
+    gates: int = 0
 
 
 class Lines(NamedTuple):
@@ -153,13 +158,15 @@ class _Written:
         given = [writer.stand_in(symbol) for symbol in self.inputs]
         states = [writer.stand_in(symbol) for symbol in self.states]
         with torch.no_grad(), writer:
-            self.formula = writer.symbol(cell.charge(given, states))
-            threshold = writer.symbol(cell.threshold(states))
-        writer.forget(but=[self.formula, threshold])
+            self.formula = value = writer.symbol(cell.charge(given, states))
+            if cell.value is not None:
+                value = writer.symbol(cell.value(given, states))
+            threshold = writer.symbol(cell.threshold(given, states))
+        writer.forget(but=[value, self.formula, threshold])
         neuron = _record(cell, writer, threshold)
         potential: Any = self.states[0]
         before = None if cell.timing == "immediate" else fires(neuron, potential)
-        h: Any = line.input("h") if told else _reset_late(neuron, self.formula, before)
+        h: Any = line.input("h") if told else _reset_late(neuron, value, before)
         if before is None:
             writer.known_as[self.formula.place] = h
         spike: Any = fires(neuron, h)
@@ -168,7 +175,7 @@ class _Written:
         with torch.no_grad(), writer:
             self.others = [writer.symbol(other) for other in cell.others(given, states, fired)]
             if cell.after is not None:
-                after = writer.symbol(cell.after(states, charged, fired))
+                after = writer.symbol(cell.after(given, states, charged, fired))
         self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in writer.functions}
         self.neuron = neuron if after is None else replace(neuron, reset=self._reset(after))
         self.after: Any = state_after(self.neuron, h, spike, before)
@@ -207,10 +214,10 @@ class _Written:
     def reached(self, symbol: Symbol) -> set[str]:
         """The inputs that a symbol's gradient reaches, including through spikes."""
         one, spike = self.line.number(1.0), self.moment.spike
-        places = self.adjoints([(symbol, one)])
+        places = self.adjoints([(symbol, one)], through_h=self.cell.value is not None)
         if spike.place in places:  # type: ignore[attr-defined]
             more = [(self.moment.charged, one), (self.neuron.threshold, one)]
-            places = places | self.adjoints(more)
+            places = places | self.adjoints(more, through_h=self.cell.value is not None)
         operations = (self.line.operations[place] for place in places)
         return {o.operands[0] for o in operations if o.name == "input"}
 
@@ -389,7 +396,7 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     signal: Any = through_others[spike.place]
     active: Any = line.input("active") if traced and rule.active_from(tau_s) is not None else None
     numbers: dict[int, Any] = {THRESHOLD: neuron.threshold, RESET_VALUE: neuron.reset.number}
-    leaves = {*learned, *(state.place for state in told.states)}
+    leaves = {*learned, *(leaf.place for leaf in (*told.inputs, *told.states))}
     moving = {
         index: number
         for index, number in numbers.items()
