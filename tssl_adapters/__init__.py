@@ -52,7 +52,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import names on first use: torch's compiler, which some of them need, takes seconds."""
+    """Import names on first use: all together they take some tenths of a second."""
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

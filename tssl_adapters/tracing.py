@@ -1,34 +1,37 @@
-"""What torch's tracers see of a layer."""
+"""What torch's tracers see of a layer.
+
+Torch's compiler takes a second to import; nothing here does so before something is compiled.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.compiler import disable
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_REASON = (
-    "a layer wrapped by tssl_adapters computes its gradient itself and runs as it is, between "
-    "compiled graphs; under torch.no_grad() at tau_s=1 it compiles as the library's layer does"
-)
 
 
 def untraced(function: F) -> F:
     """Break torch.compile's graph at a function: it runs uncompiled; the code around compiles."""
-    told = "reason" in inspect.signature(disable).parameters
-    how = {"reason": _REASON} if told else {}
-    return disable(function, **how)  # type: ignore[no-any-return, no-untyped-call]
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if tracing() or watched():
+            from tssl_adapters.uncompiled import call_eagerly  # imported where torch.compile is
+
+            return call_eagerly(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 def among_graphs(forward: F) -> F:
-    """:func:`untraced`, for a layer of a compiled model: it marks the output's neuron dimensions as
-    static for the graph that follows.
+    """For a layer of a compiled model: mark the output's neuron dimensions as static for the graph
+    that follows.
 
     They differ from layer to layer, and layers that share a ``forward`` share its compiled graph,
     which torch would otherwise make for dynamic sizes. Inductor fails on some of those, e.g. on a
@@ -43,7 +46,7 @@ def among_graphs(forward: F) -> F:
             torch._dynamo.mark_static(out, list(range(2, out.ndim)))
         return result
 
-    return untraced(marked)  # type: ignore[return-value]
+    return marked  # type: ignore[return-value]
 
 
 def tracing() -> bool:

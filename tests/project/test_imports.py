@@ -109,6 +109,16 @@ USES = {
     "spikingjelly": "from spikingjelly.activation_based import neuron; layer = neuron.LIFNode()",
     "norse": "import norse.torch; layer = norse.torch.LIFBoxCell()",
 }
+SEQUENCES = {
+    "spikingjelly": "from spikingjelly.activation_based import neuron; "
+    'layer = neuron.LIFNode(step_mode="m")',
+    "norse": "import norse.torch; layer = norse.torch.LIF()",
+}
+CELLS = {
+    "snntorch": "import snntorch; layer = snntorch.Synaptic(0.8, 0.7)",
+    "spikingjelly": "from spikingjelly.activation_based import neuron; layer = neuron.KLIFNode()",
+    "norse": "import norse.torch; layer = norse.torch.LSNNCell()",
+}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -130,6 +140,26 @@ print(json.dumps([loaded, supported, x.grad.abs().sum().item()]))
     )
     assert loaded == supported == [library]
     assert gradient > 0.0
+
+
+@pytest.mark.parametrize("use", [use for uses in (USES, SEQUENCES, CELLS) for use in uses.values()])
+def test_who_compiles_nothing_does_not_import_torchs_compiler(use: str) -> None:
+    """It takes a second."""
+    before, wrapped, after = python(
+        f"""
+import torch
+{use}
+name = "torch._dynamo"
+before = name in sys.modules
+import tssl_adapters
+tssl_adapters.wrap(layer)
+x = torch.full((4, 2, 3), 0.4, requires_grad=True)
+out = layer(x)
+(out[0] if isinstance(out, tuple) else out).sum().backward()
+print(json.dumps([before, tssl_adapters.is_wrapped(layer), name in sys.modules]))
+"""
+    )
+    assert (before, wrapped, after) == (False, True, False)
 
 
 def test_a_pickle_opens_in_a_fresh_process(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules import Rule
 from tssl_adapters.rules.native import Surrogate
-from tssl_adapters.tracing import among_graphs, compiling, exporting, tracing, untraced, watched
+from tssl_adapters.tracing import among_graphs, compiling, exporting, tracing, watched
 
 F = TypeVar("F", bound=Callable[..., Any])
 Mode: TypeAlias = Literal["step", "sequence"]
@@ -32,7 +32,7 @@ def eager(forward: F) -> F:
     call without a graph, get the library's own.
     """
     call = _giving_way(forward)
-    apart, between = untraced(call), among_graphs(call)
+    between = among_graphs(call)
 
     @wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -43,11 +43,14 @@ def eager(forward: F) -> F:
                 return ran
         if self._tssl_runs_native():
             return self._tssl_native.forward(self, *args, **kwargs)
-        if compiling():
-            ran = self._tssl_in_graph(*args, **kwargs)
-            return between(self, *args, **kwargs) if ran is None else ran
-        # Untraced, with all that it calls; where nothing traces, that would cost as much as a sum.
-        return (apart if watched() else call)(self, *args, **kwargs)
+        if not (compiling() or watched()):
+            return call(self, *args, **kwargs)
+        from tssl_adapters.uncompiled import call_eagerly  # imported where torch.compile is
+
+        if not compiling():
+            return call_eagerly(call, self, *args, **kwargs)
+        ran = self._tssl_in_graph(*args, **kwargs)
+        return call_eagerly(between, self, *args, **kwargs) if ran is None else ran
 
     return run  # type: ignore[return-value]
 

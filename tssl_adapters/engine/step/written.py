@@ -105,6 +105,13 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._own: set[int] = set()
         self._numbers = count()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch need not keep its compiler away, whose import takes a second: nothing is compiled
+        where a step is written down.
+        """
+        return False
+
     def stand_in(self, symbol: Symbol) -> Tensor:
         """A tensor that stands for a symbol."""
         count, shape = self.like.numel(), self.like.shape
