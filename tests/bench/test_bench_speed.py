@@ -17,7 +17,16 @@ from spikingjelly.activation_based import functional, neuron
 import tssl_adapters
 from tssl_adapters.adapters import Wrapped
 from tssl_adapters.bench.__main__ import main
-from tssl_adapters.bench.speed import cases, contestants, floors, measure, plots, tables, works
+from tssl_adapters.bench.speed import (
+    cases,
+    contestants,
+    first,
+    floors,
+    measure,
+    plots,
+    tables,
+    works,
+)
 from tssl_adapters.bench.speed.cases import Case, Plan, run_case
 from tssl_adapters.bench.speed.floors import Floor, best, status
 from tssl_adapters.bench.speed.measure import Timing
@@ -236,6 +245,8 @@ def test_floors_are_the_tables_rows(monkeypatch: pytest.MonkeyPatch) -> None:
             for rule, ratio in faster.items()
         ]
 
+    monkeypatch.setattr(floors, "first_call", lambda name, rule: 0.6 if rule == RULE else 0.2)
+    monkeypatch.setattr(floors, "first_import", lambda: 0.05)
     monkeypatch.setattr(floors, "time_growth", grown)
     monkeypatch.setattr(floors, "network_steps", stepped)
     found = list(floors.against_floors(works.load()[0], PLAN, print))
@@ -256,7 +267,15 @@ def test_floors_are_the_tables_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [floor.met for floor in found if floor.what.startswith("GPU")] == [None, None]
     kept = [floor.met for floor in found if floor.figure.startswith("drives kept")]
     assert kept == [True] * 21
+    began = [verdict for floor, verdict in zip(found, verdicts, strict=True)
+             if floor.figure.startswith("seconds")]  # fmt: skip
+    assert began == [*[(0.5, 0.6, False), (0.5, 0.2, True)] * 5, (0.1, 0.05, True)]
     assert status(found) == 1
+
+
+def test_first_calls_are_timed_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first, "PROCESSES", 1)
+    assert 0.0 < first.first_import() < 0.05 < first.first_call("norse-lifcell", "native") < 5.0
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

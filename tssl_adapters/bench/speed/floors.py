@@ -28,6 +28,7 @@ from tssl_adapters.bench.speed.contestants import (
     engines,
     named,
 )
+from tssl_adapters.bench.speed.first import first_call, first_import
 from tssl_adapters.bench.speed.growth import time_growth
 from tssl_adapters.bench.speed.training_steps import network_steps
 from tssl_adapters.bench.speed.works import Work
@@ -52,6 +53,8 @@ LEAST_OF_NETWORKS, LEAST_MEAN_OF_NETWORKS = 0.97, 1.3
 GPU = ("spikingjelly-lif", 8, 64, 65536)
 KEPT = "drives kept for backward, two rows of states beside"
 GROWTH_NEURONS, MOST_GROWTH, MOST_KEPT = 1024, 1.2, 1.0
+LONGEST_FIRST_CALL, LONGEST_IMPORT = 0.5, 0.1
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def against_floors(
     if plan.device.type == "cuda":
         yield from gpu(known, replace(plain, dtype=torch.float16, compiled=True), measure)
         return
+    yield from first_calls(known)
     yield from sequences(known, plain, measure)
     yield from network(known, plain, measure)
     yield from steps(known, plain, measure)
@@ -128,6 +132,19 @@ def against_floors(
     what = f"GPU, T = {GPU[1]}, {GPU[2]} x {GPU[3]}, float16"
     yield Floor(what, "times faster than SpikingJelly's kernel", "above", 1.0)
     yield Floor(what, "of the copy bandwidth", "at least", 0.8)
+
+
+def first_calls(known: dict[str, Work]) -> Iterator[Floor]:
+    """Layers in fresh processes, and the package's import."""
+    for name, rule in product(
+        dict.fromkeys([*STEPPED, *(row[0] for row in SEQUENCES)]), STEP_RULES
+    ):
+        if name in known:
+            taken = first_call(name, rule)
+            what = f"{known[name].title}, {rule}"
+            yield Floor(what, "seconds of a first call", "at most", LONGEST_FIRST_CALL, taken)
+    what = "import tssl_adapters"
+    yield Floor(what, "seconds beside torch's", "at most", LONGEST_IMPORT, first_import())
 
 
 def sequences(known: dict[str, Work], plan: Plan, measure: Measure) -> Iterator[Floor]:
