@@ -31,8 +31,8 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line
 from tssl_adapters.engine.call import pins
-from tssl_adapters.engine.compiled import cell_steps, launch
-from tssl_adapters.engine.compiled.kernels import Gate, MismatchError, RowBackend, backend
+from tssl_adapters.engine.compiled import deciding, launch, steps
+from tssl_adapters.engine.compiled.kernels import Gate, MismatchError, backend
 from tssl_adapters.engine.step import written
 from tssl_adapters.errors import EngineWarning
 
@@ -57,7 +57,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers are what they are on a GPU: not to be read but by its kernels."""
     if DEVICE == "cuda":
         return
-    for module in (pins, written, cell_steps):
+    for module in (pins, written, steps, deciding):
         monkeypatch.setattr(module, "on_host", lambda tensor: False)
 
 
@@ -126,7 +126,7 @@ def test_kernels_that_cannot_be_made_are_not_missed(
 def loop(compute: Callable[[Any, Any], Any], read: tuple[str, ...] = ()) -> Any:
     """A kernel of an input ``x`` and a number ``n``."""
     kernels, line = backend("triton"), Line()
-    assert isinstance(kernels, RowBackend)
+    assert kernels is not None
     found = compute(line.input("x"), line.input("n"))
     return kernels.row_loop(line, {"out": found}, ["n"], read, torch.float32, Gate("out", 0.5))
 
@@ -171,7 +171,7 @@ def test_bits_of_several_blocks_of_neurons() -> None:
     active = given["to.out"] >= 0.5
     assert 0.2 < active.float().mean() < 0.8
     kernels, line = backend("triton"), Line()
-    assert isinstance(kernels, RowBackend)
+    assert kernels is not None
     result = {"out": line.input("active") * line.input("x")}
     kernels.row_loop(line, result, [], (), torch.float32)(given, array("f"), 300)
     assert torch.equal(given["to.out"], torch.where(active, given["x"], 0.0))

@@ -449,7 +449,7 @@ def test_a_change_between_two_steps(which: str) -> None:
         given, total = x.clone().requires_grad_(), x.new_zeros(())
         for t, step in enumerate(given.unbind(0)):
             if t == 4:
-                assert not wraps or layer._tssl_settings.thin is not None
+                assert not wraps or layer._tssl_settings.steps is not None
                 (steeper if which == "surrogate" else another)(layer)
             total = total + (layer(step) * step.detach()).sum()
         found += torch.autograd.grad(total, given)

@@ -156,7 +156,7 @@ def gradients(found: list[Tensor], x: Tensor, layer: Any) -> list[Tensor]:
 def took(found: list[Tensor]) -> int:
     """How many of these compiled steps gave."""
     names = [value.grad_fn.name() for value in found if value.grad_fn is not None]
-    return names.count("CellFunctionBackward")
+    return names.count("CompiledStepFunctionBackward")
 
 
 def close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:

@@ -63,7 +63,7 @@ from tssl_adapters.adapters.parts import (
     stepped_with_state,
 )
 from tssl_adapters.elementwise import greater, operand
-from tssl_adapters.engine.attach import Incoming, Result, attach
+from tssl_adapters.engine.attach import Incoming, Result, Steppable, attach
 from tssl_adapters.engine.call.plan import HALF
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.engine.call.state import (
@@ -74,8 +74,8 @@ from tssl_adapters.engine.call.state import (
     trace_of,
     untag,
 )
-from tssl_adapters.engine.compiled.cell_steps import CellSteps, Ran, compiled_steps, may_compile
-from tssl_adapters.engine.compiled.thin import Thin
+from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
+from tssl_adapters.engine.compiled.steps import Stepped, Steps
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import SAME_NEURON, Native, apart
@@ -96,7 +96,7 @@ __all__ = [
     "ByFormula",
     "CannotWriteError",
     "Cell",
-    "CellSteps",
+    "Described",
     "Feedback",
     "Hold",
     "Incoming",
@@ -110,16 +110,17 @@ __all__ = [
     "Opaque",
     "OtherNeuronError",
     "Part",
-    "Ran",
     "Reset",
     "Result",
     "Settings",
+    "Steppable",
+    "Stepped",
+    "Steps",
     "Subtract",
     "SubtractAmount",
     "SubtractEarly",
     "Surrogate",
     "Tensors",
-    "Thin",
     "ToValue",
     "Traits",
     "Value",
@@ -130,7 +131,7 @@ __all__ = [
     "as_it_is",
     "attach",
     "attach_smooth",
-    "compiled_steps",
+    "compiled_step",
     "computes",
     "computes_torchs",
     "copied",

@@ -36,9 +36,9 @@ def eager(forward: F) -> F:
 
     @wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        thin = self._tssl_settings.thin
-        if thin is not None and not kwargs and not tracing() and self._tssl_unaltered():
-            ran = self._tssl_thinly(thin, *args)
+        steps = self._tssl_settings.steps
+        if steps is not None and not kwargs and not tracing() and self._tssl_unaltered():
+            ran = self._tssl_by_steps(steps, *args)
             if ran is not None:
                 return ran
         if self._tssl_runs_native():
@@ -130,7 +130,7 @@ class Wrapped:
     @classmethod
     def _tssl_own(cls, layer: Any) -> Sequence[Any]:
         """All that a layer's surrogate depends on. It is checked in every call; in those that
-        ``thin`` handles, only the parts that ``thin`` does not know to be unchanged.
+        compiled steps handle, only the parts that they do not know to be unchanged.
         """
         raise NotImplementedError
 
@@ -144,23 +144,23 @@ class Wrapped:
         settings = self._tssl_settings
         if settings.rule.follows and (own := self._tssl_own(self)) != settings.followed:
             settings.rule = settings.rule.following(self._tssl_surrogate(self))
-            settings.followed, settings.thin = own, None
+            settings.followed, settings.steps = own, None
             settings.loops.clear()
 
     _tssl_free: ClassVar[frozenset[str]] = frozenset({"training"})
     """Attributes, such as its states, that can be set without changing the neuron."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Setting anything that may change the neuron discards the cached ``thin`` step, and the
+        """Setting anything that may change the neuron discards its compiled steps, and the
         name by which compiled graphs find the layer.
         """
         settings = self.__dict__.get("_tssl_settings")
         if settings is not None and name not in self._tssl_free:
-            settings.thin, settings.name = None, ""
+            settings.steps, settings.name = None, ""
         super().__setattr__(name, value)
 
-    def _tssl_thinly(self, thin: Any, *args: Any) -> Any:
-        """The output of a call that ``thin`` applies to; ``None`` for any other call."""
+    def _tssl_by_steps(self, steps: Any, *args: Any) -> Any:
+        """The output of a call that its compiled steps fit; ``None`` for any other call."""
         return None
 
     def _tssl_in_graph(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,11 +1,13 @@
 """Attach a rule's gradient to one call of a layer with a linear charge.
 
-Later steps of such a layer may take the short way of :mod:`tssl_adapters.engine.compiled.thin`.
+A single step takes the short way of :mod:`tssl_adapters.engine.compiled.steps` where it can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +27,11 @@ from tssl_adapters.engine.call.state import (
 )
 from tssl_adapters.engine.call.window import going_on
 from tssl_adapters.engine.compiled import fused, takes
-from tssl_adapters.engine.compiled.thin import prepared
+from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
+from tssl_adapters.engine.compiled.steps import Stepped
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import Native, Record, compiled
+from tssl_adapters.engine.step.cell import Tensors, linear
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction, spikes_of
 from tssl_adapters.engine.torch.step import StepFunction
@@ -36,7 +40,7 @@ from tssl_adapters.rules import Feedback
 
 
 class Incoming(NamedTuple):
-    """The synaptic current that a sequence starts from, i'[t] = i[t-1] + x[t].
+    """The synaptic current that a call starts from, i'[t] = i[t-1] + x[t].
 
     Attributes:
         current: i ``[batch, ...]``.
@@ -59,7 +63,7 @@ class Result(NamedTuple):
             state if its reset was still due.
         charged: h[t] of an exposed step, with a gradient of its own.
         fired: s[t] of an exposed step, likewise; the output itself at ``tau_s == 1``.
-        current: for a sequence with a synaptic current, that current after the last step
+        current: of a layer with a synaptic current, that current after the last step
             ``[batch, ...]``, or after every step with ``states``.
     """
 
@@ -87,9 +91,8 @@ def attach(
     exposed: bool = False,
     carrier: Tensor | None = None,
     feedback: Feedback | None = None,
-    pinned: Sequence[Tensor] | None = None,
-    leak: Value | None = None,
     incoming: Incoming | None = None,
+    steps: Steppable | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -109,10 +112,8 @@ def attach(
             reproduces its potential.
         carrier: the tensor that carries the link, if ``state`` was computed from it.
         feedback: how the layer's spikes feed back to it, if the drive already includes this call's.
-        pinned: the tensors from which, with the layer's attributes, the neuron's numbers are
-            computed, for a layer whose next steps may use ``Thin``.
-        leak: k of such a layer's synaptic current, i = i' + k i'.
-        incoming: a synaptic current between the drive of a sequence and the membrane.
+        incoming: a synaptic current between the drive and the membrane.
+        steps: how to compile a single step, if the record tells all about it.
 
     Raises:
         UnsupportedConfigError: the rule needs the whole sequence, and this call continues another.
@@ -120,13 +121,17 @@ def attach(
     Returns:
         The library's values with the rule's gradient.
     """
+    if steps is not None and native is not None:
+        found = _by_steps(settings, steps, neuron, drive, state, trace, native, incoming, fresh)
+        if found is not None:
+            return found
     links = link_size(neuron, settings.rule)
     carrier = state if carrier is None else carrier
     joined = None
     if incoming is not None:
         joined = None if keep_states else takes.joined(settings, neuron, *incoming, drive)
         if joined is None:
-            drive = synaptic_current(settings, drive, *incoming)
+            drive = synaptic_current(settings, drive, *incoming, sequence=sequence)
     if not (drive.is_floating_point() and state.is_floating_point()):
         drive, state = _promoted(neuron, drive, state)
     link, position = going_on(settings, carrier, links, fresh)
@@ -150,8 +155,6 @@ def attach(
         if incoming is not None and joined is not None:
             kernels, current = kernels.behind(joined), incoming.current
         ran = _by_kernels(kernels, drive, state, trace, current, earlier, link)
-        if pinned is not None and ran.told is not None and trace is None and native is not None:
-            settings.thin = prepared(settings, kernels, drive, pinned, leak)
     else:
         if incoming is not None and joined is not None:
             drive = synaptic_current(settings, drive, *incoming)
@@ -161,9 +164,58 @@ def attach(
             values = None if known else native.values
         ran = _by_torch(plan, values, drive, state, trace, earlier, link, sequence, keeps)
     if incoming is not None and ran.leaked is None:
-        charging = drive if keep_states else drive[-1]
+        charging = drive if keep_states or not sequence else drive[-1]
         ran = ran._replace(leaked=charging + operand(incoming.k, charging) * charging)
     return _handed_on(settings, plan, ran, trace, len(drive) if sequence else None, reset)
+
+
+class Steppable(NamedTuple):
+    """What compiles a layer's single steps.
+
+    Attributes:
+        neuron: makes the layer's record.
+        leak: makes k of its synaptic current, if it has one.
+        pinned: the tensors from which, with the layer's attributes, these are computed.
+    """
+
+    neuron: Callable[[], Neuron]
+    leak: Callable[[], Value] | None
+    pinned: Sequence[Tensor]
+
+
+def _by_steps(
+    settings: Settings,
+    steps: Steppable,
+    neuron: Neuron,
+    drive: Tensor,
+    state: Tensor,
+    trace: Tensor | None,
+    native: Native,
+    incoming: Incoming | None,
+    fresh: bool,
+) -> Result | None:
+    """The result of a single step that is compiled, else ``None``."""
+    if not (native.steady and may_compile(settings, drive) and state.dtype == drive.dtype):
+        return None
+    if not Record(settings, neuron, state, False, False, False).reproduces(native):
+        return None
+
+    def by_torch(
+        settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
+    ) -> Stepped:
+        given = None if incoming is None else Incoming(states[1], incoming.k)
+        settings, x, v = replace(settings, engine="torch"), inputs[0], states[0]
+        ran = attach(settings, neuron, x, v, trace, None, sequence=False, incoming=given)
+        after = (ran.state,) if ran.current is None else (ran.state, ran.current)
+        return Stepped(ran.out, after, ran.trace)
+
+    described = Described(partial(linear, steps.neuron, steps.leak), by_torch, steps.pinned)
+    states = (state,) if incoming is None else (state, incoming.current)
+    ran = compiled_step(settings, described, (drive,), states, trace, fresh)
+    if ran is None:
+        return None
+    current = None if incoming is None else ran.states[1]
+    return Result(ran.out, ran.states[0], None, ran.trace, ran.due, None, ran.out, current)
 
 
 class _Ran(NamedTuple):

@@ -1,4 +1,4 @@
-"""A leaky synaptic current over a whole sequence, in front of the membrane."""
+"""A leaky synaptic current in front of the membrane."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from tssl_adapters.engine.compiled.memory import spread, spreads
 from tssl_adapters.neuron import Value
 
 
-def synaptic_current(settings: Settings, drive: Tensor, current: Tensor, k: Value) -> Tensor:
-    """i'[t] ``[T, batch, ...]`` from such a drive and the layer's current ``[batch, ...]``.
+def synaptic_current(
+    settings: Settings, drive: Tensor, current: Tensor, k: Value, *, sequence: bool = True
+) -> Tensor:
+    """i'[t], like the drive: ``[batch, ...]``, or ``[T, batch, ...]`` for a sequence; from the
+    layer's current ``[batch, ...]``.
 
     i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], with k = -dt/tau_syn.
     """
+    if not sequence:
+        # Where the rule has no chain over time, the current's graph ends here too.
+        return (current if settings.rule.chain else current.detach()) + drive
     kernels, chain = backend(settings.engine), settings.rule.chain
     compiled = None
     if kernels is not None and isinstance(k, float) and chain and _fits(kernels, drive, current):

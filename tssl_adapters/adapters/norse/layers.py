@@ -11,7 +11,7 @@ from norse.torch.module.snn import SNN, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor
 
 from tssl_adapters.adapters import (
-    CellSteps,
+    Steps,
     ToValue,
     Traits,
     eager,
@@ -77,7 +77,7 @@ class _Layer(Shared):
                 states.append(state)
         return torch.stack(outs), snn._merge_states(states) if record else state
 
-    def _tssl_thinly(self: Any, thin: CellSteps, x: Any, state: Any = None) -> Any:
+    def _tssl_by_steps(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
         if state is None or isinstance(self, SNN | SNNRecurrent) or x.is_sparse:
             return None
         cell, given = self._tssl_cell(x), Incoming(x, state, False)

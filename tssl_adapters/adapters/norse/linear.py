@@ -1,8 +1,7 @@
 """Neurons with a linear charge and without feedback: ``LIF``, ``LIFBox``, ``IAF``.
 
 The cells compare ``v > v_th``. In ``LIFCell`` and ``LIF`` a synaptic current charges the membrane,
-``i' = i + x`` and ``i = i' - dt tau_syn_inv i'``; it is linear and left to autograd, so that the
-engine sees ``i'`` as the drive.
+``i' = i + x`` and ``i = i' - dt tau_syn_inv i'``.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from tssl_adapters.adapters import (
     Native,
     Neuron,
     OtherNeuronError,
+    Steppable,
+    Steps,
     Subtract,
-    Thin,
     ToValue,
     Traits,
     Value,
@@ -41,7 +41,7 @@ from tssl_adapters.adapters import (
     wrapped_classes,
 )
 from tssl_adapters.adapters.norse.shared import Shared
-from tssl_adapters.adapters.norse.values import number, resting
+from tssl_adapters.adapters.norse.values import number, pinned, resting
 
 
 def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:
@@ -143,11 +143,12 @@ class Layer(Shared):
         sparse = input_tensor.is_sparse and self.activation_sparse is not None
         return (out.to_sparse() if sparse else out), after
 
-    def _tssl_thinly(self: Any, thin: Thin, x: Any, state: Any = None) -> Any:
-        if state is None or not thin.fits(x, state.v, thin.pinned):  # p is set as a whole
+    def _tssl_by_steps(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
+        # p is set as a whole.
+        if state is None or steps.traced or not steps.fits((x,), state, steps.pinned):
             return None
-        ran = thin.run(x, state.v)
-        return ran.out, self._tssl_state(ran.state, None)
+        ran = steps.run((x,), state)
+        return ran.out, self._tssl_state(*ran.states)
 
     @classmethod
     def _tssl_traits(cls, layer: Any) -> Traits:
@@ -174,7 +175,6 @@ class Layer(Shared):
         record = self._tssl_known_record()
         behind = isinstance(self, _LIF)
         leak = _rounded(record.minus_leak, x, state.i, sequence) if behind else 0.0
-        drive = x if sequence else self._tssl_drive(x, state, record, sequence)
         trace = None
         if settings.tau_s != 1.0:
             trace = trace_of(settings, None if given is None else given.v, resting(self.p))
@@ -192,26 +192,22 @@ class Layer(Shared):
         result = attach(
             settings,
             record.neuron,
-            drive,
+            x,
             state.v,
             trace,
             Native(x, lambda: run(x, state), probe),
             sequence=sequence,
             keep_states=sequence and getattr(self, "record_states", False),
             fresh=given is None,
-            pinned=None if sequence else self._tssl_pinned(),
-            leak=leak if behind else None,
-            incoming=Incoming(state.i, leak) if behind and sequence else None,
+            incoming=Incoming(state.i, leak) if behind else None,
+            steps=None if sequence else self._tssl_steppable(),
         )
         v = result.state if result.states is None else result.states
-        current = result.current
-        if behind and not sequence:
-            current = drive + operand(leak, drive) * drive
-        return result.out, self._tssl_state(v, current)
+        return result.out, self._tssl_state(v, result.current)
 
-    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
-        """The tensors that hold the neuron's numbers."""
-        return tuple(value for value in self.p if isinstance(value, Tensor))
+    def _tssl_steppable(self: Any) -> Steppable:
+        """How to compile its single steps."""
+        return Steppable(lambda: self._tssl_record().neuron, None, pinned(self.p))
 
     def _tssl_record(self: Any) -> _Record:
         """The record for the current ``p`` and ``dt``."""
@@ -234,37 +230,25 @@ class Layer(Shared):
         """The drive that charges the membrane."""
         return x
 
-    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         """The library's state, from a potential and, if it has one, a synaptic current."""
         raise NotImplementedError
 
 
 class _LIF(Layer):
-    def _tssl_thinly(self: Any, thin: Thin, x: Any, state: Any = None) -> Any:
-        if state is None:
-            return None
-        v, i = state
-        if not thin.fits(x, v, thin.pinned, i):  # p is set as a whole
-            return None
-        if not self._tssl_settings.rule.chain:  # the current's graph ends here too
-            i = i.detach()
-        ran = thin.run(x, v, i)
-        return ran.out, self._tssl_state(ran.state, ran.current)
-
     def _tssl_record(self: Any) -> _Record:
         neuron = neuron_of(leaky_charge(self), self.p)
         return _Record(neuron, number(-self.dt * self.p.tau_syn_inv))
 
-    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
-        settings = self._tssl_settings
-        if sequence:
-            k = _rounded(record.minus_leak, x, state.i, sequence)
-            return synaptic_current(settings, x, state.i, k)
-        # Where the rule has no chain over time, the current's graph ends here too.
-        current: Tensor = state.i if settings.rule.chain else state.i.detach()
-        return current + x
+    def _tssl_steppable(self: Any) -> Steppable:
+        steps: Steppable = super()._tssl_steppable()
+        return steps._replace(leak=lambda: self._tssl_record().minus_leak)
 
-    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
+    def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
+        k = _rounded(record.minus_leak, x, state.i, sequence)
+        return synaptic_current(self._tssl_settings, x, state.i, k, sequence=sequence)
+
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         return LIFFeedForwardState(v, current)
 
 
@@ -285,7 +269,7 @@ class _LIFBox(Layer):
         subtract = method is not None and method is norse.reset_subtract
         return _Record(neuron_of(leaky_charge(self, _box_charge), self.p, subtract=subtract))
 
-    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         return norse.LIFBoxFeedForwardState(v)
 
 
@@ -293,7 +277,7 @@ class _IAF(Layer):
     def _tssl_record(self: Any) -> _Record:
         return _Record(neuron_of(LinearCharge(1.0, 1.0, 0.0, _sum), self.p))
 
-    def _tssl_state(self: Any, v: Tensor, current: Tensor | None) -> Any:
+    def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         return IAFFeedForwardState(v)
 
 

@@ -19,16 +19,17 @@ from torch.nn.functional import linear
 
 from tssl_adapters.adapters import (
     CannotWriteError,
+    Described,
     Hold,
     Native,
-    Ran,
     Result,
     Settings,
+    Stepped,
     Tensors,
     ToValue,
     Value,
     attach_smooth,
-    compiled_steps,
+    compiled_step,
     held_back,
     known_trace,
     may_compile,
@@ -39,7 +40,7 @@ from tssl_adapters.adapters import Cell as CompiledCell
 from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
 from tssl_adapters.adapters.norse.neurons import LIF
 from tssl_adapters.adapters.norse.surrogates import surrogate
-from tssl_adapters.adapters.norse.values import number, resting
+from tssl_adapters.adapters.norse.values import number, pinned, resting
 
 Activation: TypeAlias = Callable[..., "tuple[Tensor, Any]"]
 
@@ -131,18 +132,11 @@ def short_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Tenso
     inputs = _arriving(cell, x, state)
     # One that is given keeps its shape, which natively decides that of the results, and its graph.
     states = _states(given.state, inputs[0].shape if fresh else torch.Size())
-    steps = compiled_steps(
-        cell.settings,
-        partial(_described, within, state, cell),
-        inputs,
-        states,
-        trace,
-        pinned(cell.p),
-        partial(_long_way, cell, given.state),
-    )
-    if steps is None:
+    compiled = partial(_compiled, within, state, cell)
+    described = Described(compiled, partial(_in_torch, cell, given.state), pinned(cell.p))
+    ran = compiled_step(cell.settings, described, inputs, states, trace, fresh)
+    if ran is None:
         return None
-    ran = steps.run(inputs, states, trace, fresh)
     sent = ran.out if ran.spike is None else ran.spike
     return ran.out, _with_states(given.state, ran.states, sent)
 
@@ -190,17 +184,6 @@ def _with_states(state: Any, tensors: Tensors, sent: Tensor | None) -> Any:
     return state._replace(**changed)
 
 
-def pinned(p: Any) -> tuple[Tensor, ...]:
-    """The tensors that hold a step's numbers, those of nested parameters too."""
-    found: list[Tensor] = []
-    for value in p:
-        if isinstance(value, tuple):
-            found += pinned(value)
-        elif isinstance(value, Tensor):
-            found.append(value)
-    return tuple(found)
-
-
 def _hold(cell: Cell) -> Hold | None:
     """What holds a refractory neuron back."""
     if cell.activation not in REFRACTORY:
@@ -216,7 +199,7 @@ def _hold(cell: Cell) -> Hold | None:
     return Hold(lambda states: states[-1], slope.__call__, counter)
 
 
-def _described(cell: Cell, like: Any, around: Cell) -> CompiledCell:
+def _compiled(cell: Cell, like: Any, around: Cell) -> CompiledCell:
     """The cell in the form that engines compile. ``around``: the layer's, if it is refractory."""
     kind, detached = as_computed(cell.neuron, cell.activation), cell.activation in DETACHED
     names, hold = _names(like), _hold(around)
@@ -244,14 +227,14 @@ def _described(cell: Cell, like: Any, around: Cell) -> CompiledCell:
     )
 
 
-def _long_way(
+def _in_torch(
     cell: Cell,
     like: Any,
     settings: Settings,
     inputs: Tensors,
     states: Tensors,
     trace: Tensor | None,
-) -> Ran:
+) -> Stepped:
     """A step in torch, with the given settings and identity weights."""
     sent = None
     if cell.weights:
@@ -262,7 +245,7 @@ def _long_way(
     result, after = _any_step(cell, again, trace)
     _, (_, inner, _) = _within(cell, again._replace(state=after))
     sent = inner.z if sent is not None and settings.tau_s != 1.0 else None
-    return Ran(result.out, _states(after, result.out.shape), known_trace(inner.v), sent)
+    return Stepped(result.out, _states(after, result.out.shape), known_trace(inner.v), sent)
 
 
 def _any_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, Any]:

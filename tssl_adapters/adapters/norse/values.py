@@ -27,6 +27,17 @@ def resting(p: Any) -> tuple[Value, ...]:
     return (0.0, *(value for value in named if value is not None))
 
 
+def pinned(p: Any) -> tuple[Tensor, ...]:
+    """The tensors that hold a step's numbers, those of nested parameters too."""
+    found: list[Tensor] = []
+    for value in p:
+        if isinstance(value, tuple):
+            found += pinned(value)
+        elif isinstance(value, Tensor):
+            found.append(value)
+    return tuple(found)
+
+
 def spiking(p: Any) -> Any:
     """The parameters of the neuron that spikes, which may be nested in others."""
     for nested in ("lif", "lif_adex"):

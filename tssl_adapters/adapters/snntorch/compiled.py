@@ -10,11 +10,12 @@ from torch import Tensor
 
 from tssl_adapters.adapters import (
     Cell,
-    CellSteps,
-    Ran,
+    Described,
     Settings,
+    Stepped,
+    Steps,
     Tensors,
-    compiled_steps,
+    compiled_step,
     known_trace,
     untouched,
 )
@@ -26,6 +27,15 @@ class Compiled(Layer):
 
     _tssl_numbers: ClassVar[tuple[str, ...]]
     """Names of the numbers in its charge."""
+    _tssl_carried: ClassVar[tuple[str, ...]] = ("mem",)
+    """Names of the states that a step computes, the potential first."""
+
+    _tssl_clears: ClassVar[bool] = True
+    """Whether its reset to zero clears the input, too."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._tssl_carried = ("mem", *(n for n in cls._tssl_states if n not in ("mem", "spk")))
 
     def _tssl_charged(self, inputs: Tensors, states: Tensors) -> Tensor:
         """The charged potential, without a reset that is due; ``states[0]`` is the potential."""
@@ -45,38 +55,32 @@ class Compiled(Layer):
         return self._tssl_by_engine(inputs[0], states, trace, fresh)
 
     def _tssl_next(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
-        names = ("mem", *(name for name in states if name not in ("mem", "spk")))
-        given = tuple(states[name] for name in names)
+        names = self._tssl_carried
         trace = self._tssl_trace(states, fresh)
-        if not (self._tssl_graded() or self.state_quant):
-            steps = compiled_steps(
-                self._tssl_settings,
-                partial(self._tssl_cell, states, inputs),
-                inputs,
-                given,
-                trace,
-                self._tssl_pinned(),
-                partial(self._tssl_long_way, names),
-            )
-            # A learned leak that became 0 is refused below.
-            if steps is not None and not (steps.learned and self._tssl_decayless(self)):
-                return self._tssl_ran(steps.run(inputs, given, trace, fresh), names)
+        pinned = self._tssl_pinned()
+        # A leak that learned to be 0 is refused below.
+        lost = any(number.requires_grad for number in pinned) and self._tssl_decayless(self)
+        if not (lost or self._tssl_graded() or self.state_quant):
+            cell = partial(self._tssl_cell, states, inputs)
+            described = Described(cell, partial(self._tssl_in_torch, names), pinned)
+            given = tuple(states[name] for name in names)
+            ran = compiled_step(self._tssl_settings, described, inputs, given, trace, fresh)
+            if ran is not None:
+                return self._tssl_ran(ran)
         return self._tssl_by_torch(inputs, states, trace, fresh)
 
-    def _tssl_ran(self: Any, ran: Ran, names: tuple[str, ...]) -> Any:
+    def _tssl_ran(self: Any, ran: Stepped) -> Any:
         if ran.due is not None:
             leave(self, "reset", ran.due)
-        after = dict(zip(names, ran.states, strict=True))
+        after = dict(zip(self._tssl_carried, ran.states, strict=True))
         self._tssl_keep(after, ran.out if ran.spike is None else ran.spike)
         if self.init_hidden and not self.output:
             return ran.out
         return (ran.out, *(after[name] for name in self._tssl_states if name != "spk"))
 
-    def _tssl_thinly(self: Any, thin: Any, x: Any, *given: Any) -> Any:
+    def _tssl_by_steps(self: Any, steps: Steps, x: Any, *given: Any) -> Any:
         names = self._tssl_states
-        if not isinstance(thin, CellSteps):
-            return None
-        if (given and self.init_hidden) or len(given) > len(names):
+        if given and (self.init_hidden or len(given) > len(names)):
             return None
         handed = dict(zip(names, given, strict=False))
         try:
@@ -86,9 +90,16 @@ class Compiled(Layer):
             }
         except AttributeError:  # older versions do not save their states
             return None
-        if not thin.fits((x,), tuple(states.values()), self._tssl_pinned()):
+        return self._tssl_shortly(steps, x, states)
+
+    def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
+        """The output of a step that its compiled steps fit, else ``None``."""
+        given = [states[name] for name in self._tssl_carried]
+        if not steps.fits((x,), given, self._tssl_pinned()):
             return None
-        return self._tssl_run(x, states, False)
+        if steps.traced or steps.learned:
+            return self._tssl_run(x, states, False)
+        return self._tssl_ran(steps.run((x,), given))
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
         names = (*self._tssl_numbers, "threshold", "graded_spikes_factor")
@@ -107,16 +118,17 @@ class Compiled(Layer):
             inputs=len(inputs),
             states=len([name for name in states if name != "spk"]),
             sends="spk" in states,
+            clears=self._tssl_clears,
         )
 
-    def _tssl_long_way(
+    def _tssl_in_torch(
         self: Any,
         names: tuple[str, ...],
         settings: Settings,
         inputs: Tensors,
         before: Tensors,
         trace: Tensor | None,
-    ) -> Ran:
+    ) -> Stepped:
         """A step in torch, with the given settings."""
         given = dict(zip(names, before, strict=True))
         given = {n: given.get(n, torch.zeros_like(inputs[0])) for n in self._tssl_states}
@@ -126,4 +138,4 @@ class Compiled(Layer):
             after = [getattr(self, name) for name in names]
             sent = self.spk if "spk" in given and settings.tau_s != 1.0 else None
         out = out[0] if isinstance(out, tuple) else out
-        return Ran(out, after, known_trace(after[0]), sent)
+        return Stepped(out, after, known_trace(after[0]), sent)

@@ -160,25 +160,6 @@ class Layer(Wrapped):
             return not decay.is_meta and bool((decay == 0).any())
         return decay == 0.0
 
-    def _tssl_pinned(self: Any) -> tuple[Tensor, ...] | None:
-        """The tensors that hold the neuron's numbers, or ``None`` if its steps cannot be cached;
-        the last is the factor of its spikes, which has to be 1.
-        """
-        return None
-
-    def _tssl_thinly(self: Any, thin: Any, x: Any, *given: Any) -> Any:
-        mem = given[0] if given and given[0] is not None else self.mem
-        pinned = self._tssl_pinned()
-        if (given and self.init_hidden) or len(given) > 1 or pinned is None:
-            return None
-        if not thin.fits(x, mem, pinned):
-            return None
-        out, mem, due, _ = thin.run(x, mem)
-        if due is not None:
-            leave(self, "reset", due)
-        self._tssl_keep({"mem": mem}, out)
-        return out if self.init_hidden and not self.output else (out, mem)
-
     def _tssl_call(self: Any, x: Tensor, *given: Tensor | None) -> Any:
         """The layer's forward pass; ``given`` are the states that the user passed."""
         misuse = self.init_hidden and any(state is not None for state in given)
@@ -264,7 +245,6 @@ class Layer(Wrapped):
             native,
             sequence=False,
             exposed=split or not self._tssl_rounds_alike(),
-            pinned=None if graded or fresh else self._tssl_pinned(),
         )
         after = {**others, "mem": result.state}
         if result.before is not None:

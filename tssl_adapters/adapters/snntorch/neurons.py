@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
-    CellSteps,
     LinearCharge,
     Never,
+    Steps,
     Tensors,
     Traits,
     Value,
@@ -84,6 +84,12 @@ class _Recurrent(Compiled):
             sent = sent.detach()
         return self._tssl_next((x, self._modules["recurrent"](sent)), states, fresh)
 
+    def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
+        given = [states[name] for name in self._tssl_carried]
+        if not steps.fits((x,), given, self._tssl_pinned()):
+            return None
+        return self._tssl_run(x, states, False)
+
     def _tssl_by_torch(
         self: Any, inputs: Tensors, states: States, trace: Tensor | None, fresh: bool
     ) -> Any:
@@ -118,31 +124,17 @@ class _Synapse(Compiled, _Leaking):
 
 
 class Leaky(Compiled, _Leaking):
-    """``snntorch.Leaky``. Where its numbers learn, or each neuron emits a PSC by its own, its steps
-    are compiled from its formulas.
-    """
+    """``snntorch.Leaky``."""
 
     _tssl_numbers = ("beta",)
+    _tssl_clears = False
 
     def _tssl_charged(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
         charged: Tensor = self.beta.clamp(0, 1) * states[0] + inputs[0]
         return charged
 
-    def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
-        numbers, traced = self._tssl_pinned(), self._tssl_settings.tau_s != 1.0
-        if any(n.requires_grad or (traced and n.numel() != 1) for n in numbers):
-            return self._tssl_next((x,), states, fresh)
-        return self._tssl_by_engine(x, states, self._tssl_trace(states, fresh), fresh)
-
-    def _tssl_thinly(self: Any, thin: Any, x: Any, *given: Any) -> Any:
-        way = Compiled if isinstance(thin, CellSteps) else Layer
-        return way._tssl_thinly(self, thin, x, *given)
-
     def _tssl_foreseen(self) -> bool:
         return True
-
-    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
-        return held(self, "beta"), held(self, "threshold"), held(self, "graded_spikes_factor")
 
     @eager
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:

@@ -16,19 +16,20 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     ByFormula,
     Cell,
+    Described,
     Native,
     Result,
     Settings,
+    Stepped,
     Subtract,
     Tensors,
     Traits,
     attach_smooth,
-    compiled_steps,
+    compiled_step,
     may_compile,
     tag,
     valued,
 )
-from tssl_adapters.adapters import Ran as Stepped
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran
 
 _PARAMETERS = "alpha beta gamma tau v_threshold linear_decay v_subreset".split()
@@ -144,7 +145,7 @@ def _attached(
     )
 
 
-def _long_way(
+def _in_torch(
     settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
 ) -> Stepped:
     """The same with the library's values, computed from :func:`_charged`."""
@@ -190,7 +191,7 @@ class GatedLIF(Node):
     def _tssl_traits(cls, layer: Any) -> Traits:
         return Traits(nonlinear=cls._tssl_nonlinear, reset=Subtract(), written=True)
 
-    def _tssl_thinly(self, thin: Any, *args: Any) -> None:
+    def _tssl_by_steps(self, steps: Any, *args: Any) -> None:
         """A sequence looks at its input first."""
 
     def _tssl_compute(
@@ -213,15 +214,14 @@ class GatedLIF(Node):
         if not (may_compile(settings, given.currents) and self._tssl_rounds_alike(x)):
             return None
         numbers = [number.expand(shape).contiguous() for number in given.numbers]
-        first, *_ = currents = given.currents.unbind()
-        v = v.expand(shape)
-        states: Tensors = v, v, torch.zeros_like(first)
-        start = (first, *numbers), states, trace
-        steps, outs = compiled_steps(settings, _cell, *start, (), _long_way), []
-        if steps is None:
-            return None
+        currents, v = given.currents.unbind(), v.expand(shape)
+        states: Tensors = v, v, torch.zeros_like(currents[0])
+        described, outs = Described(_cell, _in_torch, ()), []
         for t, current in enumerate(currents):
-            ran = steps.run((current, *numbers), states, trace, fresh=t == 0)
+            inputs = (current, *numbers)
+            ran = compiled_step(settings, described, inputs, states, trace, fresh=t == 0)
+            if ran is None:
+                return None
             states, trace = ran.states, ran.trace
             outs.append(ran.out)
         return outs, states[1], trace

@@ -12,6 +12,7 @@ from tssl_adapters.adapters import (
     LinearCharge,
     Native,
     Neuron,
+    Steppable,
     Traits,
     Value,
     attach,
@@ -75,6 +76,7 @@ class LinearNode(Node):
             with untouched(self):
                 return (drive, *run(drive, potential))
 
+        steps = Steppable(self._tssl_neuron, None, self._tssl_pinned())
         result = attach(
             self._tssl_settings,
             neuron,
@@ -84,7 +86,7 @@ class LinearNode(Node):
             Native(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
             sequence=sequences(self),
             keep_states=keep,
-            pinned=() if plain and alone else None,
+            steps=steps if plain and alone else None,
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)

@@ -13,6 +13,7 @@ from tssl_adapters.adapters import (
     Opaque,
     OtherNeuronError,
     Reset,
+    Steps,
     Subtract,
     Surrogate,
     ToValue,
@@ -210,14 +211,21 @@ class Node(Opaque, Wrapped):
         twin.__dict__["_parameters"] = {**self._parameters, **given}
         return twin
 
-    def _tssl_thinly(self: Any, thin: Any, x: Any) -> Any:
+    def _tssl_by_steps(self: Any, steps: Steps, x: Any) -> Any:
         settings, memories = self._tssl_settings, self._memories
         if settings.rule.follows and self._tssl_own(self) != settings.followed:
             return None
-        if not thin.fits(x, memories["v"], ()):
+        names = self._tssl_names()
+        states = [memories[name] for name in names]
+        if settings.tau_s != 1.0 or not steps.fits((x,), states, self._tssl_pinned()):
             return None
-        out, memories["v"], _, _ = thin.run(x, memories["v"])
-        return out
+        ran = steps.run((x,), states)
+        memories.update(zip(names, ran.states, strict=True))
+        return ran.out
+
+    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
+        """The tensors that, besides the node's attributes, hold a step's numbers."""
+        return tuple(p for p in self._parameters.values() if p is not None)
 
     @untraced
     def functional_forward(

@@ -16,17 +16,18 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     CannotWriteError,
     Cell,
-    CellSteps,
+    Described,
     Native,
     Reset,
     Result,
     Settings,
+    Stepped,
+    Steps,
     Tensors,
     attach_smooth,
-    compiled_steps,
+    compiled_step,
     valued,
 )
-from tssl_adapters.adapters import Ran as Stepped
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, sequences
 
 States = tuple[Any, ...]
@@ -96,38 +97,17 @@ class SmoothNode(Node):
         self: Any, x: Tensor, states: States, trace: Tensor | None
     ) -> tuple[Tensor, States, Tensor | None]:
         """One step: output, states and trace."""
-        steps = compiled_steps(
-            self._tssl_settings,
-            self._tssl_cell,
-            (x,),
-            states,
-            trace,
-            self._tssl_pinned(),
-            self._tssl_long_way,
-        )
-        if steps is not None:
-            ran = steps.run((x,), states, trace)
+        described = Described(self._tssl_cell, self._tssl_in_torch, self._tssl_pinned())
+        ran = compiled_step(self._tssl_settings, described, (x,), states, trace)
+        if ran is not None:
             return ran.out, tuple(ran.states), ran.trace
         result, after = self._tssl_attach(x, states, trace)
         return result.out, after, result.trace
 
-    def _tssl_thinly(self: Any, thin: CellSteps, x: Any) -> Any:
-        settings, memories = self._tssl_settings, self._memories
-        if settings.rule.follows and self._tssl_own(self) != settings.followed:
+    def _tssl_by_steps(self: Any, steps: Steps, x: Any) -> Any:
+        if sequences(self) or getattr(self, "store_v_seq", False):
             return None
-        names = self._tssl_names()
-        states = tuple(memories[name] for name in names)
-        if sequences(self) or getattr(self, "store_v_seq", False) or settings.tau_s != 1.0:
-            return None
-        if not thin.fits((x,), states, self._tssl_pinned()):
-            return None
-        ran = thin.run((x,), states)
-        memories.update(zip(names, ran.states, strict=True))
-        return ran.out
-
-    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
-        """The tensors that, besides the node's attributes, hold a step's numbers."""
-        return tuple(p for p in self._parameters.values() if p is not None)
+        return super()._tssl_by_steps(steps, x)
 
     def _tssl_cell(self: Any) -> Cell:
         """The library's step, as a cell to compile."""
@@ -164,7 +144,7 @@ class SmoothNode(Node):
             after=after if reset.stepwise else None,
         )
 
-    def _tssl_long_way(
+    def _tssl_in_torch(
         self: Any, settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
     ) -> Stepped:
         """A step in torch, with the given settings."""

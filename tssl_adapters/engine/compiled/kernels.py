@@ -7,13 +7,12 @@ A backend compiles and launches kernels. Which calls it may take is decided in
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +22,8 @@ from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, looks_around
 from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
 
+LINKS = ("link", "to.link")
+"""The tensors of more than one row: the parts of a link, as it comes in and as it goes out."""
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
 """The package that each engine compiles with."""
 
@@ -140,6 +141,12 @@ def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:
     return found if leak is None else [*found[:-1], leak]
 
 
+def tensor_of(name: str) -> tuple[str, int]:
+    """The tensor that holds an input or output of a line, and the row: a link is one tensor."""
+    tensor, _, row = name.rpartition(".")
+    return (tensor, int(row)) if tensor in LINKS else (name, 0)
+
+
 class Passes(Protocol):
     """A call's forward and backward pass."""
 
@@ -175,11 +182,35 @@ class Passes(Protocol):
         """Write the adjoints of a forward pass, which is recomputed."""
 
 
+class RowLoop(Protocol):
+    """A line, compiled for all neurons."""
+
+    takes: tuple[str, ...]
+    """The names of the tensors that it is called with: inputs, and outputs prefixed with ``"to."``,
+    of one value per neuron each, or a row for each part of a link, and ``"bits"``, eight neurons to
+    a byte.
+    """
+
+    def __call__(
+        self, tensors: Sequence[Tensor], numbers: array[float], neurons: int, steps: float, /
+    ) -> None:
+        """Compute it.
+
+        Args:
+            tensors: as in ``takes``.
+            numbers: the values of the line's numbers, in the loop's dtype.
+            neurons: N.
+            steps: the input ``"steps"``.
+        """
+
+
 class Backend(Passes, Protocol):
     """Kernels of one kind. On unsuitable memory they raise :class:`MismatchError` before launch."""
 
     name: str
     """The engine's name."""
+    joins: bool
+    """Whether its sequences can have a synaptic current in their neuron's loop."""
 
     def takes(self, drive: Tensor) -> bool:
         """Whether it computes on tensors of this dtype, on this device."""
@@ -193,53 +224,6 @@ class Backend(Passes, Protocol):
     def current_back(self, grad_out: Tensor, k: float) -> Tensor:
         """The adjoint of :meth:`current`: from ``[T, ...]`` to the drive's gradient."""
 
-
-@runtime_checkable
-class StepBackend(Backend, Protocol):
-    """A backend with unchecked loops for single steps at ``tau_s = 1``, and with a synaptic current
-    in its neuron's loop.
-    """
-
-    def step_loop(self, spec: Spec) -> Callable[..., None]:
-        """One forward step that also writes h[t]; the caller has checked the tensors:
-        ``(drive, state, numbers, out, after, charged, due, current, leaked)``.
-        """
-
-    def step_back(
-        self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
-    ) -> Callable[..., None]:
-        """One backward step from h[t], for memory like this; ``current``: whether the outgoing
-        synaptic current has a gradient. The caller has checked the tensors:
-        ``(charged, state, numbers, grad_out, grad_after, grad_current, link, room, steps)``.
-        """
-
-
-class RowLoop(Protocol):
-    """A line, compiled for all neurons."""
-
-    def __call__(
-        self,
-        named: Mapping[str, Tensor],
-        numbers: array[float],
-        neurons: int,
-        steps: float = math.inf,
-        /,
-    ) -> None:
-        """Compute it.
-
-        Args:
-            named: the inputs and, by their names prefixed with ``"to."``, the outputs: memory of
-                ``neurons`` values each; ``"bits"``, eight neurons to a byte. There may be more.
-            numbers: the values of the line's numbers, in the loop's dtype.
-            neurons: N.
-            steps: the input ``"steps"``.
-        """
-
-
-@runtime_checkable
-class RowBackend(Backend, Protocol):
-    """A backend that can compile any line."""
-
     def row_loop(
         self,
         line: Line,
@@ -249,7 +233,7 @@ class RowBackend(Backend, Protocol):
         dtype: torch.dtype,
         gate: Gate | None = None,
     ) -> RowLoop:
-        """A loop over neurons.
+        """A line for all neurons; the caller checks the tensors.
 
         Args:
             line: the operations. Inputs are one value per neuron; ``"active"`` is read from
@@ -263,9 +247,7 @@ class RowBackend(Backend, Protocol):
         """
 
 
-def back_of(
-    spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
-) -> Back:
+def back_of(spec: Spec, back: BackForm, given: Given, adjoints: Adjoints) -> Back:
     """The form of a call's backward step. What goes from step to step of a sequence starts as
     zeros.
     """
@@ -276,7 +258,7 @@ def back_of(
     return Back(
         output=adjoints.out is not None,
         outside=adjoints.after is not None,
-        current=current,
+        current=given.synapse is not None,
         linked=linked,
         later=linked or sequence,
         membrane=(linked and late) or (sequence and back.membrane),

@@ -67,7 +67,8 @@ def forward(
     """Run :meth:`Backend.forward`, or torch; also returns whether it was the backend."""
     backend, spec, keep = kernels.backend, kernels.spec, kernels.plan.keep_states
     tells = charged is not None
-    key = _forward_key(kernels, tells, given.steps == 1, given.trace is not None, given.tau_s)
+    single, traced, gate = given.steps == 1, given.trace is not None, given.gate
+    key = (backend.name, spec, keep, tells, single, traced, given.tau_s, gate)
     good = _tried.get(key)
     if good is None:
         good = _try(kernels, key, "forward", partial(_forward_holds, kernels, given, tells))
@@ -78,18 +79,6 @@ def forward(
             pass
     by_torch = Reference(kernels.plan)
     return by_torch.forward(spec, given, out, after, charged, due, keep, again), False
-
-
-def _forward_key(
-    kernels: Kernels, tells: bool, single: bool, traced: bool, tau_s: float
-) -> tuple[Any, ...]:
-    keep, gate = kernels.plan.keep_states, kernels.plan.rule.active_from(tau_s)
-    return (kernels.backend.name, kernels.spec, keep, tells, single, traced, tau_s, gate)
-
-
-def trusted(kernels: Kernels) -> bool:
-    """Whether a single forward step that writes h[t], at tau_s = 1, was tested and is right."""
-    return _tried.get(_forward_key(kernels, True, True, False, 1.0), False)
 
 
 def backward(

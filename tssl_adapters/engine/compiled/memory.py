@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -32,20 +32,11 @@ def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | No
     return memory(tensor.to(like).expand(step))
 
 
-class Room(NamedTuple):
-    """The buffers that a backward pass writes, as in :class:`Adjoints`."""
-
-    drive: Tensor
-    chain: Tensor | None
-    through: Tensor | None
-    entering: Tensor | None
-
-
 def room_of(
     plan: Plan, drive: Tensor, step: torch.Size, linked: bool, link: Tensor | None, state: bool
-) -> Room:
-    """Buffers for the gradients of the drive, of the incoming link, and of the incoming ``state``
-    if it takes one.
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Buffers for the gradients of the drive, of the incoming link (``chain`` and ``through``), and
+    of the incoming ``state`` if it takes one (``entering``), as in :class:`Adjoints`.
     """
     chain, through, entering = None, None, None
     dtype = working_dtype(drive)
@@ -62,4 +53,4 @@ def room_of(
         entering = torch.empty_like(drive)  # several times faster
     elif state:
         entering = drive.new_empty(step, dtype=dtype)
-    return Room(torch.empty_like(drive), chain, through, entering)
+    return torch.empty_like(drive), chain, through, entering

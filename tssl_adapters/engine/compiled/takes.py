@@ -12,7 +12,7 @@ from tssl_adapters.engine.call.plan import HALF, Plan
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import kernels
 from tssl_adapters.engine.compiled.fused import Call
-from tssl_adapters.engine.compiled.kernels import Backend, StepBackend
+from tssl_adapters.engine.compiled.kernels import Backend
 from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.step.spec import LEARNED, ROWS, Form, spec_of
 from tssl_adapters.neuron import Neuron, Value
@@ -72,9 +72,9 @@ def joined(
     """The leak k of a sequence's synaptic current if it can share one loop with its neuron, else
     ``None``.
     """
-    if not isinstance(k, float) or not isinstance(kernels.backend(settings.engine), StepBackend):
+    loops, values = kernels.backend(settings.engine), neuron.values()
+    if not isinstance(k, float) or loops is None or not loops.joins:
         return None
-    values = neuron.values()
     if len(drive) == 1:  # computed as a single step, whose backward pass is given h
         return None
     if settings.tau_s != 1.0 or not settings.rule.chain or len(values) == ROWS:

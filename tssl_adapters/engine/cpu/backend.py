@@ -21,7 +21,6 @@ from tssl_adapters.engine.compiled.kernels import (
     RowLoop,
     back_of,
 )
-from tssl_adapters.engine.compiled.memory import Room
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu.compile import compiled
@@ -121,7 +120,7 @@ def _few(values: Any, dtype: torch.dtype) -> array[float]:
 class CpuBackend:
     """The CPU backend, in float32 and float64."""
 
-    name = "cpu"
+    name, joins = "cpu", True
 
     def takes(self, drive: Tensor) -> bool:
         return drive.device.type == "cpu" and drive.dtype in _NAMES
@@ -188,61 +187,6 @@ class CpuBackend:
         if adjoints.trace is not None:
             adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
 
-    def step_loop(self, spec: Spec) -> Callable[..., None]:
-        """One forward step that also writes h[t], for memory that the caller has checked."""
-        loop = _forward_step(spec, 1.0, False, True, None)
-
-        def run(
-            drive: Tensor,
-            state: Tensor,
-            numbers: Numbers,
-            out: Tensor,
-            after: Tensor,
-            charged: Tensor,
-            due: Tensor | None,
-            current: Tensor | None,
-            leaked: Tensor | None,
-        ) -> None:
-            over(
-                loop, 1, drive.numel(),
-                drive.data_ptr(), state.data_ptr(), 0, numbers.at,
-                out.data_ptr(), after.data_ptr(), charged.data_ptr(), 0, _own(due),
-                _own(current), _own(leaked),
-            )  # fmt: skip
-
-        return run
-
-    def step_back(
-        self, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool
-    ) -> Callable[..., None]:
-        """One backward step from h[t], for memory like this, which the caller has checked."""
-        dtype = _DTYPES[spec.form.dtype]
-        loop = _backward_loop(spec, back, given, adjoints, current)
-        endless = _few((math.inf,), dtype)
-
-        def run(
-            charged: Tensor,
-            state: Tensor,
-            numbers: Numbers,
-            grad_out: Tensor | None,
-            grad_after: Tensor | None,
-            grad_current: Tensor | None,
-            link: Tensor | None,
-            room: Room,
-            steps: float,
-        ) -> None:
-            window = endless if steps == math.inf else _few((steps,), dtype)
-            n = charged.numel()
-            over(
-                loop, 1, n, n, n, 0, window.buffer_info()[0],
-                charged.data_ptr(), state.data_ptr(), 0, 0, 0, 0, numbers.at,
-                _own(grad_out), _own(grad_after), _own(link), _own(grad_current),
-                room.drive.data_ptr(), _own(room.chain), _own(room.through), _own(room.entering),
-                0, 0,
-            )  # fmt: skip
-
-        return run
-
     def row_loop(
         self,
         line: Line,
@@ -258,7 +202,7 @@ class CpuBackend:
         key = (tuple(line.operations), places, tuple(numbers), dtype, gate)
         if key not in _rows:
             source = loops.row_over_all(_name(), line, outputs, numbers, _NAMES[dtype], gate)
-            _rows[key] = _row_loop(source, dtype)
+            _rows[key] = _RowLoop(source, dtype)
         return _rows[key]
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
@@ -280,29 +224,28 @@ class CpuBackend:
         return found
 
 
-def _row_loop(source: Source, dtype: torch.dtype) -> RowLoop:
-    loop, taken = compiled(source), source.parameters[len(RANGE) + 2 :]
-    endless = _few((math.inf,), dtype)
+class _RowLoop:
+    """A line for all neurons, compiled."""
 
-    def run(
-        named: Mapping[str, Tensor],
-        numbers: array[float],
-        neurons: int,
-        steps: float = math.inf,
-        /,
+    def __init__(self, source: Source, dtype: torch.dtype) -> None:
+        self.loop, self.dtype = compiled(source), dtype
+        self.takes = source.parameters[len(RANGE) + 2 :]
+        self.endless = _few((math.inf,), dtype)
+
+    def __call__(
+        self, tensors: Sequence[Tensor], numbers: array[float], neurons: int, steps: float
     ) -> None:
-        window = endless if steps == math.inf else _few((steps,), dtype)
-        addresses = [named[name].data_ptr() for name in taken]
-        over(loop, 1, neurons, numbers.buffer_info()[0], window.buffer_info()[0], *addresses)
-
-    return run
+        window = self.endless if steps == math.inf else _few((steps,), self.dtype)
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        numbers_at, window_at = numbers.buffer_info()[0], window.buffer_info()[0]
+        over(self.loop, 1, neurons, numbers_at, window_at, *addresses)
 
 
 def _backward_loop(
-    spec: Spec, back: BackForm, given: Given, adjoints: Adjoints, current: bool = False
+    spec: Spec, back: BackForm, given: Given, adjoints: Adjoints
 ) -> Callable[..., None]:
     """The loop for a backward pass with these inputs and outputs."""
-    form = back_of(spec, back, given, adjoints, current or given.synapse is not None)
+    form = back_of(spec, back, given, adjoints)
     places = {
         "chain": adjoints.chain,
         "decayed_chain": adjoints.chain,

@@ -44,7 +44,6 @@ def backward_step(
         "trace": "%trace",
         "grad_out": "%grad_out",
         "grad_potential": "%grad_after",
-        "grad_current": "%grad_current",
         "fired": "%fired",
         "to.grad_drive": "%grad_drive",
         "to.decayed_membrane": "%through",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tssl_adapters.arithmetic import Line, Symbol
-from tssl_adapters.engine.compiled.kernels import Gate
+from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
 from tssl_adapters.engine.cpu.emit import TYPES, row
 from tssl_adapters.engine.cpu.function import BLOCK, RANGE, Function, Source
 from tssl_adapters.engine.step.spec import Spec
@@ -33,7 +33,6 @@ def forward_step(
     function = Function(name, FORWARD, spec.form.dtype, spec.form.dense)
     late = spec.form.timing != "immediate"
     targets = ["output", "potential", *(["charged"] if tells else []), *(["due"] if late else [])]
-    targets += ["current"] if spec.form.synapse else []
     step = function.row(forward(spec, tau_s, traced), targets)
     code = function.code
     count = code.get("sub i64 %last, %first")
@@ -49,9 +48,6 @@ def forward_step(
         places["to.charged"] = function.at("%charged", "%first")
     if late:
         places["to.due"] = function.at("%due", "%first")
-    if spec.form.synapse:
-        places["current"] = function.at("%current", "%first")
-        places["to.current"] = function.at("%leaked", "%first")
     step(count, places)
     if gate is not None:
         function.pack(count, places["to.output"], gate)
@@ -118,17 +114,18 @@ def row_over_all(
     """
     common = frozenset({*numbers, "steps"})
     made = row(f"{name}.row0", line, outputs, common, TYPES[dtype])
-    own = [p for p in made.parameters if p not in common and p != "active"]
+    own = {p: tensor_of(p) for p in made.parameters if p not in common and p != "active"}
+    tensors = dict.fromkeys(tensor for tensor, _ in own.values())
     unpacks = "active" in made.parameters
     bits = ["bits"] if unpacks or gate is not None else []
-    function = Function(name, (*RANGE, "values", "window", *own, *bits), dtype, dense=False)
+    function = Function(name, (*RANGE, "values", "window", *tensors, *bits), dtype, dense=False)
     function.rows.append(made)
     code = function.code
     fixed = {key: function.at("%values", str(k)) for k, key in enumerate(numbers)}
     fixed |= {"steps": "%window"}
 
     def run(start: str, count: str) -> None:
-        places = fixed | {key: function.at(f"%{key}", start) for key in own}
+        places = fixed | {p: function.row_of(f"%{t}", k, start) for p, (t, k) in own.items()}
         if unpacks:
             function.unpack(count, start, places.setdefault("active", flags))
         pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)

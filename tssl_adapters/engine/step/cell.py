@@ -81,6 +81,7 @@ class Cell(NamedTuple):
         value: as ``charge``, for h as the library rounds it, if that is in another form; ``charge``
             then is what the derivatives are of.
         gates: how many inputs, the last ones, are between 0 and 1.
+        clears: whether a delayed reset to zero clears the inputs of the step that does it, too.
     """
 
     charge: Callable[[Tensors, Tensors], Tensor]
@@ -97,6 +98,61 @@ class Cell(NamedTuple):
     after: Callable[[Tensors, Tensors, Tensor, Tensor], Tensor] | None = None
     value: Callable[[Tensors, Tensors], Tensor] | None = None
     gates: int = 0
+    clears: bool = False
+
+
+def linear(neuron: Callable[[], Neuron], leak: Callable[[], Value] | None = None) -> Cell:
+    """The cell of a neuron with a linear charge.
+
+    Args:
+        neuron: makes its record. It is made where it is written down, so that what its numbers are
+            computed from is known.
+        leak: k of a synaptic current in front of it, i' = i[t-1] + x[t] and i[t] = i' + k i', which
+            is then its second state.
+    """
+
+    def drive(inputs: Tensors, states: Tensors) -> Tensor:
+        return inputs[0] if leak is None else states[1] + inputs[0]
+
+    def charge(inputs: Tensors, states: Tensors) -> Tensor:
+        linear = neuron().charge
+        return linear.formula(states[0], drive(inputs, states), *linear.raw)
+
+    def others(inputs: Tensors, states: Tensors, spike: Tensor) -> Tensors:
+        if leak is None:
+            return []
+        current = drive(inputs, states)
+        return [current + leak() * current]
+
+    made = neuron()
+    return Cell(
+        charge,
+        others,
+        lambda inputs, states: neuron().threshold,
+        made.reset,
+        made.timing,
+        made.strict,
+        made.detached,
+        inputs=1,
+        states=1 if leak is None else 2,
+    )
+
+
+class Adjoint(NamedTuple):
+    """A cell's backward step.
+
+    Attributes:
+        line: the line; it is given h and, if the rule asks where a neuron is active by its PSC,
+            ``"active"``. Its incoming gradients are ``"g.out"``, ``"g.s0"``, ...
+        grads: ``"x0"``, ..., ``"s0"``, ..., ``"trace"``; ``"s0.linked"`` if a link came with the
+            potential, whose gradients are ``"link.0"``, ...; and per neuron ``"n0"``, ``"p0"``,
+            ... for the learned numbers.
+        kept: the inputs, previous states and functions that the line needs.
+    """
+
+    line: Line
+    grads: dict[str, Symbol]
+    kept: list[str]
 
 
 class Lines(NamedTuple):
@@ -114,12 +170,9 @@ class Lines(NamedTuple):
         outputs: ``"out"``, ``"h"``, ``"s0"``, ...; with a PSC ``"trace"`` and, if wanted,
             ``"spike"``; with a delayed reset ``"due"``; ``"psc"`` if a neuron that is held back
             counts as active by another PSC than the one it emits, that of its own step.
-        kept: the inputs, previous states and functions that the backward line needs.
-        back: the backward line; it is given h and, if the rule asks where a neuron is active by its
-            PSC, ``"active"``. Its incoming gradients are ``"g.out"``, ``"g.s0"``, ...
-        grads: ``"x0"``, ..., ``"s0"``, ..., ``"trace"``; ``"s0.linked"`` if a link came with the
-            potential, whose gradients are ``"l0"``, ...; and per neuron ``"n0"``, ``"p0"``,
-            ... for the learned numbers.
+        adjoint: the backward step.
+        from_h: the same with h of the step before in the place of the potential, if that is all
+            that the potential depends on, and the backward step needs it.
         links: number of parts of the link.
         reached: for each output, the inputs, states and numbers that its gradient reaches.
     """
@@ -132,9 +185,8 @@ class Lines(NamedTuple):
     functions: list[Function]
     line: Line
     outputs: dict[str, Symbol]
-    kept: list[str]
-    back: Line
-    grads: dict[str, Symbol]
+    adjoint: Adjoint
+    from_h: Adjoint | None
     links: int
     reached: dict[str, set[str]]
 
@@ -148,9 +200,12 @@ class _Written:
         like: a tensor with the dtype and device of the states, in a shape that suits the numbers.
         tau_s: synaptic time constant in steps.
         told: whether h is an input of the line.
+        from_h: whether the potential is given as h of the step before.
     """
 
-    def __init__(self, cell: Cell, line: Line, like: Tensor, tau_s: float, told: bool) -> None:
+    def __init__(
+        self, cell: Cell, line: Line, like: Tensor, tau_s: float, told: bool, from_h: bool = False
+    ) -> None:
         self.cell, self.line = cell, line
         self.writer = writer = Writer(line, like)
         self.inputs = [line.input(f"x{k}") for k in range(cell.inputs)]
@@ -158,15 +213,26 @@ class _Written:
         given = [writer.stand_in(symbol) for symbol in self.inputs]
         states = [writer.stand_in(symbol) for symbol in self.states]
         with torch.no_grad(), writer:
+            threshold = writer.symbol(cell.threshold(given, states))
+        neuron = _record(cell, writer, threshold)
+        potential: Any = self.states[0]
+        if from_h:
+            potential = state_after(neuron, potential, fires(neuron, potential), None)
+            self.states[0], states[0] = potential, writer.stand_in(potential)
+        before = None if cell.timing == "immediate" else fires(neuron, potential)
+        self.clears = (
+            before is not None and cell.clears and neuron.reset.lets_in(before) is not None
+        )
+        self.entering: Any = potential
+        if before is not None and not self.clears:
+            self.entering = neuron.reset.before_charge(potential, before, neuron.threshold)
+            states[0] = writer.stand_in(self.entering)
+        with torch.no_grad(), writer:
             self.formula = value = writer.symbol(cell.charge(given, states))
             if cell.value is not None:
                 value = writer.symbol(cell.value(given, states))
-            threshold = writer.symbol(cell.threshold(given, states))
         writer.forget(but=[value, self.formula, threshold])
-        neuron = _record(cell, writer, threshold)
-        potential: Any = self.states[0]
-        before = None if cell.timing == "immediate" else fires(neuron, potential)
-        h: Any = line.input("h") if told else _reset_late(neuron, value, before)
+        h: Any = line.input("h") if told else self._reset_late(neuron, value, before)
         if before is None:
             writer.known_as[self.formula.place] = h
         spike: Any = fires(neuron, h)
@@ -187,6 +253,14 @@ class _Written:
         self.emitted: Any = trace_after(trace, self.sent, tau_s)
         self.psc = trace_after(trace, spike, tau_s)
 
+    def _reset_late(self, neuron: Neuron, charged: Any, due: Any) -> Any:
+        """h, after what follows the charge of a reset still due from the previous step."""
+        reset = neuron.reset
+        if due is None:
+            return charged
+        way = reset.apply if self.clears else reset.after_charge
+        return way(charged, due, neuron.threshold)  # type: ignore[arg-type]
+
     def _hold_back(self, hold: Hold, states: Tensors, told: bool) -> None:
         if self.cell.timing != "immediate":
             raise CannotWriteError("a neuron that is held back before its reset")
@@ -202,6 +276,16 @@ class _Written:
         with torch.no_grad(), writer:
             counters = hold.counters(states, *map(writer.stand_in, (held, self.sent)))
             self.others += [writer.symbol(counter) for counter in counters]
+
+    def follows_from_h(self) -> bool:
+        """Whether h and numbers that do not learn determine the potential after the step."""
+        cell, neuron = self.cell, self.neuron
+        if cell.timing != "immediate" or cell.hold is not None or cell.after is not None:
+            return False
+        numbers = (neuron.threshold, neuron.reset.number)
+        symbols: list[Any] = [number for number in numbers if isinstance(number, Symbol)]
+        of = self.line.inputs(symbols)
+        return not self.writer.learned() and all(name[0] in "np" for name in of)
 
     def _reset(self, after: Symbol) -> Reset:
         """A reset given by a formula."""
@@ -280,18 +364,6 @@ def _itself(state: Any, drive: Any) -> Any:
     return drive
 
 
-def _reset_late(neuron: Neuron, charged: Any, due: Any) -> Any:
-    """A charge after the reset still due from the previous step."""
-    reset = neuron.reset
-    if due is None or not reset.happens:
-        return charged
-    if reset.follows_charge:
-        return reset.after_charge(charged, due, neuron.threshold)
-    if reset.lets_in(due) is None:
-        raise CannotWriteError("a reset before the charge")
-    return reset.apply(charged, due, neuron.threshold)  # also removes the input
-
-
 def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
     """A cell's lines under a rule, for states with the dtype and device of ``like``, whose shape
     suits the cell's numbers.
@@ -299,7 +371,7 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
     Raises:
         CannotWriteError: the cell computes something that a line cannot express.
     """
-    line, back = Line(), Line()
+    line = Line()
     forth = _Written(cell, line, like, tau_s, told=False)
     moment, neuron = forth.moment, forth.neuron
     outputs: dict[str, Any] = {"out": forth.emitted, "h": moment.charged, "s0": forth.after}
@@ -310,18 +382,23 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         outputs["psc"] = forth.psc
     if moment.before is not None:
         outputs["due"] = moment.before
-    told = _Written(cell, back, like, tau_s, told=True)
-    writer = told.writer
-    known = forth.writer
-    if writer.numbers != known.numbers or not _equal(writer.spread, known.spread):
-        raise CannotWriteError("another step each time")
-    grads = _back(told, rule, tau_s)
-    wanted = {*back.inputs(grads.values())}
+    writer = forth.writer
+
+    def adjoint(from_h: bool) -> Adjoint:
+        told = _Written(cell, Line(), like, tau_s, told=True, from_h=from_h)
+        if told.writer.numbers != writer.numbers or not _equal(told.writer.spread, writer.spread):
+            raise CannotWriteError("another step each time")
+        grads = _back(told, rule, tau_s)
+        wanted = {*told.line.inputs(grads.values())}
+        return Adjoint(told.line, grads, [name for name in own if name in wanted])
+
     own = [
         *(f"x{k}" for k in range(cell.inputs)),
         *(f"s{k}" for k in range(cell.states)),
         *(function.name for function in writer.functions),
     ]
+    back = adjoint(from_h=False)
+    follows = "s0" in back.kept and forth.follows_from_h()
     links = link_size(neuron, rule)
     reached = {name: forth.reached(symbol) for name, symbol in outputs.items()}
     if tau_s != 1.0 or links or rule.resets_membrane(neuron.detached):
@@ -333,12 +410,11 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         writer.learned(),
         writer.read(),
         [*writer.sources.values()],
-        forth.writer.functions,
+        writer.functions,
         line,
         outputs,
-        [name for name in own if name in wanted],
         back,
-        grads,
+        adjoint(from_h=True) if follows else None,
         links,
         reached,
     )
@@ -379,7 +455,7 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     zero: Any = line.number(0.0)
     learned = [line.input(name).place for name in told.writer.learned()]
     one = line.number(1.0)
-    decay: Any = told.adjoints([(told.formula, one)]).get(told.states[0].place, zero)
+    decay: Any = told.adjoints([(told.formula, one)]).get(told.entering.place, zero)
     charge = replace(told.neuron.charge, decay=decay)
     neuron = replace(told.neuron, charge=charge)
     spike: Any = moment.spike
@@ -388,7 +464,7 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     seeds += [(told.sent, line.input("g.spike"))] if traced and told.cell.sends else []
     seeds += [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
     links = link_size(neuron, rule)
-    back = _Arriving(line.input("g.s0"), [line.input(f"l{k}") for k in range(links)])
+    back = _Arriving(line.input("g.s0"), [line.input(f"link.{k}") for k in range(links)])
     if told.held is not None:
         seeds += _past_hold(told, back)
         back = back.but_where(told.held)
@@ -413,7 +489,7 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     linked: Any = recorder.entering(moment, linked=True)
     moved = [(number, recorder.sums[index]) for index, number in moving.items()]
     at_fixed_h = told.adjoints([(number, terms) for number, terms in moved if terms is not None])
-    let_in = None if moment.before is None else neuron.reset.lets_in(moment.before)
+    let_in = neuron.reset.lets_in(moment.before) if told.clears else None  # type: ignore[arg-type]
     charged = told.adjoints([(told.formula, emitted if let_in is None else emitted * let_in)])
 
     def total(place: int, *ways: dict[int, Any]) -> Any:
@@ -435,5 +511,5 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
         grads[name] = total(line.input(name).place, charged, *ways)
     for k, row in enumerate(recorder.carried[:links]):
         passed = back.passed if k < PASSED else None
-        grads[f"l{k}"] = zero if (whole := added(row, passed)) is None else whole
+        grads[f"link.{k}"] = zero if (whole := added(row, passed)) is None else whole
     return grads

@@ -6,7 +6,6 @@ are tested.
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +20,7 @@ from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.call.pins import is_memory
 from tssl_adapters.engine.call.plan import working_dtype
 from tssl_adapters.engine.compiled.kernels import (
+    LINKS,
     Adjoints,
     Gate,
     Given,
@@ -43,7 +43,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class TritonBackend:
     """The Triton backend, in float16, bfloat16, float32 and float64."""
 
-    name = "triton"
+    name, joins = "triton", False
 
     def takes(self, drive: Tensor) -> bool:
         device = "cpu" if emit.interpreted() else "cuda"
@@ -122,33 +122,38 @@ class TritonBackend:
     ) -> RowLoop:
         """A line for all neurons."""
         on_gpu = not emit.interpreted()
-        kernel, taken = emit.row(line, outputs, numbers, read, _name(dtype), gate, on_gpu)
-
-        def run(
-            named: Mapping[str, Tensor],
-            values: array[float],
-            neurons: int,
-            steps: float = math.inf,
-            /,
-        ) -> None:
-            tensors = [named[name] for name in taken]
-            like = tensors[-1]
-            for name, tensor in zip(taken, tensors, strict=True):
-                kind, count = (tensor.dtype, 1) if name in read else (dtype, neurons)
-                if name == "bits":
-                    kind, count = torch.uint8, triton.cdiv(neurons, 8)
-                if not is_memory(tensor, kind, like.device) or tensor.numel() != count:
-                    raise MismatchError.of(tensor, kind, count)
-            row = _row(values or [0.0], dtype, like.device)  # of nothing there is no buffer
-            _launch(kernel, like, neurons, neurons, row, steps, *tensors)
-
-        return run
+        made = emit.row(line, outputs, numbers, read, _name(dtype), gate, on_gpu)
+        return _RowLoop(*made, frozenset(read), dtype)
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         return _scanned(emit.current, drive, start, k, down=False)
 
     def current_back(self, grad_out: Tensor, k: float) -> Tensor:
         return _scanned(emit.current_back, grad_out, None, k, down=True)
+
+
+class _RowLoop:
+    """A line for all neurons, as a kernel. It takes numbers on a GPU from the tensors ``read``."""
+
+    def __init__(
+        self, kernel: Any, takes: tuple[str, ...], read: frozenset[str], dtype: torch.dtype
+    ) -> None:
+        self.kernel, self.takes, self.read, self.dtype = kernel, takes, read, dtype
+
+    def __call__(
+        self, tensors: Sequence[Tensor], numbers: array[float], neurons: int, steps: float
+    ) -> None:
+        like = tensors[-1]
+        for name, tensor in zip(self.takes, tensors, strict=True):
+            kind, count = (tensor.dtype, 1) if name in self.read else (self.dtype, neurons)
+            if name == "bits":
+                kind, count = torch.uint8, triton.cdiv(neurons, 8)
+            if name in LINKS:
+                count = len(tensor) * neurons
+            if not is_memory(tensor, kind, like.device) or tensor.numel() != count:
+                raise MismatchError.of(tensor, kind, count)
+        row = _row(numbers or [0.0], self.dtype, like.device)  # of nothing there is no buffer
+        _launch(self.kernel, like, neurons, neurons, row, steps, *tensors)
 
 
 def _scanned(

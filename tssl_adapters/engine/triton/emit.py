@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from tssl_adapters.arithmetic import Line, Operation, Symbol
-from tssl_adapters.engine.compiled.kernels import Gate
+from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import (
     CARRIED,
@@ -153,10 +153,12 @@ def row(
     wanted = line.inputs(outputs.values())
     given = [name for name in wanted if name not in inputs]
     bits = ["bits"] if gate is not None or "active" in wanted else []
-    taken = (*bits, *given, *(f"to.{name}" for name in outputs))
+    of_each = [*given, *(f"to.{name}" for name in outputs)]
+    taken = tuple(dict.fromkeys([*bits, *(tensor_of(name)[0] for name in of_each)]))
     variables = {name: name.replace(".", "_") for name in taken}
+    rows = {name: _row_of(variables, *tensor_of(name)) for name in of_each}
     for name in given:
-        one, each = f"tl.load({name}).to({_wide(dtype)})", f"load({variables[name]}, j, here)"
+        one, each = f"tl.load({name}).to({_wide(dtype)})", f"load({rows[name]}, j, here)"
         inputs[name] = one if name in read else each
     body = [
         "j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
@@ -164,12 +166,18 @@ def row(
         *_statements(line, outputs, inputs, dtype, on_gpu, inverse),
     ]
     for name, symbol in outputs.items():
-        body.append(f"tl.store({variables[f'to.{name}']} + j, t{symbol.place}, mask=here)")
+        body.append(f"tl.store({rows[f'to.{name}']} + j, t{symbol.place}, mask=here)")
     if gate is not None:
         judged = outputs[gate.output].place
         body.append(f"store_bits(bits, t{judged} >= {gate.least}, neurons, BLOCK)")
     parameters = ("neurons", "values", "steps", *variables.values(), "BLOCK: tl.constexpr")
     return _compiled(parameters, tuple(body)), taken
+
+
+def _row_of(variables: Mapping[str, str], tensor: str, row: int) -> str:
+    """The address of a tensor's row."""
+    start = f" + tl.cast(neurons, tl.int64) * {row}" if row else ""
+    return f"{variables[tensor]}{start}"
 
 
 def _wide(dtype: str) -> str:

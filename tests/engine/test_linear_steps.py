@@ -1,4 +1,4 @@
-"""Steps of which everything was decided before: the same as those that decide it anew."""
+"""Compiled steps of linear neurons: the same as those that decide everything anew."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine import attach
-from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled import deciding
 
 STEPS, SHAPE = 6, (3, 5)
 Change = Callable[[Any], None]
@@ -99,15 +98,15 @@ def gradient(found: list[Tensor], x: Tensor) -> Tensor:
 def check(name: str, rule: rules.Rule, x: Tensor, change: Change | None = None) -> None:
     """The same as without, and the library's values."""
     ours = []
-    for thin in (True, False):
+    for short in (True, False):
         layer = wrapped(name, rule)
         given = x.clone().requires_grad_(x.is_floating_point())
         with pytest.MonkeyPatch.context() as patch:
-            if not thin:
-                patch.setattr(attach, "prepared", lambda *_: None)
+            if not short:
+                patch.setattr(deciding, "may_compile", lambda *_: False)
             found = steps(layer, given, change)
             took = [out.grad_fn.name() for out in found if out.grad_fn is not None]
-            assert ("ThinFunctionBackward" in took) == thin
+            assert ("CompiledStepFunctionBackward" in took) == short
             ours.append((found, gradient(found, given)))
     native = steps(LAYERS[name](), x, change)
     for value, slowly, theirs in zip(ours[0][0], ours[1][0], native, strict=True):
@@ -282,11 +281,11 @@ def test_copies_decide_anew(name: str) -> None:
     steps(layer, x)
     if isinstance(layer, snntorch.Leaky):
         layer.reset_mem()  # a state with a graph cannot be copied
-    assert layer._tssl_settings.thin is not None
+    assert layer._tssl_settings.steps is not None
     expected = None
     again = pickled if isinstance(layer, neuron.BaseNode) else copy.deepcopy  # as natively
     for copied in (copy.deepcopy(layer), again(layer)):
-        assert copied._tssl_settings.thin is None
+        assert copied._tssl_settings.steps is None
         if isinstance(copied, snntorch.Leaky):
             copied.reset_mem()
         found = gradient(steps(copied, x), x)
@@ -304,25 +303,24 @@ class Watching(TorchDispatchMode):
 def test_transforms_and_modes_go_the_long_way() -> None:
     layer, x = wrapped("LIFNode", rules.SmoothTSSLBP()), drive()
     steps(layer, x.clone().requires_grad_())
-    thin = layer._tssl_settings.thin
-    assert thin is not None
-    assert thin.fits(x[0], x[1], ())
-    assert not torch.vmap(lambda a: a * thin.fits(a, a, ()))(x).any()
+    decided = layer._tssl_settings.steps
+    assert decided is not None
+    assert decided.fits([x[0]], [x[1]], ())
+    assert not torch.vmap(lambda a: a * decided.fits([a], [a], ()))(x).any()
     with torch.no_grad():
-        assert not thin.fits(x[0], x[1], ())
+        assert not decided.fits([x[0]], [x[1]], ())
     with Watching():
-        assert not thin.fits(x[0], x[1], ())
+        assert not decided.fits([x[0]], [x[1]], ())
 
 
 @pytest.mark.parametrize("name", ["Leaky", "LIFNode"])
 def test_a_loop_that_is_wrong_is_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing goes around the trial before a loop's first use."""
-    monkeypatch.setattr(launch, "_tried", {})
-    monkeypatch.setattr(launch, "_agree", lambda ours, theirs: False)
+    monkeypatch.setattr(deciding.launch, "alike", lambda ours, theirs: False)
     layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
     with pytest.warns(tssl_adapters.errors.EngineWarning):
         found = steps(layer, x)
-    assert layer._tssl_settings.thin is None
+    assert layer._tssl_settings.steps is None
     torch_layer = tssl_adapters.wrap(LAYERS[name](), engine="torch")
     expected = gradient(steps(torch_layer, x), x)
     torch.testing.assert_close(gradient(found, x), expected, rtol=1e-5, atol=1e-6)

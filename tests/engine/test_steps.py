@@ -39,7 +39,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
 from tssl_adapters import rules
-from tssl_adapters.engine.compiled import cell_steps
+from tssl_adapters.engine.compiled import deciding
 from tssl_adapters.engine.cpu.function import BLOCK
 from tssl_adapters.engine.step import cell
 from tssl_adapters.engine.step.written import CannotWriteError
@@ -417,9 +417,9 @@ def test_numbers_that_learn_are_read_at_every_step() -> None:
             steps(layer, x)
             with torch.no_grad():
                 layer.k.mul_(1.25)
-        decided = layer._tssl_settings.thin
+        decided = layer._tssl_settings.steps
         values = steps(layer, x)
-        assert layer._tssl_settings.thin is decided
+        assert layer._tssl_settings.steps is decided
         assert (decided is not None) == (engine == "cpu")
         if engine == "cpu":
             layer.k.data.mul_(2.0)  # which the steps before do not see
@@ -520,11 +520,11 @@ def test_there_is_no_second_derivative() -> None:
 def test_copies_decide_anew(name: str) -> None:
     layer, x = wrapped(name), drive()
     expected = gradients(steps(layer, x), x, layer)
-    assert layer._tssl_settings.thin is not None
+    assert layer._tssl_settings.steps is not None
     copies = [copy.deepcopy(layer)]
     copies += [pickle.loads(pickle.dumps(layer))] if name != "LIFRecurrentCell" else []
     for copied in copies:
-        assert copied._tssl_settings.thin is None
+        assert copied._tssl_settings.steps is None
         close(gradients(steps(copied, x), x, copied), expected, 1e-6)
 
 
@@ -532,15 +532,15 @@ def test_what_is_kept_for_backward() -> None:
     """h alone where the rest follows from it: the input is not kept, nor the current."""
     layer, x = wrapped("LIFRecurrentCell"), drive()
     steps(layer, x)
-    assert layer._tssl_settings.thin.kept == ["h"]
+    assert layer._tssl_settings.steps.kept == ["h"]
     layer = wrapped("LSNNCell")
     steps(layer, x)
-    assert layer._tssl_settings.thin.kept == ["h", "s2"]  # the threshold's state
+    assert layer._tssl_settings.steps.kept == ["h", "s2"]  # the threshold's state
     # Of the PSC one bit per neuron, if the rule asks.
     for rule, kept in (("native", ["h", "s2"]), ("tsslbp", ["h", "s0", "s2", "bits"])):
         layer = wrapped("LSNNCell", rule, tau_s=3.0)
         steps(layer, x)
-        assert layer._tssl_settings.thin.kept == kept
+        assert layer._tssl_settings.steps.kept == kept
 
 
 def test_what_was_decided_holds_on_to_no_graph() -> None:
@@ -552,7 +552,7 @@ def test_what_was_decided_holds_on_to_no_graph() -> None:
             layer.p = layer.p._replace(beta=torch.tensor(1.5))
         _, state = layer(step, state)
         held += [weakref.ref(value) for value in state]
-    assert layer._tssl_settings.thin is not None
+    assert layer._tssl_settings.steps is not None
     del state, _
     gc.collect()
     assert [ref() for ref in held] == [None] * len(held)
@@ -587,7 +587,7 @@ def test_inputs_of_another_kind(name: str, form: str) -> None:
 def test_transforms_and_modes_go_the_long_way() -> None:
     layer, x = wrapped("QIFNode"), drive().detach()
     steps(layer, x.clone().requires_grad_())
-    decided = layer._tssl_settings.thin
+    decided = layer._tssl_settings.steps
     assert decided.fits([x[0]], [x[1]], ())
     assert not torch.vmap(lambda a: a * decided.fits([a], [a], ()))(x).any()
     with torch.no_grad():
@@ -599,11 +599,11 @@ def test_transforms_and_modes_go_the_long_way() -> None:
 @pytest.mark.parametrize("name", ["RLeaky", "LSNNCell", "KLIFNode"])
 def test_loops_that_are_wrong_are_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is tried before its first use: a gradient that is off is warned of."""
-    monkeypatch.setattr(cell_steps.launch, "alike", lambda ours, theirs: False)
+    monkeypatch.setattr(deciding.launch, "alike", lambda ours, theirs: False)
     layer, x = wrapped(name), drive()
     with pytest.warns(EngineWarning, match="does not give what torch gives"):
         found = steps(layer, x)
-    assert layer._tssl_settings.thin is None
+    assert layer._tssl_settings.steps is None
     assert took(found) == 0
     slow = wrapped(name, engine="torch")
     close(gradients(found, x, layer), gradients(steps(slow, x), x, slow), 1e-6)
@@ -622,7 +622,7 @@ def test_the_trial_of_a_loop_covers_its_psc(name: str, monkeypatch: pytest.Monke
 def test_a_library_that_rounds_otherwise_goes_on_computing(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.setattr(cell_steps, "identical", lambda ours, theirs: False)
+    monkeypatch.setattr(deciding, "identical", lambda ours, theirs: False)
     layer, x = wrapped("LSNNCell"), drive()
     assert took(steps(layer, x)) == 0
     assert not [w for w in recwarn if issubclass(w.category, EngineWarning)]
@@ -677,7 +677,7 @@ def test_why_torch_computes_a_step_is_logged(
     def cannot(*_: Any) -> None:
         raise CannotWriteError("erfinv")
 
-    monkeypatch.setattr(cell_steps, "lines", cannot)
+    monkeypatch.setattr(deciding, "lines", cannot)
     layer = wrapped("KLIFNode", engine="cpu")
     with caplog.at_level("DEBUG", logger="tssl_adapters"):
         steps(layer, drive())
@@ -688,7 +688,7 @@ def test_why_torch_computes_a_step_is_logged(
 
 def test_a_step_whose_gradient_is_hidden_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As TorchScript hid it, now and then, in older versions of SpikingJelly."""
-    real = cell_steps.lines
+    real = deciding.lines
 
     def hidden(*given: Any) -> Any:
         found = real(*given)
@@ -696,7 +696,7 @@ def test_a_step_whose_gradient_is_hidden_is_left_to_torch(monkeypatch: pytest.Mo
 
     expected, x = wrapped("KLIFNode", engine="torch"), drive()
     outs = steps(expected, x)
-    monkeypatch.setattr(cell_steps, "lines", hidden)
+    monkeypatch.setattr(deciding, "lines", hidden)
     layer = wrapped("KLIFNode", engine="cpu")
     assert all(map(torch.equal, steps(layer, x), outs))
     assert not any(layer._tssl_settings.loops.values())

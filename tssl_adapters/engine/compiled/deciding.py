@@ -1,0 +1,210 @@
+"""Decides how a layer's single steps are compiled, and tries the loops before their first use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.elementwise import derived, identical, on_host
+from tssl_adapters.engine.call.pins import can_be_pinned, is_memory, records_plainly
+from tssl_adapters.engine.call.settings import Settings
+from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.kernels import backend
+from tssl_adapters.engine.compiled.memory import spreads
+from tssl_adapters.engine.compiled.steps import TYPES, Stepped, Steps
+from tssl_adapters.engine.step.cell import Cell, Tensors, lines
+
+_log = logging.getLogger(__name__)
+
+ROWS = 4
+"""A step is tested on this many times ``launch.NEURONS`` neurons."""
+SHAPE = (2, 3)
+"""The shape in which torch is asked what it computes, if all neurons have the same numbers."""
+
+
+ByTorch: TypeAlias = "Callable[[Settings, Tensors, Tensors, Tensor | None], Stepped]"
+
+
+class Described(NamedTuple):
+    """A layer's step, for whoever compiles it.
+
+    Attributes:
+        cell: makes the cell that describes it in torch.
+        by_torch: ``(settings, inputs, states, trace) -> results``: the step as torch computes it,
+            against which the loops are tried.
+        pinned: the tensors from which, with the layer's attributes, its numbers are computed.
+    """
+
+    cell: Callable[[], Cell]
+    by_torch: ByTorch
+    pinned: Tensors
+
+
+def may_compile(settings: Settings, like: Tensor) -> bool:
+    """Whether it is worth trying to compile steps in this dtype."""
+    return (
+        like.dtype in TYPES
+        and settings.loops.get(_key(like)) is not False
+        and settings.compiles_steps
+        and records_plainly()
+    )
+
+
+def _key(like: Tensor) -> tuple[Any, ...]:
+    return Steps, like.dtype, like.device
+
+
+def compiled_step(
+    settings: Settings,
+    described: Described,
+    inputs: Tensors,
+    states: Tensors,
+    trace: Tensor | None,
+    fresh: bool = False,
+) -> Stepped | None:
+    """The results of a layer's step by what was, or now is, decided about its steps; ``None`` if
+    torch is to compute it.
+
+    Args:
+        settings: the layer's.
+        described: the step.
+        inputs: its inputs.
+        states: the potential before it, and the other states.
+        trace: the PSC before it, ``None`` for zero.
+        fresh: whether the states were made for this call.
+    """
+    found: Steps | None = settings.steps
+    pinned = described.pinned
+    if found is None or not found.fits(inputs, states, pinned, trace):
+        if not may_compile(settings, inputs[0]):
+            return None
+        if found is None or not found.stands_for(inputs[0], pinned):
+            with derived():
+                settings.steps = found = _decided(settings, described, (*inputs, *states))
+        if found is None or not found.fits(inputs, states, pinned, trace):
+            return None
+    return found.run(inputs, states, trace, fresh)
+
+
+def _decided(settings: Settings, described: Described, given: Tensors) -> Steps | None:
+    """What can be decided about a layer's steps from one with these inputs and states."""
+    like, loops, pinned = given[0], backend(settings.engine), described.pinned
+    if loops is None or not loops.takes(like):
+        return None
+    if not can_be_pinned([tensor for tensor in pinned if on_host(tensor)]):
+        return None
+    if not all(is_memory(t, like.dtype, like.device) and t.shape == like.shape for t in given):
+        return None
+    key = _key(like)
+    known = settings.loops.get(key)
+    settings.loops[key] = False  # until proven otherwise
+    try:
+        cell = described.cell()
+        alone = all(tensor.numel() == 1 for tensor in pinned)
+        example = like.new_empty(SHAPE) if alone else like
+        written = lines(cell, settings.rule, example, settings.tau_s)
+    except Exception:  # a step may call anything in torch, and a stand-in may not suit it
+        _log.debug("layer '%s': torch computes its steps", settings.path, exc_info=True)
+        return None
+    if {*map(id, written.sources)} - {*map(id, pinned)}:
+        return None
+    if not written.reached["out"] & {"s0", *(f"x{k}" for k in range(cell.inputs))}:
+        # TorchScript may have specialised the library's step to a form that hides its derivative.
+        _log.debug("layer '%s': torch computes its steps, whose gradient is hidden", settings.path)
+        return None
+    try:
+        steps = Steps(settings, cell, written, loops, like, pinned)
+        if known != steps.content and not _holds(steps, cell, described.by_torch, like):
+            return None
+    except Exception as error:  # compilers may raise anything
+        _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
+        return None
+    settings.loops[key] = steps.content
+    return steps
+
+
+@torch.enable_grad()
+def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
+    """Whether two steps from noise match torch's bit for bit, and their gradients up to
+    rounding.
+    """
+    learned = [known.tensor for known in decided.learned.values()]
+    generator, shape = torch.Generator().manual_seed(0), _tried(decided, like)
+
+    def noise() -> Tensor:
+        return torch.randn(shape, generator=generator, device="cpu").to(like)
+
+    states = [noise() for _ in range(cell.states)]
+    inputs = [noise() for _ in range(2 * cell.inputs)]
+    for k, given in enumerate(inputs):
+        if k % cell.inputs >= cell.inputs - cell.gates:
+            given.sigmoid_()
+    with torch.no_grad():
+        level = torch.as_tensor(cell.threshold(inputs[: cell.inputs], states)).to(like)
+        # An infinite threshold would make noise around it infinite, and the trial worthless.
+        level = level.nan_to_num(0.0, 0.0, 0.0)
+        width = level.abs().clamp(min=1.0)
+        states[0] = level + states[0] * width
+        inputs = [given * width for given in inputs]
+    start = noise().abs() if decided.traced else None
+    leaves = [t.requires_grad_() for t in (*inputs, *states, start) if t is not None]
+
+    def went(way: ByTorch) -> tuple[list[Tensor], list[Tensor]]:
+        settings = replace(decided.settings, loops={}, last=None, warned=True, watched=True)
+        now: Tensors = states
+        first, trace = inputs[: cell.inputs], start
+        # A PSC that begins has the dtype of the library's spikes, which a later one may promote.
+        found = [way(settings, first, now, None).out] if decided.traced else []
+        for x in (first, inputs[cell.inputs :]):
+            ran = way(settings, x, now, trace)
+            now, trace = ran.states, ran.trace
+            found += [ran.out, *([] if ran.spike is None else [ran.spike])]
+        found += [*now, *([] if trace is None else [trace])]
+        to = [*leaves, *learned]
+        generator.manual_seed(1)
+        weights = [noise() for _ in found]
+        grads = torch.autograd.grad(found, to, weights, allow_unused=True)
+        zeros = (torch.zeros_like(leaf) for leaf in to)
+        return found, [z if g is None else g for g, z in zip(grads, zeros, strict=True)]
+
+    def by_loops(
+        settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
+    ) -> Stepped:
+        decided.settings = settings
+        return decided.run(inputs, states, trace)
+
+    own = decided.settings
+    try:
+        try:
+            theirs, expected = went(by_torch)
+        except Exception:  # the step itself will raise it again
+            return False
+        values, grads = went(by_loops)
+    finally:
+        decided.settings = own
+    if not all(map(identical, values, theirs)):  # the library rounds otherwise, as its kernels may
+        _log.debug("layer '%s': torch computes its steps, as it rounds otherwise", own.path)
+        return False
+    if not launch.alike(grads, expected):
+        _warn(own, "does not give what torch gives")
+        return False
+    return True
+
+
+def _tried(decided: Steps, like: Tensor) -> tuple[int, ...]:
+    """The shape of the trial: as many neurons as are enough, of which each has its numbers."""
+    if not decided.of_each:
+        return ROWS, launch.NEURONS
+    each = like.shape[1:]
+    if like.ndim < 2 or not all(spreads(t.shape, each) for t in decided.of_each.values()):
+        return like.shape
+    return -(-ROWS * launch.NEURONS // each.numel()), *each
+
+
+def _warn(settings: Settings, why: str) -> None:
+    launch.warn_of(settings.path, f"step of engine={settings.engine!r}", why)

@@ -1,0 +1,429 @@
+"""Compiled single steps of a layer.
+
+What a step computes, forward and backward, is recorded once from what torch computes
+(:mod:`tssl_adapters.engine.step.cell`), compiled, and tried
+(:mod:`tssl_adapters.engine.compiled.deciding`). All else is decided then too, so that a step only
+checks that it still holds: setting an attribute invalidates the decision
+(:meth:`tssl_adapters.adapters.base.Wrapped.__setattr__`), and numbers stored in tensors are
+compared.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.elementwise import cast, on_host
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.pins import Pin, Pins, is_memory, pin, records_plainly
+from tssl_adapters.engine.call.plan import EngineFunction, nothing
+from tssl_adapters.engine.call.settings import Position, Settings
+from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
+from tssl_adapters.engine.call.window import going_on, length
+from tssl_adapters.engine.compiled.kernels import Backend, Gate, RowLoop, memory, tensor_of
+from tssl_adapters.engine.compiled.memory import spreads
+from tssl_adapters.engine.step.cell import Adjoint, Cell, Lines, Tensors
+from tssl_adapters.neuron import Value
+
+Compile: TypeAlias = "Callable[[Line, Mapping[str, Symbol], Gate | None], RowLoop]"
+TYPES = {torch.float32: "f", torch.float64: "d"}
+"""The dtypes that steps are compiled for, as arrays of numbers know them."""
+LINK = "link"
+BITS = "bits"
+"""The memory that says, eight neurons to a byte, which of them count as active by their PSC."""
+
+
+class Stepped(NamedTuple):
+    """A step's results.
+
+    Attributes:
+        out: PSC, or spikes at ``tau_s == 1``.
+        states: the states after the step.
+        trace: a[t] for the next step, at ``tau_s > 1``.
+        spike: the spikes, at ``tau_s > 1`` if the cell ``sends`` them.
+        due: r if the reset is delayed.
+    """
+
+    out: Tensor
+    states: Tensors
+    trace: Tensor | None = None
+    spike: Tensor | None = None
+    due: Tensor | None = None
+
+
+class _Loop:
+    """A compiled line, given its tensors in the order of these names."""
+
+    def __init__(self, loop: RowLoop, names: Sequence[str]) -> None:
+        self.loop, self.at = loop, [names.index(name) for name in loop.takes]
+
+    def __call__(
+        self, tensors: Tensors, numbers: array[float], neurons: int, steps: float = math.inf
+    ) -> None:
+        self.loop([tensors[k] for k in self.at], numbers, neurons, steps)
+
+
+class _Forward:
+    """The forward line.
+
+    Args:
+        found: the cell's lines.
+        given: the names of inputs, states and trace.
+        numbers: the names of the numbers in tensors.
+        compile_: compiles a line.
+        gate: if given, ``bits`` are written too.
+    """
+
+    def __init__(
+        self,
+        found: Lines,
+        given: Sequence[str],
+        numbers: Sequence[str],
+        compile_: Compile,
+        gate: float | None,
+    ) -> None:
+        made = found.outputs
+        self.results = [name for name in made if name not in ("h", "due", "psc")]
+        self.bits = gate is not None
+        handed_on = made["s0"].place == made["h"].place
+        by_h = {"s0"} if handed_on or found.from_h is not None else set()
+        needed = [name for name in found.adjoint.kept if name.startswith("s")]
+        outputs = {name: made[name] for name in self.results}
+        outputs |= {name: made[name] for name in ("h", "due", "psc") if name in made}
+        outputs |= {f"own.{name}": made[name] for name in needed if name not in by_h}
+        self.outputs = [*outputs]
+        left = self.outputs[len(self.results) :]
+        self.due = left.index("due") if "due" in left else None
+        self.copies = {
+            int(name[1:]): left.index("h" if name in by_h else f"own.{name}") for name in needed
+        }
+        """The states that the backward step needs, and which of the outputs that are not results
+        is kept for each: the user may write to what a step returns.
+        """
+        self.names = [*given, *numbers]
+        self.functions = []
+        for name, argument, compute, _ in found.functions:
+            self.names.append(name)
+            names = [*self.names[:-1], f"to.{name}"]
+            loop = _Loop(compile_(found.line, {name: argument}, None), names)
+            self.functions.append((loop, compute))
+        self.names += [*(f"to.{name}" for name in outputs), *([BITS] if self.bits else [])]
+        judged = None if gate is None else Gate("psc" if "psc" in outputs else "out", gate)
+        self.loop = _Loop(compile_(found.line, outputs, judged), self.names)
+
+    def run(self, given: Sequence[Tensor], numbers: array[float]) -> tuple[list[Tensor], Tensors]:
+        """All tensors of a step, in the order of ``names``, and those of the outputs."""
+        x = given[0]
+        n, tensors = x.numel(), [*given]
+        for loop, compute in self.functions:
+            room = torch.empty_like(x)
+            tensors.append(room)
+            loop(tensors, numbers, n)
+            compute(room)
+        made = [torch.empty_like(x) for _ in self.outputs]
+        tensors += made
+        if self.bits:
+            tensors.append(x.new_empty(-(-n // 8), dtype=torch.uint8))
+        self.loop(tensors, numbers, n)
+        return tensors, made
+
+
+class _Backward:
+    """The backward line.
+
+    Args:
+        adjoint: the line.
+        given: the names of what is kept, of the numbers in tensors, and of what comes in.
+        compile_: compiles a line.
+    """
+
+    def __init__(self, adjoint: Adjoint, given: Sequence[str], compile_: Compile) -> None:
+        grads = {
+            name: symbol
+            for name, symbol in adjoint.grads.items()
+            if tensor_of(name)[0] != LINK and adjoint.line.operations[symbol.place].name != "number"
+        }
+        first = {symbol.place: name for name, symbol in reversed(grads.items())}
+        own = [*dict.fromkeys(first[symbol.place] for symbol in grads.values())]
+        self.rooms = len(own)
+        self.at = {name: own.index(first[symbol.place]) for name, symbol in grads.items()}
+        """Which room holds a gradient that is not zero: equal ones share it."""
+        links = {n: symbol for n, symbol in adjoint.grads.items() if tensor_of(n)[0] == LINK}
+        outputs = {name: grads[name] for name in own} | links
+        names = [*given, *(f"to.{name}" for name in own), f"to.{LINK}"]
+        self.loop = _Loop(compile_(adjoint.line, outputs, None), names)
+
+
+class Steps:
+    """What was decided about a layer's steps.
+
+    Args:
+        settings: the layer's.
+        cell: what torch computes.
+        found: the same as lines.
+        loops: the backend that compiles it.
+        like: a tensor with the dtype and device of inputs and states.
+        pinned: the tensors from which, with the layer's attributes, its numbers are computed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cell: Cell,
+        found: Lines,
+        loops: Backend,
+        like: Tensor,
+        pinned: Tensors,
+    ) -> None:
+        self.settings, self.dtype = settings, like.dtype
+        self.device = None if like.is_cpu else like.device
+        # The cell's functions are not kept: they may hold on to a step's states and their graph.
+        self.num_inputs, self.num_states = cell.inputs, cell.states
+        self.pinned, self.pins = pinned, [pin(tensor) for tensor in pinned]
+        self.sources = found.sources
+        self.numbers = array(TYPES[self.dtype], map(_float, found.numbers))
+        self.learned = {name: pin(tensor) for name, tensor in found.learned.items()}
+        self.of_each = {f"p{k}": tensor.detach() for k, tensor in enumerate(found.spread)}
+        self.read = [tensor.detach() for tensor in found.read.values()]
+        self.in_tensors: list[Tensor] = self.read
+        """The numbers of each neuron, in a step's shape, and those on a GPU."""
+        self.links = found.links
+        self.key = (self,)
+        self.content = (tuple(found.line.operations), tuple(found.adjoint.line.operations))
+
+        def compiled(line: Line, outputs: Mapping[str, Symbol], gate: Gate | None) -> RowLoop:
+            names = [f"n{k}" for k in range(len(found.numbers))]
+            return loops.row_loop(line, outputs, names, found.read.keys(), self.dtype, gate)
+
+        given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
+        self.traced = "trace" in found.outputs
+        given += ["trace"] if self.traced else []
+        self.count = len(given)
+        self.given = [*given, *found.learned]
+        gate = settings.rule.active_from(settings.tau_s) if self.traced else None
+        numbers = [*self.of_each, *found.read]
+        self.forward = forward = _Forward(found, given, numbers, compiled, gate)
+        self.reached = [(found.reached[name] & {*self.given}) for name in forward.results]
+        """For each result of a step, the names of ``given`` that its gradient reaches."""
+        self.kept = ["h", *found.adjoint.kept, *([BITS] if forward.bits else [])]
+        self.kept_at = [forward.names.index(_made(name)) for name in self.kept]
+        self.copied_at = [self.kept.index(f"s{k}") for k in forward.copies]
+        told = [f"g.{name}" for name in forward.results]
+        given = [*self.kept, *numbers, *told, *([LINK] if self.links else [])]
+        self.backward = _Backward(found.adjoint, given, compiled)
+        self.from_h = None if found.from_h is None else _Backward(found.from_h, given, compiled)
+        """The same where h of the step before is kept for the potential."""
+        self.constants: dict[tuple[bool, ...], list[int]] = {}
+        """The results without a gradient, by which of ``given`` need one."""
+        self.arriving: dict[tuple[bool, ...], set[str]] = {}
+        """The names of ``given`` that a gradient reaches, by which results, or links, have one."""
+
+    def fits(
+        self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
+    ) -> bool:
+        """Whether what was decided holds for this step, and a graph is to be recorded."""
+        shape, dtype, device = inputs[0].shape, self.dtype, self.device
+        for tensor in (*inputs, *states):
+            if not is_memory(tensor, dtype, device) or tensor.shape != shape:
+                return False
+        if trace is not None and not (is_memory(trace, dtype, device) and trace.shape == shape):
+            return False
+        if self.of_each and not all(spreads(each.shape, shape) for each in self.of_each.values()):
+            return False
+        return records_plainly() and shape.numel() > 0 and self.holds(pinned)
+
+    def holds(self, pinned: Tensors) -> bool:
+        """Whether the neuron's numbers are unchanged, or are read at each step."""
+        if len(pinned) != len(self.pins):
+            return False
+        for now, known in zip(pinned, self.pins, strict=True):
+            read = known.learns or (isinstance(known, Pin) and known.view is None)
+            if not (known.stays(now) if read else known.holds(now)):
+                return False
+        for name, known in self.learned.items():
+            self._look(name, known)
+        return True
+
+    def _look(self, name: str, known: Pin | Pins) -> None:
+        """Take over what a number that learns is now; steps before keep what it was."""
+        if isinstance(known, Pins):
+            if not torch.equal(known.values, known.tensor):
+                self.learned[name], self.in_tensors = Pins.of(known.tensor), self.read
+        elif known.view is not None and self.numbers[int(name[1:])] != known.view.value:
+            self.numbers = array(self.numbers.typecode, self.numbers)
+            self.numbers[int(name[1:])] = known.view.value
+
+    def numbers_for(self, like: Tensor) -> list[Tensor]:
+        """The numbers that are in tensors, those of each neuron in a step's shape."""
+        known, count = self.in_tensors, len(self.of_each)
+        if count and not (len(known) > len(self.read) and known[0].shape == like.shape):
+            each = [torch.empty_like(like).copy_(numbers) for numbers in self.of_each.values()]
+            self.in_tensors = [*each, *self.read]
+        return self.in_tensors
+
+    def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
+        """Whether it was made for a step like this."""
+        same = self.dtype is like.dtype and self.device == (None if like.is_cpu else like.device)
+        return same and self.holds(pinned)
+
+    def run(
+        self,
+        inputs: Tensors,
+        states: Tensors,
+        trace: Tensor | None = None,
+        fresh: bool = False,
+    ) -> Stepped:
+        """Run a step that :meth:`fits`. ``trace``: a[t-1], ``None`` for zero; ``fresh``: the states
+        were made for this call.
+        """
+        settings, v, count = self.settings, states[0], self.num_states
+        parts, position = going_on(settings, v, self.links, fresh)
+        let_go(v)
+        copies = self.forward.copies
+        before = [charged_of(states[k], self.key) for k in copies] if copies else ()
+        traces = () if not self.traced else (torch.zeros_like(v) if trace is None else trace,)
+        learned = [known.tensor for known in self.learned.values()] if self.learned else ()
+        left: list[Tensor] = []
+        given = (self, before, position, left, packed(parts), *inputs, *states, *traces, *learned)
+        found = _apply(*given)
+        results = len(self.forward.results)
+        after, rest = found[1 : 1 + count], found[1 + count : results]
+        recorded = after[0].requires_grad
+        if position is not None:
+            settings.last = position = position.after(1, None)
+        new_trace = rest[0] if self.traced else None
+        if recorded or new_trace is not None:
+            own = self._charged(0, left, after) if recorded and 0 in copies else None
+            tag(after[0], found[results:] if recorded else (), new_trace, position, own)
+        for k in copies if recorded else ():
+            if k:
+                tag(after[k], (), None, None, self._charged(k, left, after))
+        spike = rest[1] if len(rest) > 1 else None
+        due = self.forward.due
+        return Stepped(found[0], after, new_trace, spike, None if due is None else left[due])
+
+    def _charged(self, k: int, left: Tensors, after: Tensors) -> Charged:
+        return Charged(left[self.forward.copies[k]], self.key, after[k])
+
+    def constant(self, needs: tuple[bool, ...]) -> list[int]:
+        """The results that have no gradient, if these of ``given`` need one."""
+        known = self.constants.get(needs)
+        if known is None:
+            needed = {name for name, need in zip(self.given, needs, strict=True) if need}
+            known = [k for k, reached in enumerate(self.reached) if not needed & reached]
+            self.constants[needs] = known
+        return known
+
+    def arrived(self, grads: tuple[Tensor | None, ...]) -> set[str]:
+        """The names of ``given`` that these gradients, of the results and the link, reach."""
+        which = tuple(grad is not None for grad in grads)
+        known = self.arriving.get(which)
+        if known is None:
+            known = set()
+            for k, reached in enumerate(self.reached):
+                # The link comes with the potential.
+                if which[k] or (k == 1 and any(which[len(self.reached) :])):
+                    known |= reached
+            self.arriving[which] = known
+        return known
+
+
+class CompiledStepFunction(EngineFunction):
+    """``(steps, own copies of states, position, left, link, *inputs, *states, trace, *learned
+    numbers) -> *results, link``. What has no gradient is left in ``left``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        steps: Steps,
+        before: Sequence[Tensor | None],
+        position: Position | None,
+        left: list[Tensor],
+        link: Tensor | None,
+        *given: Tensor,
+    ) -> tuple[Tensor, ...]:
+        x, forward, numbers = given[0], steps.forward, steps.numbers
+        in_tensors = steps.numbers_for(x)
+        tensors, made = forward.run((*given[: steps.count], *in_tensors), numbers)
+        kept = [tensors[k] for k in steps.kept_at]
+        by_h = False
+        for at, own in zip(steps.copied_at, before, strict=True):
+            if own is not None:
+                kept[at] = own
+                by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
+        ctx.made = steps, position, numbers, in_tensors, link is not None, by_h
+        ctx.save_for_backward(*kept, *steps.sources)
+        ctx.set_materialize_grads(False)
+        results = len(forward.results)
+        constant = steps.constant(ctx.needs_input_grad[5:])
+        if constant:
+            ctx.mark_non_differentiable(*(made[k] for k in constant))
+        left += made[results:]
+        links = (nothing(x, (steps.links, *x.shape)),) if steps.links else ()
+        return *made[:results], *links
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        steps: Steps
+        steps, position, numbers, in_tensors, linked, by_h = ctx.made
+        kept = [
+            # Hooks may have saved them in another form.
+            memory(cast(tensor, torch.uint8 if name == BITS else steps.dtype))
+            for name, tensor in zip(steps.kept, ctx.saved_tensors, strict=False)
+        ]
+        h, results, links = kept[0], len(steps.reached), steps.links
+        told = grads[:results]
+        zeros = torch.zeros_like(h) if any(grad is None for grad in told) else h
+        incoming = [zeros if grad is None else memory(grad) for grad in told]
+        backward = steps.from_h if by_h and steps.from_h is not None else steps.backward
+        rooms = [torch.empty_like(h) for _ in range(backward.rooms)]
+        chain: list[Tensor] = []
+        if links:
+            link = grads[results]
+            # A link's gradient is the next step's, for this one alone, which may overwrite it.
+            link = h.new_zeros((links, *h.shape)) if link is None else memory(link)
+            incoming, chain = [*incoming, link], [link]
+        tensors = [*kept, *in_tensors, *incoming, *rooms, *chain]
+        backward.loop(tensors, numbers, h.numel(), length(position))
+        arrived, at = steps.arrived(grads), backward.at
+
+        def found(name: str) -> Tensor | None:
+            if name not in arrived:  # e.g. the input of a last step that acts in the next one
+                # Norse has a hook on recurrent weights, which takes no None.
+                return torch.zeros_like(h) if name == "x1" else None
+            own = "s0.linked" if name == "s0" and linked else name
+            grad = rooms[at[own]] if own in at else None
+            known = steps.learned.get(name)
+            return grad if known is None else _summed(grad, known.tensor)
+
+        own_link = chain[0] if linked else None
+        return None, None, None, None, own_link, *map(found, steps.given)
+
+
+_apply = super(torch.autograd.Function, CompiledStepFunction).apply
+"""Without looking up the function's signature in every call."""
+
+
+def _made(name: str) -> str:
+    return "to.h" if name == "h" else name
+
+
+def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
+    if terms is None:
+        return None
+    total = terms.sum().reshape(like.shape) if like.numel() == 1 else terms.sum_to_size(like.shape)
+    return total.to(like)
+
+
+def _float(number: Value) -> float:
+    if not isinstance(number, Tensor):
+        return number
+    return float(number.detach()) if on_host(number) else math.nan
