@@ -31,7 +31,8 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Line
 from tssl_adapters.engine.call import pins
-from tssl_adapters.engine.compiled import deciding, launch, steps
+from tssl_adapters.engine.compiled import deciding, launch
+from tssl_adapters.engine.compiled import steps as compiled_steps
 from tssl_adapters.engine.compiled.kernels import Gate, MismatchError, backend
 from tssl_adapters.engine.step import written
 from tssl_adapters.errors import EngineWarning
@@ -57,7 +58,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers are what they are on a GPU: not to be read but by its kernels."""
     if DEVICE == "cuda":
         return
-    for module in (pins, written, steps, deciding):
+    for module in (pins, written, compiled_steps, deciding):
         monkeypatch.setattr(module, "on_host", lambda tensor: False)
 
 
@@ -131,6 +132,11 @@ def loop(compute: Callable[[Any, Any], Any], read: tuple[str, ...] = ()) -> Any:
     return kernels.row_loop(line, {"out": found}, ["n"], read, torch.float32, Gate("out", 0.5))
 
 
+def run_on(kernel: Any, given: dict[str, Tensor], numbers: array[float], neurons: int) -> None:
+    """Run a kernel on the tensors that it takes."""
+    kernel([given[name] for name in kernel.takes], numbers, neurons, math.inf)
+
+
 def room(given: dict[str, Tensor]) -> dict[str, Tensor]:
     """These, and where such a kernel writes."""
     x = given["x"]
@@ -153,27 +159,27 @@ def test_memory_of_another_form_is_not_taken(wrong: str, argument: str) -> None:
     run = loop(lambda x, n: x * n, read=("n",))
     given = {"x": torch.ones(6), "n": torch.tensor(2.0)}
     given = {name: tensor.to(DEVICE) for name, tensor in room(given).items()}
-    run(given, array("f", [0.0]), 6)
+    run_on(run, given, array("f", [0.0]), 6)
     assert given["to.out"].eq(2.0).all()
     assert given["bits"].eq(0b111111).all()
     if (wrong, argument) in (("strides", "n"), ("strides", "bits"), ("dtype", "n")):
         return  # one number has no order, and may have any dtype
     given[argument] = WRONG[wrong](given[argument].reshape(-1))
     with pytest.raises(MismatchError, match="where a loop wants"):
-        run(given, array("f", [0.0]), 6)
+        run_on(run, given, array("f", [0.0]), 6)
 
 
 def test_bits_of_several_blocks_of_neurons() -> None:
     """What one kernel writes of whether a neuron is active, another reads."""
     given = room({"x": torch.randn(300), "n": torch.tensor(2.0)})
     given = {name: tensor.to(DEVICE) for name, tensor in given.items()}
-    loop(lambda x, n: x * n)(given, array("f", [2.0]), 300)
+    run_on(loop(lambda x, n: x * n), given, array("f", [2.0]), 300)
     active = given["to.out"] >= 0.5
     assert 0.2 < active.float().mean() < 0.8
     kernels, line = backend("triton"), Line()
     assert kernels is not None
     result = {"out": line.input("active") * line.input("x")}
-    kernels.row_loop(line, result, [], (), torch.float32)(given, array("f"), 300)
+    run_on(kernels.row_loop(line, result, [], (), torch.float32), given, array("f"), 300)
     assert torch.equal(given["to.out"], torch.where(active, given["x"], 0.0))
 
 
@@ -185,7 +191,7 @@ def test_numbers_are_sent_to_the_device_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "frombuffer", lambda *a, **k: sent.append(a) or frombuffer(*a, **k))
     given = {name: t.to(DEVICE) for name, t in room({"x": torch.ones(6)}).items()}
     for number in (0.0, -0.0, math.nan, 0.0, -0.0, math.nan):
-        run(given, array("f", [number]), 6)
+        run_on(run, given, array("f", [number]), 6)
         expected = torch.tensor(1.0) / torch.tensor(number)
         torch.testing.assert_close(given["to.out"][0].cpu(), expected, equal_nan=True)
     assert len(sent) == 3
@@ -202,6 +208,6 @@ def test_a_division_rounds_as_torch_s_on_that_device(
     monkeypatch.setattr("tssl_adapters.engine.triton.emit.interpreted", lambda: not on_gpu)
     x, n = torch.randn(300), torch.tensor(3.0)
     given = {name: tensor.to(DEVICE) for name, tensor in room({"x": x, "n": n}).items()}
-    loop(lambda x, n: x / n, read)(given, array("f", [3.0]), 300)
+    run_on(loop(lambda x, n: x / n, read), given, array("f", [3.0]), 300)
     assert torch.equal(given["to.out"].cpu(), x / 3.0 if divided else x * (1.0 / n))
     assert not torch.equal(x / 3.0, x * (1.0 / n))

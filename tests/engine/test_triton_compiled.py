@@ -15,7 +15,8 @@ from fused_cases import VARIANTS, a_neuron, call_of, other_rules
 from tssl_adapters import _engines
 from tssl_adapters.engine.call import pins
 from tssl_adapters.engine.call.plan import Plan
-from tssl_adapters.engine.compiled import deciding, launch, steps, takes
+from tssl_adapters.engine.compiled import deciding, launch, takes
+from tssl_adapters.engine.compiled import steps as compiled_steps
 from tssl_adapters.engine.compiled.kernels import backend
 from tssl_adapters.engine.filter import SynapticCurrent
 from tssl_adapters.engine.step import written
@@ -201,7 +202,7 @@ def test_cells_whose_numbers_are_on_the_gpu_compile(
     compiled: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_value = check_a_cell(compiled, name, torch.float32)
-    for module in (pins, written, steps, deciding):
+    for module in (pins, written, compiled_steps, deciding):
         monkeypatch.setattr(module, "on_host", lambda tensor: False)
     read = check_a_cell(compiled, name, torch.float32)
     assert read.count("ld.param.b64") > by_value.count("ld.param.b64")

@@ -26,7 +26,6 @@ class Pin(NamedTuple):
     """A snapshot of a one-element tensor."""
 
     tensor: Tensor
-    version: int
     address: int
     learns: bool
     view: Any
@@ -37,11 +36,16 @@ class Pin(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> Pin:
         """The pin of a tensor that :func:`can_be_pinned` or is not :func:`on_host`."""
-        learns, version, address = tensor.requires_grad, tensor._version, tensor.data_ptr()
+        learns, address = tensor.requires_grad, tensor.data_ptr()
         if not on_host(tensor):
-            return cls(tensor, version, address, learns, None, math.nan)
+            return cls(tensor, address, learns, None, math.nan)
         view = _VIEWS[tensor.dtype].from_address(address)
-        return cls(tensor, version, address, learns, view, view.value)
+        return cls(tensor, address, learns, view, view.value)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is to stay as it is, and can be looked at."""
+        return self.view is not None and not self.learns
 
     def stays(self, now: Tensor) -> bool:
         """Whether it is still this tensor and as learnable as before, whatever its value."""
@@ -55,7 +59,6 @@ class Pin(NamedTuple):
         """Whether it is still this tensor, with the same value, and does not learn."""
         return (
             now is self.tensor
-            and now._version == self.version
             and now.data_ptr() == self.address
             and self.view.value == self.value
             and not now.requires_grad
@@ -88,6 +91,16 @@ def pin(tensor: Tensor) -> Pin | Pins:
     :func:`on_host`.
     """
     return Pin.of(tensor) if tensor.numel() == 1 else Pins.of(tensor)
+
+
+def all_hold(pins: Sequence[Pin], tensors: Sequence[Tensor]) -> bool:
+    """:meth:`Pin.holds` of each, written out, as it is asked at every step."""
+    for (tensor, address, _, view, value), now in zip(pins, tensors, strict=True):
+        if now is not tensor or now.data_ptr() != address or view.value != value:
+            return False
+        if now.requires_grad:
+            return False
+    return True
 
 
 def can_be_pinned(tensors: Sequence[Tensor]) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.elementwise import cast, on_host
 from tssl_adapters.engine.call.once import first_order
-from tssl_adapters.engine.call.pins import Pin, Pins, is_memory, pin, records_plainly
+from tssl_adapters.engine.call.pins import Pin, Pins, all_hold, is_memory, pin, records_plainly
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
@@ -140,10 +140,13 @@ class _Backward:
     Args:
         adjoint: the line.
         given: the names of what is kept, of the numbers in tensors, and of what comes in.
+        wanted: the names of what has a gradient.
         compile_: compiles a line.
     """
 
-    def __init__(self, adjoint: Adjoint, given: Sequence[str], compile_: Compile) -> None:
+    def __init__(
+        self, adjoint: Adjoint, given: Sequence[str], wanted: Sequence[str], compile_: Compile
+    ) -> None:
         grads = {
             name: symbol
             for name, symbol in adjoint.grads.items()
@@ -152,8 +155,12 @@ class _Backward:
         first = {symbol.place: name for name, symbol in reversed(grads.items())}
         own = [*dict.fromkeys(first[symbol.place] for symbol in grads.values())]
         self.rooms = len(own)
-        self.at = {name: own.index(first[symbol.place]) for name, symbol in grads.items()}
-        """Which room holds a gradient that is not zero: equal ones share it."""
+        at = {name: own.index(first[symbol.place]) for name, symbol in grads.items()}
+        linked = {**at, "s0": at.get("s0.linked")}
+        self.at = [[place.get(name) for name in wanted] for place in (at, linked)]
+        """Which room holds a wanted gradient, if it is not zero, without and with a link: equal
+        ones share it.
+        """
         links = {n: symbol for n, symbol in adjoint.grads.items() if tensor_of(n)[0] == LINK}
         outputs = {name: grads[name] for name in own} | links
         names = [*given, *(f"to.{name}" for name in own), f"to.{LINK}"]
@@ -186,7 +193,9 @@ class Steps:
         # The cell's functions are not kept: they may hold on to a step's states and their graph.
         self.num_inputs, self.num_states = cell.inputs, cell.states
         self.pinned, self.pins = pinned, [pin(tensor) for tensor in pinned]
-        self.sources = found.sources
+        fixed = [known for known in self.pins if isinstance(known, Pin) and known.fixed]
+        self.fixed = fixed if len(fixed) == len(self.pins) else None
+        self.operands = found.operands
         self.numbers = array(TYPES[self.dtype], map(_float, found.numbers))
         self.learned = {name: pin(tensor) for name, tensor in found.learned.items()}
         self.of_each = {f"p{k}": tensor.detach() for k, tensor in enumerate(found.spread)}
@@ -216,13 +225,15 @@ class Steps:
         self.copied_at = [self.kept.index(f"s{k}") for k in forward.copies]
         told = [f"g.{name}" for name in forward.results]
         given = [*self.kept, *numbers, *told, *([LINK] if self.links else [])]
-        self.backward = _Backward(found.adjoint, given, compiled)
-        self.from_h = None if found.from_h is None else _Backward(found.from_h, given, compiled)
+        self.backward = _Backward(found.adjoint, given, self.given, compiled)
+        self.from_h = None
+        if found.from_h is not None:
+            self.from_h = _Backward(found.from_h, given, self.given, compiled)
         """The same where h of the step before is kept for the potential."""
         self.constants: dict[tuple[bool, ...], list[int]] = {}
         """The results without a gradient, by which of ``given`` need one."""
-        self.arriving: dict[tuple[bool, ...], set[str]] = {}
-        """The names of ``given`` that a gradient reaches, by which results, or links, have one."""
+        self.arriving: dict[tuple[bool, ...], list[bool]] = {}
+        """Which of ``given`` a gradient reaches, by which results, or the link, have one."""
 
     def fits(
         self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
@@ -242,6 +253,8 @@ class Steps:
         """Whether the neuron's numbers are unchanged, or are read at each step."""
         if len(pinned) != len(self.pins):
             return False
+        if self.fixed is not None:
+            return all_hold(self.fixed, pinned)
         for now, known in zip(pinned, self.pins, strict=True):
             read = known.learns or (isinstance(known, Pin) and known.view is None)
             if not (known.stays(now) if read else known.holds(now)):
@@ -320,16 +333,15 @@ class Steps:
             self.constants[needs] = known
         return known
 
-    def arrived(self, grads: tuple[Tensor | None, ...]) -> set[str]:
-        """The names of ``given`` that these gradients, of the results and the link, reach."""
-        which = tuple(grad is not None for grad in grads)
+    def arrived(self, grads: tuple[Tensor | None, ...]) -> list[bool]:
+        """Which of ``given`` these gradients, of the results and the link, reach."""
+        which = tuple([grad is not None for grad in grads])
         known = self.arriving.get(which)
         if known is None:
-            known = set()
-            for k, reached in enumerate(self.reached):
-                # The link comes with the potential.
-                if which[k] or (k == 1 and any(which[len(self.reached) :])):
-                    known |= reached
+            linked = any(which[len(self.reached) :])
+            # The link comes with the potential, the second result.
+            reached = [r for k, r in enumerate(self.reached) if which[k] or (k == 1 and linked)]
+            known = [any(name in names for names in reached) for name in self.given]
             self.arriving[which] = known
         return known
 
@@ -359,7 +371,7 @@ class CompiledStepFunction(EngineFunction):
                 kept[at] = own
                 by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
         ctx.made = steps, position, numbers, in_tensors, link is not None, by_h
-        ctx.save_for_backward(*kept, *steps.sources)
+        ctx.save_for_backward(*kept, *steps.operands)
         ctx.set_materialize_grads(False)
         results = len(forward.results)
         constant = steps.constant(ctx.needs_input_grad[5:])
@@ -381,8 +393,7 @@ class CompiledStepFunction(EngineFunction):
         ]
         h, results, links = kept[0], len(steps.reached), steps.links
         told = grads[:results]
-        zeros = torch.zeros_like(h) if any(grad is None for grad in told) else h
-        incoming = [zeros if grad is None else memory(grad) for grad in told]
+        incoming = [torch.zeros_like(h) if grad is None else memory(grad) for grad in told]
         backward = steps.from_h if by_h and steps.from_h is not None else steps.backward
         rooms = [torch.empty_like(h) for _ in range(backward.rooms)]
         chain: list[Tensor] = []
@@ -393,19 +404,15 @@ class CompiledStepFunction(EngineFunction):
             incoming, chain = [*incoming, link], [link]
         tensors = [*kept, *in_tensors, *incoming, *rooms, *chain]
         backward.loop(tensors, numbers, h.numel(), length(position))
-        arrived, at = steps.arrived(grads), backward.at
-
-        def found(name: str) -> Tensor | None:
-            if name not in arrived:  # e.g. the input of a last step that acts in the next one
-                # Norse has a hook on recurrent weights, which takes no None.
-                return torch.zeros_like(h) if name == "x1" else None
-            own = "s0.linked" if name == "s0" and linked else name
-            grad = rooms[at[own]] if own in at else None
-            known = steps.learned.get(name)
-            return grad if known is None else _summed(grad, known.tensor)
-
+        arrived, at = steps.arrived(grads), backward.at[linked]
+        found = [
+            rooms[place] if place is not None and reached else _nothing(name, h, reached)
+            for name, place, reached in zip(steps.given, at, arrived, strict=True)
+        ]
+        for k, known in enumerate(steps.learned.values(), steps.count):
+            found[k] = _summed(found[k], known.tensor)
         own_link = chain[0] if linked else None
-        return None, None, None, None, own_link, *map(found, steps.given)
+        return None, None, None, None, own_link, *found
 
 
 _apply = super(torch.autograd.Function, CompiledStepFunction).apply
@@ -414,6 +421,13 @@ _apply = super(torch.autograd.Function, CompiledStepFunction).apply
 
 def _made(name: str) -> str:
     return "to.h" if name == "h" else name
+
+
+def _nothing(name: str, like: Tensor, reached: bool) -> Tensor | None:
+    """The gradient of what nothing that arrives depends on, e.g. the input of a last step that acts
+    in the next one: Norse has a hook on recurrent weights, which takes no ``None``.
+    """
+    return torch.zeros_like(like) if name == "x1" and not reached else None
 
 
 def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
