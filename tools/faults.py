@@ -1,7 +1,7 @@
 """Put the faults of tests/faults into copies of the project, and see whether the tests notice each.
 
 python tools/faults.py --jobs 2
-python tools/faults.py --only thin
+python tools/faults.py --only cells
 TRITON_INTERPRET=1 python tools/faults.py --only triton: # where Triton is installed
 
 A fault is a patch whose head says what was got wrong and which tests should catch it. One that they
@@ -110,14 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip", metavar="TEXT", help="but none with this in it")
     given = parser.parse_args(arguments)
     chosen, table = faults(given.only, given.skip), Table("fault", "it", "what pytest said")
-    failed = False
+    console = Console()
     with ThreadPoolExecutor(given.jobs) as pool:
-        results = track(pool.map(tried, chosen), "faults", total=len(chosen))
-        for fault, (status, said) in zip(chosen, results, strict=True):
-            failed = failed or status != "caught"
+        results = pool.map(tried, chosen)
+        for fault, (status, said) in track(
+            zip(chosen, results, strict=True), "faults", total=len(chosen), console=console
+        ):
+            console.print(f"{status}: {fault.name}")
             if status != "caught":
                 table.add_row(fault.name, status, said)
-    console = Console()
+    failed = table.row_count > 0
     if failed:
         console.print(table)
     console.print(f"{len(chosen)} faults, {table.row_count} not caught")
