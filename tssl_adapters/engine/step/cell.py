@@ -261,7 +261,7 @@ class _Written:
         if due is None:
             return charged
         way = reset.apply if self.clears else reset.after_charge
-        return way(charged, due, neuron.threshold)  # type: ignore[arg-type]
+        return way(charged, due, neuron.threshold)
 
     def _hold_back(self, hold: Hold, states: Tensors, told: bool) -> None:
         if self.cell.timing != "immediate":
