@@ -68,13 +68,13 @@ RULES = (
     rules.SurrogateGradient(lambda x: 1 / (1 + x.abs()) ** 2),
 )
 COMPILED = ("Leaky", "LIFNode")
-"""Of these neurons there are loops on disk that other tests have compiled too."""
+"""One of each way to hand on a state."""
 
 
 def on_engines(cases: Iterable[str]) -> pytest.MarkDecorator:
-    """Each with torch; with compiled loops, which take seconds to make, a few."""
+    """Each with torch and with compiled loops."""
     chosen = [(case, "torch") for case in cases]
-    chosen += [(case, "cpu") for case in cases if case in COMPILED]
+    chosen += [(case, "cpu") for case in cases]
     return pytest.mark.parametrize(("case", "engine"), chosen)
 
 

@@ -173,19 +173,23 @@ class Wrapped:
         """The functions that the layer uses besides its class's methods, and their settings."""
         raise NotImplementedError
 
+    def _tssl_size(self) -> int:
+        """How many attributes the layer has, without those that a call may add."""
+        return len(self.__dict__)
+
     def _tssl_look(self) -> None:
         """Check that the layer is made of the same parts as in the previous call, at the cost of a
         function call, and update a rule that follows the layer's surrogate.
         """
         if exporting():  # which has the library's gradient anyway
             return
-        made_of = (len(self.__dict__), *self._tssl_parts())
+        made_of = (self._tssl_size(), *self._tssl_parts())
         self._tssl_settings.look(made_of, self._tssl_altered)
         self._tssl_follow()
 
     def _tssl_unaltered(self) -> bool:
         """Whether the layer is made of the same parts as in the previous call."""
-        return self._tssl_settings.made_of == (len(self.__dict__), *self._tssl_parts())
+        return self._tssl_settings.made_of == (self._tssl_size(), *self._tssl_parts())
 
     def _tssl_altered(self: Any) -> str | None:
         """Why the layer as it is now cannot be wrapped, or ``None``."""

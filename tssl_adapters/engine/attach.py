@@ -210,7 +210,9 @@ def _by_steps(
         return Stepped(ran.out, after, ran.trace)
 
     described = Described(partial(linear, steps.neuron, steps.leak), by_torch, steps.pinned)
-    states = (state,) if incoming is None else (state, incoming.current)
+    states: Tensors = (state,) if incoming is None else (state, incoming.current)
+    if fresh:  # made as numbers for all neurons
+        states = tuple(s if s.ndim else s.expand(drive.shape).contiguous() for s in states)
     ran = compiled_step(settings, described, (drive,), states, trace, fresh)
     if ran is None:
         return None

@@ -170,6 +170,10 @@ class Layer(Wrapped):
         states, fresh = self._tssl_incoming(x, given)
         return self._tssl_run(x, states, fresh)
 
+    def _tssl_size(self) -> int:
+        own = self.__dict__
+        return len(own) - ("reset" in own)
+
     def _tssl_parts(self: Any) -> tuple[Any, ...]:
         own = self.__dict__
         surrogate = own.get("spike_grad") or self._modules.get("spike_grad")

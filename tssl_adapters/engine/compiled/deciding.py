@@ -84,7 +84,7 @@ def compiled_step(
         if not may_compile(settings, inputs[0]):
             return None
         if found is None or not found.stands_for(inputs[0], pinned):
-            with derived():
+            with derived(), inputs[0].device:  # whatever the default device is
                 settings.steps = found = _decided(settings, described, (*inputs, *states))
         if found is None or not found.fits(inputs, states, pinned, trace):
             return None
