@@ -27,7 +27,7 @@ from tssl_adapters.adapters.norse.surrogates import FORMULAS as NORSE
 from tssl_adapters.adapters.norse.surrogates import surrogate as of_norse
 from tssl_adapters.adapters.snntorch.surrogates import surrogate as of_snntorch
 from tssl_adapters.adapters.spikingjelly.surrogates import surrogate as of_spikingjelly
-from tssl_adapters.engine.compiled import fused
+from tssl_adapters.engine.compiled import fused, steps
 from tssl_adapters.errors import NativeGradientWarning, UnsupportedConfigError
 from tssl_adapters.rules.native import Surrogate, by_autograd, surrogate_of
 
@@ -300,11 +300,10 @@ def test_native_gradient(name: str, dtype: torch.dtype, engine: str) -> None:
 @pytest.mark.parametrize("name", ["spikingjelly-Sigmoid-m", "spikingjelly-Erf-s", "norse-circ-LIF"])
 def test_the_loops_compute_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    forward = fused.FusedFunction.forward
+    function = steps.CompiledStepFunction if name.endswith("-s") else fused.FusedFunction
+    forward = function.forward
     monkeypatch.setattr(
-        fused.FusedFunction,
-        "forward",
-        staticmethod(lambda *given: (called.append(1), forward(*given))[1]),
+        function, "forward", staticmethod(lambda *given: (called.append(1), forward(*given))[1])
     )
     layer = wrapped(LAYERS[name](torch.float64))
     assert "Native(), engine='cpu'" in repr(layer)

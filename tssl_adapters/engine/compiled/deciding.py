@@ -134,6 +134,9 @@ def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
     rounding.
     """
     learned = [known.tensor for known in decided.learned.values()]
+    dtypes = [like.dtype, *(t.dtype for t in decided.pinned if t.is_floating_point())]
+    # What torch computes from a number is as precise as that.
+    coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     generator, shape = torch.Generator().manual_seed(0), _tried(decided, like)
 
     def noise() -> Tensor:
@@ -170,7 +173,8 @@ def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
         weights = [noise() for _ in found]
         grads = torch.autograd.grad(found, to, weights, allow_unused=True)
         zeros = (torch.zeros_like(leaf) for leaf in to)
-        return found, [z if g is None else g for g, z in zip(grads, zeros, strict=True)]
+        both = zip(grads, zeros, strict=True)
+        return found, [(zero if grad is None else grad).to(coarse) for grad, zero in both]
 
     def by_loops(
         settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None

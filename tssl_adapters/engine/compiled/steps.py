@@ -195,13 +195,12 @@ class Steps:
         self.pinned, self.pins = pinned, [pin(tensor) for tensor in pinned]
         fixed = [known for known in self.pins if isinstance(known, Pin) and known.fixed]
         self.fixed = fixed if len(fixed) == len(self.pins) else None
-        self.operands = found.operands
         self.numbers = array(TYPES[self.dtype], map(_float, found.numbers))
         self.learned = {name: pin(tensor) for name, tensor in found.learned.items()}
         self.of_each = {f"p{k}": tensor.detach() for k, tensor in enumerate(found.spread)}
         self.read = [tensor.detach() for tensor in found.read.values()]
         self.in_tensors: list[Tensor] = self.read
-        """The numbers of each neuron, in a step's shape, and those on a GPU."""
+        """Copies of the numbers of each neuron, in a step's shape; those on a GPU, where they lie."""
         self.links = found.links
         self.key = (self,)
         self.content = (tuple(found.line.operations), tuple(found.adjoint.line.operations))
@@ -371,7 +370,7 @@ class CompiledStepFunction(EngineFunction):
                 kept[at] = own
                 by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
         ctx.made = steps, position, numbers, in_tensors, link is not None, by_h
-        ctx.save_for_backward(*kept, *steps.operands)
+        ctx.save_for_backward(*kept, *steps.read)
         ctx.set_materialize_grads(False)
         results = len(forward.results)
         constant = steps.constant(ctx.needs_input_grad[5:])

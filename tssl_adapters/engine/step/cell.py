@@ -164,7 +164,6 @@ class Lines(NamedTuple):
         learned: those of either that take a gradient, by name.
         read: those of them that are on a GPU, by name.
         sources: the tensors that they were computed from.
-        operands: those of them that torch itself would keep for its backward pass.
         functions: what torch computes for the forward line, in order.
         line: the forward line; its inputs are ``"x0"``, ..., the states ``"s0"``, ... and, with a
             PSC, ``"trace"``.
@@ -183,7 +182,6 @@ class Lines(NamedTuple):
     learned: dict[str, Tensor]
     read: dict[str, Tensor]
     sources: list[Tensor]
-    operands: list[Tensor]
     functions: list[Function]
     line: Line
     outputs: dict[str, Symbol]
@@ -412,7 +410,6 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         writer.learned(),
         writer.read(),
         [*writer.sources.values()],
-        [*writer.operands.values()],
         writer.functions,
         line,
         outputs,

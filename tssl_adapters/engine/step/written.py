@@ -95,8 +95,6 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.spread: list[Tensor] = []
         self.sources: dict[int, Tensor] = {}
         """The numbers' tensors that existed before."""
-        self.operands: dict[int, Tensor] = {}
-        """Those of them that are operands of what torch computes from stand-ins."""
         self.functions: list[Function] = []
         self.known_as: dict[int, Symbol] = {}
         """What replaces the symbols at these places from here on."""
@@ -132,8 +130,6 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if value.is_complex() or (value.numel() != 1 and not value.is_cpu):
                 raise CannotWriteError(f"{value.numel()} numbers in {value.dtype}")
             self._met(value)
-            if id(value) in self.sources:
-                self.operands[id(value)] = value
             key = ("tensor", id(value))
             return self._of_all(key, value) if value.numel() == 1 else self._of_each(key, value)
         if isinstance(value, bool | int | float):
