@@ -159,7 +159,7 @@ def test_what_changes_in_a_leaky_layer_counts(change: Change) -> None:
 
 @pytest.mark.parametrize("change", [filled, loaded])
 def test_numbers_may_be_written_to_within_a_graph(change: Change) -> None:
-    """The steps before have the gradient that they had; natively too, if beta alone is written to."""
+    """The steps before keep their gradient, as natively if beta alone is written to."""
     x = drive().requires_grad_()
     ours, native = wrapped("Leaky", rules.Native()), LAYERS["Leaky"]()
     expected = gradient(steps(native, x, filled), x)

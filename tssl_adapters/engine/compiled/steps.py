@@ -200,7 +200,7 @@ class Steps:
         self.of_each = {f"p{k}": tensor.detach() for k, tensor in enumerate(found.spread)}
         self.read = [tensor.detach() for tensor in found.read.values()]
         self.in_tensors: list[Tensor] = self.read
-        """Copies of the numbers of each neuron, in a step's shape; those on a GPU, where they lie."""
+        """Copies of each neuron's numbers, in a step's shape; those on a GPU, where they lie."""
         self.links = found.links
         self.key = (self,)
         self.content = (tuple(found.line.operations), tuple(found.adjoint.line.operations))
