@@ -62,7 +62,7 @@ class LinearCharge:
     centred: int | None = None
 
 
-class Told(NamedTuple):
+class AtReset(NamedTuple):
     """The gradients at a step's threshold and reset, ``[batch, ...]``; ``None`` is zero.
 
     Attributes:
@@ -171,9 +171,9 @@ class Reset:
         """1 - du/dh at a fixed spike; ``None`` is zero."""
         return None
 
-    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
+    def learned(self, at: AtReset) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of the threshold and of the number, neuron by neuron."""
-        return -told.firing, None
+        return -at.firing, None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tssl_adapters.arithmetic import Symbol, minus
 from tssl_adapters.elementwise import derived, operand
-from tssl_adapters.neuron import Reset, Told, Value, computes
+from tssl_adapters.neuron import AtReset, Reset, Value, computes
 
 Formula = Callable[[Tensor, Tensor, Value], Tensor]
 
@@ -93,8 +93,8 @@ class ToValue(Reset):
     def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
         return due
 
-    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
-        return -told.firing, None if told.after is None else told.due * told.after
+    def learned(self, at: AtReset) -> tuple[Tensor | None, Tensor | None]:
+        return -at.firing, None if at.after is None else at.due * at.after
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,17 @@ class Subtract(Reset):
     def drop(self, threshold: Value) -> Value:
         return self.amount_of(threshold)
 
-    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
-        return self._through(told, -told.firing), None
+    def learned(self, at: AtReset) -> tuple[Tensor | None, Tensor | None]:
+        return self._through(at, -at.firing), None
 
-    def _through(self, told: Told, total: Tensor | None) -> Tensor | None:
+    def _through(self, at: AtReset, total: Tensor | None) -> Tensor | None:
         """``total`` plus the gradient through the amount taken from the potentials."""
-        if told.along:
+        if at.along:
             return total
-        if not told.delayed and told.after is not None:
-            total = _less(total, told.due, told.after)
-        if told.before is not None and told.charged is not None:
-            total = _less(total, self._passed(told.before, told.decay), told.charged)
+        if not at.delayed and at.after is not None:
+            total = _less(total, at.due, at.after)
+        if at.before is not None and at.charged is not None:
+            total = _less(total, self._passed(at.before, at.decay), at.charged)
         return total
 
     def _passed(self, before: Tensor, decay: Value) -> Tensor:
@@ -201,8 +201,8 @@ class SubtractAmount(Subtract):
     def amount_of(self, threshold: Value) -> Value:
         return self.amount
 
-    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
-        return -told.firing, self._through(told, None)
+    def learned(self, at: AtReset) -> tuple[Tensor | None, Tensor | None]:
+        return -at.firing, self._through(at, None)
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,8 @@ class ByFormula(Reset):
     def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
         return 1.0 - self._partial(charged, spike, 0)
 
-    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
-        return -told.firing, told.after
+    def learned(self, at: AtReset) -> tuple[Tensor | None, Tensor | None]:
+        return -at.firing, at.after
 
     def _partial(self, charged: Tensor, spike: Tensor, index: int) -> Tensor:
         """The derivative of the potential after the reset by h (0) or by the spike (1)."""

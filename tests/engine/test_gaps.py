@@ -30,7 +30,7 @@ from tssl_adapters.elementwise import at_least, greater
 from tssl_adapters.engine import probe
 from tssl_adapters.engine.attach import attach
 from tssl_adapters.engine.call.settings import Settings
-from tssl_adapters.engine.probe import Native
+from tssl_adapters.engine.probe import NativeForward
 from tssl_adapters.errors import LostLinkWarning, LostTraceError, NativeGradientWarning
 from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.resets import Subtract, ToValue
@@ -118,7 +118,7 @@ def test_the_library_s_spikes_where_it_rounds_otherwise(
     x = torch.tensor([[1.0 - 1e-6, 0.5]], requires_grad=True)
     drive = x.unsqueeze(0) if sequence else x
     spikes = torch.tensor([[1.0, 0.0]])
-    native = Native(
+    native = NativeForward(
         drive, lambda: (spikes.expand_as(drive).clone(), torch.zeros(1, 2)), lambda x, v: (x, x, v)
     )
     settings = Settings("layer", RULE, 1.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.call.settings import Settings
-from tssl_adapters.engine.probe import Native
+from tssl_adapters.engine.probe import NativeForward
 from tssl_adapters.engine.smooth import attach_smooth, valued
 from tssl_adapters.neuron import Reset
 from tssl_adapters.resets import ByFormula, Subtract, ToValue
@@ -90,7 +90,7 @@ class Cell(torch.nn.Module):
             lambda v: self.charge(v, x, w),
             v,
             trace,
-            Native(x, values, probe),
+            NativeForward(x, values, probe),
             reset=ByFormula(formula, (self.sharpness,)) if by_formula else self.reset,
             threshold=self.threshold(w),
             strict=True,

@@ -78,7 +78,7 @@ from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may
 from tssl_adapters.engine.compiled.steps import Stepped, Steps
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
-from tssl_adapters.engine.probe import SAME_NEURON, Native, apart
+from tssl_adapters.engine.probe import SAME_NEURON, NativeForward, apart
 from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
 from tssl_adapters.engine.step.cell import Cell, Hold, Tensors
 from tssl_adapters.engine.step.written import CannotWriteError
@@ -104,7 +104,7 @@ __all__ = [
     "Kinds",
     "LinearCharge",
     "Mode",
-    "Native",
+    "NativeForward",
     "Neuron",
     "Never",
     "Opaque",

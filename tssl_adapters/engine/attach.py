@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import operand
-from tssl_adapters.engine.call.plan import Plan, Values, tells
+from tssl_adapters.engine.call.plan import Plan, Values, h_determines_state
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import (
     Charged,
@@ -30,7 +30,7 @@ from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
 from tssl_adapters.engine.compiled.steps import Stepped
 from tssl_adapters.engine.filter import synaptic_current
-from tssl_adapters.engine.probe import Native, Record, compiled
+from tssl_adapters.engine.probe import NativeForward, Record, compiled
 from tssl_adapters.engine.step.cell import Tensors, linear
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction, spikes_of
@@ -83,7 +83,7 @@ def attach(
     drive: Tensor,
     state: Tensor,
     trace: Tensor | None,
-    native: Native | None,
+    native: NativeForward | None,
     *,
     sequence: bool,
     keep_states: bool = False,
@@ -139,7 +139,11 @@ def attach(
     # Under torch.func the library's own attributes would hold tensors of another level, so the
     # engine computes the values itself from what autograd passes in.
     functional = torch._C._are_functorch_transforms_active()
-    keeps = tells(neuron) and torch.is_grad_enabled() and not (sequence or exposed or functional)
+    keeps = (
+        h_determines_state(neuron)
+        and torch.is_grad_enabled()
+        and not (sequence or exposed or functional)
+    )
     reset = reset_of(neuron) if keeps else ()
     earlier = charged_of(state, reset) if keeps and not fresh else None
     plan = Plan(
@@ -190,7 +194,7 @@ def _by_steps(
     drive: Tensor,
     state: Tensor,
     trace: Tensor | None,
-    native: Native,
+    native: NativeForward,
     incoming: Incoming | None,
     fresh: bool,
 ) -> Result | None:
@@ -220,14 +224,14 @@ def _by_steps(
     return Result(ran.out, ran.states[0], None, ran.trace, ran.due, None, ran.out, current)
 
 
-class _Ran(NamedTuple):
+class _Computed(NamedTuple):
     """What an engine computed in a call.
 
     Attributes:
         out: the output.
         membrane: the potential, after every step if states are kept.
         link: the outgoing link's parts.
-        told: h[t] of a step, if it stands for the state in the next call.
+        kept_h: h[t] of a step, if it stands for the state in the next call.
         before: as in :class:`Result`.
         charged: as in :class:`Result`.
         fired: as in :class:`Result`, if it is not the output.
@@ -237,7 +241,7 @@ class _Ran(NamedTuple):
     out: Tensor
     membrane: Tensor
     link: tuple[Tensor, ...]
-    told: Tensor | None
+    kept_h: Tensor | None
     before: Tensor | None
     charged: Tensor | None = None
     fired: Tensor | None = None
@@ -252,12 +256,12 @@ def _by_kernels(
     current: Tensor | None,
     earlier: Tensor | None,
     link: tuple[Tensor, ...],
-) -> _Ran:
+) -> _Computed:
     rest = (earlier, packed(link), *kernels.plan.neuron.values())
     ran = kernels.run(drive, state, trace, *rest, current=current)
-    out, membrane, told, due, leaked, *new_link = ran
+    out, membrane, kept_h, due, leaked, *new_link = ran
     before = None if kernels.sequence else due
-    return _Ran(out, membrane, tuple(new_link), told, before, leaked=leaked)
+    return _Computed(out, membrane, tuple(new_link), kept_h, before, leaked=leaked)
 
 
 def _by_torch(
@@ -270,24 +274,24 @@ def _by_torch(
     link: tuple[Tensor, ...],
     sequence: bool,
     keeps: bool,
-) -> _Ran:
+) -> _Computed:
     parts = (*(unpacked(link) or (None,) * plan.links), *plan.neuron.values())
     given = (plan, values, drive, state, trace)
     if sequence:
         out, membrane, *new_link = SequenceFunction.apply(*given, *parts)
-        return _Ran(out, membrane, tuple(new_link), None, None)
+        return _Computed(out, membrane, tuple(new_link), None, None)
     out, membrane, *made = StepFunction.apply(*given, earlier, *parts)
     charged, spike, _, before, _, *new_link = made
     if values is not None:
-        return _Ran(out, membrane, tuple(new_link), None, None, charged, spike)
-    told = charged if keeps else None
-    return _Ran(out, membrane, tuple(new_link), told, before, charged, spike)
+        return _Computed(out, membrane, tuple(new_link), None, None, charged, spike)
+    kept_h = charged if keeps else None
+    return _Computed(out, membrane, tuple(new_link), kept_h, before, charged, spike)
 
 
 def _handed_on(
     settings: Settings,
     plan: Plan,
-    ran: _Ran,
+    ran: _Computed,
     trace: Tensor | None,
     steps: int | None,
     reset: tuple[Any, ...],
@@ -310,7 +314,7 @@ def _handed_on(
         if settings.rule.timed:
             settings.last = position
     recorded = last.requires_grad
-    kept = Charged(ran.told, reset, last) if ran.told is not None and recorded else None
+    kept = Charged(ran.kept_h, reset, last) if ran.kept_h is not None and recorded else None
     tag(last, ran.link if recorded else (), new_trace, position, kept)
     states = ran.membrane if plan.keep_states else None
     fired = out if ran.fired is None else ran.fired

@@ -31,7 +31,7 @@ FAR = 16.0
 """From this size on, a threshold is probed separately from the potentials in use."""
 
 
-class Native(NamedTuple):
+class NativeForward(NamedTuple):
     """How to run the library's own forward pass without recording a graph.
 
     Attributes:
@@ -62,7 +62,7 @@ class Record(NamedTuple):
     exposed: bool
     kernels: fused.Call | None = None
 
-    def reproduces(self, native: Native) -> bool:
+    def reproduces(self, native: NativeForward) -> bool:
         """Whether the record's forward pass matches the library's bit for bit.
 
         Tested once per configuration, dtype and device, on random potentials around the threshold,
@@ -94,7 +94,7 @@ class Record(NamedTuple):
         return bool(known)
 
     @torch.no_grad()
-    def _try(self, native: Native) -> bool:
+    def _try(self, native: NativeForward) -> bool:
         given = native.input
         shape = given.shape[1:] if self.sequence else given.shape
         if self.exposed or not self.state.ndim:  # a custom charge may change the shape
@@ -177,7 +177,7 @@ def apart(ours: Tensor, theirs: Tensor, rounding: float, largest: float = 1.0) -
 
 
 def compiled(
-    call: Record, plan: Plan, drive: Tensor, trace: Tensor | None, native: Native | None
+    call: Record, plan: Plan, drive: Tensor, trace: Tensor | None, native: NativeForward | None
 ) -> fused.Call | None:
     """The call for compiled kernels, if they support the layer and round as the library does (they
     may do so even where torch's operations on the record do not).

@@ -19,7 +19,7 @@ from tssl_adapters.elementwise import derived
 from tssl_adapters.engine.attach import Result, attach
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import link_at, link_of, position_at, tag, unpacked
-from tssl_adapters.engine.probe import Native
+from tssl_adapters.engine.probe import NativeForward
 from tssl_adapters.engine.step.recursion import trace_after
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Value
 
@@ -32,7 +32,7 @@ def attach_smooth(
     charge: Charge,
     state: Tensor,
     trace: Tensor | None,
-    native: Native,
+    native: NativeForward,
     *,
     reset: Reset,
     threshold: Value,

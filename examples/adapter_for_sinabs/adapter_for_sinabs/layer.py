@@ -22,7 +22,7 @@ from torch import Tensor
 from adapter_for_sinabs import neurons, surrogates
 from tssl_adapters.adapters import (
     LinearCharge,
-    Native,
+    NativeForward,
     Neuron,
     Reset,
     Result,
@@ -193,7 +193,7 @@ class Layer(Wrapped):
             drive,
             v,
             trace_of(settings, None if fresh else v, (0.0,)),
-            Native(given, lambda: natively(given, v, current), probe),
+            NativeForward(given, lambda: natively(given, v, current), probe),
             sequence=True,
             keep_states=keep,
             fresh=fresh,
@@ -289,7 +289,7 @@ class Layer(Wrapped):
                 lambda v: charge.formula(v, drive, *charge.raw),
                 v,
                 trace_of(settings, None if fresh else v, (0.0,)),
-                Native(x, natively, probe),
+                NativeForward(x, natively, probe),
                 reset=self._tssl_left(threshold),
                 threshold=_number(threshold),
                 strict=False,

@@ -14,7 +14,7 @@ from tssl_adapters.adapters import (
     Kind,
     LinearCharge,
     Mode,
-    Native,
+    NativeForward,
     Neuron,
     Part,
     Reset,
@@ -111,7 +111,7 @@ class Layer(Wrapped):
         charge = LinearCharge(self.decay, 1.0, 0.0, _charge, (self.decay,))
         neuron = Neuron(charge, _reset(self), self.threshold, strict=False)
         state = torch.zeros_like(x[0] if sequence else x) if given is None else given
-        native = Native(x, lambda: self._tssl_run(x, state), self._tssl_probe)
+        native = NativeForward(x, lambda: self._tssl_run(x, state), self._tssl_probe)
         trace = trace_of(settings, given, (0.0,))
         result = attach(
             settings, neuron, x, state, trace, native, sequence=sequence, fresh=given is None

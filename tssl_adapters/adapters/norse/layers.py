@@ -21,8 +21,8 @@ from tssl_adapters.adapters import (
 from tssl_adapters.adapters.norse import neurons
 from tssl_adapters.adapters.norse.run import (
     REFRACTORY,
-    Cell,
-    Incoming,
+    LayerStep,
+    StepInput,
     short_step,
     step,
     trace_before,
@@ -66,12 +66,12 @@ class _Layer(Shared):
         state = self.state_fallback(input_tensor) if fresh else state
         cell = self._tssl_cell(input_tensor)
         if self._tssl_settings.rule.cuts_feedback and _whole(self) and not input_tensor.is_sparse:
-            return whole_sequence(self, cell, Incoming(input_tensor, state, fresh))
+            return whole_sequence(self, cell, StepInput(input_tensor, state, fresh))
         if not isinstance(self, SNN | SNNRecurrent):
-            return step(cell, Incoming(input_tensor, state, fresh))
+            return step(cell, StepInput(input_tensor, state, fresh))
         outs, states, record = [], [], getattr(self, "record_states", False)
         for t in range(input_tensor.shape[0]):
-            out, state = step(cell, Incoming(input_tensor[t], state, fresh and t == 0))
+            out, state = step(cell, StepInput(input_tensor[t], state, fresh and t == 0))
             outs.append(out)
             if record:
                 states.append(state)
@@ -80,14 +80,14 @@ class _Layer(Shared):
     def _tssl_by_steps(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
         if state is None or isinstance(self, SNN | SNNRecurrent) or x.is_sparse:
             return None
-        cell, given = self._tssl_cell(x), Incoming(x, state, False)
+        cell, given = self._tssl_cell(x), StepInput(x, state, False)
         return short_step(cell, given, trace_before(cell, given))
 
-    def _tssl_cell(self: Any, x: Tensor) -> Cell:
+    def _tssl_cell(self: Any, x: Tensor) -> LayerStep:
         sparse = x.is_sparse and self.activation_sparse is not None
         recurrent = isinstance(self, SNNRecurrent | SNNRecurrentCell)
         behaviour = getattr(self, "spiking_method", None)  # Izhikevich's
-        return Cell(
+        return LayerStep(
             self._tssl_settings,
             self._tssl_neuron,
             self.activation_sparse if sparse else self.activation,

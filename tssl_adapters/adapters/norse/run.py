@@ -19,9 +19,10 @@ from torch.nn.functional import linear
 
 from tssl_adapters.adapters import (
     CannotWriteError,
+    Cell,
     Described,
     Hold,
-    Native,
+    NativeForward,
     Result,
     Settings,
     Stepped,
@@ -36,7 +37,6 @@ from tssl_adapters.adapters import (
     trace_of,
     valued,
 )
-from tssl_adapters.adapters import Cell as CompiledCell
 from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
 from tssl_adapters.adapters.norse.neurons import LIF
 from tssl_adapters.adapters.norse.surrogates import surrogate
@@ -76,7 +76,7 @@ with suppress(ImportError):
     }
 
 
-class Cell(NamedTuple):
+class LayerStep(NamedTuple):
     """What a step needs of a layer.
 
     Attributes:
@@ -100,7 +100,7 @@ class Cell(NamedTuple):
     sparse: bool
 
 
-class Incoming(NamedTuple):
+class StepInput(NamedTuple):
     """What a step is given: input, state, and whether the state was made for this call."""
 
     x: Tensor
@@ -112,7 +112,7 @@ class Incoming(NamedTuple):
         return _cut(self.state)
 
 
-def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
+def step(cell: LayerStep, given: StepInput) -> tuple[Tensor, Any]:
     """What the layer emits, and the library's state after the step."""
     trace = trace_before(cell, given)
     found = short_step(cell, given, trace)
@@ -123,7 +123,9 @@ def step(cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
     return result.out.to_sparse() if sparse else result.out, after
 
 
-def short_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Tensor, Any] | None:
+def short_step(
+    cell: LayerStep, given: StepInput, trace: Tensor | None
+) -> tuple[Tensor, Any] | None:
     """:func:`step` where it is compiled, else ``None``."""
     within, inner = _within(cell, given)
     x, state, fresh = inner
@@ -141,7 +143,7 @@ def short_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Tenso
     return ran.out, _with_states(given.state, ran.states, sent)
 
 
-def _within(cell: Cell, given: Incoming) -> tuple[Cell, Incoming]:
+def _within(cell: LayerStep, given: StepInput) -> tuple[LayerStep, StepInput]:
     """A refractory neuron's own cell, and what it is given; any other one's are these."""
     around = REFRACTORY.get(cell.activation)
     if around is None:
@@ -184,7 +186,7 @@ def _with_states(state: Any, tensors: Tensors, sent: Tensor | None) -> Any:
     return state._replace(**changed)
 
 
-def _hold(cell: Cell) -> Hold | None:
+def _hold(cell: LayerStep) -> Hold | None:
     """What holds a refractory neuron back."""
     if cell.activation not in REFRACTORY:
         return None
@@ -199,7 +201,7 @@ def _hold(cell: Cell) -> Hold | None:
     return Hold(lambda states: states[-1], slope.__call__, counter)
 
 
-def _compiled(cell: Cell, like: Any, around: Cell) -> CompiledCell:
+def _compiled(cell: LayerStep, like: Any, around: LayerStep) -> Cell:
     """The cell in the form that engines compile. ``around``: the layer's, if it is refractory."""
     kind, detached = as_computed(cell.neuron, cell.activation), cell.activation in DETACHED
     names, hold = _names(like), _hold(around)
@@ -212,7 +214,7 @@ def _compiled(cell: Cell, like: Any, around: Cell) -> CompiledCell:
         changed = at(inputs, states).others(spike)
         return [changed[name] for name in names[1:]]
 
-    return CompiledCell(
+    return Cell(
         lambda inputs, states: at(inputs, states).charge(states[0]),
         others,
         lambda inputs, states: at(inputs, states).threshold,
@@ -228,7 +230,7 @@ def _compiled(cell: Cell, like: Any, around: Cell) -> CompiledCell:
 
 
 def _in_torch(
-    cell: Cell,
+    cell: LayerStep,
     like: Any,
     settings: Settings,
     inputs: Tensors,
@@ -240,7 +242,7 @@ def _in_torch(
     if cell.weights:
         eye = torch.eye(inputs[0].shape[-1], dtype=inputs[0].dtype, device=inputs[0].device)
         cell, sent = cell._replace(weights=(eye, eye)), inputs[1]
-    again = Incoming(inputs[0], _with_states(like, states, sent), False)
+    again = StepInput(inputs[0], _with_states(like, states, sent), False)
     cell = cell._replace(settings=settings)
     result, after = _any_step(cell, again, trace)
     _, (_, inner, _) = _within(cell, again._replace(state=after))
@@ -248,14 +250,14 @@ def _in_torch(
     return Stepped(result.out, _states(after, result.out.shape), known_trace(inner.v), sent)
 
 
-def _any_step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, Any]:
+def _any_step(cell: LayerStep, given: StepInput, trace: Tensor | None) -> tuple[Result, Any]:
     """A step in torch, and the library's state after it."""
     around = REFRACTORY.get(cell.activation)
     return _step(cell, given, trace) if around is None else _held_step(cell, given, trace, around)
 
 
 def _held_step(
-    cell: Cell, given: Incoming, trace: Tensor | None, around: _Refractory
+    cell: LayerStep, given: StepInput, trace: Tensor | None, around: _Refractory
 ) -> tuple[Result, Any]:
     """The inner step, then the library's own refractory update, which autograd records."""
     inner, within = _within(cell, given)
@@ -272,7 +274,7 @@ def _held_step(
     return result, given.state._replace(**{around.name: after}, rho=rho)
 
 
-def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, Any]:
+def _step(cell: LayerStep, given: StepInput, trace: Tensor | None) -> tuple[Result, Any]:
     x, state, fresh = given
     settings, (activation, p, dt) = cell.settings, cell[2:5]
     seen = state if settings.rule.chain else given.without_chain()
@@ -301,7 +303,7 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
         charging.charge,
         state.v,
         trace,
-        Native(arriving, lambda: (_dense(spikes), after.v), probe),
+        NativeForward(arriving, lambda: (_dense(spikes), after.v), probe),
         reset=ToValue(number(neuron.reset)),
         threshold=number(neuron.threshold),
         strict=True,
@@ -317,14 +319,14 @@ def _step(cell: Cell, given: Incoming, trace: Tensor | None) -> tuple[Result, An
     return result, after._replace(v=result.state, **changed)
 
 
-def trace_before(cell: Cell, given: Incoming) -> Tensor | None:
+def trace_before(cell: LayerStep, given: StepInput) -> Tensor | None:
     """The PSC before a step."""
     inner, within = _within(cell, given)
     v = None if given.fresh else within.state.v
     return trace_of(cell.settings, v, (*resting(inner.p), *cell.rest))
 
 
-def _arriving(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, ...]:
+def _arriving(cell: LayerStep, x: Tensor, state: Any) -> tuple[Tensor, ...]:
     """The synaptic input, term by term."""
     if not cell.weights:
         return (_dense(x),)
@@ -334,7 +336,7 @@ def _arriving(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, ...]:
     return linear(_dense(x), of_input), linear(sent, recurrent)
 
 
-def through(cell: Cell, arriving: Tensor) -> tuple[Tensor, ...]:
+def through(cell: LayerStep, arriving: Tensor) -> tuple[Tensor, ...]:
     """Weights that pass the input on unchanged, without recurrence."""
     if not cell.weights:
         return ()

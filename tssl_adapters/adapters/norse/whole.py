@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from tssl_adapters.adapters import (
     Feedback,
-    Native,
+    NativeForward,
     attach,
     synaptic_current,
     trace_of,
@@ -23,7 +23,7 @@ from tssl_adapters.adapters import (
 )
 from tssl_adapters.adapters.norse.classic import LATE
 from tssl_adapters.adapters.norse.linear import leaky_charge, neuron_of
-from tssl_adapters.adapters.norse.run import Cell, Incoming, through
+from tssl_adapters.adapters.norse.run import LayerStep, StepInput, through
 from tssl_adapters.adapters.norse.values import number, resting
 
 
@@ -32,7 +32,7 @@ def goes_whole(activation: Any) -> bool:
     return activation is lif_step and lif_step not in LATE
 
 
-def whole_sequence(layer: Any, cell: Cell, given: Incoming) -> tuple[Tensor, Any]:
+def whole_sequence(layer: Any, cell: LayerStep, given: StepInput) -> tuple[Tensor, Any]:
     """What the layer emits, ``[T, batch, N]``, and the library's state."""
     settings, p, (x, state, fresh) = cell.settings, cell.p, given
     with torch.no_grad():
@@ -67,7 +67,7 @@ def whole_sequence(layer: Any, cell: Cell, given: Incoming) -> tuple[Tensor, Any
         drive,
         state.v,
         trace,
-        Native(arriving, lambda: (spikes, after.v), probe, steady=False),
+        NativeForward(arriving, lambda: (spikes, after.v), probe, steady=False),
         sequence=True,
         keep_states=layer.record_states,
         fresh=fresh,

@@ -16,7 +16,7 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     SAME_NEURON,
     LinearCharge,
-    Native,
+    NativeForward,
     Neuron,
     Never,
     OtherNeuronError,
@@ -237,7 +237,7 @@ class Layer(Wrapped):
                 self._tssl_check(expected, theirs, spikes)
                 return drive, spikes, potential
 
-        native = Native(x, lambda: run(x, states), probe)
+        native = NativeForward(x, lambda: run(x, states), probe)
         recurrent = "spk" in states
         split = recurrent and settings.tau_s != 1.0  # what is fed back is not what is emitted
         result = attach(

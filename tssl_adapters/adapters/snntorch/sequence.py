@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tssl_adapters.adapters import (
     Mode,
-    Native,
+    NativeForward,
     OtherNeuronError,
     Part,
     Result,
@@ -104,7 +104,7 @@ def _over_sequence(layer: Any, x: Tensor) -> Any:
         drive,
         states["mem"],
         trace,
-        Native(x, lambda: natively(x, states), probe),
+        NativeForward(x, lambda: natively(x, states), probe),
         sequence=True,
         keep_states=keep,
         fresh=fresh,

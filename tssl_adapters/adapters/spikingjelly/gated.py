@@ -17,7 +17,7 @@ from tssl_adapters.adapters import (
     ByFormula,
     Cell,
     Described,
-    Native,
+    NativeForward,
     Result,
     Settings,
     Stepped,
@@ -120,7 +120,7 @@ def _reset(inputs: Tensors) -> ByFormula:
 
 
 def _attached(
-    settings: Settings, inputs: Tensors, state: Tensor, trace: Tensor | None, native: Native,
+    settings: Settings, inputs: Tensors, state: Tensor, trace: Tensor | None, native: NativeForward,
     fresh: bool, h: Tensor | None = None,
 ) -> Result:  # fmt: skip
     """A step of the equivalent neuron in torch; ``h``: its value, if it is known."""
@@ -157,7 +157,7 @@ def _in_torch(
     def probe(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return h, spike, after
 
-    native = Native(inputs[0], lambda: (spike, after), probe)
+    native = NativeForward(inputs[0], lambda: (spike, after), probe)
     result = _attached(settings, inputs, states[0], trace, native, False, h)
     assert result.charged is not None
     assert result.fired is not None
@@ -261,7 +261,7 @@ class GatedLIF(Node):
 
     def _tssl_native_step(
         self: Any, x: Tensor, spike: Tensor, state: Tensor, given: _Sequence, t: int
-    ) -> Native:
+    ) -> NativeForward:
         def entering(current: Tensor, v: Tensor) -> Tensor:
             return _charge((current, *given.numbers), (v,))
 
@@ -280,7 +280,7 @@ class GatedLIF(Node):
                 current = x * (1 - given.gates.beta * (1 - conduct))
                 return entering(current, v), fired, reset.apply(h, fired)
 
-        return Native(x, values, probe)
+        return NativeForward(x, values, probe)
 
     def _tssl_keeps(self) -> bool:
         return False

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tssl_adapters.adapters import (
-    Native,
+    NativeForward,
     Reset,
     Result,
     Subtract,
@@ -51,7 +51,7 @@ class KLIF(SmoothNode):
             lambda potential: charged(x, potential),
             v * fixed,
             trace,
-            Native(x, lambda: (spike, after * k), probe),
+            NativeForward(x, lambda: (spike, after * k), probe),
             reset=self._tssl_scaled_reset(v),
             threshold=self.v_threshold,
             strict=False,

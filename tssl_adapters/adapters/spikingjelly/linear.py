@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters import (
     LinearCharge,
-    Native,
+    NativeForward,
     Neuron,
     Steppable,
     Traits,
@@ -83,7 +83,7 @@ class LinearNode(Node):
             x,
             state,
             trace,
-            Native(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
+            NativeForward(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
             sequence=sequences(self),
             keep_states=keep,
             steps=steps if plain and alone else None,

@@ -95,7 +95,7 @@ def in_working_dtype(moment: Moment, neuron: Neuron) -> Moment:
     return Moment(*(None if field is None else field.to(dtype) for field in moment))  # type: ignore[arg-type]
 
 
-def tells(neuron: Neuron) -> bool:
+def h_determines_state(neuron: Neuron) -> bool:
     """Whether h[t] determines the outgoing state: not if a reset was due when the step began."""
     return neuron.timing != "both"
 

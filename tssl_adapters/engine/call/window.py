@@ -121,8 +121,8 @@ def watch_times(position: Position, grads: Sequence[Tensor], later: Tensor | Non
     stretch, settings = position.stretch, position.stretch.settings
     following = [*grads[1:], *([] if later is None else [later])]
     settings.watched = not all(map(torch.equal, grads, following))
-    stretch.told = stretch.told or any(bool(grad.any()) for grad in grads)
-    if position.steps == 0 and stretch.told and not settings.watched:
+    stretch.any_gradient = stretch.any_gradient or any(bool(grad.any()) for grad in grads)
+    if position.steps == 0 and stretch.any_gradient and not settings.watched:
         settings.watched = True
         _warn(
             settings,

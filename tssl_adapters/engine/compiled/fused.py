@@ -17,9 +17,9 @@ from tssl_adapters.engine.call.plan import (
     EngineFunction,
     Like,
     Plan,
+    h_determines_state,
     nothing,
     reduced,
-    tells,
     working_dtype,
 )
 from tssl_adapters.engine.call.settings import Settings
@@ -189,15 +189,17 @@ class FusedFunction(EngineFunction):
         again = any(ctx.needs_input_grad)
         given = call.given(drive, state, trace, current=current)
         needs_drive = ctx.needs_input_grad[8 + GAIN]
-        told = again and not call.sequence and tells(call.plan.neuron) and not needs_drive
-        charged = torch.empty_like(given.drive) if told else None
+        keeps_h = (
+            again and not call.sequence and h_determines_state(call.plan.neuron) and not needs_drive
+        )
+        charged = torch.empty_like(given.drive) if keeps_h else None
         out, after, due, kept, ctx.compiled = compute(call, given, charged, again)
         ctx.call, ctx.numbers = call, given.numbers
-        ctx.told, ctx.earlier, ctx.trace = told, earlier is not None, Like.of(trace)
+        ctx.kept_h, ctx.earlier, ctx.trace = keeps_h, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
         before = state if earlier is None else earlier
-        trace = None if told else trace  # the kernels kept one bit per neuron of it
-        ctx.save_for_backward(charged if told else drive, before, trace, kept, current, *tensors)
+        trace = None if keeps_h else trace  # the kernels kept one bit per neuron of it
+        ctx.save_for_backward(charged if keeps_h else drive, before, trace, kept, current, *tensors)
         ctx.set_materialize_grads(False)
         left += charged, due
         leaked = _leaked(given)
@@ -220,14 +222,14 @@ class FusedFunction(EngineFunction):
         plan = call.plan
         drive, state, trace, kept, current, *_ = ctx.saved_tensors
         given = call.given(drive, state, trace, ctx.numbers, ctx.earlier, current)
-        spec = call.spec.told if ctx.told else call.spec
+        spec = call.spec.given_h if ctx.kept_h else call.spec
         needs, compiled = ctx.needs_input_grad[8:][:LEARNED], ctx.compiled
         watch_call(call, spec, given, grad_out, grad_after, link)
         window = None
         if plan.rule.windowed:
             window = _of_window(call, spec, given, grad_out, link)
             call, given, kept, again, grad_out = window[:5]
-            spec, compiled = call.spec.told if ctx.told else call.spec, compiled and again
+            spec, compiled = call.spec.given_h if ctx.kept_h else call.spec, compiled and again
         ending = ends(plan.position, given.steps - 1)
         back = back_form(plan, any(needs), grad_out, grad_after, link, plan.steps(), ending)
         wants = (ctx.needs_input_grad[3], window is None and ctx.trace is not None)
@@ -305,8 +307,8 @@ def _of_window(
     assert window is not None
     if grad_out is not None and not call.sequence:
         grad_out = grad_out[None]
-    told = arriving(grad_out, given.steps, like, plan.tau_s, dtype)
-    found, grads = zip(*told, strict=True)
+    arrived = arriving(grad_out, given.steps, like, plan.tau_s, dtype)
+    found, grads = zip(*arrived, strict=True)
     trace = None if found[-1] is None else found[-1] * (1.0 - 1.0 / plan.tau_s)
     call = call._replace(plan=plan._replace(tau_s=1.0), spec=call.spec.shaped(psc=False))
     fired = spread(window.active, like.shape, like.to(dtype))
@@ -356,7 +358,7 @@ def unseen(settings: Settings, grad_after: Tensor | None) -> bool:
 
 def _fired(spec: Spec, neuron: Neuron, given: Given) -> Tensor:
     """s of a single step, shaped like its potential."""
-    if spec.form.told:
+    if spec.form.given_h:
         return fires(neuron, given.drive)
     return fires(neuron, charge(neuron, given.state, given.drive)[1])
 

@@ -55,9 +55,9 @@ class Given(NamedTuple):
     Attributes:
         steps: T.
         neurons: N.
-        drive: ``[T, N]`` in any shape; h[t] if the form is ``told``.
+        drive: ``[T, N]`` in any shape; h[t] if the form is ``given_h``.
         state: the incoming potential ``[N]``.
-        trace: the incoming PSC ``[N]``; ``None`` for zero, or if the form is ``told``.
+        trace: the incoming PSC ``[N]``; ``None`` for zero, or if the form is ``given_h``.
         numbers: the neuron's numbers, as made by :meth:`Backend.numbers`.
         tau_s: synaptic time constant in steps.
         earlier: whether ``state`` is h of the previous step, not yet reset.
@@ -269,7 +269,7 @@ def back_of(spec: Spec, back: BackForm, given: Given, adjoints: Adjoints) -> Bac
         detached=back.detached,
         ends=back.ends,
         earlier=given.earlier,
-        trace="after" if sequence or spec.form.told else incoming,
+        trace="after" if sequence or spec.form.given_h else incoming,
     )
 
 

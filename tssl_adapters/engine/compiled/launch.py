@@ -66,12 +66,12 @@ def forward(
 ) -> tuple[Tensor | None, bool]:
     """Run :meth:`Backend.forward`, or torch; also returns whether it was the backend."""
     backend, spec, keep = kernels.backend, kernels.spec, kernels.plan.keep_states
-    tells = charged is not None
+    keeps_h = charged is not None
     single, traced, gate = given.steps == 1, given.trace is not None, given.gate
-    key = (backend.name, spec, keep, tells, single, traced, given.tau_s, gate)
+    key = (backend.name, spec, keep, keeps_h, single, traced, given.tau_s, gate)
     good = _tried.get(key)
     if good is None:
-        good = _try(kernels, key, "forward", partial(_forward_holds, kernels, given, tells))
+        good = _try(kernels, key, "forward", partial(_forward_holds, kernels, given, keeps_h))
     if good:
         try:
             return backend.forward(spec, given, out, after, charged, due, keep, again), True
@@ -219,12 +219,12 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
     return kernels.plan._replace(neuron=neuron), few
 
 
-def _forward_holds(kernels: Kernels, given: Given, tells: bool) -> bool:
+def _forward_holds(kernels: Kernels, given: Given, keeps_h: bool) -> bool:
     plan, few = _few(kernels, given, 1 if given.steps == 1 else STEPS, _Noise(given.drive))
     both = (kernels.backend, Reference(plan))
     if few.synapse is not None and not _charges_alike(plan, kernels, few):
         return False
-    return _agree(*(_went(plan, kernels.spec, backend, few, tells)[0] for backend in both))
+    return _agree(*(_went(plan, kernels.spec, backend, few, keeps_h)[0] for backend in both))
 
 
 def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
@@ -241,12 +241,12 @@ def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
 
 
 def _went(
-    plan: Plan, spec: Spec, passes: Passes, few: Given, tells: bool
+    plan: Plan, spec: Spec, passes: Passes, few: Given, keeps_h: bool
 ) -> tuple[list[Tensor], Given, Tensor | None]:
     """What a forward pass writes, the backward pass's inputs, and what is kept for it."""
     keep = plan.keep_states
     out, after = torch.empty_like(few.drive), torch.empty_like(few.drive if keep else few.state)
-    charged = torch.empty_like(few.drive) if tells else None
+    charged = torch.empty_like(few.drive) if keeps_h else None
     late = few.steps == 1 and spec.form.timing != "immediate"
     due = torch.empty_like(few.drive[0]) if late else None
     kept = passes.forward(spec, few, out, after, charged, due, keep, True)
@@ -275,7 +275,7 @@ def _backward_holds(
     leaked = None if like.leaked is None else noise(NEURONS)
     found = []
     for backend in (kernels.backend, Reference(plan)):
-        _, start, kept = _went(plan, kernels.spec, backend, few, form.told)
+        _, start, kept = _went(plan, kernels.spec, backend, few, form.given_h)
         chain = link.clone()
         adjoints = Adjoints(
             grad_out,

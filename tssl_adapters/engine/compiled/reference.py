@@ -95,8 +95,8 @@ class Reference:
         looks = looks_around(rule, each, given.steps, alone)
         grads = arriving(grad_out, given.steps, like, tau_s, dtype)
         moments = _moments(neuron, rule, spec, given, kept)
-        for (moment, active), told in zip(moments, grads, strict=True):
-            t, (grad_trace, grad_spike) = t - 1, told
+        for (moment, active), arrived in zip(moments, grads, strict=True):
+            t, (grad_trace, grad_spike) = t - 1, arrived
             grad_state = grad_of_state(after, t, given.steps, each, dtype)
             mean = around(after, t, neuron, dtype) if looks else None
             moment = in_working_dtype(moment, neuron)
@@ -179,7 +179,7 @@ def _moments(
     if given.earlier:
         state = state_after(neuron, state, fires(neuron, state), None)
     dtype = working_dtype(drive)
-    if spec.form.told:
+    if spec.form.given_h:
         before = None if neuron.timing == "immediate" else fires(neuron, state)
         active = None if kept is None else _flags(kept, given.neurons).to(dtype)
         yield Moment(state, drive[0], before, drive[0], fires(neuron, drive[0])), active

@@ -222,8 +222,8 @@ class Steps:
         self.kept = ["h", *found.adjoint.kept, *([BITS] if forward.bits else [])]
         self.kept_at = [forward.names.index(_made(name)) for name in self.kept]
         self.copied_at = [self.kept.index(f"s{k}") for k in forward.copies]
-        told = [f"g.{name}" for name in forward.results]
-        given = [*self.kept, *numbers, *told, *([LINK] if self.links else [])]
+        come_in = [f"g.{name}" for name in forward.results]
+        given = [*self.kept, *numbers, *come_in, *([LINK] if self.links else [])]
         self.backward = _Backward(found.adjoint, given, self.given, compiled)
         self.from_h = None
         if found.from_h is not None:
@@ -391,8 +391,9 @@ class CompiledStepFunction(EngineFunction):
             for name, tensor in zip(steps.kept, ctx.saved_tensors, strict=False)
         ]
         h, results, links = kept[0], len(steps.reached), steps.links
-        told = grads[:results]
-        incoming = [torch.zeros_like(h) if grad is None else memory(grad) for grad in told]
+        incoming = [
+            torch.zeros_like(h) if grad is None else memory(grad) for grad in grads[:results]
+        ]
         backward = steps.from_h if by_h and steps.from_h is not None else steps.backward
         rooms = [torch.empty_like(h) for _ in range(backward.rooms)]
         chain: list[Tensor] = []

@@ -49,9 +49,9 @@ def _name() -> str:
 
 @cache
 def _forward_step(
-    spec: Spec, tau_s: float, traced: bool, tells: bool, gate: float | None
+    spec: Spec, tau_s: float, traced: bool, keeps_h: bool, gate: float | None
 ) -> Callable[..., None]:
-    return compiled(loops.forward_step(_name(), spec, tau_s, traced, tells, gate))
+    return compiled(loops.forward_step(_name(), spec, tau_s, traced, keeps_h, gate))
 
 
 @cache
@@ -141,13 +141,13 @@ class CpuBackend:
         keep: bool,
         again: bool,
     ) -> Tensor | None:
-        n, dtype, tells = given.neurons, _DTYPES[spec.form.dtype], charged is not None
+        n, dtype, keeps_h = given.neurons, _DTYPES[spec.form.dtype], charged is not None
         bits = None
-        gate = given.gate if tells and spec.form.psc else None
+        gate = given.gate if keeps_h and spec.form.psc else None
         if gate is not None:
             bits = given.drive.new_empty(-(-n // 8), dtype=torch.uint8)
         if given.steps == 1:
-            loop = _forward_step(spec, given.tau_s, given.trace is not None, tells, gate)
+            loop = _forward_step(spec, given.tau_s, given.trace is not None, keeps_h, gate)
         else:
             loop = _forward_sequence(spec, given.tau_s, keep)
         current, leaked = _synapse_at(given, dtype)

@@ -37,7 +37,7 @@ def backward_step(
     line = backward(spec, rule, back, tau_s)
     step = function.row(line, [target for target in line.outputs if target not in unwanted])
     code, start = function.code, "%first"
-    flagged = spec.form.psc and spec.form.told and "trace" in function.rows[0].parameters
+    flagged = spec.form.psc and spec.form.given_h and "trace" in function.rows[0].parameters
     places = {
         "drive": "%drive",
         "potential": "%state",
@@ -89,14 +89,14 @@ class _Sequence:
         self.function = function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
         self.code = function.code
         self.psc, self.synapse = spec.form.psc, spec.form.synapse
-        self.told = not (self.psc or back.learns)
-        line = backward(spec.told if self.told else spec, rule, back, tau_s)
+        self.given_h = not (self.psc or back.learns)
+        line = backward(spec.given_h if self.given_h else spec, rule, back, tau_s)
         targets = line.without(unwanted)
         self.step = function.row(line, targets)
-        self.moves = not self.told or "potential" in function.rows[0].parameters
+        self.moves = not self.given_h or "potential" in function.rows[0].parameters
         """Whether the backward pass reads the potential before each step."""
         kept = ["potential", *(["trace"] if self.psc else [])]
-        kept += [*(["charged"] if self.told else []), *(["current"] if self.synapse else [])]
+        kept += [*(["charged"] if self.given_h else []), *(["current"] if self.synapse else [])]
         self.again = function.row(forward(spec, tau_s, self.psc), kept)
         self.carried = [name for name in CARRIED if name in targets]
 
@@ -117,7 +117,7 @@ class _Sequence:
 
     def _take_memory(self) -> str:
         """Room for a block: what the forward pass leaves, zeros, and what is carried backward."""
-        function, code, both = self.function, self.code, self.psc or self.told
+        function, code, both = self.function, self.code, self.psc or self.given_h
         history = code.get("add i64 %steps, 1")
         others = len(self.carried) + 1 + self.synapse
         rows = code.get(f"add i64 {history if self.moves else '1'}, {others}")
@@ -161,13 +161,13 @@ class _Sequence:
 
     def _forward_again(self, start: str, count: str, numbers: dict[str, str]) -> None:
         function, code = self.function, self.code
-        ahead = "%steps" if self.psc or self.told else code.get("sub i64 %steps, 1")
+        ahead = "%steps" if self.psc or self.given_h else code.get("sub i64 %steps, 1")
         with code.counting("0", ahead, "1") as t:
             now = then = self.potentials
             if self.moves:
                 now, then = self._around(self.potentials, t)
             places = {"potential": now, "to.potential": then}
-            if self.told:
+            if self.given_h:
                 places["to.charged"] = self._held(self.others, t)
             if self.synapse:
                 places |= {"current": self.current, "to.current": self.current}
@@ -186,7 +186,7 @@ class _Sequence:
             places = {
                 "potential": self._held(self.potentials, t),
                 "drive": self._held(self.others, t)
-                if self.told
+                if self.given_h
                 else function.step_of("%drive", t, start),
                 "grad_out": function.step_of("%grad_out", t, start, "%pace"),
                 "to.grad_drive": function.step_of("%grad_drive", t, start),

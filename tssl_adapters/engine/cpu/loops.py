@@ -27,12 +27,12 @@ CURRENT_BACK = (*RANGE, "values", "grad_out", "grad_drive")
 
 
 def forward_step(
-    name: str, spec: Spec, tau_s: float, traced: bool, tells: bool, gate: float | None
+    name: str, spec: Spec, tau_s: float, traced: bool, keeps_h: bool, gate: float | None
 ) -> Source:
-    """One forward step; writes h if it ``tells``, and bits of which traces reach a ``gate``."""
+    """One forward step; writes h if it ``keeps_h``, and bits of which traces reach a ``gate``."""
     function = Function(name, FORWARD, spec.form.dtype, spec.form.dense)
     late = spec.form.timing != "immediate"
-    targets = ["output", "potential", *(["charged"] if tells else []), *(["due"] if late else [])]
+    targets = ["output", "potential", *(["charged"] if keeps_h else []), *(["due"] if late else [])]
     step = function.row(forward(spec, tau_s, traced), targets)
     code = function.code
     count = code.get("sub i64 %last, %first")
@@ -44,7 +44,7 @@ def forward_step(
     }
     if traced:
         places["trace"] = function.at("%trace", "%first")
-    if tells:
+    if keeps_h:
         places["to.charged"] = function.at("%charged", "%first")
     if late:
         places["to.due"] = function.at("%due", "%first")

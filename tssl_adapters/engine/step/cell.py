@@ -36,7 +36,7 @@ from tssl_adapters.engine.step.recursion import (
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, THRESHOLD, link_size
 from tssl_adapters.engine.step.traced import LINK, Recorder
 from tssl_adapters.engine.step.written import CannotWriteError, Function, Writer
-from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Timing, Told, Value
+from tssl_adapters.neuron import AtReset, LinearCharge, Neuron, Reset, Timing, Value
 from tssl_adapters.rules import Rule
 
 Tensors = Sequence[Tensor]
@@ -199,12 +199,18 @@ class _Written:
         line: where to write them.
         like: a tensor with the dtype and device of the states, in a shape that suits the numbers.
         tau_s: synaptic time constant in steps.
-        told: whether h is an input of the line.
+        given_h: whether h is an input of the line.
         from_h: whether the potential is given as h of the step before.
     """
 
     def __init__(
-        self, cell: Cell, line: Line, like: Tensor, tau_s: float, told: bool, from_h: bool = False
+        self,
+        cell: Cell,
+        line: Line,
+        like: Tensor,
+        tau_s: float,
+        given_h: bool,
+        from_h: bool = False,
     ) -> None:
         self.cell, self.line = cell, line
         self.writer = writer = Writer(line, like)
@@ -232,7 +238,7 @@ class _Written:
             if cell.value is not None:
                 value = writer.symbol(cell.value(given, states))
         writer.forget(but=[value, self.formula, threshold])
-        h: Any = line.input("h") if told else self._reset_late(neuron, value, before)
+        h: Any = line.input("h") if given_h else self._reset_late(neuron, value, before)
         if before is None:
             writer.known_as[self.formula.place] = h
         spike: Any = fires(neuron, h)
@@ -248,7 +254,7 @@ class _Written:
         self.held: Any = None
         self.sent: Any = spike
         if cell.hold is not None:
-            self._hold_back(cell.hold, states, told)
+            self._hold_back(cell.hold, states, given_h)
         trace: Any = line.input("trace")
         self.emitted: Any = trace_after(trace, self.sent, tau_s)
         self.psc = trace_after(trace, spike, tau_s)
@@ -261,7 +267,7 @@ class _Written:
         way = reset.apply if self.clears else reset.after_charge
         return way(charged, due, neuron.threshold)
 
-    def _hold_back(self, hold: Hold, states: Tensors, told: bool) -> None:
+    def _hold_back(self, hold: Hold, states: Tensors, given_h: bool) -> None:
         if self.cell.timing != "immediate":
             raise CannotWriteError("a neuron that is held back before its reset")
         writer, line, v = self.writer, self.line, self.moment.state
@@ -271,7 +277,7 @@ class _Written:
         self.functions[held.place] = (over, hold.slope(over))
         self.sent = (1.0 - held) * self.sent
         # Going back, the rule has the gradient of the neuron's own step.
-        own = line.compute("held", self.after) if told else self.after
+        own = line.compute("held", self.after) if given_h else self.after
         self.own, self.after = own, (1.0 - held) * own + held * v
         with torch.no_grad(), writer:
             counters = hold.counters(states, *map(writer.stand_in, (held, self.sent)))
@@ -356,8 +362,8 @@ class _Formula(Reset):
     def taken(self, charged: Tensor, spike: Tensor, due: Tensor) -> Tensor | None:
         return 1.0 - self.by_charged
 
-    def learned(self, told: Told) -> tuple[Tensor | None, Tensor | None]:
-        return -told.firing, told.after
+    def learned(self, at: AtReset) -> tuple[Tensor | None, Tensor | None]:
+        return -at.firing, at.after
 
 
 def _itself(state: Any, drive: Any) -> Any:
@@ -372,7 +378,7 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
         CannotWriteError: the cell computes something that a line cannot express.
     """
     line = Line()
-    forth = _Written(cell, line, like, tau_s, told=False)
+    forth = _Written(cell, line, like, tau_s, given_h=False)
     moment, neuron = forth.moment, forth.neuron
     outputs: dict[str, Any] = {"out": forth.emitted, "h": moment.charged, "s0": forth.after}
     outputs |= {f"s{k}": other for k, other in enumerate(forth.others, 1)}
@@ -385,12 +391,12 @@ def lines(cell: Cell, rule: Rule, like: Tensor, tau_s: float = 1.0) -> Lines:
     writer = forth.writer
 
     def adjoint(from_h: bool) -> Adjoint:
-        told = _Written(cell, Line(), like, tau_s, told=True, from_h=from_h)
-        if told.writer.numbers != writer.numbers or not _equal(told.writer.spread, writer.spread):
+        step = _Written(cell, Line(), like, tau_s, given_h=True, from_h=from_h)
+        if step.writer.numbers != writer.numbers or not _equal(step.writer.spread, writer.spread):
             raise CannotWriteError("another step each time")
-        grads = _back(told, rule, tau_s)
-        wanted = {*told.line.inputs(grads.values())}
-        return Adjoint(told.line, grads, [name for name in own if name in wanted])
+        grads = _back(step, rule, tau_s)
+        wanted = {*step.line.inputs(grads.values())}
+        return Adjoint(step.line, grads, [name for name in own if name in wanted])
 
     own = [
         *(f"x{k}" for k in range(cell.inputs)),
@@ -440,43 +446,43 @@ class _Arriving(NamedTuple):
         return _Arriving(product(free, self.state), [product(free, p) for p in self.link], passed)
 
 
-def _past_hold(told: _Written, back: _Arriving) -> list[tuple[Any, Any]]:
+def _past_hold(step: _Written, back: _Arriving) -> list[tuple[Any, Any]]:
     """What being held, or not, owes to the potential and to the link, as seeds."""
-    seeds = [(told.after, back.state)]
+    seeds = [(step.after, back.state)]
     if back.link:
-        seeds.append((told.held, back.link[DECAYED] * (told.moment.state - told.own)))
+        seeds.append((step.held, back.link[DECAYED] * (step.moment.state - step.own)))
     return seeds
 
 
-def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
+def _back(step: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     """The gradients computed by one step."""
-    line, moment = told.line, told.moment
+    line, moment = step.line, step.moment
     traced = tau_s != 1.0
     zero: Any = line.number(0.0)
-    learned = [line.input(name).place for name in told.writer.learned()]
+    learned = [line.input(name).place for name in step.writer.learned()]
     one = line.number(1.0)
-    decay: Any = told.adjoints([(told.formula, one)]).get(told.entering.place, zero)
-    charge = replace(told.neuron.charge, decay=decay)
-    neuron = replace(told.neuron, charge=charge)
+    decay: Any = step.adjoints([(step.formula, one)]).get(step.entering.place, zero)
+    charge = replace(step.neuron.charge, decay=decay)
+    neuron = replace(step.neuron, charge=charge)
     spike: Any = moment.spike
-    seeds = [(told.emitted, line.input("g.out"))]
-    seeds += [(told.emitted, line.input("g.trace"))] if traced else []
-    seeds += [(told.sent, line.input("g.spike"))] if traced and told.cell.sends else []
-    seeds += [(other, line.input(f"g.s{k}")) for k, other in enumerate(told.others, 1)]
+    seeds = [(step.emitted, line.input("g.out"))]
+    seeds += [(step.emitted, line.input("g.trace"))] if traced else []
+    seeds += [(step.sent, line.input("g.spike"))] if traced and step.cell.sends else []
+    seeds += [(other, line.input(f"g.s{k}")) for k, other in enumerate(step.others, 1)]
     links = link_size(neuron, rule)
     back = _Arriving(line.input("g.s0"), [line.input(f"link.{k}") for k in range(links)])
-    if told.held is not None:
-        seeds += _past_hold(told, back)
-        back = back.but_where(told.held)
-    through_others = told.adjoints(seeds, through_h=True)
+    if step.held is not None:
+        seeds += _past_hold(step, back)
+        back = back.but_where(step.held)
+    through_others = step.adjoints(seeds, through_h=True)
     signal: Any = through_others[spike.place]
     active: Any = line.input("active") if traced and rule.active_from(tau_s) is not None else None
     numbers: dict[int, Any] = {THRESHOLD: neuron.threshold, RESET_VALUE: neuron.reset.number}
-    leaves = {*learned, *(leaf.place for leaf in (*told.inputs, *told.states))}
+    leaves = {*learned, *(leaf.place for leaf in (*step.inputs, *step.states))}
     moving = {
         index: number
         for index, number in numbers.items()
-        if isinstance(number, Symbol) and told.adjoints([(number, one)]).keys() & leaves
+        if isinstance(number, Symbol) and step.adjoints([(number, one)]).keys() & leaves
     }
     needs = [index in moving for index in range(LEARNED)]
     carried = Carried(*back.link)
@@ -488,9 +494,9 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
     entering: Any = added(recorder.entering(moment, linked=False), back.passed)
     linked: Any = recorder.entering(moment, linked=True)
     moved = [(number, recorder.sums[index]) for index, number in moving.items()]
-    at_fixed_h = told.adjoints([(number, terms) for number, terms in moved if terms is not None])
-    let_in = neuron.reset.lets_in(moment.before) if told.clears else None  # type: ignore[arg-type]
-    charged = told.adjoints([(told.formula, emitted if let_in is None else emitted * let_in)])
+    at_fixed_h = step.adjoints([(number, terms) for number, terms in moved if terms is not None])
+    let_in = neuron.reset.lets_in(moment.before) if step.clears else None  # type: ignore[arg-type]
+    charged = step.adjoints([(step.formula, emitted if let_in is None else emitted * let_in)])
 
     def total(place: int, *ways: dict[int, Any]) -> Any:
         found = [way[place] for way in ways if place in way]
@@ -498,16 +504,16 @@ def _back(told: _Written, rule: Rule, tau_s: float) -> dict[str, Symbol]:
 
     ways = (through_others, at_fixed_h)
     grads: dict[str, Any] = {}
-    for k, leaf in enumerate(told.inputs):
+    for k, leaf in enumerate(step.inputs):
         grads[f"x{k}"] = total(leaf.place, charged, *ways)
-    v = told.states[0].place
+    v = step.states[0].place
     for name, own in (("s0", entering), *((("s0.linked", linked),) if links else ())):
         grads[name] = total(v, *([] if own is None else [{v: own}]), *ways)
-    for k, leaf in enumerate(told.states[1:], 1):
+    for k, leaf in enumerate(step.states[1:], 1):
         grads[f"s{k}"] = total(leaf.place, charged, *ways)
     if traced:
         grads["trace"] = total(line.input("trace").place, through_others)
-    for name in told.writer.learned():
+    for name in step.writer.learned():
         grads[name] = total(line.input(name).place, charged, *ways)
     for k, row in enumerate(recorder.carried[:links]):
         passed = back.passed if k < PASSED else None

@@ -31,7 +31,7 @@ from torch import Tensor
 from tssl_adapters.arithmetic import Number, Symbol, plus, where
 from tssl_adapters.elementwise import at_least, greater, operand, plain
 from tssl_adapters.engine.step.spec import DECAY, GAIN, OFFSET, RESET_VALUE, THRESHOLD
-from tssl_adapters.neuron import Neuron, Told, Value
+from tssl_adapters.neuron import AtReset, Neuron, Value
 from tssl_adapters.rules import Rule, Step
 from tssl_adapters.rules.base import Fallback
 
@@ -453,8 +453,10 @@ class Backward:
         due = moment.spike if moment.before is None else moment.spike - moment.before
         delayed, along = neuron.timing == "delayed", self.rule.continuous
         decay = neuron.charge.decay
-        told = Told(firing, due, after, moment.before, adjoint, decay, delayed, along)
-        for index, terms in zip((THRESHOLD, RESET_VALUE), neuron.reset.learned(told), strict=True):
+        at_reset = AtReset(firing, due, after, moment.before, adjoint, decay, delayed, along)
+        for index, terms in zip(
+            (THRESHOLD, RESET_VALUE), neuron.reset.learned(at_reset), strict=True
+        ):
             if self.needs[index] and terms is not None:
                 self._sum(index, terms)
 

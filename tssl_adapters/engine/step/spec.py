@@ -34,7 +34,7 @@ class Form(NamedTuple):
         strict: ``h > theta`` rather than ``>=``.
         psc: whether the output is the trace rather than the spikes.
         centred: index of the raw number that the decay is relative to, if not to 0.
-        told: whether a backward pass is given h[t] instead of the drive.
+        given_h: whether a backward pass is given h[t] instead of the drive.
         synapse: whether a synaptic current precedes the membrane; its leak is the last number.
     """
 
@@ -45,7 +45,7 @@ class Form(NamedTuple):
     strict: bool
     psc: bool
     centred: int | None = None
-    told: bool = False
+    given_h: bool = False
     synapse: bool = False
 
 
@@ -65,9 +65,9 @@ class Spec:
         return spec_of(self.charge, self.reset, self.form._replace(**fields))
 
     @cached_property
-    def told(self) -> Spec:
+    def given_h(self) -> Spec:
         """The same neuron with a backward pass that is given h[t]."""
-        return self.shaped(told=True)
+        return self.shaped(given_h=True)
 
     @cached_property
     def behind_a_synapse(self) -> Spec:

@@ -123,9 +123,9 @@ class Back(NamedTuple):
 
 @cache
 def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
-    """From the potential before a step, its drive (or h, if ``told``), and what comes in from the
-    next step, to the gradient of the drive and what goes to the previous step: through a link, or
-    all together as ``entering``, the gradient of the incoming potential.
+    """From the potential before a step, its drive (or h, if ``given_h``), and what comes in from
+    the next step, to the gradient of the drive and what goes to the previous step: through a link,
+    or all together as ``entering``, the gradient of the incoming potential.
 
     With a PSC and given h, ``trace`` is 1 where a[t] reaches the gate.
     """
@@ -135,7 +135,7 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
     with line.rounding():
         if back.earlier:
             state = state_after(neuron, state, fires(neuron, state), None)
-        if form.told:
+        if form.given_h:
             before, charged = None if form.timing == "immediate" else fires(neuron, state), drive
         else:
             before, charged = charge(neuron, state, drive)
@@ -153,7 +153,7 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
             if back.trace != "after":
                 with line.rounding():
                     trace = trace_after(trace, moment.spike, tau_s)
-            active = trace if form.told else at_least(trace, gate)
+            active = trace if form.given_h else at_least(trace, gate)
     zero: Any = line.number(0.0)
     signal = zero if grad_spike is None else grad_spike
     later = _input(line, "grad_spike") if rule.takes_later and back.later else None

@@ -170,24 +170,24 @@ class SequenceFunction(EngineFunction):
         window = plan.window(neuron, dtype)
         fired = None if window is None else window.active
         backward = Backward(neuron, plan.rule, plan.tau_s, needs, carried, fired, plan.steps())
-        told = arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
+        arrived = arriving(grad_out, len(drive), last_step.charged, plan.tau_s, dtype)
         ahead = None
         if plan.position is not None and window is not None:
-            found, grads = zip(*told, strict=True)
+            found, grads = zip(*arrived, strict=True)
             held = [*steps]
             spikes = [step.spike.to(dtype) for step, _ in reversed(held)]
             made = reshaped(plan.position, window, grads[::-1], spikes, carried.grad_spike)
-            told, ahead, steps = zip(found, made[::-1], strict=True), grads[-1], iter(held)
+            arrived, ahead, steps = zip(found, made[::-1], strict=True), grads[-1], iter(held)
         elif watches(plan):
             assert plan.position is not None
-            found, grads = zip(*told, strict=True)
+            found, grads = zip(*arrived, strict=True)
             watch_times(plan.position, grads[::-1], carried.grad_spike)
-            told = zip(found, grads, strict=True)
+            arrived = zip(found, grads, strict=True)
         alone = not plan.linked and carried.chain is None
         looks = looks_around(plan.rule, plan.keep_states, len(drive), alone)
 
         grad_drive: list[Tensor] = []
-        for t, given, (step, psc) in zip(reversed(range(len(drive))), told, steps, strict=True):
+        for t, given, (step, psc) in zip(reversed(range(len(drive))), arrived, steps, strict=True):
             grad_trace, grad_spike = given
             grad_state = grad_of_state(grad_states, t, len(drive), plan.keep_states, dtype)
             moment, at_end = in_working_dtype(step, neuron), last(plan.position, t)

@@ -94,8 +94,8 @@ class TritonBackend:
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
-        told = spec.form.told and spec.form.psc
-        spans, bits = (None, kept) if told else (kept, None)
+        given_h = spec.form.given_h and spec.form.psc
+        spans, bits = (None, kept) if given_h else (kept, None)
         form = back_of(spec, back, given, adjoints)
         step = emit.backward_step(spec, back.rule, form, given.tau_s, given.drive.is_cuda)
         beside = 0
