@@ -170,8 +170,9 @@ def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
         found += [*now, *([] if trace is None else [trace])]
         to = [*leaves, *learned]
         generator.manual_seed(1)
-        weights = [noise() for _ in found]
-        grads = torch.autograd.grad(found, to, weights, allow_unused=True)
+        # One number: given gradients of the outputs, torch would first import sympy.
+        total = torch.stack([(value * noise()).sum() for value in found]).sum()
+        grads = torch.autograd.grad(total, to, allow_unused=True)
         zeros = (torch.zeros_like(leaf) for leaf in to)
         both = zip(grads, zeros, strict=True)
         return found, [(zero if grad is None else grad).to(coarse) for grad, zero in both]
