@@ -254,8 +254,10 @@ class _LIF(Layer):
 
 def _rounded(number: Value, x: Tensor, current: Tensor, sequence: bool) -> Value:
     """A parameter's number as torch takes it beside a step's current: rounded to its dtype."""
+    if isinstance(number, Tensor) or {x.dtype, current.dtype}.isdisjoint(HALF):
+        return number
     dtype = torch.result_type(x[0] if sequence and len(x) else x, current)
-    if dtype not in HALF or isinstance(number, Tensor):
+    if dtype not in HALF:
         return number
     return torch.tensor(number, dtype=dtype).item()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -109,11 +110,11 @@ def _plain_leak_only(v: Any, x: Any, tau: Any, v_reset: Any) -> Any:
     return v - (v - v_reset) / tau + x
 
 
-def _plain_learned_leak_input(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
+def _plain_leak_input_at(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
     return (x - (v - v_reset)) * rate + v
 
 
-def _plain_learned_leak_only(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
+def _plain_leak_only_at(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
     return v - (v - v_reset) * rate + x
 
 
@@ -131,13 +132,13 @@ def _leak_only(v: Tensor, x: Tensor, tau: Value, v_reset: Value) -> Tensor:
     return v - _above(v, v_reset) / tau + x
 
 
-@computes(_plain_learned_leak_input)
-def _learned_leak_input(v: Tensor, x: Tensor, rate: Tensor, v_reset: Value) -> Tensor:
+@computes(_plain_leak_input_at)
+def _leak_input_at(v: Tensor, x: Tensor, rate: Value, v_reset: Value) -> Tensor:
     return ((x - _above(v, v_reset)) * rate).add_(v)
 
 
-@computes(_plain_learned_leak_only)
-def _learned_leak_only(v: Tensor, x: Tensor, rate: Tensor, v_reset: Value) -> Tensor:
+@computes(_plain_leak_only_at)
+def _leak_only_at(v: Tensor, x: Tensor, rate: Value, v_reset: Value) -> Tensor:
     return v - _above(v, v_reset) * rate + x
 
 
@@ -160,12 +161,16 @@ class LIF(LinearNode):
 
     def _tssl_charge(self: Any) -> LinearCharge:
         rate, rest = 1.0 / self.tau, rest_of(self)
+        # A division by a power of two is a multiplication to the bit, which takes less time.
+        multiplies = isinstance(self.tau, float) and math.frexp(self.tau)[0] == 0.5
+        by_input = _leak_input_at if multiplies else _leak_input
+        alone = _leak_only_at if multiplies else _leak_only
         return LinearCharge(
             decay=1.0 - rate,
             gain=rate if self.decay_input else 1.0,
             offset=rest * rate,
-            formula=_leak_input if self.decay_input else _leak_only,
-            raw=(self.tau, rest),
+            formula=by_input if self.decay_input else alone,
+            raw=(rate if multiplies else self.tau, rest),
         )
 
 
@@ -183,7 +188,7 @@ class ParametricLIF(LinearNode):
             decay=1.0 - rate,
             gain=rate if self.decay_input else 1.0,
             offset=rest if centred else rest * rate,
-            formula=_learned_leak_input if self.decay_input else _learned_leak_only,
+            formula=_leak_input_at if self.decay_input else _leak_only_at,
             raw=(rate, rest),
             centred=1 if centred else None,
         )

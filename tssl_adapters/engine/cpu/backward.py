@@ -20,6 +20,9 @@ BACKWARD = (
     *("grad_out", "grad_after", "link", "grad_current"),
     *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),
 )
+AHEAD = 4
+"""How many steps ahead a row of drives is prefetched: the forward pass takes so little time for one
+that it waits for the next one's."""
 _HANDED = (0, 1, 3)
 """Rows that are stored in the link's memory; the other one may be stored elsewhere."""
 _ENDS = {
@@ -161,8 +164,8 @@ class _Sequence:
 
     def _forward_again(self, start: str, count: str, numbers: dict[str, str]) -> None:
         function, code = self.function, self.code
-        ahead = "%steps" if self.psc or self.given_h else code.get("sub i64 %steps, 1")
-        with code.counting("0", ahead, "1") as t:
+        end = "%steps" if self.psc or self.given_h else code.get("sub i64 %steps, 1")
+        with code.counting("0", end, "1") as t:
             now = then = self.potentials
             if self.moves:
                 now, then = self._around(self.potentials, t)
@@ -174,7 +177,8 @@ class _Sequence:
             if self.psc:
                 now, then = self._around(self.others, t)
                 places |= {"trace": now, "to.trace": then}
-            function.fetch(function.step_of("%drive", _next(code, t), start), count)
+            ahead = code.get(f"add i64 {t}, {AHEAD}")
+            function.fetch(function.step_of("%drive", ahead, start), count)
             drive = function.step_of("%drive", t, start)
             self.again(count, numbers | places | {"drive": drive})
         if self.synapse:

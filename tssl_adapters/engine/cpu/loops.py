@@ -61,21 +61,22 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     synapse = spec.form.synapse
     targets = ["output", "potential", *(["trace"] if psc else [])]
     step = function.row(forward(spec, tau_s, psc), targets + ["current"] * synapse)
-    code, potential = function.code, function.room(BLOCK)
-    trace = function.room(BLOCK) if psc else ""
-    current = function.room(BLOCK) if synapse else ""
+    code, trace = function.code, function.room(BLOCK) if psc else ""
     with code.counting("%first", "%last", str(BLOCK)) as start:
         count = function.rest(start, str(BLOCK))
         numbers = function.numbers(start)
+        potential, current = function.at("%after", start), function.at("%leaked", start)
         function.copy(potential, function.at("%state", start), count)
         if psc:
             function.copy_given(trace, "%trace", start, count)
         if synapse:
             function.copy(current, function.at("%current", start), count)
         with code.counting("0", "%steps", "1") as t:
-            before, after = potential, potential
+            before = after = potential  # the first row, which starts as the incoming state
             if keep:
-                after = function.step_of("%after", t, start)
+                back = code.get(f"sub i64 {t}, 1")
+                earlier = code.get(f"call i64 @llvm.smax.i64(i64 {back}, i64 0)")
+                before, after = (function.step_of("%after", k, start) for k in (earlier, t))
             step(
                 count,
                 numbers
@@ -90,12 +91,6 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
                     "to.current": current,
                 },
             )
-            if keep:
-                function.copy(potential, after, count)
-        if synapse:
-            function.copy(function.at("%leaked", start), current, count)
-        if not keep:
-            function.copy(function.at("%after", start), potential, count)
     return function.source()
 
 

@@ -338,7 +338,8 @@ class Backward:
         if taken is None:
             return adjoint
         if self.careful:
-            return product(1.0 - taken, adjoint)
+            kept: Tensor = where(taken == 1.0, 0.0, (1.0 - taken) * adjoint)
+            return kept
         return torch.addcmul(adjoint, taken, adjoint, value=-1)
 
     def _chosen(self, fallback: Fallback, active: Tensor) -> Tensor:
