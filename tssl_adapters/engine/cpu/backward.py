@@ -25,11 +25,6 @@ AHEAD = 4
 that it waits for the next one's."""
 _HANDED = (0, 1, 3)
 """Rows that are stored in the link's memory; the other one may be stored elsewhere."""
-_ENDS = {
-    "decayed_membrane": "%through",
-    "grad_trace": "%grad_trace",
-    "entering": "%entering",
-}
 
 
 def backward_step(
@@ -95,6 +90,12 @@ class _Sequence:
         self.given_h = not (self.psc or back.learns)
         line = backward(spec.given_h if self.given_h else spec, rule, back, tau_s)
         targets = line.without(unwanted)
+        found = line.outputs["entering"].place
+        held = (n for n in CARRIED if n in targets and line.outputs[n].place == found)
+        self.entering = next(held, "entering")
+        """Which result of the first step is the gradient of the incoming potential."""
+        # What is stored already need not be stored again at every step.
+        targets = [name for name in targets if name != "entering" or name == self.entering]
         self.step = function.row(line, targets)
         self.moves = not self.given_h or "potential" in function.rows[0].parameters
         """Whether the backward pass reads the potential before each step."""
@@ -218,7 +219,8 @@ class _Sequence:
         for k in _HANDED:
             if LINK[k] in at:
                 function.hand_back("%chain", start, at[LINK[k]], count, k)
-        for name, base in _ENDS.items():
+        ends = {"%through": "decayed_membrane", "%grad_trace": "grad_trace"}
+        for base, name in (ends | {"%entering": self.entering}).items():
             if name in at:
                 function.hand_back(base, start, at[name], count)
         for k, name in enumerate(SUMS):
