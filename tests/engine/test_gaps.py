@@ -406,3 +406,16 @@ def test_sparse_input_where_the_library_has_no_sparse_step(name: str) -> None:
     out, _ = layer(x.to_sparse().requires_grad_())
     assert torch.equal(out, layer(x.requires_grad_())[0])
     assert out.any()
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_an_infinite_gradient_does_not_pass_a_reset(engine: str) -> None:
+    """A spike's reset to a value passes on 0 times what comes back."""
+    node: Any = neuron.IFNode(step_mode="m", detach_reset=True)
+    tssl_adapters.wrap(node, rule="native", engine=engine)
+    x = torch.tensor([[2.0], [0.5]], requires_grad=True)
+    node(x).backward(torch.tensor([[1.0], [math.inf]]))
+    assert x.grad is not None
+    sigmoid = 1.0 / (1.0 + math.exp(-4.0))  # h = 2, alpha = 4
+    assert x.grad[0].item() == pytest.approx(4.0 * sigmoid * (1.0 - sigmoid), rel=1e-5)
+    assert x.grad[1].item() == math.inf
