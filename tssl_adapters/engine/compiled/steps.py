@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,17 +26,14 @@ from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
-from tssl_adapters.engine.compiled.kernels import Backend, Gate, RowLoop, memory, tensor_of
+from tssl_adapters.engine.compiled.kernels import Backend, Gate, RowLoop, memory
 from tssl_adapters.engine.compiled.memory import spreads
-from tssl_adapters.engine.step.cell import Adjoint, Cell, Lines, Tensors
+from tssl_adapters.engine.compiled.step_loops import BITS, LINK, Backward, Forward
+from tssl_adapters.engine.step.cell import Cell, Lines, Tensors
 from tssl_adapters.neuron import Value
 
-Compile: TypeAlias = "Callable[[Line, Mapping[str, Symbol], Gate | None], RowLoop]"
 TYPES = {torch.float32: "f", torch.float64: "d"}
 """The dtypes that steps are compiled for, as arrays of numbers know them."""
-LINK = "link"
-BITS = "bits"
-"""The memory that says, eight neurons to a byte, which of them count as active by their PSC."""
 
 
 class Stepped(NamedTuple):
@@ -55,116 +52,6 @@ class Stepped(NamedTuple):
     trace: Tensor | None = None
     spike: Tensor | None = None
     due: Tensor | None = None
-
-
-class _Loop:
-    """A compiled line, given its tensors in the order of these names."""
-
-    def __init__(self, loop: RowLoop, names: Sequence[str]) -> None:
-        self.loop, self.at = loop, [names.index(name) for name in loop.takes]
-
-    def __call__(
-        self, tensors: Tensors, numbers: array[float], neurons: int, steps: float = math.inf
-    ) -> None:
-        self.loop([tensors[k] for k in self.at], numbers, neurons, steps)
-
-
-class _Forward:
-    """The forward line.
-
-    Args:
-        found: the cell's lines.
-        given: the names of inputs, states and trace.
-        numbers: the names of the numbers in tensors.
-        compile_: compiles a line.
-        gate: if given, ``bits`` are written too.
-    """
-
-    def __init__(
-        self,
-        found: Lines,
-        given: Sequence[str],
-        numbers: Sequence[str],
-        compile_: Compile,
-        gate: float | None,
-    ) -> None:
-        made = found.outputs
-        self.results = [name for name in made if name not in ("h", "due", "psc")]
-        self.bits = gate is not None
-        handed_on = made["s0"].place == made["h"].place
-        by_h = {"s0"} if handed_on or found.from_h is not None else set()
-        needed = [name for name in found.adjoint.kept if name.startswith("s")]
-        outputs = {name: made[name] for name in self.results}
-        outputs |= {name: made[name] for name in ("h", "due", "psc") if name in made}
-        outputs |= {f"own.{name}": made[name] for name in needed if name not in by_h}
-        self.outputs = [*outputs]
-        left = self.outputs[len(self.results) :]
-        self.due = left.index("due") if "due" in left else None
-        self.copies = {
-            int(name[1:]): left.index("h" if name in by_h else f"own.{name}") for name in needed
-        }
-        """The states that the backward step needs, and which of the outputs that are not results
-        is kept for each: the user may write to what a step returns.
-        """
-        self.names = [*given, *numbers]
-        self.functions = []
-        for name, argument, compute, _ in found.functions:
-            self.names.append(name)
-            names = [*self.names[:-1], f"to.{name}"]
-            loop = _Loop(compile_(found.line, {name: argument}, None), names)
-            self.functions.append((loop, compute))
-        self.names += [*(f"to.{name}" for name in outputs), *([BITS] if self.bits else [])]
-        judged = None if gate is None else Gate("psc" if "psc" in outputs else "out", gate)
-        self.loop = _Loop(compile_(found.line, outputs, judged), self.names)
-
-    def run(self, given: Sequence[Tensor], numbers: array[float]) -> tuple[list[Tensor], Tensors]:
-        """All tensors of a step, in the order of ``names``, and those of the outputs."""
-        x = given[0]
-        n, tensors = x.numel(), [*given]
-        for loop, compute in self.functions:
-            room = torch.empty_like(x)
-            tensors.append(room)
-            loop(tensors, numbers, n)
-            compute(room)
-        made = [torch.empty_like(x) for _ in self.outputs]
-        tensors += made
-        if self.bits:
-            tensors.append(x.new_empty(-(-n // 8), dtype=torch.uint8))
-        self.loop(tensors, numbers, n)
-        return tensors, made
-
-
-class _Backward:
-    """The backward line.
-
-    Args:
-        adjoint: the line.
-        given: the names of what is kept, of the numbers in tensors, and of what comes in.
-        wanted: the names of what has a gradient.
-        compile_: compiles a line.
-    """
-
-    def __init__(
-        self, adjoint: Adjoint, given: Sequence[str], wanted: Sequence[str], compile_: Compile
-    ) -> None:
-        grads = {
-            name: symbol
-            for name, symbol in adjoint.grads.items()
-            if tensor_of(name)[0] != LINK and adjoint.line.operations[symbol.place].name != "number"
-        }
-        first = {symbol.place: name for name, symbol in reversed(grads.items())}
-        own = [*dict.fromkeys(first[symbol.place] for symbol in grads.values())]
-        self.rooms = len(own)
-        at = {name: own.index(first[symbol.place]) for name, symbol in grads.items()}
-        linked = {**at, "s0": at.get("s0.linked")}
-        self.at = [[place.get(name) for name in wanted] for place in (at, linked)]
-        """Which room holds a wanted gradient, if it is not zero, without and with a link: equal
-        ones share it.
-        """
-        links = {n: symbol for n, symbol in adjoint.grads.items() if tensor_of(n)[0] == LINK}
-        outputs = {name: grads[name] for name in own} | links
-        names = [*given, *(f"to.{name}" for name in own), f"to.{LINK}"]
-        self.loop = _Loop(compile_(adjoint.line, outputs, None), names)
 
 
 class Steps:
@@ -191,7 +78,7 @@ class Steps:
         self.settings, self.dtype = settings, like.dtype
         self.device = None if like.is_cpu else like.device
         # The cell's functions are not kept: they may hold on to a step's states and their graph.
-        self.num_inputs, self.num_states = cell.inputs, cell.states
+        self.num_states = cell.states
         self.pinned, self.pins = pinned, [pin(tensor) for tensor in pinned]
         fixed = [known for known in self.pins if isinstance(known, Pin) and known.fixed]
         self.fixed = fixed if len(fixed) == len(self.pins) else None
@@ -216,7 +103,7 @@ class Steps:
         self.given = [*given, *found.learned]
         gate = settings.rule.active_from(settings.tau_s) if self.traced else None
         numbers = [*self.of_each, *found.read]
-        self.forward = forward = _Forward(found, given, numbers, compiled, gate)
+        self.forward = forward = Forward(found, given, numbers, compiled, gate)
         self.reached = [(found.reached[name] & {*self.given}) for name in forward.results]
         """For each result of a step, the names of ``given`` that its gradient reaches."""
         self.kept = ["h", *found.adjoint.kept, *([BITS] if forward.bits else [])]
@@ -224,10 +111,10 @@ class Steps:
         self.copied_at = [self.kept.index(f"s{k}") for k in forward.copies]
         come_in = [f"g.{name}" for name in forward.results]
         given = [*self.kept, *numbers, *come_in, *([LINK] if self.links else [])]
-        self.backward = _Backward(found.adjoint, given, self.given, compiled)
+        self.backward = Backward(found.adjoint, given, self.given, compiled)
         self.from_h = None
         if found.from_h is not None:
-            self.from_h = _Backward(found.from_h, given, self.given, compiled)
+            self.from_h = Backward(found.from_h, given, self.given, compiled)
         """The same where h of the step before is kept for the potential."""
         self.constants: dict[tuple[bool, ...], list[int]] = {}
         """The results without a gradient, by which of ``given`` need one."""
