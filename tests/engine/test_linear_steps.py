@@ -323,3 +323,12 @@ def test_a_loop_that_is_wrong_is_not_taken(name: str, monkeypatch: pytest.Monkey
     torch_layer = tssl_adapters.wrap(LAYERS[name](), engine="torch")
     expected = gradient(steps(torch_layer, x), x)
     torch.testing.assert_close(gradient(found, x), expected, rtol=1e-5, atol=1e-6)
+
+
+@layers
+def test_a_trial_is_against_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not against the loops for sequences, which would be compiled for it."""
+    monkeypatch.setattr(deciding.launch, "forward", lambda *_: pytest.fail("compiled"))
+    layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
+    gradient(steps(layer, x), x)
+    assert layer._tssl_settings.steps is not None

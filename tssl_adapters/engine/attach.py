@@ -6,7 +6,6 @@ A single step takes the short way of :mod:`tssl_adapters.engine.compiled.steps` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -208,8 +207,9 @@ def _by_steps(
         settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
     ) -> Stepped:
         given = None if incoming is None else Incoming(states[1], incoming.k)
-        settings, x, v = replace(settings, engine="torch"), inputs[0], states[0]
-        ran = attach(settings, neuron, x, v, trace, None, sequence=False, incoming=given)
+        ran = attach(
+            settings, neuron, inputs[0], states[0], trace, None, sequence=False, incoming=given
+        )
         after = (ran.state,) if ran.current is None else (ran.state, ran.current)
         return Stepped(ran.out, after, ran.trace)
 

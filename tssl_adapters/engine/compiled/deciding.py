@@ -158,7 +158,9 @@ def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
     leaves = [t.requires_grad_() for t in (*inputs, *states, start) if t is not None]
 
     def went(way: ByTorch) -> tuple[list[Tensor], list[Tensor]]:
-        settings = replace(decided.settings, loops={}, last=None, warned=True, watched=True)
+        settings = replace(
+            decided.settings, engine="torch", loops={}, last=None, warned=True, watched=True
+        )
         now: Tensors = states
         first, trace = inputs[: cell.inputs], start
         # A PSC that begins has the dtype of the library's spikes, which a later one may promote.
