@@ -21,6 +21,8 @@ EXTERNALS = (
     "declare ptr @PyMem_RawMalloc(i64)",
     "declare void @PyMem_RawFree(ptr)",
     "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
+    "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1 immarg)",
+    "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1 immarg)",
     "declare i64 @llvm.smax.i64(i64, i64)",
 )
 
@@ -84,11 +86,12 @@ class Function:
 
     def copy(self, target: str, source: str | None, count: str) -> None:
         """Copy values, or zeros if there is no source."""
-        with self.code.counting("0", count, "1") as j:
-            value = constant(0.0, self.kind)
-            if source is not None:
-                value = self.code.get(f"load {self.kind}, ptr {self.at(source, j)}")
-            self.code.do(f"store {self.kind} {value}, ptr {self.at(target, j)}")
+        size = self.code.get(f"mul i64 {count}, {SIZES[self.kind]}")
+        if source is None:
+            self.code.do(f"call void @llvm.memset.p0.i64(ptr {target}, i8 0, i64 {size}, i1 0)")
+        else:
+            places = f"ptr {target}, ptr {source}"
+            self.code.do(f"call void @llvm.memcpy.p0.p0.i64({places}, i64 {size}, i1 0)")
 
     def fetch(self, place: str, count: str, *, write: bool = False) -> None:
         """Prefetch values into the L2 cache. Any address is harmless."""
