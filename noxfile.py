@@ -64,10 +64,9 @@ def install(session: nox.Session, *packages: str) -> None:
     session.install(*packages, env={"PIP_CONSTRAINT": "constraints/tested.txt"})
 
 
-def pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
+def pytest(session: nox.Session, *arguments: str) -> None:
     """Run one single-threaded process per core."""
-    environment = {"OMP_NUM_THREADS": "1", **environment}
-    session.run("pytest", "-n", "auto", *arguments, env=environment)
+    session.run("pytest", "-n", "auto", *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
 def unpack(session: nox.Session, library: str, version: str, target: Path) -> None:
@@ -100,12 +99,12 @@ def beside_tests(session: nox.Session) -> Path:
 def tests(session: nox.Session) -> None:
     """Run the tests against all three libraries in their newest versions.
 
-    Of each test's cases, a few are run that cover every pair of settings; `full` runs all.
+    Of each test's cases, a few are run that cover every pair of settings, or each setting where the
+    test is marked `singly`; `full` runs all.
     """
     install(session, f".[{LIBRARIES},dev]")
     pytest(session, *(session.posargs or ["--pairwise"]))
     if not session.posargs:
-        pytest(session, "tests/engine/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
         session.run("python", "tools/versions.py", "torch", *LIBRARIES.split(","))
 
 
@@ -221,7 +220,6 @@ def torch(session: nox.Session, version: str) -> None:
     session.install(f".[{LIBRARIES}]", *tools, env={"PIP_CONSTRAINT": file})
     pytest(session, *(session.posargs or LAYERS))
     if not session.posargs:
-        pytest(session, "tests/engine/test_golden.py", TSSL_ADAPTERS_ENGINE="cpu")
         session.run("python", "tools/versions.py", "torch")
 
 

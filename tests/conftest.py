@@ -1,10 +1,10 @@
 """What tests share that pytest itself has to find."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pytest
-from pairs import pairwise
+from pairs import pairwise, singly
 
 from tssl_adapters import adapters
 from tssl_adapters.registry import library_class
@@ -22,11 +22,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
-    left = {
-        cases[place].nodeid
-        for cases in tests.values()
-        for place in pairwise([_settings(case) for case in cases])
-    }
+    seen: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+    left = set()
+    for name, cases in tests.items():
+        settings = [_settings(case) for case in cases]
+        if cases[0].get_closest_marker("singly"):
+            places = singly(settings, seen[name.partition("::")[0]])
+        else:
+            places = pairwise(settings)
+        left |= {cases[place].nodeid for place in places}
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in left])
     items[:] = [item for item in items if item.nodeid in left]
 

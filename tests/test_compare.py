@@ -92,6 +92,7 @@ def lone(weight: float, drive: list[float], **options: Any) -> tuple[nn.Module, 
 
 
 @of_tsslbp
+@pytest.mark.singly
 @every_model
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 def test_gradients_are_those_of_both_passes(name: str, tau_s: float) -> None:

@@ -95,6 +95,7 @@ def tags_left(model: nn.Module) -> list[str]:
 # --- wrap ------------------------------------------------------------------------------------
 
 
+@pytest.mark.singly
 @every_model
 @every_tau_s
 def test_wrap_changes_the_class_and_nothing_else(name: str, tau_s: float) -> None:
@@ -131,6 +132,7 @@ def test_wrap_changes_the_class_and_nothing_else(name: str, tau_s: float) -> Non
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
 
 
+@pytest.mark.singly
 @every_case
 @every_tau_s
 def test_single_layers_too(case: Case, tau_s: float) -> None:
@@ -249,6 +251,7 @@ def test_tau_s_of_any_real_type(tau_s: Any) -> None:
 # --- unwrap ----------------------------------------------------------------------------------
 
 
+@pytest.mark.singly
 @every_model
 @every_tau_s
 def test_unwrap_undoes_wrap(name: str, tau_s: float) -> None:
@@ -259,6 +262,7 @@ def test_unwrap_undoes_wrap(name: str, tau_s: float) -> None:
     assert_same_anatomy(anatomy(model), before)
 
 
+@pytest.mark.singly
 @every_model
 @every_tau_s
 def test_unwrap_after_use(name: str, tau_s: float) -> None:
@@ -276,6 +280,7 @@ def test_unwrap_after_use(name: str, tau_s: float) -> None:
     assert equal(numbers(model), natively)
 
 
+@pytest.mark.singly
 @every_case
 @every_tau_s
 @pytest.mark.parametrize("grad", [True, False])
@@ -345,6 +350,7 @@ def test_unwrap_keeps_a_parametrization_made_since() -> None:
 # --- training, copies, checkpoints -----------------------------------------------------------
 
 
+@pytest.mark.singly
 @every_model
 @every_tau_s
 def test_optimizer_built_before_goes_on_training(name: str, tau_s: float) -> None:
@@ -376,6 +382,7 @@ def test_optimizer_built_before_goes_on_training(name: str, tau_s: float) -> Non
     assert not equal(values(model), wrapped)
 
 
+@pytest.mark.singly
 @every_model
 @every_tau_s
 def test_deepcopy_of_a_wrapped_model(name: str, tau_s: float) -> None:
@@ -412,6 +419,7 @@ def through_save(module: nn.Module) -> Any:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.singly
 @every_case
 @pytest.mark.parametrize("trip", [through_pickle, through_save, copy.deepcopy])
 @pytest.mark.parametrize("used", [False, True])
@@ -484,6 +492,7 @@ def test_pickle_of_a_whole_model(tau_s: float) -> None:
     )
 
 
+@pytest.mark.singly
 @every_model
 @every_tau_s
 def test_state_dict_between_wrapped_and_native(name: str, tau_s: float) -> None:

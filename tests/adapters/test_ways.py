@@ -77,6 +77,7 @@ def near(left: list[Tensor], right: list[Tensor], tolerance: float = 1e-12) -> N
 # --- graphs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.singly
 @both
 @every
 def test_a_checkpointed_sequence(case: Case, tau_s: float) -> None:
@@ -231,6 +232,7 @@ def test_non_contiguous_input(case: Case) -> None:
         near(found, expected, 1e-12 if finely else 1e-6)
 
 
+@pytest.mark.singly
 @both
 @every
 def test_one_step_and_no_batch(case: Case, tau_s: float) -> None:

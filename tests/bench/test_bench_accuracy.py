@@ -59,6 +59,7 @@ native is one of two settings of the reset; without a potential between spike an
 chain is its reset term at tau_s = 1."""
 
 
+@pytest.mark.singly
 @pytest.mark.filterwarnings("ignore:.*no synaptic current:tssl_adapters.errors.RuleWarning")
 @both_tau_s
 @every_library

@@ -99,6 +99,7 @@ def made(name: str) -> nn.Module:
     return tssl_adapters.wrap(STACKS[name][0](), engine="torch")
 
 
+@pytest.mark.singly
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
 @pytest.mark.parametrize("name", STACKS)
 def test_a_stack(name: str, backend: str) -> None:

@@ -69,6 +69,7 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
         assert ours is None or (ours.dtype == theirs.dtype and torch.equal(ours, theirs))
 
 
+@pytest.mark.singly
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_stays_in_the_graph(name: str, tau_s: float) -> None:

@@ -130,6 +130,7 @@ def exported(model: nn.Module, **how: Any) -> Any:
     return export.export(model, (inputs(0),), strict=False, **how).module()
 
 
+@pytest.mark.singly
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_program_computes_what_the_model_computes(name: str, tau_s: float) -> None:
@@ -156,6 +157,7 @@ def test_strict_export(name: str) -> None:
     assert torch.equal(program(x), model(x))
 
 
+@pytest.mark.singly
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_goes_on_learning(name: str) -> None:
     """After an export its gradient is the rule's, as before."""

@@ -44,6 +44,8 @@ CUTS = (3, 4, 7)
 """Where a sequence is cut into calls, or a state is tampered with: after 3, 4 and 7 steps."""
 TAUS = [1.0, 3.0]
 
+pytestmark = pytest.mark.singly
+
 Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 

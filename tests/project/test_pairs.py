@@ -16,7 +16,7 @@ from fuzzing.chance import Chance
 from fuzzing.check import check
 from fuzzing.layers import WIDTH, Layer
 from fuzzing.outcome import script
-from pairs import pairwise
+from pairs import pairwise, singly
 
 CLASSES = [f"{library}.{name}" for library, names in layers.CLASSES.items() for name in names]
 RULES = {
@@ -125,6 +125,20 @@ def test_every_pair_is_there() -> None:
     wanted |= set(product(RULES, AXES[1])) | set(product(RULES, DTYPES))
     assert wanted <= found
     assert sum(map(len, ROWS.values())) < 1.3 * len(CLASSES) * len(RULES)
+
+
+def test_each_setting_once_and_none_more_than_it_has_to_be() -> None:
+    """What `pytest --pairwise` leaves of two tests of a file that are marked `singly`."""
+    cases = [*product(CLASSES, ("tau 1.0", "tau 3.0"))]
+    seen: Counter[tuple[str, ...]] = Counter()
+    first, second = ({cases[place] for place in singly(cases, seen)} for _ in range(2))
+    assert not first & second
+    for left in (first, second):
+        assert sorted(cls for cls, _ in left) == sorted(CLASSES)
+        counts = Counter(tau_s for _, tau_s in left)
+        assert len(counts) == 2
+        assert max(counts.values()) - min(counts.values()) <= 1
+    assert singly([("a", "b", "c"), ("a", "b", "d"), ("e",)], Counter()) == [0, 1, 2]
 
 
 def _pairs(row: Row) -> set[tuple[str, str]]:

@@ -96,6 +96,7 @@ def test_the_distributed_example() -> None:
     assert two == distributed_example(1, f"{options} --batch-size 100")
 
 
+@pytest.mark.singly
 @pytest.mark.parametrize("tau_s", TAUS)
 @pytest.mark.parametrize("name", MODELS)
 def test_compiled_models(name: str, tau_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
