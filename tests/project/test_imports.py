@@ -43,10 +43,16 @@ def test_nobody_asks_which_reset_it_is() -> None:
 
 
 def test_import_imports_no_library() -> None:
-    """Nor do inspect, supported and wrap, as long as the model needs none."""
+    """Nor anything else that is not asked for; nor do inspect, supported and wrap, as long as the
+    model needs none.
+    """
     steps = python(
         f"""
-import tssl_adapters, tssl_adapters.adapters
+import torch
+torchs = set(sys.modules)
+import tssl_adapters
+first = sorted(set(sys.modules) - torchs)
+import tssl_adapters.adapters
 before = set(sys.modules)
 after_import = {LOADED}
 from torch import nn
@@ -62,10 +68,12 @@ try:
 except tssl_adapters.errors.NoSpikingLayersError as error:
     said = str(error)
 adapters = [m for m in set(sys.modules) - before if m.startswith("tssl_adapters.adapters.")]
-print(json.dumps([after_import, {LOADED}, adapters, rows, text, wrapped, same, said, prints]))
+found = [first, after_import, {LOADED}, adapters, rows, text, wrapped, same, said, prints]
+print(json.dumps(found))
 """
     )
-    after_import, at_the_end, adapters, rows, text, wrapped, same, said, prints = steps
+    first, after_import, at_the_end, adapters, rows, text, wrapped, same, said, prints = steps
+    assert first == ["tssl_adapters"]
     assert not prints  # until a table is
     assert after_import == at_the_end == []
     assert adapters == []
@@ -189,16 +197,7 @@ print(json.dumps([before, wrapped, found, after]))
     assert found == expected
 
 
-def test_import_loads_nothing_that_is_not_asked_for() -> None:
-    loaded = python(
-        """
-import torch
-before = set(sys.modules)
-import tssl_adapters
-print(json.dumps(sorted(set(sys.modules) - before)))
-"""
-    )
-    assert loaded == ["tssl_adapters"]
+def test_names_that_are_loaded_once_they_are_asked_for() -> None:
     assert sorted(set(tssl_adapters.__all__) - set(dir(tssl_adapters))) == []
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         tssl_adapters.nothing  # noqa: B018
