@@ -91,6 +91,22 @@ def test_steps_with_a_psc(name: str, rule: str) -> None:
     check(name, RULES[rule], dtype_of(name), tau_s=3.0)
 
 
+@pytest.mark.parametrize("rule", ["default", "TSSL-BP"])
+def test_channels_last(rule: str) -> None:
+    """In a format that torch's results keep."""
+    found = []
+    for engine in ("triton", "torch"):
+        layer = wrapped("KLIFNode", RULES[rule], engine=engine).to(DEVICE)
+        x = torch.linspace(-1.0, 4.0, STEPS * 120).view(STEPS, 2, 3, 4, 5).to(DEVICE)
+        x.requires_grad_()
+        values = [layer(step.contiguous(memory_format=torch.channels_last)) for step in x]
+        assert took(values) == (STEPS if engine == "triton" else 0)
+        assert all(v.is_contiguous(memory_format=torch.channels_last) for v in values)
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-5)
+
+
 @pytest.mark.parametrize(
     "name", ["RLeaky to zero", "RSynaptic", "LSNNRecurrentCell", "KLIFNode", "EIFNode"]
 )

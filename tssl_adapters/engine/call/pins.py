@@ -15,6 +15,7 @@ from tssl_adapters.elementwise import on_host
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
+_FORMATS = (torch.channels_last, torch.channels_last_3d)
 _VIEWS: dict[torch.dtype, Any] = {
     torch.float32: ctypes.c_float,
     torch.float64: ctypes.c_double,
@@ -113,13 +114,46 @@ def records_plainly() -> bool:
     return _grad_enabled() and not _transforms() and not _modes()
 
 
-def is_memory(tensor: Tensor, dtype: torch.dtype, device: torch.device | None = None) -> bool:
-    """Whether a tensor is contiguous memory of a device, by default the CPU, as loops need it."""
+def is_memory(
+    tensor: Tensor,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    strides: tuple[int, ...] | None = None,
+) -> bool:
+    """Whether a tensor is memory of a device, by default the CPU, as loops need it: with these
+    strides, by default contiguous.
+    """
     return (
         type(tensor) is Tensor
         and tensor.dtype is dtype
         and tensor.layout is torch.strided
         and (tensor.is_cpu if device is None else tensor.device == device)
-        and tensor.is_contiguous()
+        and (tensor.is_contiguous() if strides is None else tensor.stride() == strides)
         and not tensor.is_neg()
     )
+
+
+def channels_last(tensor: Tensor) -> tuple[int, ...] | None:
+    """The strides of a tensor in a memory format that torch's results keep, ``channels_last`` or
+    ``channels_last_3d``; ``None`` for a contiguous one or any other.
+    """
+    if tensor.layout is not torch.strided or tensor.is_contiguous():
+        return None
+    kept = any(tensor.is_contiguous(memory_format=form) for form in _FORMATS)
+    return tensor.stride() if kept else None
+
+
+def are_memory(
+    tensors: Sequence[Tensor],
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    formats: bool | None = True,
+) -> bool:
+    """Whether these are memory of one shape, all contiguous or, if these ``formats`` are taken, all
+    :func:`channels_last` alike.
+    """
+    shape, strides = tensors[0].shape, channels_last(tensors[0]) if formats else None
+    for tensor in tensors:
+        if not is_memory(tensor, dtype, device, strides) or tensor.shape != shape:
+            return False
+    return True

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.elementwise import derived, identical, on_host
-from tssl_adapters.engine.call.pins import can_be_pinned, is_memory, records_plainly
+from tssl_adapters.engine.call.pins import are_memory, can_be_pinned, channels_last, records_plainly
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import backend
@@ -98,7 +98,7 @@ def _decided(settings: Settings, described: Described, given: Tensors) -> Steps 
         return None
     if not can_be_pinned([tensor for tensor in pinned if on_host(tensor)]):
         return None
-    if not all(is_memory(t, like.dtype, like.device) and t.shape == like.shape for t in given):
+    if not are_memory(given, like.dtype, like.device):
         return None
     key = _key(like)
     known = settings.loops.get(key)
@@ -121,6 +121,8 @@ def _decided(settings: Settings, described: Described, given: Tensors) -> Steps 
         steps = Steps(settings, cell, written, loops, like, pinned)
         if known != steps.content and not _holds(steps, cell, described.by_torch, like):
             return None
+        if channels_last(like) is not None:
+            steps.formats = _keeps_format(settings, cell, described.by_torch, like)
     except Exception as error:  # compilers may raise anything
         _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
         return None
@@ -201,6 +203,14 @@ def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
         _warn(own, "does not give what torch gives")
         return False
     return True
+
+
+def _keeps_format(settings: Settings, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
+    """Whether a step's results in torch lie in memory as ``like`` does, which ours do."""
+    settings = replace(settings, loops={}, last=None, warned=True, watched=True)
+    given = [torch.ones_like(like) for _ in range(cell.inputs + cell.states)]
+    ran = by_torch(settings, given[: cell.inputs], given[cell.inputs :], None)
+    return all(result.stride() == like.stride() for result in (ran.out, *ran.states))
 
 
 def _tried(decided: Steps, like: Tensor) -> tuple[int, ...]:

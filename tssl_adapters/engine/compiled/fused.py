@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.pins import channels_last
 from tssl_adapters.engine.call.plan import (
     EngineFunction,
     Like,
@@ -33,7 +34,7 @@ from tssl_adapters.engine.compiled.kernels import (
     memory,
     rows,
 )
-from tssl_adapters.engine.compiled.memory import room_of, spread
+from tssl_adapters.engine.compiled.memory import room_of, spread, turned, turned_back
 from tssl_adapters.engine.step.recursion import charge, fires
 from tssl_adapters.engine.step.spec import (
     GAIN,
@@ -102,6 +103,20 @@ class Call(NamedTuple):
         """The number of time steps, and the shape of one."""
         return (drive.shape[0], drive.shape[1:]) if self.sequence else (1, drive.shape)
 
+    def turn(self, drive: Tensor, state: Tensor, current: Tensor | None) -> int:
+        """How many dimensions from the end the channels are, if a sequence's steps follow one
+        another in ``channels_last`` and the state lies as they do; 0 if kernels take a copy.
+        """
+        plain = drive.is_contiguous() or current is not None or self.spec.form.dense
+        if plain or not self.sequence or self.plan.rule.windowed:
+            return 0
+        step, one = drive[0], state.numel() == 1
+        strides = channels_last(step)
+        if strides is None or drive.stride(0) != step.numel():
+            return 0
+        alike = state.shape == step.shape and state.stride() == strides
+        return step.ndim - 1 if one or alike else 0
+
     def given(
         self,
         drive: Tensor,
@@ -110,19 +125,21 @@ class Call(NamedTuple):
         numbers: Any = None,
         earlier: bool = False,
         current: Tensor | None = None,
+        turn: int | None = None,
     ) -> Given:
-        """The call's tensors as plain memory; ``numbers`` if they were made before."""
+        """The call's tensors as plain memory; ``numbers`` and ``turn`` if they were made before."""
         steps, step = self.shape(drive)
+        turn = self.turn(drive, state, current) if turn is None else turn
         synapse = None
         if current is not None and self.leak is not None:
             synapse = Synapse(spread(current, step, drive), self.leak, drive.new_empty(step))
         if numbers is None:
             values = rows(self.plan.neuron.values(), self.leak)
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
-        start, current = spread(state, step, drive), spread(trace, step, drive)
-        room = (memory(drive), start, current)
+        start, current = spread(state, step, drive, turn), spread(trace, step, drive, turn)
+        room = (memory(turned(drive, turn)), start, current)
         tau_s, gate = self.plan.tau_s, self.plan.rule.active_from(self.plan.tau_s)
-        return Given(steps, step.numel(), *room, numbers, tau_s, earlier, gate, synapse)
+        return Given(steps, step.numel(), *room, numbers, tau_s, earlier, gate, synapse, turn=turn)
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,12 +169,13 @@ def compute(
 
     ``charged`` receives h[t] if wanted.
     """
-    drive, keep = given.drive, call.plan.keep_states
+    drive, keep = turned_back(given.drive, given.turn), call.plan.keep_states
     out = torch.empty_like(drive)
     after = torch.empty_like(drive if keep or not call.sequence else drive[0])
+    rooms = turned(out, given.turn), turned(after, given.turn)
     late = given.steps == 1 and call.plan.neuron.timing != "immediate"
     due = torch.empty_like(given.state) if late else None
-    return out, after, due, *launch.forward(call, given, out, after, charged, due, again)
+    return out, after, due, *launch.forward(call, given, *rooms, charged, due, again)
 
 
 def _leaked(given: Given) -> Tensor | None:
@@ -194,7 +212,7 @@ class FusedFunction(EngineFunction):
         )
         charged = torch.empty_like(given.drive) if keeps_h else None
         out, after, due, kept, ctx.compiled = compute(call, given, charged, again)
-        ctx.call, ctx.numbers = call, given.numbers
+        ctx.call, ctx.numbers, ctx.turn = call, given.numbers, given.turn
         ctx.kept_h, ctx.earlier, ctx.trace = keeps_h, earlier is not None, Like.of(trace)
         tensors = (v for v in values if isinstance(v, Tensor))
         before = state if earlier is None else earlier
@@ -221,7 +239,9 @@ class FusedFunction(EngineFunction):
         call: Call = ctx.call
         plan = call.plan
         drive, state, trace, kept, current, *_ = ctx.saved_tensors
-        given = call.given(drive, state, trace, ctx.numbers, ctx.earlier, current)
+        given = call.given(drive, state, trace, ctx.numbers, ctx.earlier, current, ctx.turn)
+        told = (turned(grad, ctx.turn) for grad in (grad_out, grad_after, link))
+        grad_out, grad_after, link = told
         spec = call.spec.given_h if ctx.kept_h else call.spec
         needs, compiled = ctx.needs_input_grad[8:][:LEARNED], ctx.compiled
         watch_call(call, spec, given, grad_out, grad_after, link)
@@ -244,15 +264,17 @@ class FusedFunction(EngineFunction):
                 adjoints.chain[GRAD_SPIKE] = window.first
         if plan.linked and plan.neuron.timing != "delayed":
             entering = adjoints.through
+        made = (adjoints.drive, entering, trace, adjoints.chain)
+        drive_grad, entering, trace, chain = (turned_back(grad, ctx.turn) for grad in made)
         return (
             None,
             None,
-            adjoints.drive,
+            drive_grad,
             reduced(entering, state),
             reduced(trace, ctx.trace) if ctx.trace is not None else None,
             reduced(adjoints.drive[0].clone(), current) if ctx.needs_input_grad[5] else None,
             None,
-            adjoints.chain,
+            chain,
             *_learned(call, adjoints.sums, needs),
         )
 

@@ -64,6 +64,8 @@ class Given(NamedTuple):
         gate: from which a[t] on the rule counts a neuron as active, if it asks.
         synapse: the current that turns the drive into a charge, if a sequence's form has one.
         fired: 1 where a neuron fires in the window ``[N]``, for ``windowed`` rules.
+        turn: the tensors have the channels last, which are so many dimensions from the end of the
+            layer's own; 0 if they are its own.
     """
 
     steps: int
@@ -77,6 +79,7 @@ class Given(NamedTuple):
     gate: float | None = None
     synapse: Synapse | None = None
     fired: Tensor | None = None
+    turn: int = 0
 
 
 class Adjoints(NamedTuple):
@@ -126,11 +129,16 @@ class MismatchError(Exception):
         )
 
 
-def memory(tensor: Tensor) -> Tensor:
-    """A tensor as contiguous memory, with a lazy permutation or negation resolved."""
-    if tensor.is_contiguous() and not tensor.is_neg():
+def memory(tensor: Tensor, strides: tuple[int, ...] | None = None) -> Tensor:
+    """A tensor as memory with these strides, by default contiguous, with a lazy permutation or
+    negation resolved.
+    """
+    at_hand = tensor.is_contiguous() if strides is None else tensor.stride() == strides
+    if at_hand and not tensor.is_neg():
         return tensor
-    return tensor.resolve_neg().contiguous()
+    if strides is None:
+        return tensor.resolve_neg().contiguous()
+    return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
 
 
 def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.plan import Plan, working_dtype
 from tssl_adapters.engine.compiled.kernels import memory
+
+MaybeTensor = TypeVar("MaybeTensor", Tensor, "Tensor | None")
 
 
 def spreads(shape: torch.Size, step: torch.Size) -> bool:
@@ -21,15 +23,25 @@ def spreads(shape: torch.Size, step: torch.Size) -> bool:
     return all(own in (1, wanted) for own, wanted in zip(shape, trailing, strict=True))
 
 
-@overload
-def spread(tensor: Tensor, step: torch.Size, like: Tensor) -> Tensor: ...
-@overload
-def spread(tensor: None, step: torch.Size, like: Tensor) -> None: ...
-def spread(tensor: Tensor | None, step: torch.Size, like: Tensor) -> Tensor | None:
-    """A tensor as memory of a step's shape, with the dtype and device of ``like``."""
-    if tensor is None or (tensor.shape == step and tensor.dtype == like.dtype):
-        return None if tensor is None else memory(tensor)
-    return memory(tensor.to(like).expand(step))
+def spread(tensor: MaybeTensor, step: torch.Size, like: Tensor, turn: int = 0) -> MaybeTensor:
+    """A tensor as memory of a step's shape, :func:`turned`, with the dtype and device of
+    ``like``.
+    """
+    if tensor is None:
+        return tensor
+    if tensor.shape != step or tensor.dtype != like.dtype:
+        tensor = tensor.to(like).expand(step)
+    return memory(turned(tensor, turn))
+
+
+def turned(tensor: MaybeTensor, turn: int) -> MaybeTensor:
+    """A view with the channels last, which are ``turn`` dimensions from the end; 0 is none."""
+    return tensor if tensor is None or not turn else tensor.movedim(-turn, -1)
+
+
+def turned_back(tensor: MaybeTensor, turn: int) -> MaybeTensor:
+    """The inverse of :func:`turned`."""
+    return tensor if tensor is None or not turn else tensor.movedim(-1, -turn)
 
 
 def room_of(

@@ -21,7 +21,15 @@ from torch import Tensor
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.elementwise import cast, on_host
 from tssl_adapters.engine.call.once import first_order
-from tssl_adapters.engine.call.pins import Pin, Pins, all_hold, is_memory, pin, records_plainly
+from tssl_adapters.engine.call.pins import (
+    Pin,
+    Pins,
+    all_hold,
+    are_memory,
+    channels_last,
+    pin,
+    records_plainly,
+)
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
@@ -88,6 +96,8 @@ class Steps:
         self.read = [tensor.detach() for tensor in found.read.values()]
         self.in_tensors: list[Tensor] = self.read
         """Copies of each neuron's numbers, in a step's shape; those on a GPU, where they lie."""
+        self.formats: bool | None = None
+        """Whether torch's results keep :func:`channels_last`, if known."""
         self.links = found.links
         self.key = (self,)
         self.content = (tuple(found.line.operations), tuple(found.adjoint.line.operations))
@@ -125,11 +135,8 @@ class Steps:
         self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
     ) -> bool:
         """Whether what was decided holds for this step, and a graph is to be recorded."""
-        shape, dtype, device = inputs[0].shape, self.dtype, self.device
-        for tensor in (*inputs, *states):
-            if not is_memory(tensor, dtype, device) or tensor.shape != shape:
-                return False
-        if trace is not None and not (is_memory(trace, dtype, device) and trace.shape == shape):
+        shape, given = inputs[0].shape, (*inputs, *states, *(() if trace is None else (trace,)))
+        if not are_memory(given, self.dtype, self.device, self.formats):
             return False
         if self.of_each and not all(spreads(each.shape, shape) for each in self.of_each.values()):
             return False
@@ -161,7 +168,8 @@ class Steps:
     def numbers_for(self, like: Tensor) -> list[Tensor]:
         """The numbers that are in tensors, those of each neuron in a step's shape."""
         known, count = self.in_tensors, len(self.of_each)
-        if count and not (len(known) > len(self.read) and known[0].shape == like.shape):
+        fits = len(known) > len(self.read) and known[0].shape == like.shape
+        if count and not (fits and known[0].stride() == like.stride()):
             each = [torch.empty_like(like).copy_(numbers) for numbers in self.of_each.values()]
             self.in_tensors = [*each, *self.read]
         return self.in_tensors
@@ -169,7 +177,8 @@ class Steps:
     def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
         """Whether it was made for a step like this."""
         same = self.dtype is like.dtype and self.device == (None if like.is_cpu else like.device)
-        return same and self.holds(pinned)
+        known = self.formats is not None or channels_last(like) is None
+        return same and known and self.holds(pinned)
 
     def run(
         self,
@@ -256,7 +265,7 @@ class CompiledStepFunction(EngineFunction):
             if own is not None:
                 kept[at] = own
                 by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
-        ctx.made = steps, position, numbers, in_tensors, link is not None, by_h
+        ctx.made = steps, position, numbers, in_tensors, channels_last(x), link is not None, by_h
         ctx.save_for_backward(*kept, *steps.read)
         ctx.set_materialize_grads(False)
         results = len(forward.results)
@@ -271,15 +280,17 @@ class CompiledStepFunction(EngineFunction):
     @first_order
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         steps: Steps
-        steps, position, numbers, in_tensors, linked, by_h = ctx.made
+        steps, position, numbers, in_tensors, strides, linked, by_h = ctx.made
         kept = [
             # Hooks may have saved them in another form.
-            memory(cast(tensor, torch.uint8 if name == BITS else steps.dtype))
+            memory(cast(tensor, torch.uint8)) if name == BITS
+            else memory(cast(tensor, steps.dtype), strides)
             for name, tensor in zip(steps.kept, ctx.saved_tensors, strict=False)
-        ]
+        ]  # fmt: skip
         h, results, links = kept[0], len(steps.reached), steps.links
         incoming = [
-            torch.zeros_like(h) if grad is None else memory(grad) for grad in grads[:results]
+            torch.zeros_like(h) if grad is None else memory(grad, strides)
+            for grad in grads[:results]
         ]
         backward = steps.from_h if by_h and steps.from_h is not None else steps.backward
         rooms = [torch.empty_like(h) for _ in range(backward.rooms)]
@@ -287,7 +298,8 @@ class CompiledStepFunction(EngineFunction):
         if links:
             link = grads[results]
             # A link's gradient is the next step's, for this one alone, which may overwrite it.
-            link = h.new_zeros((links, *h.shape)) if link is None else memory(link)
+            rows = None if strides is None else (h.numel(), *strides)
+            link = memory(h.new_zeros((links, *h.shape)) if link is None else link, rows)
             incoming, chain = [*incoming, link], [link]
         tensors = [*kept, *in_tensors, *incoming, *rooms, *chain]
         backward.loop(tensors, numbers, h.numel(), length(position))

@@ -17,7 +17,7 @@ import triton
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
-from tssl_adapters.engine.call.pins import is_memory
+from tssl_adapters.engine.call.pins import channels_last, is_memory
 from tssl_adapters.engine.call.plan import working_dtype
 from tssl_adapters.engine.compiled.kernels import (
     LINKS,
@@ -148,9 +148,12 @@ class _RowLoop:
             kind, count = (tensor.dtype, 1) if name in self.read else (self.dtype, neurons)
             if name == "bits":
                 kind, count = torch.uint8, triton.cdiv(neurons, 8)
+            first, follow = tensor, True
             if name in LINKS:
+                first, follow = tensor[0], tensor.stride(0) == neurons
                 count = len(tensor) * neurons
-            if not is_memory(tensor, kind, like.device) or tensor.numel() != count:
+            dense = is_memory(first, kind, like.device, channels_last(first))
+            if not (dense and follow) or tensor.numel() != count:
                 raise MismatchError.of(tensor, kind, count)
         row = _row(numbers or [0.0], self.dtype, like.device)  # of nothing there is no buffer
         _launch(self.kernel, like, neurons, neurons, row, steps, *tensors)
