@@ -112,6 +112,9 @@ class _Early(_Classic):
 class ClassicLeaky(_Early, Leaky):
     """With states as arguments a reset to zero clears the input too."""
 
+    def _tssl_clears(self: Any) -> bool:
+        return not self.init_hidden
+
     def _tssl_rounds_alike(self: Any) -> bool:
         return bool(self.init_hidden) or bound_reset(self) != "_base_zero"
 

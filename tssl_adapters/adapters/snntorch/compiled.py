@@ -22,20 +22,20 @@ from tssl_adapters.adapters import (
 from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
 
 
+def carried(states: States) -> tuple[str, ...]:
+    """The names of the states that a step computes, the potential first."""
+    return ("mem", *(name for name in states if name not in ("mem", "spk")))
+
+
 class Compiled(Layer):
     """A layer that describes what its time step computes."""
 
     _tssl_numbers: ClassVar[tuple[str, ...]]
     """Names of the numbers in its charge."""
-    _tssl_carried: ClassVar[tuple[str, ...]] = ("mem",)
-    """Names of the states that a step computes, the potential first."""
 
-    _tssl_clears: ClassVar[bool] = True
-    """Whether its reset to zero clears the input, too."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls._tssl_carried = ("mem", *(n for n in cls._tssl_states if n not in ("mem", "spk")))
+    def _tssl_clears(self) -> bool:
+        """Whether its reset to zero clears the input, too."""
+        return True
 
     def _tssl_charged(self, inputs: Tensors, states: Tensors) -> Tensor:
         """The charged potential, without a reset that is due; ``states[0]`` is the potential."""
@@ -55,7 +55,7 @@ class Compiled(Layer):
         return self._tssl_by_engine(inputs[0], states, trace, fresh)
 
     def _tssl_next(self: Any, inputs: Tensors, states: States, fresh: bool) -> Any:
-        names = self._tssl_carried
+        names = carried(states)
         trace = self._tssl_trace(states, fresh)
         pinned = self._tssl_pinned()
         # A leak that learned to be 0 is refused below.
@@ -66,13 +66,13 @@ class Compiled(Layer):
             given = tuple(states[name] for name in names)
             ran = compiled_step(self._tssl_settings, described, inputs, given, trace, fresh)
             if ran is not None:
-                return self._tssl_ran(ran)
+                return self._tssl_ran(ran, names)
         return self._tssl_by_torch(inputs, states, trace, fresh)
 
-    def _tssl_ran(self: Any, ran: Stepped) -> Any:
+    def _tssl_ran(self: Any, ran: Stepped, names: tuple[str, ...]) -> Any:
         if ran.due is not None:
             leave(self, "reset", ran.due)
-        after = dict(zip(self._tssl_carried, ran.states, strict=True))
+        after = dict(zip(names, ran.states, strict=True))
         self._tssl_keep(after, ran.out if ran.spike is None else ran.spike)
         if self.init_hidden and not self.output:
             return ran.out
@@ -94,12 +94,13 @@ class Compiled(Layer):
 
     def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
         """The output of a step that its compiled steps fit, else ``None``."""
-        given = [states[name] for name in self._tssl_carried]
+        names = carried(states)
+        given = [states[name] for name in names]
         if not steps.fits((x,), given, self._tssl_pinned()):
             return None
         if steps.traced or steps.learned:
             return self._tssl_run(x, states, False)
-        return self._tssl_ran(steps.run((x,), given))
+        return self._tssl_ran(steps.run((x,), given), names)
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
         names = (*self._tssl_numbers, "threshold", "graded_spikes_factor")
@@ -118,7 +119,7 @@ class Compiled(Layer):
             inputs=len(inputs),
             states=len([name for name in states if name != "spk"]),
             sends="spk" in states,
-            clears=self._tssl_clears,
+            clears=self._tssl_clears(),
         )
 
     def _tssl_in_torch(

@@ -23,7 +23,7 @@ from tssl_adapters.adapters import (
     computes,
     eager,
 )
-from tssl_adapters.adapters.snntorch.compiled import Compiled
+from tssl_adapters.adapters.snntorch.compiled import Compiled, carried
 from tssl_adapters.adapters.snntorch.layer import (
     RESET_CODES,
     RESETS,
@@ -85,7 +85,7 @@ class _Recurrent(Compiled):
         return self._tssl_next((x, self._modules["recurrent"](sent)), states, fresh)
 
     def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
-        given = [states[name] for name in self._tssl_carried]
+        given = [states[name] for name in carried(states)]
         if not steps.fits((x,), given, self._tssl_pinned()):
             return None
         return self._tssl_run(x, states, False)
@@ -127,7 +127,9 @@ class Leaky(Compiled, _Leaking):
     """``snntorch.Leaky``."""
 
     _tssl_numbers = ("beta",)
-    _tssl_clears = False
+
+    def _tssl_clears(self) -> bool:
+        return False
 
     def _tssl_charged(self: Any, inputs: Tensors, states: Tensors) -> Tensor:
         charged: Tensor = self.beta.clamp(0, 1) * states[0] + inputs[0]
