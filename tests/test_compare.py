@@ -597,6 +597,7 @@ WAYS: dict[str, Callable[[nn.Module], Any]] = {
 OTHERWISE = {"rule": "tsslbp", "tau_s": 2.0}
 
 
+@pytest.mark.singly
 @every_model
 @pytest.mark.parametrize(
     ("way", "options", "fails"),

@@ -54,6 +54,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from snntorch import backprop
 
+pytestmark = pytest.mark.singly
+
 # --- snnTorch ---------------------------------------------------------------------------------
 
 

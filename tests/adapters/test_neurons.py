@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext, suppress
 
+import pytest
 from cases import Case
 from neurons import CASES
 
@@ -27,3 +28,11 @@ class TestNeurons(AdapterSuite):
         known = re.match("snntorch-(Lapicque|R?Synaptic)-zero(?!.*quantised)", case.name)
         with suppress(AssertionError) if known else nullcontext():
             super().test_forward_on_unusual_numbers(case)
+
+    @pytest.mark.singly
+    def test_unwrap(self, case: Case) -> None:
+        super().test_unwrap(case)
+
+    @pytest.mark.singly
+    def test_copies(self, case: Case) -> None:
+        super().test_copies(case)
