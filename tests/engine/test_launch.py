@@ -126,22 +126,21 @@ def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
 def test_steps_go_on_where_a_backward_loop_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tau_s: float
 ) -> None:
-    snntorch = pytest.importorskip("snntorch")
+    """Those of a layer that learns in a way that its own steps are not compiled for."""
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 3, 5)
     found = []
     for engine in ("torch", "cpu"):
         if engine == "cpu":
             monkeypatch.setattr(cpu, "_backward_step", broken("_backward_step", steeper))
-        layer = snntorch.Leaky(beta=0.8, learn_beta=True, learn_threshold=True)
+        layer = neuron.ParametricLIFNode(v_reset=None)
         tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule=TSSLBP())
-        given, mem, outs = (2.0 * x).requires_grad_(), layer.init_leaky(), []
+        given = (2.0 * x).requires_grad_()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EngineWarning)
-            for step in given:
-                out, mem = layer(step, mem)
-                outs.append(out)
-            loss = (torch.stack(outs) * weight).sum() + mem.sum()
+            outs = [layer(step) for step in given]
+            loss = (torch.stack(outs) * weight).sum() + layer.v.sum()
             found.append(torch.autograd.grad(loss, [given, *layer.parameters()]))
     assert False in launch._tried.values()
     for ours, expected in zip(*reversed(found), strict=True):
