@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -26,53 +25,12 @@ from tssl_adapters.bench.grid import cluster_client, run_with_dask
 from tssl_adapters.bench.runs import Event, Job
 
 
-@pytest.fixture
-def cluster() -> LocalCluster:  # type: ignore[misc]
-    """Two workers, as on a cluster that is there already."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None,
-        silence_logs=logging.CRITICAL,
-    ) as cluster:  # fmt: skip
-        yield cluster
-
-
-def test_killed_workers_run_is_taken_up_by_another(cluster: LocalCluster, tmp_path: Path) -> None:
-    """From its checkpoint, to what it would have been: no epoch is trained twice."""
-    for folder in ("killed", "whole"):
-        (tmp_path / folder / "runs").mkdir(parents=True)
-    grid = [settings(seed=seed, epochs=12) for seed in range(2)]
-    told: list[Event] = []
-    with Client(cluster) as client:
-        workers = list(client.run(os.getpid).values())
-
-    def tell(event: Event) -> None:
-        told.append(event)
-        if "record" in event and event["record"]["epoch"] == 3 and len(workers) == 2:
-            os.kill(workers.pop(), signal.SIGKILL)  # both workers are busy
-
-    jobs = [Job(run, tmp_path / "killed") for run in grid]
-    run_with_dask(jobs, tell, scheduler=cluster.scheduler_address)
-    assert len(workers) == 1
-    for run in grid:
-        runs.run(Job(run, tmp_path / "whole"), lambda event: None)
-        found, expected = (
-            Experiment(tmp_path / folder).records(run) for folder in ("killed", "whole")
-        )
-        assert len(found) == 12
-        assert but_seconds(found) == but_seconds(expected)
-    epochs = Counter(
-        (event["run"], event["record"]["epoch"]) for event in told if "record" in event
-    )
-    assert max(epochs.values()) == 1
-    assert len(epochs) >= 2 * 12 - 1  # the one whose end was not told any more
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a scheduler with two workers, by the commands of the page on it."""
     page = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
     scheduler, worker = re.findall(r"^    (dask .*)$", page, re.M)
-    file = str(tmp_path / "scheduler.json")
+    file = str(tmp_path_factory.mktemp("dask") / "scheduler.json")
     scheduler = scheduler.replace("--port 8786", f"--port 0 --no-dashboard --scheduler-file {file}")
     worker = worker.replace("ADDRESS", f"--scheduler-file {file} --no-dashboard")
     with ExitStack() as processes:
@@ -94,6 +52,37 @@ def test_cluster_of_processes_gives_what_this_one_gives(tmp_path: Path, address:
         record.pop("kept_bytes")  # counted by addresses, which a process may use twice
     assert len(here) == 2 * 2 * 2
     assert there == here
+
+
+def test_killed_workers_run_is_taken_up_by_another(address: str, tmp_path: Path) -> None:
+    """From its checkpoint, to what it would have been: no epoch is trained twice."""
+    for folder in ("killed", "whole"):
+        (tmp_path / folder / "runs").mkdir(parents=True)
+    grid = [settings(seed=seed, epochs=12) for seed in range(2)]
+    told: list[Event] = []
+    with Client(address) as client:
+        workers = list(client.run(os.getpid).values())
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        if "record" in event and event["record"]["epoch"] == 3 and len(workers) == 2:
+            os.kill(workers.pop(), signal.SIGKILL)  # both workers are busy
+
+    jobs = [Job(run, tmp_path / "killed") for run in grid]
+    run_with_dask(jobs, tell, scheduler=address)
+    assert len(workers) == 1
+    for run in grid:
+        runs.run(Job(run, tmp_path / "whole"), lambda event: None)
+        found, expected = (
+            Experiment(tmp_path / folder).records(run) for folder in ("killed", "whole")
+        )
+        assert len(found) == 12
+        assert but_seconds(found) == but_seconds(expected)
+    epochs = Counter(
+        (event["run"], event["record"]["epoch"]) for event in told if "record" in event
+    )
+    assert max(epochs.values()) == 1
+    assert len(epochs) >= 2 * 12 - 1  # the one whose end was not told any more
 
 
 def test_workers_with_threads_are_refused() -> None:

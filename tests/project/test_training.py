@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import snntorch
 import torch
 import torch.distributed as dist
+import train_distributed
 from models import MODELS, SPIKING, equal, inputs, numbers
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
@@ -21,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tssl_adapters
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 TAUS = [1.0, 3.0]
 
 
@@ -61,9 +62,6 @@ def one_of_two(rank: int, folder: str) -> None:
         parallel = DistributedDataParallel(made(name, tau_s))
         loss_of(parallel, inputs().chunk(2, dim=1)[rank]).backward()
         found[name, tau_s] = gradients(parallel)
-        alone = made(name, tau_s)
-        loss_of(alone, inputs()).backward()
-        found[name, tau_s, "alone"] = gradients(alone)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -73,27 +71,41 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, tau_s in itertools.product(MODELS, TAUS):
         assert equal(first[name, tau_s], second[name, tau_s])
-        close(first[name, tau_s], first[name, tau_s, "alone"])
+        alone = made(name, tau_s)
+        loss_of(alone, inputs()).backward()
+        close(first[name, tau_s], gradients(alone))
 
 
-def distributed_example(processes: int, options: str) -> list[str]:
-    """What the example prints under torchrun, line by line."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = str(EXAMPLES / "train_distributed.py")
-    words = [*command, f"--nproc-per-node={processes}", script, *options.split()]
-    run = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+def accuracies(said: str) -> list[str]:
+    """Of what the example prints, the lines on its accuracy."""
+    return [line for line in said.splitlines() if "test accuracy" in line]
+
+
+def test_the_distributed_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under torchrun, two processes learn, and as this one does with batches twice as large."""
+    options = "--data digits --epochs 3 --dtype float64".split()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run = subprocess.run(
+        [*command, train_distributed.__file__, *options],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
-    return [line for line in run.stdout.splitlines() if "test accuracy" in line]
+    two = accuracies(run.stdout)
+    found = [float(line.split()[-1].rstrip("%")) for line in two]
+    assert len(found) == 3
+    assert found[-1] > max(40.0, found[0])
 
-
-def test_the_distributed_example() -> None:
-    """Under torchrun, two processes learn, and as one does with batches twice as large."""
-    options = "--data digits --epochs 3 --dtype float64"
-    two = distributed_example(2, options)
-    accuracies = [float(line.split()[-1].rstrip("%")) for line in two]
-    assert len(accuracies) == 3
-    assert accuracies[-1] > max(40.0, accuracies[0])
-    assert two == distributed_example(1, f"{options} --batch-size 100")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
+    for name, value in {**alone, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(sys, "argv", ["one", *options, "--batch-size", "100"])
+    train_distributed.main()
+    assert two == accuracies(capsys.readouterr().out)
 
 
 @pytest.mark.singly
