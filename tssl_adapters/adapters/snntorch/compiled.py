@@ -82,6 +82,8 @@ class Compiled(Layer):
         names = self._tssl_states
         if given and (self.init_hidden or len(given) > len(names)):
             return None
+        if steps.learned and self._tssl_decayless(self):  # a leak that learned to be 0 is refused
+            return None
         handed = dict(zip(names, given, strict=False))
         try:
             states = {

@@ -1,6 +1,6 @@
 """A layer's first call, and the import of this package, in fresh processes.
 
-python -m tssl_adapters.bench.speed.first WORK RULE
+Run as a program, with the name of a work and a rule's, this module is one of those processes.
 """
 
 from __future__ import annotations
