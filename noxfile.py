@@ -103,7 +103,8 @@ def tests(session: nox.Session) -> None:
     test is marked `singly`; `full` runs all.
     """
     install(session, f".[{LIBRARIES},dev]")
-    pytest(session, *(session.posargs or ["--pairwise"]))
+    # File by file: a loop is compiled once in each process that uses it.
+    pytest(session, *(session.posargs or ["--pairwise", "--dist", "loadfile"]))
     if not session.posargs:
         session.run("python", "tools/versions.py", "torch", *LIBRARIES.split(","))
 
