@@ -33,6 +33,7 @@ from cell_layers import (
 )
 from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes
 from compat_snntorch import start
+from norse.torch.functional.lif import LIFFeedForwardState
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -669,6 +670,95 @@ def test_a_layer_says_which_engine_it_has(
     layer = tssl_adapters.wrap(make(), **settings)
     assert f"engine={engine!r}" in str(layer)
     assert f"engine={engine!r}" in tssl_adapters.inspect(layer)[0].detail
+
+
+@pytest.mark.parametrize("name", ["Leaky, each its own", "RLeaky, each its own"])
+def test_numbers_of_each_neuron_that_are_given_other_memory(name: str) -> None:
+    """`vector_to_parameters`, say, replaces what is in a parameter."""
+
+    def replaced(layer: Any) -> None:
+        layer.beta.data = layer.beta.data * 0.5
+
+    found = []
+    for engine in ("cpu", "torch"):
+        layer, x = wrapped(name, engine=engine), drive()
+        for _ in range(2):
+            values = steps(layer, x, replaced)
+        found.append((values, gradients(values, x, layer)))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    close(found[0][1], found[1][1], 1e-5)
+
+
+def test_another_thread_s_batch_does_not_change_a_step_s_numbers() -> None:
+    layer = wrapped("Leaky, each its own")
+    steps(layer, drive())
+    decided = layer._tssl_settings.steps
+    mine, other = torch.zeros(2, SIZE), torch.zeros(300, SIZE)
+
+    class Raced(type(decided)):  # type: ignore[misc]
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "in_tensors" and value[0].shape == mine.shape:
+                self.numbers_for(other)
+
+    decided.__class__ = Raced
+    assert all(numbers.shape == mine.shape for numbers in decided.numbers_for(mine))
+
+
+@pytest.mark.parametrize("shape", [(SIZE,), (2, SIZE), (2, 3, 4, SIZE)], ids=str)
+def test_numbers_of_more_dimensions(shape: tuple[int, ...]) -> None:
+    """Natively they give their dimensions to the results, also where a step was compiled before."""
+    x = 2.0 * torch.randn(STEPS, *shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for wraps in (True, False):
+        layer = snntorch.Leaky(0.8, threshold=torch.tensor([[0.5]]))
+        layer = tssl_adapters.wrap(layer) if wraps else layer
+        values: list[Tensor] = []
+        for given in (torch.ones(1, 1), *x):
+            values += layer(given.requires_grad_(), *values[-1:])
+        found.append(values)
+        if wraps and len(shape) > 1:
+            assert took(values) > STEPS - 3
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [
+        (norse.LIFCell, norse.LIFState),
+        (norse.LIFBoxCell, LIFFeedForwardState),
+        (norse.IAFCell, LIFFeedForwardState),
+    ],
+)
+def test_a_state_of_another_kind_is_read_by_name(make: Any, state: Any) -> None:
+    x, found = drive().detach(), []
+    for layer in (tssl_adapters.wrap(make()), make()):
+        values, after = [], None
+        for step in x:
+            out, after = layer(step.requires_grad_(), after)
+            values += [out, after.v]
+        names = [name for name in state._fields if name != "v"]
+        more = {name: torch.full_like(after.v, 0.5) for name in names}
+        out, after = layer(x[0], state(v=after.v, **{**more, **_shared(after, more)}))
+        found.append([*values, out, after.v])
+    assert all(map(torch.equal, *found))
+
+
+def _shared(state: Any, names: Any) -> dict[str, Tensor]:
+    return {name: getattr(state, name) for name in names if name in state._fields}
+
+
+def test_a_trial_that_is_interrupted_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    layer, x = wrapped("KLIFNode", engine="cpu"), drive()
+    with monkeypatch.context() as patch:
+        patch.setattr(deciding, "_passes_trial", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            layer(x[0])
+    layer.reset()
+    assert took(steps(layer, x)) > STEPS - 3
 
 
 def test_why_torch_computes_a_step_is_logged(

@@ -145,9 +145,12 @@ class Layer(Shared):
 
     def _tssl_by_steps(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
         # p is set as a whole.
-        if state is None or steps.traced or not steps.fits((x,), state, steps.pinned):
+        if state is None or steps.traced:
             return None
-        ran = steps.run((x,), state)
+        carried = self._tssl_carried(state)
+        if not steps.fits((x,), carried, steps.pinned):
+            return None
+        ran = steps.run((x,), carried)
         return ran.out, self._tssl_state(*ran.states)
 
     @classmethod
@@ -230,6 +233,10 @@ class Layer(Shared):
         """The drive that charges the membrane."""
         return x
 
+    def _tssl_carried(self, state: Any) -> tuple[Tensor, ...]:
+        """The states that a step goes on from, whatever else they come with."""
+        return (state.v,)
+
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         """The library's state, from a potential and, if it has one, a synaptic current."""
         raise NotImplementedError
@@ -247,6 +254,9 @@ class _LIF(Layer):
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
         k = _rounded(record.minus_leak, x, state.i, sequence)
         return synaptic_current(self._tssl_settings, x, state.i, k, sequence=sequence)
+
+    def _tssl_carried(self, state: Any) -> tuple[Tensor, ...]:
+        return state.v, state.i
 
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         return LIFFeedForwardState(v, current)

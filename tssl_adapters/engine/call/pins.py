@@ -70,17 +70,23 @@ class Pins(NamedTuple):
     """A snapshot of a tensor in CPU memory with a number for each neuron."""
 
     tensor: Tensor
+    address: int
     learns: bool
     values: Tensor
 
     @classmethod
     def of(cls, tensor: Tensor) -> Pins:
         """The snapshot of a tensor."""
-        return cls(tensor, tensor.requires_grad, tensor.detach().clone())
+        return cls(tensor, tensor.data_ptr(), tensor.requires_grad, tensor.detach().clone())
 
     def stays(self, now: Tensor) -> bool:
         """As :meth:`Pin.stays`."""
-        return now is self.tensor and now.requires_grad is self.learns
+        return (
+            now is self.tensor
+            and now.data_ptr() == self.address
+            and now.shape == self.values.shape
+            and now.requires_grad is self.learns
+        )
 
     def holds(self, now: Tensor) -> bool:
         """As :meth:`Pin.holds`."""

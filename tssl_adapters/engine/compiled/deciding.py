@@ -85,7 +85,8 @@ def compiled_step(
             return None
         if found is None or not found.stands_for(inputs[0], pinned):
             with derived(), inputs[0].device:  # whatever the default device is
-                settings.steps = found = _decided(settings, described, (*inputs, *states))
+                found = _decided(settings, described, (*inputs, *states))
+            settings.steps = found
         if found is None or not found.fits(inputs, states, pinned, trace):
             return None
     return found.run(inputs, states, trace, fresh)
@@ -100,9 +101,19 @@ def _decided(settings: Settings, described: Described, given: Tensors) -> Steps 
         return None
     if not are_memory(given, like.dtype, like.device):
         return None
+    if any(tensor.ndim > like.ndim for tensor in pinned):
+        return None
     key = _key(like)
-    known = settings.loops.get(key)
-    settings.loops[key] = False  # until proven otherwise
+    known = settings.loops.pop(key, None)
+    steps = _tried(settings, described, like, known)
+    settings.loops[key] = False if steps is None else steps.content
+    return steps
+
+
+def _tried(settings: Settings, described: Described, like: Tensor, known: Any) -> Steps | None:
+    """The layer's steps, compiled and tried; ``known``: the content of those that were before."""
+    loops, pinned = backend(settings.engine), described.pinned
+    assert loops is not None
     try:
         cell = described.cell()
         alone = all(tensor.numel() == 1 for tensor in pinned)
@@ -119,19 +130,18 @@ def _decided(settings: Settings, described: Described, given: Tensors) -> Steps 
         return None
     try:
         steps = Steps(settings, cell, written, loops, like, pinned)
-        if known != steps.content and not _holds(steps, cell, described.by_torch, like):
+        if known != steps.content and not _passes_trial(steps, cell, described.by_torch, like):
             return None
         if channels_last(like) is not None:
             steps.formats = _keeps_format(settings, cell, described.by_torch, like)
     except Exception as error:  # compilers may raise anything
         _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
         return None
-    settings.loops[key] = steps.content
     return steps
 
 
 @torch.enable_grad()
-def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
+def _passes_trial(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
     """Whether two steps from noise match torch's bit for bit, and their gradients up to
     rounding.
     """
@@ -139,7 +149,7 @@ def _holds(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
     dtypes = [like.dtype, *(t.dtype for t in decided.pinned if t.is_floating_point())]
     # What torch computes from a number is as precise as that.
     coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    generator, shape = torch.Generator().manual_seed(0), _tried(decided, like)
+    generator, shape = torch.Generator().manual_seed(0), _trial_shape(decided, like)
 
     def noise() -> Tensor:
         return torch.randn(shape, generator=generator, device="cpu").to(like)
@@ -213,10 +223,13 @@ def _keeps_format(settings: Settings, cell: Cell, by_torch: ByTorch, like: Tenso
     return all(result.stride() == like.stride() for result in (ran.out, *ran.states))
 
 
-def _tried(decided: Steps, like: Tensor) -> tuple[int, ...]:
-    """The shape of the trial: as many neurons as are enough, of which each has its numbers."""
+def _trial_shape(decided: Steps, like: Tensor) -> tuple[int, ...]:
+    """As many neurons as are enough, of which each has its numbers, in as many dimensions as the
+    layer's.
+    """
     if not decided.of_each:
-        return ROWS, launch.NEURONS
+        shape = (*(1,) * (like.ndim - 2), ROWS, launch.NEURONS)
+        return shape[-like.ndim :] if like.ndim else shape
     each = like.shape[1:]
     if like.ndim < 2 or not all(spreads(t.shape, each) for t in decided.of_each.values()):
         return like.shape

@@ -4,8 +4,8 @@ What a step computes, forward and backward, is recorded once from what torch com
 (:mod:`tssl_adapters.engine.step.cell`), compiled, and tried
 (:mod:`tssl_adapters.engine.compiled.deciding`). All else is decided then too, so that a step only
 checks that it still holds: setting an attribute invalidates the decision
-(:meth:`tssl_adapters.adapters.base.Wrapped.__setattr__`), and numbers stored in tensors are
-compared.
+(:meth:`tssl_adapters.adapters.base.Wrapped.__setattr__`), numbers stored in tensors are compared,
+and those that learn are read anew.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Steps:
         # The cell's functions are not kept: they may hold on to a step's states and their graph.
         self.num_states = cell.states
         self.pinned, self.pins = pinned, [pin(tensor) for tensor in pinned]
+        self.least_dims = max((tensor.ndim for tensor in pinned), default=0)
+        """With fewer, torch's results would have the shape of a number."""
         fixed = [known for known in self.pins if isinstance(known, Pin) and known.fixed]
         self.fixed = fixed if len(fixed) == len(self.pins) else None
         self.numbers = array(TYPES[self.dtype], map(_float, found.numbers))
@@ -122,10 +124,10 @@ class Steps:
         come_in = [f"g.{name}" for name in forward.results]
         given = [*self.kept, *numbers, *come_in, *([LINK] if self.links else [])]
         self.backward = Backward(found.adjoint, given, self.given, compiled)
+        # Where h of the step before is kept for the potential:
         self.from_h = None
         if found.from_h is not None:
             self.from_h = Backward(found.from_h, given, self.given, compiled)
-        """The same where h of the step before is kept for the potential."""
         self.constants: dict[tuple[bool, ...], list[int]] = {}
         """The results without a gradient, by which of ``given`` need one."""
         self.arriving: dict[tuple[bool, ...], list[bool]] = {}
@@ -137,6 +139,8 @@ class Steps:
         """Whether what was decided holds for this step, and a graph is to be recorded."""
         shape, given = inputs[0].shape, (*inputs, *states, *(() if trace is None else (trace,)))
         if not are_memory(given, self.dtype, self.device, self.formats):
+            return False
+        if len(shape) < self.least_dims:
             return False
         if self.of_each and not all(spreads(each.shape, shape) for each in self.of_each.values()):
             return False
@@ -171,8 +175,8 @@ class Steps:
         fits = len(known) > len(self.read) and known[0].shape == like.shape
         if count and not (fits and known[0].stride() == like.stride()):
             each = [torch.empty_like(like).copy_(numbers) for numbers in self.of_each.values()]
-            self.in_tensors = [*each, *self.read]
-        return self.in_tensors
+            self.in_tensors = known = [*each, *self.read]
+        return known  # not the attribute, which another thread may have set since
 
     def stands_for(self, like: Tensor, pinned: Tensors) -> bool:
         """Whether it was made for a step like this."""
