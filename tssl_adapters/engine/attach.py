@@ -221,7 +221,15 @@ def _by_steps(
     if ran is None:
         return None
     current = None if incoming is None else ran.states[1]
-    return Result(ran.out, ran.states[0], None, ran.trace, ran.due, None, ran.out, current)
+    return Result(
+        out=ran.out,
+        state=ran.states[0],
+        states=None,
+        trace=ran.trace,
+        before=ran.due,
+        fired=ran.out if settings.tau_s == 1.0 else None,
+        current=current,
+    )
 
 
 class _Computed(NamedTuple):
@@ -317,7 +325,7 @@ def _handed_on(
     kept = Charged(ran.kept_h, reset, last) if ran.kept_h is not None and recorded else None
     tag(last, ran.link if recorded else (), new_trace, position, kept)
     states = ran.membrane if plan.keep_states else None
-    fired = out if ran.fired is None else ran.fired
+    fired = out if ran.fired is None and settings.tau_s == 1.0 else ran.fired
     return Result(out, last, states, new_trace, ran.before, ran.charged, fired, ran.leaked)
 
 
