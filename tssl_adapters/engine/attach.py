@@ -128,7 +128,8 @@ def attach(
     carrier = state if carrier is None else carrier
     joined = None
     if incoming is not None:
-        joined = None if keep_states else takes.joined(settings, neuron, *incoming, drive)
+        alone = keep_states or not sequence
+        joined = None if alone else takes.joined(settings, neuron, *incoming, drive)
         if joined is None:
             drive = synaptic_current(settings, drive, *incoming, sequence=sequence)
     if not (drive.is_floating_point() and state.is_floating_point()):
