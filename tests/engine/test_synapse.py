@@ -169,3 +169,24 @@ def test_neurons_without_a_shape_in_half_precision(engine: str) -> None:
     for ours, native in ((out, expected), (state.v, theirs.v), (state.i, theirs.i)):
         assert ours.dtype == native.dtype
         assert torch.equal(ours, native)
+
+
+@pytest.mark.parametrize("rule", ["lee", "eventprop"])
+def test_a_step_of_as_many_samples_as_neurons_is_no_sequence(
+    rule: str, joined: list[fused.Call]
+) -> None:
+    x = 3.0 * torch.rand(STEPS, 5, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for engine in ("torch", "cpu"):
+        cell = tssl_adapters.wrap(norse.LIFCell(), rule=rule, engine=engine)
+        given, state, outs = x.clone().requires_grad_(), None, []
+        for step in given.unbind(0):
+            out, state = cell(step, state)
+            outs.append(out)
+        values = torch.stack(outs)
+        weights = torch.linspace(-1.0, 1.0, values.numel()).view_as(values)
+        found.append((values, *torch.autograd.grad((values * weights).sum(), given)))
+    assert not joined
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+    assert found[0][1].any()
