@@ -8,6 +8,7 @@ from typing import Any
 import norse.torch as norse
 import pytest
 import torch
+from norse.torch.functional.lif import LIFFeedForwardState
 from torch import Tensor, nn
 
 import tssl_adapters
@@ -172,14 +173,15 @@ def test_neurons_without_a_shape_in_half_precision(engine: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["lee", "eventprop"])
-def test_a_step_of_as_many_samples_as_neurons_is_no_sequence(
+def test_a_step_from_one_current_for_all_is_no_sequence(
     rule: str, joined: list[fused.Call]
 ) -> None:
     x = 3.0 * torch.rand(STEPS, 5, 5, generator=torch.Generator().manual_seed(0))
     found = []
     for engine in ("torch", "cpu"):
         cell = tssl_adapters.wrap(norse.LIFCell(), rule=rule, engine=engine)
-        given, state, outs = x.clone().requires_grad_(), None, []
+        given, outs = x.clone().requires_grad_(), []
+        state: Any = LIFFeedForwardState(torch.zeros(5, 5), torch.tensor(0.2))
         for step in given.unbind(0):
             out, state = cell(step, state)
             outs.append(out)
