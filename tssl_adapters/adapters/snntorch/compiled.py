@@ -24,7 +24,9 @@ from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
 
 def carried(states: States) -> tuple[str, ...]:
     """The names of the states that a step computes, the potential first."""
-    return ("mem", *(name for name in states if name not in ("mem", "spk")))
+    if len(states) == 1:  # at every step, where it is the fastest way
+        return ("mem",)
+    return ("mem", *[name for name in states if name not in ("mem", "spk")])
 
 
 class Compiled(Layer):
@@ -76,7 +78,7 @@ class Compiled(Layer):
         self._tssl_keep(after, ran.out if ran.spike is None else ran.spike)
         if self.init_hidden and not self.output:
             return ran.out
-        return (ran.out, *(after[name] for name in self._tssl_states if name != "spk"))
+        return (ran.out, *[after[name] for name in self._tssl_states if name != "spk"])
 
     def _tssl_by_steps(self: Any, steps: Steps, x: Any, *given: Any) -> Any:
         names = self._tssl_states
@@ -84,14 +86,15 @@ class Compiled(Layer):
             return None
         if steps.learned and self._tssl_decayless(self):  # a leak that learned to be 0 is refused
             return None
-        handed = dict(zip(names, given, strict=False))
-        try:
-            states = {
-                name: held(self, name) if handed.get(name) is None else handed[name]
-                for name in names
-            }
-        except AttributeError:  # older versions do not save their states
-            return None
+        states, count = {}, len(given)
+        for k, name in enumerate(names):
+            state = given[k] if k < count else None
+            if state is None:
+                try:
+                    state = held(self, name)
+                except AttributeError:  # older versions do not save their states
+                    return None
+            states[name] = state
         return self._tssl_shortly(steps, x, states)
 
     def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
@@ -104,9 +107,9 @@ class Compiled(Layer):
             return self._tssl_run(x, states, False)
         return self._tssl_ran(steps.run((x,), given), names)
 
-    def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:
-        names = (*self._tssl_numbers, "threshold", "graded_spikes_factor")
-        return tuple(held(self, name) for name in names)
+    def _tssl_pinned(self: Any) -> list[Tensor]:
+        numbers = [held(self, name) for name in self._tssl_numbers]
+        return [*numbers, held(self, "threshold"), held(self, "graded_spikes_factor")]
 
     def _tssl_cell(self: Any, states: States, inputs: Tensors) -> Cell:
         neuron = self._tssl_neuron(states)

@@ -84,12 +84,13 @@ class Forward:
         """All tensors of a step, in the order of ``names``, and those of the outputs."""
         x = given[0]
         n, tensors = x.numel(), [*given]
+        empty_like = torch.empty_like
         for loop, compute in self.functions:
-            room = torch.empty_like(x)
+            room = empty_like(x)
             tensors.append(room)
             loop(tensors, numbers, n)
             compute(room)
-        made = [torch.empty_like(x) for _ in self.outputs]
+        made = [empty_like(x) for _ in self.outputs]
         tensors += made
         if self.bits:
             tensors.append(x.new_empty(-(-n // 8), dtype=torch.uint8))

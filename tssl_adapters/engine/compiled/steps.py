@@ -42,6 +42,8 @@ from tssl_adapters.neuron import Value
 
 TYPES = {torch.float32: "f", torch.float64: "d"}
 """The dtypes that steps are compiled for, as arrays of numbers know them."""
+NOTHING, ZEROS = -1, -2
+"""Gradients that no room holds."""
 
 
 class Stepped(NamedTuple):
@@ -130,8 +132,8 @@ class Steps:
             self.from_h = Backward(found.from_h, given, self.given, compiled)
         self.constants: dict[tuple[bool, ...], list[int]] = {}
         """The results without a gradient, by which of ``given`` need one."""
-        self.arriving: dict[tuple[bool, ...], list[bool]] = {}
-        """Which of ``given`` a gradient reaches, by which results, or the link, have one."""
+        self.arriving: dict[tuple[bool, ...], list[int]] = {}
+        """What :meth:`places` found."""
 
     def fits(
         self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
@@ -232,15 +234,25 @@ class Steps:
             self.constants[needs] = known
         return known
 
-    def arrived(self, grads: tuple[Tensor | None, ...]) -> list[bool]:
-        """Which of ``given`` these gradients, of the results and the link, reach."""
-        which = tuple([grad is not None for grad in grads])
+    def places(
+        self, backward: Backward, grads: tuple[Tensor | None, ...], linked: bool
+    ) -> list[int]:
+        """Which room holds the gradient of each of ``given`` if these arrive, of the results and the
+        link; or that there is none, or zeros.
+        """
+        which = (backward is self.from_h, linked, *[grad is not None for grad in grads])
         known = self.arriving.get(which)
         if known is None:
-            linked = any(which[len(self.reached) :])
+            there, link = which[2:], any(which[2 + len(self.reached) :])
             # The link comes with the potential, the second result.
-            reached = [r for k, r in enumerate(self.reached) if which[k] or (k == 1 and linked)]
-            known = [any(name in names for names in reached) for name in self.given]
+            reached = [r for k, r in enumerate(self.reached) if there[k] or (k == 1 and link)]
+            known = []
+            for name, place in zip(self.given, backward.at[linked], strict=True):
+                arrives = any(name in names for names in reached)
+                # Norse has a hook on recurrent weights, which takes no None, even where their input
+                # is that of a last step that acts in the next one.
+                missing = ZEROS if name == "x1" and not arrives else NOTHING
+                known.append(place if arrives and place is not None else missing)
             self.arriving[which] = known
         return known
 
@@ -261,14 +273,18 @@ class CompiledStepFunction(EngineFunction):
         *given: Tensor,
     ) -> tuple[Tensor, ...]:
         x, forward, numbers = given[0], steps.forward, steps.numbers
-        in_tensors = steps.numbers_for(x)
-        tensors, made = forward.run((*given[: steps.count], *in_tensors), numbers)
+        in_tensors, taken = steps.in_tensors, given
+        if steps.of_each or steps.read or steps.learned:
+            in_tensors = steps.numbers_for(x)
+            taken = (*given[: steps.count], *in_tensors)
+        tensors, made = forward.run(taken, numbers)
         kept = [tensors[k] for k in steps.kept_at]
         by_h = False
-        for at, own in zip(steps.copied_at, before, strict=True):
-            if own is not None:
-                kept[at] = own
-                by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
+        if before:
+            for at, own in zip(steps.copied_at, before, strict=True):
+                if own is not None:
+                    kept[at] = own
+                    by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
         ctx.made = steps, position, numbers, in_tensors, channels_last(x), link is not None, by_h
         ctx.save_for_backward(*kept, *steps.read)
         ctx.set_materialize_grads(False)
@@ -307,13 +323,13 @@ class CompiledStepFunction(EngineFunction):
             incoming, chain = [*incoming, link], [link]
         tensors = [*kept, *in_tensors, *incoming, *rooms, *chain]
         backward.loop(tensors, numbers, h.numel(), length(position))
-        arrived, at = steps.arrived(grads), backward.at[linked]
         found = [
-            rooms[place] if place is not None and reached else _nothing(name, h, reached)
-            for name, place, reached in zip(steps.given, at, arrived, strict=True)
+            rooms[place] if place >= 0 else None if place == NOTHING else torch.zeros_like(h)
+            for place in steps.places(backward, grads, linked)
         ]
-        for k, known in enumerate(steps.learned.values(), steps.count):
-            found[k] = _summed(found[k], known.tensor)
+        if steps.learned:
+            for k, known in enumerate(steps.learned.values(), steps.count):
+                found[k] = _summed(found[k], known.tensor)
         own_link = chain[0] if linked else None
         return None, None, None, None, own_link, *found
 
@@ -324,13 +340,6 @@ _apply = super(torch.autograd.Function, CompiledStepFunction).apply
 
 def _made(name: str) -> str:
     return "to.h" if name == "h" else name
-
-
-def _nothing(name: str, like: Tensor, reached: bool) -> Tensor | None:
-    """The gradient of what nothing that arrives depends on, e.g. the input of a last step that acts
-    in the next one: Norse has a hook on recurrent weights, which takes no ``None``.
-    """
-    return torch.zeros_like(like) if name == "x1" and not reached else None
 
 
 def _summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
