@@ -237,8 +237,8 @@ class Steps:
     def places(
         self, backward: Backward, grads: tuple[Tensor | None, ...], linked: bool
     ) -> list[int]:
-        """Which room holds the gradient of each of ``given`` if these arrive, of the results and the
-        link; or that there is none, or zeros.
+        """Which room holds the gradient of each of ``given`` if these arrive, those of the results
+        and the link; or that there is none, or zeros.
         """
         which = (backward is self.from_h, linked, *[grad is not None for grad in grads])
         known = self.arriving.get(which)
