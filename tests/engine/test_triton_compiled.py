@@ -70,7 +70,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(module, "_launch", assembled)
     monkeypatch.setattr(_engines, "_why_not", lambda name: None)
     monkeypatch.setattr(launch, "_try", lambda *_: True)  # nothing is computed
-    monkeypatch.setattr(deciding, "_holds", lambda *_: True)
+    monkeypatch.setattr(deciding, "_passes_trial", lambda *_: True)
     monkeypatch.setattr(module.TritonBackend, "takes", lambda self, drive: True)
     return found
 
