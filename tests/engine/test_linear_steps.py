@@ -11,7 +11,7 @@ import norse.torch as norse
 import pytest
 import snntorch
 import torch
-from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes
+from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes, spaced
 from norse.torch.module.snn import SNNCell
 from spikingjelly.activation_based import neuron
 from torch import Tensor
@@ -251,10 +251,6 @@ def test_checkpoints(name: str) -> None:
             mem = values[-1]
         found.append(gradient(values, x))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
-
-
-def spaced(kept: Tensor) -> Tensor:
-    return kept.repeat_interleave(2, -1)[..., ::2] if kept.ndim else kept
 
 
 @pytest.mark.parametrize("kept", [Tensor.double, spaced])

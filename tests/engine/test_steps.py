@@ -31,7 +31,7 @@ from cell_layers import (
     took,
     wrapped,
 )
-from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes
+from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes, spaced
 from compat_snntorch import start
 from norse.torch.functional.lif import LIFFeedForwardState
 from spikingjelly.activation_based import functional, neuron
@@ -490,10 +490,6 @@ def test_checkpoints(name: str) -> None:
         values = steps(layer, x, call=None if kept else again)
         found.append(gradients(values, x, layer))
     close(found[0], found[1], 1e-6)
-
-
-def spaced(kept: Tensor) -> Tensor:
-    return kept.repeat_interleave(2, -1)[..., ::2] if kept.ndim else kept
 
 
 @pytest.mark.parametrize("kept", [Tensor.double, spaced])

@@ -21,3 +21,8 @@ def lower_threshold(layer: Any) -> None:
 
 def scaled_spikes(layer: Any) -> None:
     layer.graded_spikes_factor = torch.tensor(2.0)
+
+
+def spaced(kept: torch.Tensor) -> torch.Tensor:
+    """What a user's hook may make of a saved tensor: the same values, further apart in memory."""
+    return kept.repeat_interleave(2, -1)[..., ::2] if kept.ndim else kept

@@ -77,7 +77,9 @@ class LinearNode(Node):
             with untouched(self):
                 return (drive, *run(drive, potential))
 
-        steps = Steppable(self._tssl_neuron, None, self._tssl_pinned())
+        steps = None
+        if plain and alone:
+            steps = Steppable(self._tssl_neuron, None, self._tssl_pinned())
         result = attach(
             self._tssl_settings,
             neuron,
@@ -87,7 +89,7 @@ class LinearNode(Node):
             NativeForward(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
             sequence=sequences(self),
             keep_states=keep,
-            steps=steps if plain and alone else None,
+            steps=steps,
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)

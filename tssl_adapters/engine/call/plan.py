@@ -70,11 +70,6 @@ class EngineFunction(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
-        return cls.apply_plainly(*args)
-
-    @classmethod
-    def apply_plainly(cls, *args: Any) -> Any:
-        """``apply`` where no torch.func transform is active."""
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 

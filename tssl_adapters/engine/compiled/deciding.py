@@ -14,7 +14,7 @@ from tssl_adapters.elementwise import derived, identical, on_host
 from tssl_adapters.engine.call.pins import are_memory, can_be_pinned, channels_last, records_plainly
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import launch
-from tssl_adapters.engine.compiled.kernels import backend
+from tssl_adapters.engine.compiled.kernels import Backend, backend
 from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.compiled.steps import TYPES, Stepped, Steps
 from tssl_adapters.engine.step.cell import Cell, Tensors, lines
@@ -105,15 +105,16 @@ def _decided(settings: Settings, described: Described, given: Tensors) -> Steps 
         return None
     key = _key(like)
     known = settings.loops.pop(key, None)
-    steps = _tried(settings, described, like, known)
+    steps = _tried(settings, described, like, loops, known)
     settings.loops[key] = False if steps is None else steps.content
     return steps
 
 
-def _tried(settings: Settings, described: Described, like: Tensor, known: Any) -> Steps | None:
+def _tried(
+    settings: Settings, described: Described, like: Tensor, loops: Backend, known: Any
+) -> Steps | None:
     """The layer's steps, compiled and tried; ``known``: the content of those that were before."""
-    loops, pinned = backend(settings.engine), described.pinned
-    assert loops is not None
+    pinned = described.pinned
     try:
         cell = described.cell()
         alone = all(tensor.numel() == 1 for tensor in pinned)
@@ -170,9 +171,7 @@ def _passes_trial(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -
     leaves = [t.requires_grad_() for t in (*inputs, *states, start) if t is not None]
 
     def went(way: ByTorch) -> tuple[list[Tensor], list[Tensor]]:
-        settings = replace(
-            decided.settings, engine="torch", loops={}, last=None, warned=True, watched=True
-        )
+        settings = _aside(decided.settings)
         now: Tensors = states
         first, trace = inputs[: cell.inputs], start
         # A PSC that begins has the dtype of the library's spikes, which a later one may promote.
@@ -215,9 +214,14 @@ def _passes_trial(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -
     return True
 
 
+def _aside(settings: Settings) -> Settings:
+    """A layer's settings for steps in torch that neither warn nor leave anything behind."""
+    return replace(settings, engine="torch", loops={}, last=None, warned=True, watched=True)
+
+
 def _keeps_format(settings: Settings, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:
     """Whether a step's results in torch lie in memory as ``like`` does, which ours do."""
-    settings = replace(settings, loops={}, last=None, warned=True, watched=True)
+    settings = _aside(settings)
     given = [torch.ones_like(like) for _ in range(cell.inputs + cell.states)]
     ran = by_torch(settings, given[: cell.inputs], given[cell.inputs :], None)
     return all(result.stride() == like.stride() for result in (ran.out, *ran.states))

@@ -22,7 +22,10 @@ from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, looks_around
 from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
 
-LINKS = ("link", "to.link")
+BITS = "bits"
+"""The memory that says, eight neurons to a byte, which of them count as active by their PSC."""
+LINK = "link"
+LINKS = (LINK, f"to.{LINK}")
 """The tensors of more than one row: the parts of a link, as it comes in and as it goes out."""
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
 """The package that each engine compiles with."""

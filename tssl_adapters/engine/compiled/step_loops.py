@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
-from tssl_adapters.engine.compiled.kernels import Gate, RowLoop, tensor_of
+from tssl_adapters.engine.compiled.kernels import BITS, LINK, Gate, RowLoop, tensor_of
 from tssl_adapters.engine.step.cell import Adjoint, Lines, Tensors
 
 Compile: TypeAlias = "Callable[[Line, Mapping[str, Symbol], Gate | None], RowLoop]"
-LINK = "link"
-BITS = "bits"
-"""The memory that says, eight neurons to a byte, which of them count as active by their PSC."""
 
 
 class _Loop:

@@ -34,9 +34,9 @@ from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
-from tssl_adapters.engine.compiled.kernels import Backend, Gate, RowLoop, memory
+from tssl_adapters.engine.compiled.kernels import BITS, LINK, Backend, Gate, RowLoop, memory
 from tssl_adapters.engine.compiled.memory import spreads
-from tssl_adapters.engine.compiled.step_loops import BITS, LINK, Backward, Forward
+from tssl_adapters.engine.compiled.step_loops import Backward, Forward
 from tssl_adapters.engine.step.cell import Cell, Lines, Tensors
 from tssl_adapters.neuron import Value
 

@@ -20,6 +20,7 @@ from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.call.pins import channels_last, is_memory
 from tssl_adapters.engine.call.plan import working_dtype
 from tssl_adapters.engine.compiled.kernels import (
+    BITS,
     LINKS,
     Adjoints,
     Gate,
@@ -146,7 +147,7 @@ class _RowLoop:
         like = tensors[-1]
         for name, tensor in zip(self.takes, tensors, strict=True):
             kind, count = (tensor.dtype, 1) if name in self.read else (self.dtype, neurons)
-            if name == "bits":
+            if name == BITS:
                 kind, count = torch.uint8, triton.cdiv(neurons, 8)
             first, follow = tensor, True
             if name in LINKS:
