@@ -151,6 +151,7 @@ class Layer(Wrapped):
         return bool(getattr(layer, "reset_delay", True))
 
     @classmethod
+    @torch.no_grad()  # a checkpoint compares what is saved, however often this is asked
     def _tssl_decayless(cls, layer: Any) -> bool:
         """Whether a decay of 0 makes the amount that a spike removes infinite."""
         if not (cls._tssl_reset(layer).follows_charge and cls._tssl_delayed(layer)):
