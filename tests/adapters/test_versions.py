@@ -148,6 +148,7 @@ MODES = {
 }
 
 
+@pytest.mark.singly
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_first_look_at_a_library_in_any_mode(library: str, mode: str) -> None:

@@ -318,3 +318,30 @@ def test_a_state_holds_no_graph_of_the_neurons() -> None:
     kept = state.v._tssl_tag.charged
     assert kept.potential.grad_fn is None
     assert not any(isinstance(part, Tensor) for part in kept.reset)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize("of_each", [False, True])
+def test_a_threshold_written_to_between_steps(engine: str, of_each: bool) -> None:
+    """As natively: a step's gradient is that of the threshold it compared with."""
+
+    def grad_of(layer: Any) -> Tensor:
+        x = torch.randn(STEPS, BATCH, FEATURES, generator=torch.Generator().manual_seed(0))
+        x.requires_grad_()
+        mem, outs = torch.zeros(BATCH, FEATURES), []
+        for step in x:
+            spikes, mem = layer(step, mem)
+            outs.append(spikes)
+            layer.threshold.add_(0.1)
+        torch.stack(outs).square().sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    def made() -> nn.Module:
+        return leaky(threshold=torch.full((FEATURES,), 0.5) if of_each else 0.5)
+
+    expected = grad_of(made())
+    ours = tssl_adapters.wrap(made(), rule="native", engine=engine)  # type: ignore[arg-type]
+    torch.testing.assert_close(grad_of(ours), expected)
+    windowed = tssl_adapters.wrap(made(), rule=rules.EventProp(), engine=engine)  # type: ignore[arg-type]
+    assert grad_of(windowed).isfinite().all()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -146,8 +146,9 @@ def attach(
     )
     reset = reset_of(neuron) if keeps else ()
     earlier = charged_of(state, reset) if keeps and not fresh else None
+    kept = neuron if functional else _as_now(neuron)
     plan = Plan(
-        neuron, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
+        kept, settings.rule, settings.tau_s, links, bool(link), keep_states, functional, exposed,
         position, feedback, torch.is_grad_enabled(),
     )  # fmt: skip
     record = Record(settings, neuron, state, sequence, keep_states, exposed)
@@ -171,6 +172,19 @@ def attach(
         charging = drive if keep_states or not sequence else drive[-1]
         ran = ran._replace(leaked=charging + operand(incoming.k, charging) * charging)
     return _handed_on(settings, plan, ran, trace, len(drive) if sequence else None, reset)
+
+
+def _as_now(neuron: Neuron) -> Neuron:
+    """The neuron with copies of the numbers that the user may write to before the backward pass."""
+    values = neuron.values()
+    if not (torch.is_grad_enabled() and any(map(_may_change, values))):
+        return neuron
+    return neuron.with_values([v.clone() if _may_change(v) else v for v in values])
+
+
+def _may_change(value: Value) -> TypeGuard[Tensor]:
+    """Whether it is a tensor that autograd lets the user write to: one that does not learn."""
+    return isinstance(value, Tensor) and not value.requires_grad
 
 
 class Steppable(NamedTuple):
