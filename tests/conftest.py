@@ -46,6 +46,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def looked_at_once() -> Iterator[None]:
+    """What a file's tests leave behind, such as torch's compiler, is left out of later garbage
+    collections, which would take a second each.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 def _settings(item: pytest.Item) -> list[str]:
     """The words of a case's name."""
     return item.nodeid.partition("[")[2].removesuffix("]").split("-")

@@ -63,7 +63,7 @@ from tssl_adapters.adapters.parts import (
     stepped_with_state,
 )
 from tssl_adapters.elementwise import greater, operand
-from tssl_adapters.engine.attach import Incoming, Result, Steppable, attach
+from tssl_adapters.engine.attach import Incoming, Result, attach
 from tssl_adapters.engine.call.plan import HALF
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.engine.call.state import (
@@ -80,7 +80,7 @@ from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import SAME_NEURON, NativeForward, apart
 from tssl_adapters.engine.smooth import attach_smooth, held_back, valued
-from tssl_adapters.engine.step.cell import Cell, Hold, Tensors
+from tssl_adapters.engine.step.cell import Cell, Hold, Tensors, linear_cell
 from tssl_adapters.engine.step.written import CannotWriteError
 from tssl_adapters.neuron import LinearCharge, Neuron, Reset, Traits, Value, computes
 from tssl_adapters.resets import ByFormula, Never, Subtract, SubtractAmount, SubtractEarly, ToValue
@@ -113,7 +113,6 @@ __all__ = [
     "Reset",
     "Result",
     "Settings",
-    "Steppable",
     "Stepped",
     "Steps",
     "Subtract",
@@ -146,6 +145,7 @@ __all__ = [
     "hand_over",
     "held_back",
     "known_trace",
+    "linear_cell",
     "loaded",
     "may_compile",
     "operand",

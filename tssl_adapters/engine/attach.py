@@ -5,8 +5,6 @@ A single step takes the short way of :mod:`tssl_adapters.engine.compiled.steps` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -30,7 +28,7 @@ from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may
 from tssl_adapters.engine.compiled.steps import Stepped
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import NativeForward, Record, compiled
-from tssl_adapters.engine.step.cell import Tensors, linear
+from tssl_adapters.engine.step.cell import Tensors
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction, spikes_of
 from tssl_adapters.engine.torch.step import StepFunction
@@ -91,7 +89,7 @@ def attach(
     carrier: Tensor | None = None,
     feedback: Feedback | None = None,
     incoming: Incoming | None = None,
-    steps: Steppable | None = None,
+    steps: Described | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -112,7 +110,7 @@ def attach(
         carrier: the tensor that carries the link, if ``state`` was computed from it.
         feedback: how the layer's spikes feed back to it, if the drive already includes this call's.
         incoming: a synaptic current between the drive and the membrane.
-        steps: how to compile a single step, if the record tells all about it.
+        steps: a single step, to be compiled, if the record tells all about it.
 
     Raises:
         UnsupportedConfigError: the rule needs the whole sequence, and this call continues another.
@@ -187,23 +185,9 @@ def _may_change(value: Value) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and not value.requires_grad
 
 
-class Steppable(NamedTuple):
-    """What compiles a layer's single steps.
-
-    Attributes:
-        neuron: makes the layer's record.
-        leak: makes k of its synaptic current, if it has one.
-        pinned: the tensors from which, with the layer's attributes, these are computed.
-    """
-
-    neuron: Callable[[], Neuron]
-    leak: Callable[[], Value] | None
-    pinned: Sequence[Tensor]
-
-
 def _by_steps(
     settings: Settings,
-    steps: Steppable,
+    steps: Described,
     neuron: Neuron,
     drive: Tensor,
     state: Tensor,
@@ -228,10 +212,8 @@ def _by_steps(
         after = (ran.state,) if ran.current is None else (ran.state, ran.current)
         return Stepped(ran.out, after, ran.trace)
 
-    described = Described(partial(linear, steps.neuron, steps.leak), by_torch, steps.pinned)
     states: Tensors = (state,) if incoming is None else (state, incoming.current)
-    if fresh:  # made as numbers for all neurons
-        states = tuple(s if s.ndim else s.expand(drive.shape).contiguous() for s in states)
+    described = steps._replace(by_torch=by_torch)
     ran = compiled_step(settings, described, (drive,), states, trace, fresh)
     if ran is None:
         return None

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from tssl_adapters.adapters import (
     HALF,
+    Described,
     Incoming,
     LinearCharge,
     NativeForward,
     Neuron,
     OtherNeuronError,
-    Steppable,
     Steps,
     Subtract,
     ToValue,
@@ -34,6 +34,7 @@ from tssl_adapters.adapters import (
     computes,
     eager,
     exporting,
+    linear_cell,
     operand,
     stepped_with_state,
     synaptic_current,
@@ -203,14 +204,16 @@ class Layer(Shared):
             keep_states=sequence and getattr(self, "record_states", False),
             fresh=given is None,
             incoming=Incoming(state.i, leak) if behind else None,
-            steps=None if sequence else self._tssl_steppable(),
+            steps=None if sequence else self._tssl_described(),
         )
         v = result.state if result.states is None else result.states
         return result.out, self._tssl_state(v, result.current)
 
-    def _tssl_steppable(self: Any) -> Steppable:
-        """How to compile its single steps."""
-        return Steppable(lambda: self._tssl_record().neuron, None, pinned(self.p))
+    def _tssl_described(self: Any) -> Described:
+        """Its single step, to be compiled."""
+        leak = (lambda: self._tssl_record().minus_leak) if isinstance(self, _LIF) else None
+        cell = partial(linear_cell, lambda: self._tssl_record().neuron, leak)
+        return Described(cell, pinned(self.p))
 
     def _tssl_record(self: Any) -> _Record:
         """The record for the current ``p`` and ``dt``."""
@@ -246,10 +249,6 @@ class _LIF(Layer):
     def _tssl_record(self: Any) -> _Record:
         neuron = neuron_of(leaky_charge(self), self.p)
         return _Record(neuron, number(-self.dt * self.p.tau_syn_inv))
-
-    def _tssl_steppable(self: Any) -> Steppable:
-        steps: Steppable = super()._tssl_steppable()
-        return steps._replace(leak=lambda: self._tssl_record().minus_leak)
 
     def _tssl_drive(self: Any, x: Tensor, state: Any, record: _Record, sequence: bool) -> Tensor:
         k = _rounded(record.minus_leak, x, state.i, sequence)

@@ -132,10 +132,9 @@ def short_step(
     if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
         return None
     inputs = _arriving(cell, x, state)
-    # One that is given keeps its shape, which natively decides that of the results, and its graph.
-    states = _states(given.state, inputs[0].shape if fresh else torch.Size())
+    states = _states(given.state)
     compiled = partial(_compiled, within, state, cell)
-    described = Described(compiled, partial(_in_torch, cell, given.state), pinned(cell.p))
+    described = Described(compiled, pinned(cell.p), partial(_in_torch, cell, given.state))
     ran = compiled_step(cell.settings, described, inputs, states, trace, fresh)
     if ran is None:
         return None
@@ -163,15 +162,12 @@ def _names(state: Any) -> tuple[str, ...]:
     return ("v", *(name for name in state._fields if name not in ("v", "z")))
 
 
-def _states(state: Any, shape: torch.Size) -> tuple[Tensor, ...]:
-    """A state's tensors, a refractory neuron's counter last. A 0-dimensional one, as in a new
-    state, is expanded to the shape if there is one.
-    """
+def _states(state: Any) -> tuple[Tensor, ...]:
+    """A state's tensors, a refractory neuron's counter last."""
     nested = _nested(state)
     inner = state if nested is None else getattr(state, nested)
-    found = [getattr(inner, name) for name in _names(inner)]
-    found += [] if nested is None else [state.rho]
-    return tuple(t if t.ndim or not shape else t.expand(shape).contiguous() for t in found)
+    found = tuple(getattr(inner, name) for name in _names(inner))
+    return found if nested is None else (*found, state.rho)
 
 
 def _with_states(state: Any, tensors: Tensors, sent: Tensor | None) -> Any:
@@ -218,7 +214,7 @@ def _compiled(cell: LayerStep, like: Any, around: LayerStep) -> Cell:
         lambda inputs, states: at(inputs, states).charge(states[0]),
         others,
         lambda inputs, states: at(inputs, states).threshold,
-        ToValue(at((), _states(like, torch.Size())).reset),
+        ToValue(at((), _states(like)).reset),
         timing="immediate",
         strict=True,
         detached=detached,
@@ -247,7 +243,7 @@ def _in_torch(
     result, after = _any_step(cell, again, trace)
     _, (_, inner, _) = _within(cell, again._replace(state=after))
     sent = inner.z if sent is not None and settings.tau_s != 1.0 else None
-    return Stepped(result.out, _states(after, result.out.shape), known_trace(inner.v), sent)
+    return Stepped(result.out, _states(after), known_trace(inner.v), sent)
 
 
 def _any_step(cell: LayerStep, given: StepInput, trace: Tensor | None) -> tuple[Result, Any]:

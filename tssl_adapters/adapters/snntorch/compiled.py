@@ -64,7 +64,7 @@ class Compiled(Layer):
         lost = any(number.requires_grad for number in pinned) and self._tssl_decayless(self)
         if not (lost or self._tssl_graded() or self.state_quant):
             cell = partial(self._tssl_cell, states, inputs)
-            described = Described(cell, partial(self._tssl_in_torch, names), pinned)
+            described = Described(cell, pinned, partial(self._tssl_in_torch, names))
             given = tuple(states[name] for name in names)
             ran = compiled_step(self._tssl_settings, described, inputs, given, trace, fresh)
             if ran is not None:

@@ -216,7 +216,7 @@ class GatedLIF(Node):
         numbers = [number.expand(shape).contiguous() for number in given.numbers]
         currents, v = given.currents.unbind(), v.expand(shape)
         states: Tensors = v, v, torch.zeros_like(currents[0])
-        described, outs = Described(_cell, _in_torch, ()), []
+        described, outs = Described(_cell, (), _in_torch), []
         for t, current in enumerate(currents):
             inputs = (current, *numbers)
             ran = compiled_step(settings, described, inputs, states, trace, fresh=t == 0)

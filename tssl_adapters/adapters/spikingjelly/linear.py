@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
+    Described,
     LinearCharge,
     NativeForward,
     Neuron,
-    Steppable,
     Traits,
     Value,
     attach,
     computes,
+    linear_cell,
     untouched,
 )
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
@@ -79,7 +81,7 @@ class LinearNode(Node):
 
         steps = None
         if plain and alone:
-            steps = Steppable(self._tssl_neuron, None, self._tssl_pinned())
+            steps = Described(partial(linear_cell, self._tssl_neuron), self._tssl_pinned())
         result = attach(
             self._tssl_settings,
             neuron,

@@ -97,7 +97,7 @@ class SmoothNode(Node):
         self: Any, x: Tensor, states: States, trace: Tensor | None
     ) -> tuple[Tensor, States, Tensor | None]:
         """One step: output, states and trace."""
-        described = Described(self._tssl_cell, self._tssl_in_torch, self._tssl_pinned())
+        described = Described(self._tssl_cell, self._tssl_pinned(), self._tssl_in_torch)
         ran = compiled_step(self._tssl_settings, described, (x,), states, trace)
         if ran is not None:
             return ran.out, tuple(ran.states), ran.trace

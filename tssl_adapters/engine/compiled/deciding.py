@@ -35,14 +35,15 @@ class Described(NamedTuple):
 
     Attributes:
         cell: makes the cell that describes it in torch.
-        by_torch: ``(settings, inputs, states, trace) -> results``: the step as torch computes it,
-            against which the loops are tried.
         pinned: the tensors from which, with the layer's attributes, its numbers are computed.
+        by_torch: ``(settings, inputs, states, trace) -> results``: the step as torch computes it,
+            against which the loops are tried. ``attach`` knows that of a layer with a linear
+            charge.
     """
 
     cell: Callable[[], Cell]
-    by_torch: ByTorch
     pinned: Tensors
+    by_torch: ByTorch | None = None
 
 
 def may_compile(settings: Settings, like: Tensor) -> bool:
@@ -76,10 +77,13 @@ def compiled_step(
         inputs: its inputs.
         states: the potential before it, and the other states.
         trace: the PSC before it, ``None`` for zero.
-        fresh: whether the states were made for this call.
+        fresh: whether the states were made for this call; then they may be 0-dimensional.
     """
     found: Steps | None = settings.steps
     pinned = described.pinned
+    if fresh:  # numbers for all neurons
+        # One that is given keeps its shape, which natively decides that of the results, and graph.
+        states = [s if s.ndim else s.expand(inputs[0].shape).contiguous() for s in states]
     if found is None or not found.fits(inputs, states, pinned, trace):
         if not may_compile(settings, inputs[0]):
             return None
@@ -114,7 +118,8 @@ def _tried(
     settings: Settings, described: Described, like: Tensor, loops: Backend, known: Any
 ) -> Steps | None:
     """The layer's steps, compiled and tried; ``known``: the content of those that were before."""
-    pinned = described.pinned
+    pinned, by_torch = described.pinned, described.by_torch
+    assert by_torch is not None
     try:
         cell = described.cell()
         alone = all(tensor.numel() == 1 for tensor in pinned)
@@ -131,10 +136,10 @@ def _tried(
         return None
     try:
         steps = Steps(settings, cell, written, loops, like, pinned)
-        if known != steps.content and not _passes_trial(steps, cell, described.by_torch, like):
+        if known != steps.content and not _passes_trial(steps, cell, by_torch, like):
             return None
         if channels_last(like) is not None:
-            steps.formats = _keeps_format(settings, cell, described.by_torch, like)
+            steps.formats = _keeps_format(settings, cell, by_torch, like)
     except Exception as error:  # compilers may raise anything
         _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
         return None
@@ -201,6 +206,7 @@ def _passes_trial(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -
         try:
             theirs, expected = went(by_torch)
         except Exception:  # the step itself will raise it again
+            _log.debug("layer '%s': torch cannot compute its trial", own.path, exc_info=True)
             return False
         values, grads = went(by_loops)
     finally:

@@ -101,7 +101,7 @@ class Cell(NamedTuple):
     clears: bool = False
 
 
-def linear(neuron: Callable[[], Neuron], leak: Callable[[], Value] | None = None) -> Cell:
+def linear_cell(neuron: Callable[[], Neuron], leak: Callable[[], Value] | None = None) -> Cell:
     """The cell of a neuron with a linear charge.
 
     Args:
