@@ -333,10 +333,12 @@ AT = torch.tensor([-9.0, -4.0, -3.6, -3.5, -3.45, -3.3, -1.0, 0.3, 1.2, 2.0])
 """Drives of neurons that fire from 0: exp(25 * 3.55) is the largest float32."""
 
 
-def overflowing(spikes: Any, loop: str, weight: float, engine: str | None) -> Tensor:
+def overflowing(
+    spikes: Any, loop: str, weight: float, engine: str | None, *, delay: bool = True
+) -> Tensor:
     """The gradient of drives ``[T, ...]`` by a loss on the spikes; with weight 0 on potentials."""
     settings = {"beta": 0.0, "threshold": 0.0, "reset_mechanism": "none", "spike_grad": spikes}
-    layer = snntorch.Leaky(**settings)
+    layer = snntorch.Leaky(**settings, reset_delay=delay)
     if engine is not None:
         wrapped(layer, engine)
     x = AT.repeat(3, 1, 1).requires_grad_()
@@ -351,14 +353,15 @@ def overflowing(spikes: Any, loop: str, weight: float, engine: str | None) -> Te
 
 @engines
 @pytest.mark.parametrize("loop", ["steps", "whole"])
+@pytest.mark.parametrize("delay", [True, False])
 @pytest.mark.parametrize("spikes", OVERFLOWING)
 def test_a_surrogate_that_overflows_where_nothing_arrives(
-    spikes: str, loop: str, engine: str
+    spikes: str, delay: bool, loop: str, engine: str
 ) -> None:
-    """Natively autograd never asks for the slope of a spike that nobody reads."""
-    theirs = overflowing(OVERFLOWING[spikes], loop, 0.0, None)
+    """Natively autograd never asks for the slope of a spike that nobody reads, nor a reset."""
+    theirs = overflowing(OVERFLOWING[spikes], loop, 0.0, None, delay=delay)
     assert torch.equal(theirs, torch.ones_like(theirs))
-    assert torch.equal(overflowing(OVERFLOWING[spikes], loop, 0.0, engine), theirs)
+    assert torch.equal(overflowing(OVERFLOWING[spikes], loop, 0.0, engine, delay=delay), theirs)
 
 
 @engines

@@ -174,6 +174,27 @@ def test_a_state_the_model_computed_is_that_of_the_next_step(beta: float) -> Non
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_step_counts_before_its_input_reaches_the_potential(mode: str, engine: Any) -> None:
+    """Resonate-and-fire: the input arrives through another state, a step later."""
+    steps, decay = 12, math.exp(-0.05) * math.cos(0.25)
+    assert 1.0 / (1.0 - decay) > steps
+
+    def grad_under(rule: rules.Rule) -> Tensor:
+        settings = {"b": -0.1, "omega": 0.5, "dt": 0.5, "v_threshold": 0.3, "v_reset": -0.2}
+        node = neuron.RAFNode(**settings, step_mode=mode).double()
+        tssl_adapters.wrap(node, rule=rule, engine=engine)
+        x = (3.0 * drive(steps)).requires_grad_()
+        out = node(x) if mode == "m" else torch.stack([node(step) for step in x])
+        assert 0.1 < float(out.detach().mean()) < 0.9
+        (found,) = torch.autograd.grad((out * drive(steps)).sum(), x)
+        return found
+
+    expected = grad_under(SurrogateGradient(lambda d: kernel(d, 0.5, steps)))
+    torch.testing.assert_close(grad_under(SmoothTSSLBP()), expected, rtol=1e-12, atol=1e-14)
+
+
 def test_a_sample_does_not_see_its_batch() -> None:
     layer, x = leaky(0.95, 1.0, "zero"), drive()
     whole = gradient(SmoothTSSLBP(), layer, x)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters import ByFormula, Reset, Traits
+from tssl_adapters.adapters import ByFormula, Reset, Steps, Traits, tag
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
 
@@ -74,6 +74,23 @@ class RAF(SmoothNode):
     """``RAFNode``; the input arrives through ``u`` a step later."""
 
     _tssl_nonlinear = "its potential resonates with a second state"
+
+    def _tssl_next(
+        self: Any, x: Tensor, states: tuple[Any, ...], trace: Tensor | None
+    ) -> tuple[Tensor, tuple[Any, ...], Tensor | None]:
+        out, (v, u), trace = super()._tssl_next(x, states, trace)
+        settings = self._tssl_settings
+        if u.requires_grad and not v.requires_grad and settings.rule.timed:
+            # A window begins where its first input does, not where that reaches the potential.
+            never = torch.zeros_like(v, dtype=torch.bool)
+            v = torch.where(never, u, v)
+            trace = None if trace is None else torch.where(never, u, trace)
+            tag(v, (), trace, settings.last)
+        return out, (v, u), trace
+
+    def _tssl_by_steps(self: Any, steps: Steps, x: Any) -> Any:
+        begins = not isinstance(self.v, Tensor) or self.v.grad_fn is None
+        return None if begins else super()._tssl_by_steps(steps, x)
 
 
 class ComplementaryLIF(SmoothNode):

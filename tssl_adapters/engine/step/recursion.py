@@ -310,7 +310,10 @@ class Backward:
         reset_adjoint = carried.decayed_membrane
         if neuron.timing != "delayed":
             reset_adjoint = added(grad_state, reset_adjoint)
-        membrane_reset = None if reset_adjoint is None else rule.membrane_reset(step, slope)
+        membrane_reset = None
+        # Without a reset no slope is asked for, which may have overflown.
+        if reset_adjoint is not None and neuron.reset.happens:
+            membrane_reset = rule.membrane_reset(step, slope)
         membrane = self._membrane(grad_state, reset_adjoint, taken, membrane_reset)
         membrane = added(membrane, grad_charged)
 
