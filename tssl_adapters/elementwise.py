@@ -59,6 +59,12 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
+def on_graph_of(value: Tensor, other: Tensor) -> Tensor:
+    """A value that autograd takes for one that depends on another tensor, whose gradient is 0."""
+    always = torch.ones((), dtype=torch.bool, device=value.device)
+    return torch.where(always, value, other)
+
+
 def on_host(tensor: Tensor) -> bool:
     """Whether a number can be read at once. What is on a GPU, its kernels read where it lies."""
     return tensor.is_cpu

@@ -62,7 +62,7 @@ from tssl_adapters.adapters.parts import (
     stepped,
     stepped_with_state,
 )
-from tssl_adapters.elementwise import greater, operand
+from tssl_adapters.elementwise import greater, on_graph_of, operand
 from tssl_adapters.engine.attach import Incoming, Result, attach
 from tssl_adapters.engine.call.plan import HALF
 from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
@@ -148,6 +148,7 @@ __all__ = [
     "linear_cell",
     "loaded",
     "may_compile",
+    "on_graph_of",
     "operand",
     "stacked",
     "stepped",

@@ -33,6 +33,7 @@ from tssl_adapters.adapters import (
     emitted,
     exporting,
     greater,
+    on_graph_of,
     operand,
     trace_of,
     untouched,
@@ -307,8 +308,7 @@ class Layer(Wrapped):
         if not factor.requires_grad or neuron.timing != "both" or not neuron.reset.happens:
             return drive
         dtype = drive.dtype if drive.is_floating_point() else torch.result_type(drive, mem)
-        always = torch.ones((), dtype=torch.bool, device=drive.device)
-        return torch.where(always, drive.to(dtype), factor.sum().to(dtype))
+        return on_graph_of(drive.to(dtype), factor.sum().to(dtype))
 
     def _tssl_graded(self: Any) -> bool:
         """Whether the output spikes are scaled; assumed so where checking would be costly."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters import ByFormula, Reset, Steps, Traits, tag
+from tssl_adapters.adapters import ByFormula, Reset, Steps, Traits, on_graph_of, tag
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
 
@@ -82,9 +82,8 @@ class RAF(SmoothNode):
         settings = self._tssl_settings
         if u.requires_grad and not v.requires_grad and settings.rule.timed:
             # A window begins where its first input does, not where that reaches the potential.
-            never = torch.zeros_like(v, dtype=torch.bool)
-            v = torch.where(never, u, v)
-            trace = None if trace is None else torch.where(never, u, trace)
+            v = on_graph_of(v, u)
+            trace = None if trace is None else on_graph_of(trace, u)
             tag(v, (), trace, settings.last)
         return out, (v, u), trace
 
