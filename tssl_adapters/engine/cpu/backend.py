@@ -170,9 +170,10 @@ class CpuBackend:
         n, steps, dtype = given.neurons, given.steps, _DTYPES[spec.form.dtype]
         rows = link_rows(spec.form.timing, back.rule)
         window = _few([back.steps], dtype)
+        block = max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1) // 16 * 16))
         over(
             _backward_loop(spec, back, given, adjoints), steps, n,
-            max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1))), adjoints.pace, adjoints.stride,
+            block, adjoints.pace, adjoints.stride,
             window.buffer_info()[0],
             _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
             _synapse_at(given, dtype)[0],

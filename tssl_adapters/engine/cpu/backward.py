@@ -6,9 +6,10 @@ Laid out as in :mod:`tssl_adapters.engine.cpu.loops`.
 from __future__ import annotations
 
 from collections.abc import Set
+from functools import partial
 
 from tssl_adapters.engine.cpu.emit import Code
-from tssl_adapters.engine.cpu.function import BLOCK, RANGE, SIZES, Function, Source
+from tssl_adapters.engine.cpu.function import BLOCK, LINE, RANGE, SIZES, Function, Source
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import CARRIED, LINK, SUMS, Back, backward, forward
 from tssl_adapters.neuron import Timing
@@ -108,6 +109,7 @@ class _Sequence:
         """The whole module."""
         function, code = self.function, self.code
         room = self._take_memory()
+        self.far = function.far("%grad_drive")
         with code.counting("%first", "%last", "%block") as start:
             count = function.rest(start, "%block")
             numbers = function.numbers(start) | {"steps": "%window"}
@@ -116,6 +118,7 @@ class _Sequence:
             self._forward_again(start, count, numbers)
             self._backward(start, count, numbers)
             self._hand_back(start, count)
+        function.written()
         code.do(f"call void @PyMem_RawFree(ptr {room})")
         return function.source()
 
@@ -123,15 +126,15 @@ class _Sequence:
         """Room for a block: what the forward pass leaves, zeros, and what is carried backward."""
         function, code, both = self.function, self.code, self.psc or self.given_h
         history = code.get("add i64 %steps, 1")
-        others = len(self.carried) + 1 + self.synapse
+        others = len(self.carried) + 2
         rows = code.get(f"add i64 {history if self.moves else '1'}, {others}")
         if both:
             rows = code.get(f"add i64 {rows}, {history}")
         values = code.get(f"mul i64 {rows}, %block")
         size = code.get(f"mul i64 {values}, {SIZES[function.kind]}")
-        room = code.get(f"call ptr @PyMem_RawMalloc(i64 {size})")
+        taken = code.get(f"call ptr @PyMem_RawMalloc(i64 {code.get(f'add i64 {size}, {LINE}')})")
+        self.potentials = room = function.aligned(taken)
         held = code.get(f"mul i64 {history}, %block")
-        self.potentials = room
         self.others = self.none = function.at(room, held if self.moves else "%block")
         """Traces, or h of each step."""
         if both:
@@ -141,10 +144,11 @@ class _Sequence:
             for k, name in enumerate(self.carried, 1)
         }
         last = code.get(f"mul i64 %block, {len(self.carried) + 1}")
-        self.current = function.at(self.none, last)
-        """i in the forward pass, then its gradient after the last step."""
+        self.outgoing = function.at(self.none, last)
+        """i in the forward pass, then its gradient after the last step; and the drive's gradient
+        if it is written past the caches, which is that of the current before it."""
         function.copy(self.none, None, "%block")
-        return room
+        return taken
 
     def _begin(self, start: str, count: str) -> None:
         """A block's states before the first step, and what comes in after the last one."""
@@ -153,7 +157,7 @@ class _Sequence:
         if self.psc:
             function.copy_given(self.others, "%trace", start, count)
         if self.synapse:
-            function.copy(self.current, function.at("%current", start), count)
+            function.copy(self.outgoing, function.at("%current", start), count)
         for k, name in enumerate(LINK):
             if name in at and (k in _HANDED or self.spec.form.timing == "delayed"):
                 function.copy_given(at[name], "%link", start, count, k)
@@ -174,7 +178,7 @@ class _Sequence:
             if self.given_h:
                 places["to.charged"] = self._held(self.others, t)
             if self.synapse:
-                places |= {"current": self.current, "to.current": self.current}
+                places |= {"current": self.outgoing, "to.current": self.outgoing}
             if self.psc:
                 now, then = self._around(self.others, t)
                 places |= {"trace": now, "to.trace": then}
@@ -183,18 +187,21 @@ class _Sequence:
             drive = function.step_of("%drive", t, start)
             self.again(count, numbers | places | {"drive": drive})
         if self.synapse:
-            function.copy_given(self.current, "%grad_current", start, count)
+            function.copy_given(self.outgoing, "%grad_current", start, count)
 
     def _backward(self, start: str, count: str, numbers: dict[str, str]) -> None:
         function, code, back, none = self.function, self.code, self.back, self.none
         with code.counting("0", "%steps", "1", down=True) as t:
+            grad_drive = function.step_of("%grad_drive", t, start)
             places = {
                 "potential": self._held(self.potentials, t),
                 "drive": self._held(self.others, t)
                 if self.given_h
                 else function.step_of("%drive", t, start),
                 "grad_out": function.step_of("%grad_out", t, start, "%pace"),
-                "to.grad_drive": function.step_of("%grad_drive", t, start),
+                "to.grad_drive": code.get(
+                    f"select i1 {self.far}, ptr {self.outgoing}, ptr {grad_drive}"
+                ),
             }
             if self.psc:
                 places["trace"] = self._held(self.others, _next(code, t))
@@ -204,14 +211,16 @@ class _Sequence:
                 timing = self.spec.form.timing
                 places["grad_beside"] = _beside(function, t, start, none, timing)
             if self.synapse:
-                places["grad_current"] = _later_current(function, t, start, self.current)
+                places["grad_current"] = self._later_current(t, start)
             for name, place in self.at.items():
                 places |= {name: place, f"to.{name}": place}
             before = code.get(f"sub i64 {t}, 1")
             if back.output:
                 function.fetch(function.step_of("%grad_out", before, start, "%pace"), count)
-            function.fetch(function.step_of("%grad_drive", before, start), count, write=True)
+            near = code.get(f"select i1 {self.far}, i64 0, i64 {count}")
+            function.fetch(function.step_of("%grad_drive", before, start), near, write=True)
             self.step(count, numbers | places)
+            function.when(self.far, partial(function.write, grad_drive, self.outgoing, count))
 
     def _hand_back(self, start: str, count: str) -> None:
         """What goes to the call before, and the sums."""
@@ -231,6 +240,14 @@ class _Sequence:
         """The address of what a block holds of step ``t``."""
         return self.function.step_of(base, t, "0", "%block")
 
+    def _later_current(self, t: str, start: str) -> str:
+        """The address of the gradient of the current after step ``t``: that of the next drive."""
+        code, after = self.code, _next(self.code, t)
+        place = self.function.step_of("%grad_drive", after, start)
+        ends = code.get(f"icmp eq i64 {after}, %steps")
+        here = code.get(f"or i1 {ends}, {self.far}")
+        return code.get(f"select i1 {here}, ptr {self.outgoing}, ptr {place}")
+
     def _around(self, base: str, t: str) -> tuple[str, str]:
         """The same before and after step ``t``."""
         after = _next(self.code, t)
@@ -239,14 +256,6 @@ class _Sequence:
 
 def _next(code: Code, t: str) -> str:
     return code.get(f"add i64 {t}, 1")
-
-
-def _later_current(function: Function, t: str, start: str, last: str) -> str:
-    """The address of the gradient of the current after step ``t``, which is the next drive's."""
-    code, after = function.code, _next(function.code, t)
-    place = function.step_of("%grad_drive", after, start)
-    ends = code.get(f"icmp eq i64 {after}, %steps")
-    return code.get(f"select i1 {ends}, ptr {last}, ptr {place}")
 
 
 def _outside(function: Function, t: str, start: str, none: str) -> str:

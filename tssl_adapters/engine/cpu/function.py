@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from tssl_adapters.engine.cpu.emit import TYPES, Code, Row, constant, module, row
+from tssl_adapters.engine.cpu.emit import PAST, TYPES, Code, Row, constant, module, row
 from tssl_adapters.engine.step.traced import NUMBERS, Traced
 
 RANGE = ("first", "last", "steps", "neurons")
@@ -14,6 +14,11 @@ COUNTS = {*RANGE, "block", "pace", "stride"}
 BLOCK = 16384
 """Neurons per block of the forward pass: their states stay in the L2 cache. With a quarter of it a
 sequence took 1.2 times as long, as too little of each prefetched stretch of memory is used."""
+CHUNK = 1024
+"""Neurons whose output is computed at once if it is written past the caches."""
+FAR = 2**21
+"""From this many bytes on, what a sequence writes goes past the caches, which would have to read it
+first and lose all else: a layer alone took 0.8 to 0.95 times as long, one among others the same."""
 LINE = 64
 """Bytes per cache line."""
 SIZES = {"float": 4, "double": 8}
@@ -24,6 +29,7 @@ EXTERNALS = (
     "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1 immarg)",
     "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1 immarg)",
     "declare i64 @llvm.smax.i64(i64, i64)",
+    "declare i64 @llvm.smin.i64(i64, i64)",
 )
 
 
@@ -80,9 +86,11 @@ class Function:
 
     def rest(self, start: str, block: str) -> str:
         """How many neurons there are from ``start`` on, up to a block."""
-        left = self.code.get(f"sub i64 %last, {start}")
-        less = self.code.get(f"icmp slt i64 {left}, {block}")
-        return self.code.get(f"select i1 {less}, i64 {left}, i64 {block}")
+        return self.least(self.code.get(f"sub i64 %last, {start}"), block)
+
+    def least(self, left: str, right: str) -> str:
+        """The smaller one of two integers."""
+        return self.code.get(f"call i64 @llvm.smin.i64(i64 {left}, i64 {right})")
 
     def copy(self, target: str, source: str | None, count: str) -> None:
         """Copy values, or zeros if there is no source."""
@@ -99,6 +107,38 @@ class Function:
             at = self.at(place, j)
             self.code.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 {int(write)}, i32 2, i32 1)")
 
+    def far(self, base: str) -> str:
+        """Whether the rows of ``[T, N]`` are written past the caches: they are many, and each
+        begins with a cache line.
+        """
+        code = self.code
+        row = code.get(f"mul i64 %neurons, {SIZES[self.kind]}")
+        size = code.get(f"mul i64 %steps, {row}")
+        many = code.get(f"icmp sge i64 {size}, {FAR}")
+        begins = code.get(f"or i64 {row}, {code.get(f'ptrtoint ptr {base} to i64')}")
+        rest = code.get(f"and i64 {begins}, {LINE - 1}")
+        return code.get(f"and i1 {many}, {code.get(f'icmp eq i64 {rest}, 0')}")
+
+    def aligned(self, pointer: str) -> str:
+        """The address of the cache line that begins there or next."""
+        code = self.code
+        after = code.get(f"getelementptr i8, ptr {pointer}, i64 {LINE - 1}")
+        line = code.get(f"and i64 {code.get(f'ptrtoint ptr {after} to i64')}, {-LINE}")
+        return code.get(f"inttoptr i64 {line} to ptr")
+
+    def write(self, target: str, source: str, count: str) -> None:
+        """Copy whole cache lines past the caches."""
+        code, each = self.code, LINE // SIZES[self.kind]
+        kind = f"<{each} x {self.kind}>"
+        with code.counting("0", count, str(each)) as j:
+            value = code.get(f"load {kind}, ptr {self.at(source, j)}, align {LINE}")
+            place = self.at(target, j)
+            code.do(f"store {kind} {value}, ptr {place}, align {LINE}, !nontemporal !{PAST}")
+
+    def written(self) -> None:
+        """Order what was written past the caches before all that follows, for other threads."""
+        self.code.do("fence seq_cst")
+
     def copy_given(self, target: str, base: str, start: str, count: str, row: int = 0) -> None:
         """Copy from neuron ``start`` on in a row of ``base``, or zeros if ``base`` is null."""
         with self.given(base) as (yes, no):
@@ -107,13 +147,18 @@ class Function:
 
     def hand_back(self, base: str, start: str, source: str, count: str, row: int = 0) -> None:
         """Copy to neuron ``start`` and on in a row of ``base``, unless ``base`` is null."""
-        with self.given(base) as (yes, no):
-            yes(lambda: self.copy(self.row_of(base, row, start), source, count))
-            no(lambda: None)
+        there = self.code.get(f"icmp ne ptr {base}, null")
+        self.when(there, lambda: self.copy(self.row_of(base, row, start), source, count))
 
     def given(self, base: str) -> Branch:
         """A branch on whether an address is not null."""
         return Branch(self.code, self.code.get(f"icmp ne ptr {base}, null"))
+
+    def when(self, test: str, body: Callable[[], None]) -> None:
+        """Run the body if the test holds."""
+        with Branch(self.code, test) as (yes, no):
+            yes(body)
+            no(lambda: None)
 
     def row_of(self, pointer: str, number: int, start: str) -> str:
         """The address of neuron ``start`` in row ``number``; each row holds all neurons."""

@@ -10,11 +10,12 @@ then addresses as named in :data:`FORWARD` and its likes; those that a variant d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
 from tssl_adapters.engine.cpu.emit import TYPES, row
-from tssl_adapters.engine.cpu.function import BLOCK, RANGE, Function, Source
+from tssl_adapters.engine.cpu.function import BLOCK, CHUNK, RANGE, Function, Source
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import Traced, current_step, current_step_back, forward
 
@@ -62,35 +63,38 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     targets = ["output", "potential", *(["trace"] if psc else [])]
     step = function.row(forward(spec, tau_s, psc), targets + ["current"] * synapse)
     code, trace = function.code, function.room(BLOCK) if psc else ""
+    chunk, far = function.room(CHUNK), function.far("%out")
+    most = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}")
     with code.counting("%first", "%last", str(BLOCK)) as start:
         count = function.rest(start, str(BLOCK))
-        numbers = function.numbers(start)
-        potential, current = function.at("%after", start), function.at("%leaked", start)
-        function.copy(potential, function.at("%state", start), count)
+        function.copy(function.at("%after", start), function.at("%state", start), count)
         if psc:
             function.copy_given(trace, "%trace", start, count)
         if synapse:
-            function.copy(current, function.at("%current", start), count)
-        with code.counting("0", "%steps", "1") as t:
-            before = after = potential  # the first row, which starts as the incoming state
+            function.copy(function.at("%leaked", start), function.at("%current", start), count)
+        with code.counting("0", "%steps", "1") as t, code.counting("0", count, most) as j:
+            first = code.get(f"add i64 {start}, {j}")
+            few = function.least(code.get(f"sub i64 {count}, {j}"), most)
+            before = after = function.at("%after", first)  # starts as the incoming state
             if keep:
                 back = code.get(f"sub i64 {t}, 1")
                 earlier = code.get(f"call i64 @llvm.smax.i64(i64 {back}, i64 0)")
-                before, after = (function.step_of("%after", k, start) for k in (earlier, t))
-            step(
-                count,
-                numbers
-                | {
-                    "potential": before,
-                    "trace": trace,
-                    "drive": function.step_of("%drive", t, start),
-                    "to.output": function.step_of("%out", t, start),
-                    "to.potential": after,
-                    "to.trace": trace,
-                    "current": current,
-                    "to.current": current,
-                },
-            )
+                before, after = (function.step_of("%after", k, first) for k in (earlier, t))
+            traces, current = function.at(trace, j) if psc else "", function.at("%leaked", first)
+            out = function.step_of("%out", t, first)
+            places = {
+                "potential": before,
+                "trace": traces,
+                "drive": function.step_of("%drive", t, first),
+                "to.output": code.get(f"select i1 {far}, ptr {chunk}, ptr {out}"),
+                "to.potential": after,
+                "to.trace": traces,
+                "current": current,
+                "to.current": current,
+            }
+            step(few, function.numbers(first) | places)
+            function.when(far, partial(function.write, out, chunk, few))
+    function.written()
     return function.source()
 
 

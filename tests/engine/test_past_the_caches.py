@@ -1,0 +1,77 @@
+"""Sequences too large for the caches are written past them: the same values, in the same places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tssl_adapters
+from tssl_adapters.engine.cpu import backend, function
+
+neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+norse = pytest.importorskip("norse.torch")
+
+LAYERS = {
+    "SpikingJelly LIF": lambda: neuron.LIFNode(step_mode="m"),
+    "subtracting": lambda: neuron.LIFNode(v_reset=None, detach_reset=True, step_mode="m"),
+    "learned": lambda: neuron.ParametricLIFNode(step_mode="m"),
+    "keeping": lambda: neuron.IFNode(step_mode="m", store_v_seq=True),
+    "Norse LIF": norse.LIF,
+    "Norse IAF": norse.IAF,
+}
+SIZES = {"a chunk": (7, 48), "chunks": (5, 3, 1040), "blocks": (3, 16384 + 1040), "odd": (7, 3, 5)}
+"""T and the neurons: fewer than are computed at once, more, more than a block, and rows that do not
+begin with a cache line."""
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[pytest.MonkeyPatch]:
+    """For compiling sequences again, with another size from which on they go past the caches.
+
+    They run on two threads.
+    """
+    caches = (backend._forward_sequence, backend._backward_sequence)
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tssl_adapters.engine.compiled.threads.LEAST", 64)
+        torch.set_num_threads(2)
+        yield patch
+    torch.set_num_threads(threads)
+    for cache in caches:
+        cache.cache_clear()
+
+
+def passed(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
+    """A layer's outputs, states and gradients."""
+    x = x.clone().requires_grad_()
+    made = layer(x)
+    out, state = made if isinstance(made, tuple) else (made, (layer.v,))
+    kept = [layer.v_seq] if getattr(layer, "store_v_seq", False) else []
+    total = (out * weight).sum() + sum((s * s).sum() for s in (*state, *kept))
+    grads = torch.autograd.grad(total, [x, *layer.parameters()])
+    return [out.detach(), *(s.detach() for s in (*state, *kept)), *grads]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_is_written_past_the_caches(
+    compiled_anew: pytest.MonkeyPatch, name: str, size: str
+) -> None:
+    which = [*LAYERS].index(name) + [*SIZES].index(size)
+    dtype, tau_s = [(torch.float32, 1.0), (torch.float64, 3.0), (torch.float32, 3.0)][which % 3]
+    torch.manual_seed(0)
+    x, weight = 2.0 * torch.randn(SIZES[size], dtype=dtype), torch.randn(SIZES[size], dtype=dtype)
+    found = []
+    for least in (2**60, 0):
+        compiled_anew.setattr(function, "FAR", least)
+        backend._forward_sequence.cache_clear()
+        backend._backward_sequence.cache_clear()
+        layer = LAYERS[name]().to(dtype)
+        tssl_adapters.wrap(layer, rule="tsslbp", tau_s=tau_s, engine="cpu")
+        found.append(passed(layer, x, weight))
+    assert found[0][-1].abs().sum() > 0
+    for near, far in zip(*found, strict=True):
+        assert torch.equal(near, far)
