@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -231,9 +232,18 @@ class Neuron:
 
     def values(self) -> tuple[Value, ...]:
         """Every number of the neuron in a fixed order: what autograd must see as inputs."""
+        return self._values
+
+    @cached_property
+    def _values(self) -> tuple[Value, ...]:
         charge = self.charge
         numbers = (charge.decay, charge.gain, charge.offset, self.threshold, self.reset.number)
         return (*numbers, *charge.raw)
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those of :meth:`values` that are tensors."""
+        return tuple(value for value in self._values if isinstance(value, Tensor))
 
     def with_values(self, values: Sequence[Value]) -> Neuron:
         """The same neuron with other numbers, in the order of :meth:`values`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters.engine.call.plan import Plan
-from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled import kernels, launch
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError
 from tssl_adapters.engine.cpu import backend as cpu
 from tssl_adapters.engine.cpu.backend import CpuBackend
@@ -26,9 +27,12 @@ VARIANT = Variant("immediate", "value", 3.0, "complete", False, False, True)
 
 
 @pytest.fixture(autouse=True)
-def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+def untried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process that has just begun."""
     monkeypatch.setattr(launch, "_tried", {})
+    cpu._backward_loop.cache_clear()
+    yield
+    cpu._backward_loop.cache_clear()
 
 
 def a_layer(tau_s: float = 1.0) -> Any:
@@ -234,12 +238,13 @@ def test_gradients_of_another_kind_are_not_handed_over(
     link = torch.zeros(2, 15).double()
     room = (torch.empty_like(drive), torch.empty_like(link), state, None, None, None)
     adjoints = Adjoints(torch.zeros_like(drive), 15, state, 0, link, *room)
-    back = BackForm(True, False, True, False, TSSLBP())
+    form = BackForm(True, False, True, False, TSSLBP())
+    variant = kernels.Variant.of(call.spec, form, given, adjoints)
     with pytest.raises(AssertionError, match="was called"):
-        call.backend.backward(call.spec, back, given, None, adjoints)
+        call.backend.backward(variant, given, None, adjoints)
     adjoints = adjoints._replace(**{field: WRONG[wrong](getattr(adjoints, field))})
     with pytest.raises(MismatchError, match="where a loop wants"):
-        call.backend.backward(call.spec, back, given, None, adjoints)
+        call.backend.backward(variant, given, None, adjoints)
 
 
 @pytest.mark.parametrize("kept", [Tensor.double, lambda t: t.repeat_interleave(2, -1)[..., ::2]])

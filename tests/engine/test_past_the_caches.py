@@ -26,6 +26,8 @@ SIZES = {"a chunk": (7, 48), "chunks": (5, 3, 1040), "blocks": (3, 16384 + 1040)
 """T and the neurons: fewer than are computed at once, more, more than a block, and rows that do not
 begin with a cache line."""
 
+CACHES = (backend._forward_sequence, backend._backward_sequence, backend._backward_loop)
+
 
 @pytest.fixture
 def compiled_anew() -> Iterator[pytest.MonkeyPatch]:
@@ -33,14 +35,13 @@ def compiled_anew() -> Iterator[pytest.MonkeyPatch]:
 
     They run on two threads.
     """
-    caches = (backend._forward_sequence, backend._backward_sequence)
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tssl_adapters.engine.compiled.threads.LEAST", 64)
         torch.set_num_threads(2)
         yield patch
     torch.set_num_threads(threads)
-    for cache in caches:
+    for cache in CACHES:
         cache.cache_clear()
 
 
@@ -67,8 +68,8 @@ def test_what_is_written_past_the_caches(
     found = []
     for least in (2**60, 0):
         compiled_anew.setattr(function, "FAR", least)
-        backend._forward_sequence.cache_clear()
-        backend._backward_sequence.cache_clear()
+        for cache in CACHES:
+            cache.cache_clear()
         layer = LAYERS[name]().to(dtype)
         tssl_adapters.wrap(layer, rule="tsslbp", tau_s=tau_s, engine="cpu")
         found.append(passed(layer, x, weight))

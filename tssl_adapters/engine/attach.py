@@ -174,10 +174,9 @@ def attach(
 
 def _as_now(neuron: Neuron) -> Neuron:
     """The neuron with copies of the numbers that the user may write to before the backward pass."""
-    values = neuron.values()
-    if not (torch.is_grad_enabled() and any(map(_may_change, values))):
+    if not (neuron.tensors and torch.is_grad_enabled() and any(map(_may_change, neuron.tensors))):
         return neuron
-    return neuron.with_values([v.clone() if _may_change(v) else v for v in values])
+    return neuron.with_values([v.clone() if _may_change(v) else v for v in neuron.values()])
 
 
 def _may_change(value: Value) -> TypeGuard[Tensor]:

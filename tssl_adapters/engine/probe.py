@@ -80,7 +80,7 @@ class Record(NamedTuple):
             neuron.quantiser,
             given.dtype, self.state.dtype, self.state.ndim == 0,  # a scalar does not promote
             given.device, self.sequence, self.keep_states, native.steady,
-            *(value.dtype for value in neuron.values() if isinstance(value, Tensor)),
+            *(value.dtype for value in neuron.tensors),
         )  # fmt: skip
         known = self.settings.reproduces.get(key)
         if known is None and given.numel() and given.is_floating_point() and not given.is_meta:
@@ -187,7 +187,7 @@ def compiled(
     if kernels is None or (native is not None and not native.steady):
         return None
     step = drive.shape[1:] if sequence else drive.shape
-    dense = takes.layout(kernels, drive, step, call.state, trace, neuron.values())
+    dense = takes.layout(kernels, drive, step, call.state, trace, neuron.tensors)
     if dense is None:
         return None
     key = (
@@ -195,7 +195,8 @@ def compiled(
         drive.dtype, drive.device, dense, sequence, plan.keep_states,
         None if native is None else native.input.dtype,
     )  # fmt: skip
-    if key not in settings.loops:
+    spec = settings.loops.get(key, key)
+    if spec is key:
         found = None
         if takes.why_not(plan) is None:
             found = takes.call_of(plan, drive.dtype, dense, sequence, kernels, settings.path)
@@ -204,8 +205,7 @@ def compiled(
             else:
                 same = call._replace(kernels=found).reproduces(native)
             found = found if same else None
-        settings.loops[key] = None if found is None else found.spec
-    spec = settings.loops[key]
+        settings.loops[key] = spec = None if found is None else found.spec
     if spec is None:
         return None
     return fused.Call(plan, spec, sequence, kernels, settings.path)

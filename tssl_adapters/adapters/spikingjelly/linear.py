@@ -68,7 +68,7 @@ class LinearNode(Node):
         (state,) = states
         neuron = self._tssl_neuron()
         # A tensor's value may change unnoticed.
-        plain = self._tssl_pinnable and not any(isinstance(v, Tensor) for v in neuron.values())
+        plain = self._tssl_pinnable and not neuron.tensors
         alone = not (sequences(self) or getattr(self, "store_v_seq", False))
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:

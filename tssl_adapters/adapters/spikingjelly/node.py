@@ -312,7 +312,9 @@ class Node(Opaque, Wrapped):
     def _tssl_store(self: Any, ran: Ran) -> None:
         """Keep the sequence of states where the library does."""
         if sequences(self):
-            self.v_seq = None if ran.kept is None else ran.kept[0]
+            kept = None if ran.kept is None else ran.kept[0]
+            if kept is not None or self.__dict__.get("v_seq", self) is not None:  # saves a tenth
+                self.v_seq = kept
         elif self.store_v_seq:
             self._append_v_seq(self.v)
 

@@ -7,6 +7,7 @@ rule, with the same results. A single step is a sequence of length one.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -126,20 +127,23 @@ class Call(NamedTuple):
         earlier: bool = False,
         current: Tensor | None = None,
         turn: int | None = None,
+        window: float = math.inf,
     ) -> Given:
         """The call's tensors as plain memory; ``numbers`` and ``turn`` if they were made before."""
         steps, step = self.shape(drive)
         turn = self.turn(drive, state, current) if turn is None else turn
         synapse = None
         if current is not None and self.leak is not None:
-            synapse = Synapse(spread(current, step, drive), self.leak, drive.new_empty(step))
+            current = spread(current, step, drive)
+            synapse = Synapse(current, self.leak, torch.empty_like(current))
         if numbers is None:
             values = rows(self.plan.neuron.values(), self.leak)
             numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
-        start, current = spread(state, step, drive, turn), spread(trace, step, drive, turn)
-        room = (memory(turned(drive, turn)), start, current)
+        start, trace = spread(state, step, drive, turn), spread(trace, step, drive, turn)
+        room = (memory(turned(drive, turn)), start, trace, numbers)
         tau_s, gate = self.plan.tau_s, self.plan.rule.active_from(self.plan.tau_s)
-        return Given(steps, step.numel(), *room, numbers, tau_s, earlier, gate, synapse, turn=turn)
+        count = step.numel()
+        return Given(steps, count, *room, tau_s, earlier, gate, synapse, None, window, turn)
 
     @torch.no_grad()
     def values(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,11 +241,13 @@ class FusedFunction(EngineFunction):
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        plan = call.plan
+        plan, turn = call.plan, ctx.turn
         drive, state, trace, kept, current, *_ = ctx.saved_tensors
-        given = call.given(drive, state, trace, ctx.numbers, ctx.earlier, current, ctx.turn)
-        told = (turned(grad, ctx.turn) for grad in (grad_out, grad_after, link))
-        grad_out, grad_after, link = told
+        known = (ctx.numbers, ctx.earlier, current, turn, plan.steps())
+        given = call.given(drive, state, trace, *known)
+        if turn:
+            told = [turned(grad, turn) for grad in (grad_out, grad_after, link)]
+            grad_out, grad_after, link = told
         spec = call.spec.given_h if ctx.kept_h else call.spec
         needs, compiled = ctx.needs_input_grad[8:][:LEARNED], ctx.compiled
         watch_call(call, spec, given, grad_out, grad_after, link)
@@ -251,7 +257,7 @@ class FusedFunction(EngineFunction):
             call, given, kept, again, grad_out = window[:5]
             spec, compiled = call.spec.given_h if ctx.kept_h else call.spec, compiled and again
         ending = ends(plan.position, given.steps - 1)
-        back = back_form(plan, any(needs), grad_out, grad_after, link, plan.steps(), ending)
+        back = back_form(plan, any(needs), grad_out, grad_after, link, ending)
         wants = (ctx.needs_input_grad[3], window is None and ctx.trace is not None)
         adjoints = _adjoints(call, given, back, wants, grad_out, grad_after, link)
         if grad_leaked is not None:
@@ -265,7 +271,7 @@ class FusedFunction(EngineFunction):
         if plan.linked and plan.neuron.timing != "delayed":
             entering = adjoints.through
         made = (adjoints.drive, entering, trace, adjoints.chain)
-        drive_grad, entering, trace, chain = (turned_back(grad, ctx.turn) for grad in made)
+        drive_grad, entering, trace, chain = [turned_back(grad, turn) for grad in made]
         return (
             None,
             None,
@@ -285,16 +291,15 @@ def back_form(
     grad_out: Tensor | None,
     grad_after: Tensor | None,
     link: Tensor | None,
-    steps: float,
     ending: bool = False,
 ) -> BackForm:
-    """The compile-time form of a backward pass with these gradients. ``steps``: length of its
-    window; ``ending``: whether it includes the window's last step.
+    """The compile-time form of a backward pass with these gradients. ``ending``: whether it
+    includes the window's last step.
     """
     neuron, rule = plan.neuron, plan.rule
     membrane = grad_after is not None or (link is not None and neuron.timing == "delayed")
     output, ending = grad_out is not None, ending and rule.windowed
-    return BackForm(output, learns, membrane, neuron.detached, rule, ending, steps)
+    return BackForm(output, learns, membrane, neuron.detached, rule, ending)
 
 
 class _Windowed(NamedTuple):
@@ -409,8 +414,8 @@ def _adjoints(
         None if grad_after is None else memory(grad_after),
         neurons if each else 0,
         link,
-        *room_of(plan, drive, step, plan.linked, link, state),
-        drive.new_empty(step, dtype=dtype) if trace else None,
+        *room_of(plan, given, link, state),
+        torch.empty_like(given.state, dtype=dtype) if trace else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
     )
 

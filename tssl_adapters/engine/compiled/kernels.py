@@ -7,6 +7,7 @@ A backend compiles and launches kernels. Which calls it may take is decided in
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -27,6 +28,8 @@ BITS = "bits"
 LINK = "link"
 LINKS = (LINK, f"to.{LINK}")
 """The tensors of more than one row: the parts of a link, as it comes in and as it goes out."""
+CHAIN = ("chain", "decayed_chain", "grad_spike")
+"""The results of a step that one piece of memory holds."""
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
 """The package that each engine compiles with."""
 
@@ -67,6 +70,7 @@ class Given(NamedTuple):
         gate: from which a[t] on the rule counts a neuron as active, if it asks.
         synapse: the current that turns the drive into a charge, if a sequence's form has one.
         fired: 1 where a neuron fires in the window ``[N]``, for ``windowed`` rules.
+        window: the window's number of time steps, for rules that ask for it.
         turn: the tensors have the channels last, which are so many dimensions from the end of the
             layer's own; 0 if they are its own.
     """
@@ -82,6 +86,7 @@ class Given(NamedTuple):
     gate: float | None = None
     synapse: Synapse | None = None
     fired: Tensor | None = None
+    window: float = math.inf
     turn: int = 0
 
 
@@ -158,6 +163,71 @@ def tensor_of(name: str) -> tuple[str, int]:
     return (tensor, int(row)) if tensor in LINKS else (name, 0)
 
 
+class Variant(NamedTuple):
+    """What the code of a backward pass depends on.
+
+    Attributes:
+        spec: the neuron.
+        back: the pass.
+        absent: for each of the fields of :class:`Adjoints`, whether it is ``None``.
+        each: whether the potential has a gradient after every step.
+        single: whether there is one step.
+        earlier: as in :class:`Given`.
+        traced: whether a trace comes in.
+        tau_s: as in :class:`Given`.
+    """
+
+    spec: Spec
+    back: BackForm
+    absent: tuple[bool, ...]
+    each: bool
+    single: bool
+    earlier: bool
+    traced: bool
+    tau_s: float
+
+    @classmethod
+    def of(cls, spec: Spec, back: BackForm, given: Given, adjoints: Adjoints) -> Variant:
+        """The variant for a call."""
+        absent = tuple([room is None for room in adjoints])
+        each, single, traced = adjoints.stride > 0, given.steps == 1, given.trace is not None
+        return cls(spec, back, absent, each, single, given.earlier, traced, given.tau_s)
+
+    @property
+    def unwanted(self) -> frozenset[str]:
+        """The results of a step that have no memory."""
+        lacks = dict(zip(Adjoints._fields, self.absent, strict=True))
+        rooms = ("chain", "through", "entering", "trace")
+        names = {"chain": CHAIN, "through": ("decayed_membrane",), "trace": ("grad_trace",)}
+        return frozenset(n for room in rooms if lacks[room] for n in names.get(room, (room,)))
+
+    @property
+    def form(self) -> Back:
+        """The form of the backward step. What goes from step to step of a sequence starts as
+        zeros.
+        """
+        lacks, back = dict(zip(Adjoints._fields, self.absent, strict=True)), self.back
+        linked, late = not lacks["link"], self.spec.form.timing == "delayed"
+        sequence, alone = not self.single, lacks["link"] and lacks["chain"]
+        incoming: Literal["before"] | None = "before" if self.traced else None
+        return Back(
+            output=not lacks["out"],
+            outside=not lacks["after"],
+            current=self.spec.form.synapse,
+            linked=linked,
+            later=linked or sequence,
+            membrane=(linked and late) or (sequence and back.membrane),
+            traced=sequence,
+            around=looks_around(back.rule, self.each, sequence, alone),
+            learns=back.learns,
+            adds=sequence,
+            detached=back.detached,
+            ends=back.ends,
+            earlier=self.earlier,
+            trace="after" if sequence or self.spec.form.given_h else incoming,
+        )
+
+
 class Passes(Protocol):
     """A call's forward and backward pass."""
 
@@ -184,8 +254,7 @@ class Passes(Protocol):
 
     def backward(
         self,
-        spec: Spec,
-        back: BackForm,
+        variant: Variant,
         given: Given,
         kept: Tensor | None,
         adjoints: Adjoints,
@@ -256,32 +325,6 @@ class Backend(Passes, Protocol):
             dtype: dtype of inputs and outputs.
             gate: if given, ``"bits"`` are written: whether its output reaches it.
         """
-
-
-def back_of(spec: Spec, back: BackForm, given: Given, adjoints: Adjoints) -> Back:
-    """The form of a call's backward step. What goes from step to step of a sequence starts as
-    zeros.
-    """
-    linked, late = adjoints.link is not None, spec.form.timing == "delayed"
-    sequence, each = given.steps > 1, adjoints.after is not None and adjoints.stride > 0
-    alone = not linked and adjoints.chain is None
-    incoming: Literal["before"] | None = None if given.trace is None else "before"
-    return Back(
-        output=adjoints.out is not None,
-        outside=adjoints.after is not None,
-        current=given.synapse is not None,
-        linked=linked,
-        later=linked or sequence,
-        membrane=(linked and late) or (sequence and back.membrane),
-        traced=sequence,
-        around=looks_around(back.rule, each, given.steps, alone),
-        learns=back.learns,
-        adds=sequence,
-        detached=back.detached,
-        ends=back.ends,
-        earlier=given.earlier,
-        trace="after" if sequence or spec.form.given_h else incoming,
-    )
 
 
 @cache

@@ -26,6 +26,7 @@ from tssl_adapters.engine.compiled.kernels import (
     Given,
     MismatchError,
     Passes,
+    Variant,
     rows,
 )
 from tssl_adapters.engine.compiled.reference import Reference, for_neurons
@@ -93,22 +94,19 @@ def backward(
     """Run :meth:`Backend.backward`, or torch; returns whether it was the backend. ``compiled``:
     whether kernels computed the forward pass.
     """
-    backend = kernels.backend
-    wanted = tuple(room is None for room in adjoints)
-    each = adjoints.stride > 0
-    single, earlier = given.steps == 1, given.earlier
-    key = (backend.name, spec, back.variant, wanted, each, single, earlier, given.tau_s)
+    backend, variant = kernels.backend, Variant.of(spec, back, given, adjoints)
+    key = (backend.name, variant)
     good = _tried.get(key) if compiled else False
     if good is None:
-        holds = partial(_backward_holds, kernels, spec, back, given, adjoints)
+        holds = partial(_backward_holds, kernels, variant, given, adjoints)
         good = _try(kernels, key, "backward", holds)
     if good:
         try:
-            backend.backward(spec, back, given, kept, adjoints)
+            backend.backward(variant, given, kept, adjoints)
             return True
         except MismatchError:
             pass
-    Reference(kernels.plan).backward(spec, back, given, kept, adjoints)
+    Reference(kernels.plan).backward(variant, given, kept, adjoints)
     return False
 
 
@@ -215,6 +213,7 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
         gate=given.gate,
         synapse=synapse,
         fired=fired,
+        window=given.window,
     )
     return kernels.plan._replace(neuron=neuron), few
 
@@ -259,10 +258,9 @@ def _went(
     return [*written, charged, *bits], few._replace(drive=charged, trace=None), kept
 
 
-def _backward_holds(
-    kernels: Kernels, spec: Spec, back: BackForm, given: Given, like: Adjoints
-) -> bool:
-    noise, form, keep = _Noise(given.drive), spec.form, kernels.plan.keep_states
+def _backward_holds(kernels: Kernels, variant: Variant, given: Given, like: Adjoints) -> bool:
+    spec, back, keep = variant.spec, variant.back, kernels.plan.keep_states
+    noise, form = _Noise(given.drive), spec.form
     steps = 1 if given.steps == 1 else STEPS
     plan, few = _few(kernels, given, steps, noise)
     grad_out = noise(steps, NEURONS) if back.output else None
@@ -292,7 +290,7 @@ def _backward_holds(
             leaked,
         )
         start = start._replace(earlier=given.earlier)
-        backend.backward(spec, back, start, kept, adjoints)
+        backend.backward(variant, start, kept, adjoints)
         sums = adjoints.sums
         if sums is not None and not spec.reset.numbered:
             sums = sums[:RESET_VALUE]  # there is no such number

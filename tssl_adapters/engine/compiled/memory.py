@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.plan import Plan, working_dtype
-from tssl_adapters.engine.compiled.kernels import memory
+from tssl_adapters.engine.compiled.kernels import Given, memory
 
 MaybeTensor = TypeVar("MaybeTensor", Tensor, "Tensor | None")
 
@@ -31,7 +31,7 @@ def spread(tensor: MaybeTensor, step: torch.Size, like: Tensor, turn: int = 0) -
         return tensor
     if tensor.shape != step or tensor.dtype != like.dtype:
         tensor = tensor.to(like).expand(step)
-    return memory(turned(tensor, turn))
+    return memory(turned(tensor, turn) if turn else tensor)
 
 
 def turned(tensor: MaybeTensor, turn: int) -> MaybeTensor:
@@ -45,24 +45,23 @@ def turned_back(tensor: MaybeTensor, turn: int) -> MaybeTensor:
 
 
 def room_of(
-    plan: Plan, drive: Tensor, step: torch.Size, linked: bool, link: Tensor | None, state: bool
+    plan: Plan, given: Given, link: Tensor | None, state: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Buffers for the gradients of the drive, of the incoming link (``chain`` and ``through``), and
     of the incoming ``state`` if it takes one (``entering``), as in :class:`Adjoints`.
     """
     chain, through, entering = None, None, None
+    drive, step = given.drive, given.state
     dtype = working_dtype(drive)
-    if linked:
+    if plan.linked:
         # A link's gradient is ours alone, from the next call, so this call's may overwrite it.
-        chain = drive.new_empty((plan.links, *step), dtype=dtype) if link is None else link
+        chain = drive.new_empty((plan.links, *step.shape), dtype=dtype) if link is None else link
         if link is None and plan.rule.looks_ahead:
             chain[2].zero_()  # without a delay nothing else writes it
         if plan.neuron.timing == "delayed":
             through = chain[2]
         elif state:
-            through = drive.new_empty(step, dtype=dtype)
-    elif state and drive.shape == step and drive.dtype == dtype:
-        entering = torch.empty_like(drive)  # several times faster
+            through = torch.empty_like(step, dtype=dtype)
     elif state:
-        entering = drive.new_empty(step, dtype=dtype)
+        entering = torch.empty_like(step, dtype=dtype)
     return torch.empty_like(drive), chain, through, entering

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import at_least
 from tssl_adapters.engine.call.plan import Plan, in_working_dtype, working_dtype
-from tssl_adapters.engine.compiled.kernels import Adjoints, Given
+from tssl_adapters.engine.compiled.kernels import Adjoints, Given, Variant
 from tssl_adapters.engine.step.recursion import (
     Backward,
     Carried,
@@ -23,7 +23,7 @@ from tssl_adapters.engine.step.recursion import (
     state_after,
     trace_after,
 )
-from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, BackForm, Spec, looks_around
+from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, Spec, looks_around
 from tssl_adapters.engine.torch.sequence import Kept, activity, around, arriving, grad_of_state
 from tssl_adapters.neuron import Neuron, Value
 from tssl_adapters.rules import Rule
@@ -68,12 +68,12 @@ class Reference:
 
     def backward(
         self,
-        spec: Spec,
-        back: BackForm,
+        variant: Variant,
         given: Given,
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
+        spec, back = variant.spec, variant.back
         given, synapse = charging(given), given.synapse
         rule, tau_s = back.rule, given.tau_s
         neuron = for_neurons(self.plan.neuron, given, back.learns)
@@ -82,7 +82,7 @@ class Reference:
         link = () if adjoints.link is None else adjoints.link.view(-1, given.neurons).unbind()
         carried = Carried(*(part.clone() for part in link))
         fired = _flat(given.fired)
-        found = Backward(neuron, rule, tau_s, needs, carried, fired, back.steps)
+        found = Backward(neuron, rule, tau_s, needs, carried, fired, given.window)
         grad_out = adjoints.out
         if grad_out is not None:
             grad_out = grad_out.view(-1, given.neurons).expand(given.steps, -1)
@@ -92,7 +92,7 @@ class Reference:
         like = given.state.view(-1)
         t, each = given.steps, adjoints.stride > 0
         alone = adjoints.link is None and adjoints.chain is None
-        looks = looks_around(rule, each, given.steps, alone)
+        looks = looks_around(rule, each, given.steps > 1, alone)
         grads = arriving(grad_out, given.steps, like, tau_s, dtype)
         moments = _moments(neuron, rule, spec, given, kept)
         for (moment, active), arrived in zip(moments, grads, strict=True):

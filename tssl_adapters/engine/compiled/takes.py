@@ -38,7 +38,7 @@ def layout(
     step: torch.Size,
     state: Tensor,
     trace: Tensor | None,
-    values: tuple[Value, ...],
+    numbers: tuple[Value, ...],
 ) -> bool | None:
     """Whether the numbers differ from neuron to neuron; ``None`` if the kernels cannot take a
     call's tensors: they support plain memory of one dtype, device and shape.
@@ -49,7 +49,7 @@ def layout(
         return None
     half = drive.dtype in HALF  # where torch rounds a scalar first
     dense = False
-    for tensor in (state, trace, *values):
+    for tensor in (state, trace, *numbers):
         if isinstance(tensor, Tensor) and (tensor.ndim or half):  # a scalar does not promote
             if tensor.dtype != drive.dtype or tensor.device != drive.device:
                 return None

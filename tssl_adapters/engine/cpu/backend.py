@@ -19,13 +19,13 @@ from tssl_adapters.engine.compiled.kernels import (
     Given,
     MismatchError,
     RowLoop,
-    back_of,
+    Variant,
 )
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu.compile import compiled
 from tssl_adapters.engine.cpu.function import RANGE, Source
-from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, link_rows
+from tssl_adapters.engine.step.spec import ROWS, Spec, link_rows
 from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
 from tssl_adapters.rules import Rule
@@ -123,7 +123,7 @@ class CpuBackend:
     name, joins = "cpu", True
 
     def takes(self, drive: Tensor) -> bool:
-        return drive.device.type == "cpu" and drive.dtype in _NAMES
+        return drive.is_cpu and drive.dtype in _NAMES
 
     def numbers(
         self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size
@@ -161,18 +161,17 @@ class CpuBackend:
 
     def backward(
         self,
-        spec: Spec,
-        back: BackForm,
+        variant: Variant,
         given: Given,
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
-        n, steps, dtype = given.neurons, given.steps, _DTYPES[spec.form.dtype]
-        rows = link_rows(spec.form.timing, back.rule)
-        window = _few([back.steps], dtype)
+        spec, n, steps = variant.spec, given.neurons, given.steps
+        dtype, rows = _DTYPES[spec.form.dtype], link_rows(spec.form.timing, variant.back.rule)
+        window = _few([given.window], dtype)
         block = max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1) // 16 * 16))
         over(
-            _backward_loop(spec, back, given, adjoints), steps, n,
+            _backward_loop(variant), steps, n,
             block, adjoints.pace, adjoints.stride,
             window.buffer_info()[0],
             _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
@@ -242,22 +241,11 @@ class _RowLoop:
         over(self.loop, 1, neurons, numbers_at, window_at, *addresses)
 
 
-def _backward_loop(
-    spec: Spec, back: BackForm, given: Given, adjoints: Adjoints
-) -> Callable[..., None]:
-    """The loop for a backward pass with these inputs and outputs."""
-    form = back_of(spec, back, given, adjoints)
-    places = {
-        "chain": adjoints.chain,
-        "decayed_chain": adjoints.chain,
-        "grad_spike": adjoints.chain,
-        "decayed_membrane": adjoints.through,
-        "entering": adjoints.entering,
-        "grad_trace": adjoints.trace,
-    }
-    unwanted = frozenset(name for name, place in places.items() if place is None)
-    make = _backward_sequence if given.steps > 1 else _backward_step
-    return make(spec, back.rule, form, given.tau_s, unwanted)
+@cache
+def _backward_loop(variant: Variant) -> Callable[..., None]:
+    made = _backward_step if variant.single else _backward_sequence
+    spec, rule = variant.spec, variant.back.rule
+    return made(spec, rule, variant.form, variant.tau_s, variant.unwanted)
 
 
 def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:

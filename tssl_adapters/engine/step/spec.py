@@ -5,7 +5,6 @@ Besides the numbers, that is all by which the code of two steps may differ.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -92,7 +91,6 @@ class BackForm(NamedTuple):
         detached: whether the library cuts the gradient through the reset.
         rule: the learning rule.
         ends: whether its last step is the window's last, for ``windowed`` rules.
-        steps: the window's number of time steps, for rules that ask for it; not compiled in.
     """
 
     output: bool
@@ -101,12 +99,6 @@ class BackForm(NamedTuple):
     detached: bool
     rule: Rule
     ends: bool = False
-    steps: float = math.inf
-
-    @property
-    def variant(self) -> BackForm:
-        """The part that is compiled in."""
-        return self._replace(steps=math.inf)
 
 
 def link_rows(timing: Timing, rule: Rule) -> int:
@@ -130,8 +122,8 @@ def link_size(neuron: Neuron, rule: Rule) -> int:
     return link_rows(neuron.timing, rule) if rule.chain and needed else 0
 
 
-def looks_around(rule: Rule, per_step: bool, steps: int, alone: bool) -> bool:
+def looks_around(rule: Rule, per_step: bool, sequence: bool, alone: bool) -> bool:
     """Whether the rule is given the gradient of a loss on the potential around a spike: the
     sequence must have a gradient at every step and be linked to no other call.
     """
-    return rule.looks_around and per_step and steps > 1 and alone
+    return rule.looks_around and per_step and sequence and alone

@@ -184,7 +184,7 @@ class SequenceFunction(EngineFunction):
             watch_times(plan.position, grads[::-1], carried.grad_spike)
             arrived = zip(found, grads, strict=True)
         alone = not plan.linked and carried.chain is None
-        looks = looks_around(plan.rule, plan.keep_states, len(drive), alone)
+        looks = looks_around(plan.rule, plan.keep_states, len(drive) > 1, alone)
 
         grad_drive: list[Tensor] = []
         for t, given, (step, psc) in zip(reversed(range(len(drive))), arrived, steps, strict=True):

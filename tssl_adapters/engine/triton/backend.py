@@ -27,9 +27,9 @@ from tssl_adapters.engine.compiled.kernels import (
     Given,
     MismatchError,
     RowLoop,
-    back_of,
+    Variant,
 )
-from tssl_adapters.engine.step.spec import BackForm, Spec, link_rows
+from tssl_adapters.engine.step.spec import Spec, link_rows
 from tssl_adapters.engine.triton import emit
 from tssl_adapters.engine.triton.kernels import backward, forward, scan
 from tssl_adapters.neuron import Value
@@ -89,15 +89,14 @@ class TritonBackend:
 
     def backward(
         self,
-        spec: Spec,
-        back: BackForm,
+        variant: Variant,
         given: Given,
         kept: Tensor | None,
         adjoints: Adjoints,
     ) -> None:
+        spec, back, form = variant.spec, variant.back, variant.form
         given_h = spec.form.given_h and spec.form.psc
         spans, bits = (None, kept) if given_h else (kept, None)
-        form = back_of(spec, back, given, adjoints)
         step = emit.backward_step(spec, back.rule, form, given.tau_s, given.drive.is_cuda)
         beside = 0
         if form.around:
@@ -107,7 +106,7 @@ class TritonBackend:
             adjoints.out, adjoints.pace, adjoints.after, adjoints.link,
             adjoints.drive, adjoints.chain, adjoints.through, adjoints.entering,
             adjoints.trace, adjoints.sums,
-            float(back.steps), given.steps, given.neurons,
+            float(given.window), given.steps, given.neurons,
             **_fixed(spec, given), STEP_BACK=step, TAU=given.tau_s, EACH=adjoints.stride > 0,
             LINKS=link_rows(spec.form.timing, back.rule), BESIDE=beside,
         )  # fmt: skip
