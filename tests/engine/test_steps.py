@@ -34,6 +34,7 @@ from cell_layers import (
 from changes import another_beta, beta_written_past_torch, lower_threshold, scaled_spikes, spaced
 from compat_snntorch import start
 from norse.torch.functional.lif import LIFFeedForwardState
+from snntorch import utils
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -61,8 +62,14 @@ def check(
     for engine in ("cpu", "torch"):
         layer = wrapped(name, rule, engine=engine, dtype=dtype, tau_s=tau_s)
         x = drive(dtype, scale)
-        for _ in range(2):  # what a first step decides, the second sequence has from the start
-            found = steps(layer, x, change)
+        steps(layer, x, change)
+        decided = layer._tssl_settings.steps
+        if isinstance(layer, snntorch.SpikingNeuron):
+            utils.reset(torch.nn.Sequential(layer))
+        found = steps(layer, x, change)  # it has from the start what the first sequence decided
+        if change is None:
+            assert layer._tssl_settings.steps is decided
+            assert (decided is not None) == (engine == "cpu")
         whole = getattr(layer, "step_mode", "s") == "m" or isinstance(layer, norse.LSNNRecurrent)
         assert (took(found) > (0 if whole else STEPS - 3)) == (engine == "cpu")
         ours.append((found, gradients(found, x, layer)))
@@ -386,6 +393,26 @@ def test_a_sequence_of_too_few_steps_is_the_librarys_error(size: int) -> None:
     for model in (layer, LAYERS[name]()):
         with pytest.raises(IndexError, match=f"index {size} is out of bounds"):
             model(x[:size])
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (3, 4, 4), (2, 3, 4, 4), (2, 2, 3, 4, 4)], ids=str)
+def test_gated_nodes_take_inputs_of_any_number_of_dimensions(
+    shape: tuple[int, ...], engine: str
+) -> None:
+    """Their gates have four, to which the library broadcasts each step by itself."""
+    torch.manual_seed(0)
+    native = neuron.GatedLIFNode(4, init_v_threshold=0.6).double()
+    layer = tssl_adapters.wrap(copy.deepcopy(native), rule="native", engine=engine)
+    x = 2.0 * torch.randn(4, *shape, dtype=torch.float64)
+    weights = torch.randn(4, *(1,) * (4 - len(shape)), *shape, dtype=torch.float64)
+    found = []
+    for one in (layer, native):
+        given = x.clone().requires_grad_()
+        out = one(given) + one(given)  # the second call goes on from the first one's state
+        found.append([out, *torch.autograd.grad((out * weights).sum(), [given, *one.parameters()])])
+    assert torch.equal(found[0][0], found[1][0])
+    close(found[0][1:], found[1][1:], 1e-12)
 
 
 @pytest.mark.parametrize("number", ["v_th", "tau_mem_inv", "beta", "v_reset"])

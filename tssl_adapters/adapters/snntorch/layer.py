@@ -76,7 +76,7 @@ class Layer(Wrapped):
 
     _tssl_states: ClassVar[tuple[str, ...]] = ("mem",)
     """Names of the states, in the order of the library's arguments. The layer holds them too."""
-    _tssl_free = frozenset({"training", "spk", "syn", "mem", "reset"})
+    _tssl_free = frozenset({"training", "spk", "syn", "syn_exc", "syn_inh", "mem", "reset"})
     _tssl_resets: ClassVar[Mapping[str, Reset]] = RESETS
     """The reset, by the name of the library's function."""
     _tssl_zero_decay: ClassVar[str] = (

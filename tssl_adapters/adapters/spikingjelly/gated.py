@@ -178,8 +178,11 @@ class _Sequence(NamedTuple):
     def of(cls, node: Any, x: Tensor) -> _Sequence:
         gates = _Gates(*(_gate(getattr(node, name)) for name in _PARAMETERS))
         conducts = torch.stack([_gate(conduct) for conduct in node.conduct[: len(x)]])
-        currents = x * (1 - gates.beta * (1 - conducts))
-        return cls(gates, conducts, _Numbers.of(gates), currents)
+        share, missing = 1 - gates.beta * (1 - conducts), x.ndim - conducts.ndim
+        # Step by step, as the library does it: time is no dimension to broadcast.
+        share = share.reshape(len(x), *(1,) * missing, *share.shape[1:])
+        each = x.reshape(len(x), *(1,) * -missing, *x.shape[1:])
+        return cls(gates, conducts, _Numbers.of(gates), each * share)
 
 
 class GatedLIF(Node):

@@ -98,6 +98,7 @@ class ComplementaryLIF(SmoothNode):
     In evaluation the library cuts the gradient through the spike; that of a rule stays.
     """
 
+    _tssl_free = SmoothNode._tssl_free | {"m", "state_seqs"}
     _tssl_nonlinear = "what its spikes take depends on those before"
 
     @classmethod
