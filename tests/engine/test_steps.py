@@ -401,11 +401,21 @@ def test_gated_nodes_take_inputs_of_any_number_of_dimensions(
     shape: tuple[int, ...], engine: str
 ) -> None:
     """Their gates have four, to which the library broadcasts each step by itself."""
+    check_gated(shape, engine, times=4)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_gates_that_come_after_a_single_step_have_a_gradient_of_zero(engine: str) -> None:
+    check_gated((2, 3, 4, 4), engine, times=1)
+
+
+def check_gated(shape: tuple[int, ...], engine: str, times: int) -> None:
+    """Two calls give the library's values and gradients."""
     torch.manual_seed(0)
-    native = neuron.GatedLIFNode(4, init_v_threshold=0.6).double()
+    native = neuron.GatedLIFNode(times, init_v_threshold=0.6).double()
     layer = tssl_adapters.wrap(copy.deepcopy(native), rule="native", engine=engine)
-    x = 2.0 * torch.randn(4, *shape, dtype=torch.float64)
-    weights = torch.randn(4, *(1,) * (4 - len(shape)), *shape, dtype=torch.float64)
+    x = 2.0 * torch.randn(times, *shape, dtype=torch.float64)
+    weights = torch.randn(times, *(1,) * (4 - len(shape)), *shape, dtype=torch.float64)
     found = []
     for one in (layer, native):
         given = x.clone().requires_grad_()

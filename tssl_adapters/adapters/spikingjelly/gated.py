@@ -27,6 +27,7 @@ from tssl_adapters.adapters import (
     attach_smooth,
     compiled_step,
     may_compile,
+    on_graph_of,
     tag,
     valued,
 )
@@ -182,7 +183,10 @@ class _Sequence(NamedTuple):
         # Step by step, as the library does it: time is no dimension to broadcast.
         share = share.reshape(len(x), *(1,) * missing, *share.shape[1:])
         each = x.reshape(len(x), *(1,) * -missing, *x.shape[1:])
-        return cls(gates, conducts, _Numbers.of(gates), each * share)
+        numbers, currents = _Numbers.of(gates), each * share
+        if len(x) == 1:  # natively what follows a step has a gradient too, which is zero
+            currents = on_graph_of(currents, numbers.decay + numbers.gamma + numbers.amount)
+        return cls(gates, conducts, numbers, currents)
 
 
 class GatedLIF(Node):
