@@ -103,6 +103,8 @@ class Steps:
         self.formats: bool | None = None
         """Whether torch's results keep :func:`channels_last`, if known."""
         self.links = found.links
+        self.goes_on = self.links > 0 or settings.rule.timed
+        """Whether a step is told more of the one before than the states."""
         self.key = (self,)
         self.content = (tuple(found.line.operations), tuple(found.adjoint.line.operations))
 
@@ -139,7 +141,8 @@ class Steps:
         self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
     ) -> bool:
         """Whether what was decided holds for this step, and a graph is to be recorded."""
-        shape, given = inputs[0].shape, (*inputs, *states, *(() if trace is None else (trace,)))
+        shape = inputs[0].shape
+        given = (*inputs, *states) if trace is None else (*inputs, *states, trace)
         if not are_memory(given, self.dtype, self.device, self.formats):
             return False
         if len(shape) < self.least_dims:
@@ -197,7 +200,7 @@ class Steps:
         were made for this call.
         """
         settings, v, count = self.settings, states[0], self.num_states
-        parts, position = going_on(settings, v, self.links, fresh)
+        parts, position = going_on(settings, v, self.links, fresh) if self.goes_on else ((), None)
         let_go(v)
         copies = self.forward.copies
         before = [charged_of(states[k], self.key) for k in copies] if copies else ()
@@ -285,7 +288,8 @@ class CompiledStepFunction(EngineFunction):
                 if own is not None:
                     kept[at] = own
                     by_h = by_h or (steps.from_h is not None and steps.kept[at] == "s0")
-        ctx.made = steps, position, numbers, in_tensors, channels_last(x), link is not None, by_h
+        strides = channels_last(x) if steps.formats else None
+        ctx.made = steps, position, numbers, in_tensors, strides, link is not None, by_h
         ctx.save_for_backward(*kept, *steps.read)
         ctx.set_materialize_grads(False)
         results = len(forward.results)

@@ -230,12 +230,16 @@ class _RowLoop:
     def __init__(self, source: Source, dtype: torch.dtype) -> None:
         self.loop, self.dtype = compiled(source), dtype
         self.takes = source.parameters[len(RANGE) + 2 :]
-        self.endless = _few((math.inf,), dtype)
+        self.window = (math.inf, _few((math.inf,), dtype))
+        """The number of steps of the last call's window, and the same in memory."""
 
     def __call__(
         self, tensors: Sequence[Tensor], numbers: array[float], neurons: int, steps: float
     ) -> None:
-        window = self.endless if steps == math.inf else _few((steps,), self.dtype)
+        known, window = self.window  # one attribute: another thread may call it meanwhile
+        if known != steps:
+            window = _few((steps,), self.dtype)
+            self.window = steps, window
         addresses = [tensor.data_ptr() for tensor in tensors]
         numbers_at, window_at = numbers.buffer_info()[0], window.buffer_info()[0]
         over(self.loop, 1, neurons, numbers_at, window_at, *addresses)
