@@ -207,6 +207,32 @@ def test_engines_agree_on_long_sequences(p: Problem) -> None:
         agree(our_grads, grads, 1e-11)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("reset", ["value", "subtract", "subtract amount"])
+@pytest.mark.parametrize("timing", ["delayed", "both"])
+def test_a_spike_still_due_its_reset_when_the_first_step_begins(
+    timing: Timing, reset: str, rule: rules.Rule
+) -> None:
+    """Some neurons start above their threshold, and some of them spike at once again."""
+    torch.manual_seed(0)
+    numbers = {"decay": 0.9, "gain": 1.0, "offset": 0.0, "threshold": 0.5, "reset_value": -0.2}
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+    drive, grads, states = torch.randn(3, 4, 64, dtype=torch.float64)
+    if rule.looks_ahead:
+        grads[-2:] = 0.0
+    start = torch.linspace(-1.0, 2.0, 64, dtype=torch.float64)
+    p = Problem(
+        timing, reset, True, False, values, drive, start, start.abs(), grads, states, 1.0, rule
+    )
+    expected_values, expected = by_naive(p)
+    fired = expected_values[0][0] > 0
+    assert 5 < (fired & (start > 0.5)).sum() < 60
+    for cuts in ([], [1], None):
+        found_values, found = by_engine(p, cuts)
+        agree(found_values, expected_values)
+        agree(found, expected)
+
+
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 @pytest.mark.parametrize("path", ["reference", "complete"])
 @pytest.mark.parametrize("reset", ["value", "subtract"])
