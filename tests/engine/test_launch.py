@@ -269,3 +269,16 @@ def test_a_sign_that_torch_only_notes_is_seen() -> None:
         assert torch.equal(out, again)
         found.append(torch.autograd.grad(again, x, negated)[0])
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error::tssl_adapters.errors.EngineWarning")
+def test_gradients_that_cancel_in_every_step_are_no_fault() -> None:
+    """Of a loss on the last potential, where a slope times what a spike takes is nearly 1."""
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    layer = neuron.IFNode(step_mode="m", v_reset=None)
+    tssl_adapters.wrap(layer, rule="native", engine="cpu")
+    x = torch.randn(5, 8, requires_grad=True)
+    layer(x)
+    (layer.v**2).sum().backward()
+    assert x.grad is not None
+    assert all(launch._tried.values())

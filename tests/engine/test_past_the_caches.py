@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters.engine.cpu import backend, function
+from tssl_adapters.engine.cpu.function import BLOCK
 
 neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
 norse = pytest.importorskip("norse.torch")
@@ -22,10 +23,14 @@ LAYERS = {
     "Norse LIF": norse.LIF,
     "Norse IAF": norse.IAF,
 }
-SIZES = {"a chunk": (7, 48), "chunks": (5, 3, 1040), "blocks": (3, 16384 + 1040), "odd": (7, 3, 5)}
-"""T and the neurons: fewer than are computed at once, more, more than a block, and rows that do not
-begin with a cache line."""
-
+SIZES = {
+    "a chunk": (7, 48),
+    "chunks": (5, 3, 1040),
+    "blocks": (3, 3 * BLOCK + 1040),
+    "odd": (7, 3, 5),
+}
+"""T and the neurons: fewer than are computed at once, more, more than a block for each of two
+threads, and rows that do not begin with a cache line."""
 CACHES = (backend._forward_sequence, backend._backward_sequence, backend._backward_loop)
 
 

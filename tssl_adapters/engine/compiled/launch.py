@@ -318,10 +318,11 @@ def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 def _alike(ours: Tensor, theirs: Tensor) -> bool:
     if not ours.dtype.is_floating_point:
         return int((ours != theirs).sum()) <= STRAY
-    rounding = torch.finfo(ours.dtype).eps ** 0.5
+    eps = torch.finfo(ours.dtype).eps
+    rounding = eps**0.5
     ours, theirs = (t.double().view(-1, NEURONS) for t in (ours, theirs))
-    # Sums that cancel are only as precise as their terms.
+    # Sums that cancel, in one step or in all, are only as precise as their terms.
     scale = theirs.abs().nan_to_num(0.0, 0.0).amax(0)
     near = torch.isclose(ours, theirs, rounding, 0.0, equal_nan=True)
-    near |= (ours - theirs).abs() <= rounding * scale
+    near |= (ours - theirs).abs() <= torch.maximum(rounding * scale, 16.0 * eps * scale.max())
     return int((~near.all(0)).sum()) <= STRAY

@@ -20,7 +20,8 @@ FAR = 2**21
 """From this many bytes on, what a sequence writes goes past the caches, which would have to read it
 first and lose all else: a layer alone took 0.8 to 0.95 times as long, one among others the same."""
 LINE = 64
-"""Bytes per cache line."""
+"""Bytes per cache line. ``BLOCK``, ``CHUNK``, the backward pass's blocks and the ranges of threads
+are multiples of as many neurons as it holds, on which writing past the caches relies."""
 SIZES = {"float": 4, "double": 8}
 EXTERNALS = (
     "declare ptr @PyMem_RawMalloc(i64)",
@@ -136,7 +137,9 @@ class Function:
             code.do(f"store {kind} {value}, ptr {place}, align {LINE}, !nontemporal !{PAST}")
 
     def written(self) -> None:
-        """Order what was written past the caches before all that follows, for other threads."""
+        """Order what was written past the caches before all that follows, for other threads. On x86
+        this is a locked instruction, which empties the buffers of such writes.
+        """
         self.code.do("fence seq_cst")
 
     def copy_given(self, target: str, base: str, start: str, count: str, row: int = 0) -> None:
