@@ -9,7 +9,7 @@ from collections.abc import Set
 from functools import partial
 
 from tssl_adapters.engine.cpu.emit import Code
-from tssl_adapters.engine.cpu.function import BLOCK, LINE, RANGE, SIZES, Function, Source
+from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, LINE, RANGE, SIZES, Function, Source
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import CARRIED, LINK, SUMS, Back, backward, forward
 from tssl_adapters.neuron import Timing
@@ -21,9 +21,6 @@ BACKWARD = (
     *("grad_out", "grad_after", "link", "grad_current"),
     *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),
 )
-AHEAD = 4
-"""How many steps ahead a row of drives is prefetched: the forward pass takes so little time for one
-that it waits for the next one's."""
 _HANDED = (0, 1, 3)
 """Rows that are stored in the link's memory; the other one may be stored elsewhere."""
 

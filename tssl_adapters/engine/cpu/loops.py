@@ -15,7 +15,7 @@ from functools import partial
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
 from tssl_adapters.engine.cpu.emit import TYPES, row
-from tssl_adapters.engine.cpu.function import BLOCK, CHUNK, RANGE, Function, Source
+from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, CHUNK, RANGE, Function, Source
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import Traced, current_step, current_step_back, forward
 
@@ -65,8 +65,9 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     code, trace = function.code, function.room(BLOCK) if psc else ""
     chunk, far = function.room(CHUNK), function.far("%out")
     most = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}")
-    with code.counting("%first", "%last", str(BLOCK)) as start:
-        count = function.rest(start, str(BLOCK))
+    block = most if psc or synapse else str(BLOCK)
+    with code.counting("%first", "%last", block) as start:
+        count = function.rest(start, block)
         function.copy(function.at("%after", start), function.at("%state", start), count)
         if psc:
             function.copy_given(trace, "%trace", start, count)
@@ -92,6 +93,9 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
                 "current": current,
                 "to.current": current,
             }
+            if psc or synapse:
+                ahead = function.step_of("%drive", code.get(f"add i64 {t}, {AHEAD}"), first)
+                function.fetch(ahead, code.get(f"select i1 {far}, i64 {few}, i64 0"))
             step(few, function.numbers(first) | places)
             function.when(far, partial(function.write, out, chunk, few))
     function.written()
