@@ -159,7 +159,7 @@ def others() -> list[str]:
 def _shape(chance: Chance, odd: bool, name: str) -> tuple[int, ...]:
     if name == "GatedLIFNode":
         four = (chance.pick(2, 1), 2, 2, 3)
-        return chance.pick(four, four, four, four[:2], four[1:])  # it broadcasts fewer to four
+        return chance.pick(four[:2], four[1:]) if odd else four  # it broadcasts fewer to four
     batch = chance.pick(3, 3, 3, 2, 1, 0)
     if not odd:
         return (batch, WIDTH)

@@ -108,9 +108,8 @@ class Compiled(Layer):
         return self._tssl_ran(steps.run((x,), given), names)
 
     def _tssl_pinned(self: Any) -> list[Tensor]:
-        names = (*self._tssl_numbers, "threshold", "graded_spikes_factor")
-        buffers = self._buffers
-        return [buffers[name] if name in buffers else getattr(self, name) for name in names]
+        numbers = [held(self, name) for name in self._tssl_numbers]
+        return [*numbers, held(self, "threshold"), held(self, "graded_spikes_factor")]
 
     def _tssl_cell(self: Any, states: States, inputs: Tensors) -> Cell:
         neuron = self._tssl_neuron(states)

@@ -158,11 +158,8 @@ def are_memory(
     """Whether these are memory of one shape, all contiguous or, if these ``formats`` are taken, all
     :func:`channels_last` alike.
     """
-    first = tensors[0]
-    shape, strides = first.shape, channels_last(first) if formats else None
+    shape, strides = tensors[0].shape, channels_last(tensors[0]) if formats else None
     for tensor in tensors:
-        if not is_memory(tensor, dtype, device, strides):
-            return False
-        if tensor is not first and tensor.shape != shape:
+        if not is_memory(tensor, dtype, device, strides) or tensor.shape != shape:
             return False
     return True

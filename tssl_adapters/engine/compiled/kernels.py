@@ -28,8 +28,13 @@ BITS = "bits"
 LINK = "link"
 LINKS = (LINK, f"to.{LINK}")
 """The tensors of more than one row: the parts of a link, as it comes in and as it goes out."""
-CHAIN = ("chain", "decayed_chain", "grad_spike")
-"""The results of a step that one piece of memory holds."""
+RESULTS = {
+    "chain": ("chain", "decayed_chain", "grad_spike"),
+    "through": ("decayed_membrane",),
+    "entering": ("entering",),
+    "trace": ("grad_trace",),
+}
+"""The results of a backward step, by the field of :class:`Adjoints` whose memory holds them."""
 COMPILERS = {"cpu": "llvmlite", "triton": "triton"}
 """The package that each engine compiles with."""
 
@@ -193,26 +198,27 @@ class Variant(NamedTuple):
         each, single, traced = adjoints.stride > 0, given.steps == 1, given.trace is not None
         return cls(spec, back, absent, each, single, given.earlier, traced, given.tau_s)
 
+    def lacks(self, field: str) -> bool:
+        """Whether a field of :class:`Adjoints` is ``None``."""
+        return self.absent[Adjoints._fields.index(field)]
+
     @property
     def unwanted(self) -> frozenset[str]:
         """The results of a step that have no memory."""
-        lacks = dict(zip(Adjoints._fields, self.absent, strict=True))
-        rooms = ("chain", "through", "entering", "trace")
-        names = {"chain": CHAIN, "through": ("decayed_membrane",), "trace": ("grad_trace",)}
-        return frozenset(n for room in rooms if lacks[room] for n in names.get(room, (room,)))
+        return frozenset(n for room, names in RESULTS.items() if self.lacks(room) for n in names)
 
     @property
     def form(self) -> Back:
         """The form of the backward step. What goes from step to step of a sequence starts as
         zeros.
         """
-        lacks, back = dict(zip(Adjoints._fields, self.absent, strict=True)), self.back
-        linked, late = not lacks["link"], self.spec.form.timing == "delayed"
-        sequence, alone = not self.single, lacks["link"] and lacks["chain"]
+        back, linked = self.back, not self.lacks("link")
+        late, sequence = self.spec.form.timing == "delayed", not self.single
+        alone = not linked and self.lacks("chain")
         incoming: Literal["before"] | None = "before" if self.traced else None
         return Back(
-            output=not lacks["out"],
-            outside=not lacks["after"],
+            output=not self.lacks("out"),
+            outside=not self.lacks("after"),
             current=self.spec.form.synapse,
             linked=linked,
             later=linked or sequence,

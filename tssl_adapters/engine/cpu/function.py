@@ -149,18 +149,18 @@ class Function:
 
     def copy_given(self, target: str, base: str, start: str, count: str, row: int = 0) -> None:
         """Copy from neuron ``start`` on in a row of ``base``, or zeros if ``base`` is null."""
-        with self.given(base) as (yes, no):
+        with Branch(self.code, self.there(base)) as (yes, no):
             yes(lambda: self.copy(target, self.row_of(base, row, start), count))
             no(lambda: self.copy(target, None, count))
 
     def hand_back(self, base: str, start: str, source: str, count: str, row: int = 0) -> None:
         """Copy to neuron ``start`` and on in a row of ``base``, unless ``base`` is null."""
-        there = self.code.get(f"icmp ne ptr {base}, null")
-        self.when(there, lambda: self.copy(self.row_of(base, row, start), source, count))
+        given = self.there(base)
+        self.when(given, lambda: self.copy(self.row_of(base, row, start), source, count))
 
-    def given(self, base: str) -> Branch:
-        """A branch on whether an address is not null."""
-        return Branch(self.code, self.code.get(f"icmp ne ptr {base}, null"))
+    def there(self, base: str) -> str:
+        """Whether an address is not null."""
+        return self.code.get(f"icmp ne ptr {base}, null")
 
     def when(self, test: str, body: Callable[[], None]) -> None:
         """Run the body if the test holds."""

@@ -60,12 +60,13 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     function = Function(name, FORWARD, spec.form.dtype, spec.form.dense)
     psc = spec.form.psc
     synapse = spec.form.synapse
+    two = psc or synapse  # states
     targets = ["output", "potential", *(["trace"] if psc else [])]
     step = function.row(forward(spec, tau_s, psc), targets + ["current"] * synapse)
     code, trace = function.code, function.room(BLOCK) if psc else ""
     chunk, far = function.room(CHUNK), function.far("%out")
     most = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}")
-    block = most if psc or synapse else str(BLOCK)
+    block = most if two else str(BLOCK)
     with code.counting("%first", "%last", block) as start:
         count = function.rest(start, block)
         function.copy(function.at("%after", start), function.at("%state", start), count)
@@ -93,7 +94,7 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
                 "current": current,
                 "to.current": current,
             }
-            if psc or synapse:
+            if two:
                 ahead = function.step_of("%drive", code.get(f"add i64 {t}, {AHEAD}"), first)
                 function.fetch(ahead, code.get(f"select i1 {far}, i64 {few}, i64 0"))
             step(few, function.numbers(first) | places)
