@@ -538,7 +538,7 @@ def test_a_model_that_was_trained_wrapped_is_compared_as_before() -> None:
     tssl_adapters.wrap(model)
     before = tssl_adapters.compare(model, step)
     step(model).backward()
-    assert [layer._tssl_settings.steps is not None for layer in model[1:4:2]] == [True, True]
+    assert [layer._tssl_settings.decided is not None for layer in model[1:4:2]] == [True, True]
     assert str(tssl_adapters.compare(model, step)) == str(before)
     assert before.layers[0].rise is not None
 

@@ -322,7 +322,7 @@ def test_training_is_compiled_and_evaluation_is_the_library_s(mode: str, decay_i
         for one in (net, native):
             one.train(training).reset()
         if not training and cuts_in_evaluation(native):
-            assert net._tssl_settings.steps is None
+            assert net._tssl_settings.decided is None
         assert torch.equal(run(net, x, mode), run(native, x, mode))
         assert torch.equal(net.v, native.v)
     if decay_input:

@@ -186,7 +186,7 @@ def test_the_best_engine_that_is_installed_is_chosen(monkeypatch: pytest.MonkeyP
     assert layer._tssl_settings.engine == "cpu"
     x = torch.randn(3, 2, 5, requires_grad=True)
     expected = run(x)
-    assert expected.grad_fn.name() == "FusedFunctionBackward"
+    assert expected.grad_fn.name() == "CompiledSequenceFunctionBackward"
     # Loaded where there is no llvmlite
     copied = pickle.loads(pickle.dumps(layer))
     kernels.backend.cache_clear()

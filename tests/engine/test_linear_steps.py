@@ -276,11 +276,11 @@ def test_copies_decide_anew(name: str) -> None:
     steps(layer, x)
     if isinstance(layer, snntorch.Leaky):
         layer.reset_mem()  # a state with a graph cannot be copied
-    assert layer._tssl_settings.steps is not None
+    assert layer._tssl_settings.decided is not None
     expected = None
     again = pickled if isinstance(layer, neuron.BaseNode) else copy.deepcopy  # as natively
     for copied in (copy.deepcopy(layer), again(layer)):
-        assert copied._tssl_settings.steps is None
+        assert copied._tssl_settings.decided is None
         if isinstance(copied, snntorch.Leaky):
             copied.reset_mem()
         found = gradient(steps(copied, x), x)
@@ -298,7 +298,7 @@ class Watching(TorchDispatchMode):
 def test_transforms_and_modes_go_the_long_way() -> None:
     layer, x = wrapped("LIFNode", rules.SmoothTSSLBP()), drive()
     steps(layer, x.clone().requires_grad_())
-    decided = layer._tssl_settings.steps
+    decided = layer._tssl_settings.decided
     assert decided is not None
     assert decided.fits([x[0]], [x[1]], ())
     assert not torch.vmap(lambda a: a * decided.fits([a], [a], ()))(x).any()
@@ -315,7 +315,7 @@ def test_a_loop_that_is_wrong_is_not_taken(name: str, monkeypatch: pytest.Monkey
     layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
     with pytest.warns(tssl_adapters.errors.EngineWarning):
         found = steps(layer, x)
-    assert layer._tssl_settings.steps is None
+    assert layer._tssl_settings.decided is None
     torch_layer = tssl_adapters.wrap(LAYERS[name](), engine="torch")
     expected = gradient(steps(torch_layer, x), x)
     torch.testing.assert_close(gradient(found, x), expected, rtol=1e-5, atol=1e-6)
@@ -327,4 +327,4 @@ def test_a_trial_is_against_torch(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(deciding.launch, "forward", lambda *_: pytest.fail("compiled"))
     layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
     gradient(steps(layer, x), x)
-    assert layer._tssl_settings.steps is not None
+    assert layer._tssl_settings.decided is not None

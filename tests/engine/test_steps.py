@@ -63,12 +63,12 @@ def check(
         layer = wrapped(name, rule, engine=engine, dtype=dtype, tau_s=tau_s)
         x = drive(dtype, scale)
         steps(layer, x, change)
-        decided = layer._tssl_settings.steps
+        decided = layer._tssl_settings.decided
         if isinstance(layer, snntorch.SpikingNeuron):
             utils.reset(torch.nn.Sequential(layer))
         found = steps(layer, x, change)  # it has from the start what the first sequence decided
         if change is None:
-            assert layer._tssl_settings.steps is decided
+            assert layer._tssl_settings.decided is decided
             assert (decided is not None) == (engine == "cpu")
         whole = getattr(layer, "step_mode", "s") == "m" or isinstance(layer, norse.LSNNRecurrent)
         assert (took(found) > (0 if whole else STEPS - 3)) == (engine == "cpu")
@@ -455,9 +455,9 @@ def test_numbers_that_learn_are_read_at_every_step() -> None:
             steps(layer, x)
             with torch.no_grad():
                 layer.k.mul_(1.25)
-        decided = layer._tssl_settings.steps
+        decided = layer._tssl_settings.decided
         values = steps(layer, x)
-        assert layer._tssl_settings.steps is decided
+        assert layer._tssl_settings.decided is decided
         assert (decided is not None) == (engine == "cpu")
         if engine == "cpu":
             layer.k.data.mul_(2.0)  # which the steps before do not see
@@ -554,11 +554,11 @@ def test_there_is_no_second_derivative() -> None:
 def test_copies_decide_anew(name: str) -> None:
     layer, x = wrapped(name), drive()
     expected = gradients(steps(layer, x), x, layer)
-    assert layer._tssl_settings.steps is not None
+    assert layer._tssl_settings.decided is not None
     copies = [copy.deepcopy(layer)]
     copies += [pickle.loads(pickle.dumps(layer))] if name != "LIFRecurrentCell" else []
     for copied in copies:
-        assert copied._tssl_settings.steps is None
+        assert copied._tssl_settings.decided is None
         close(gradients(steps(copied, x), x, copied), expected, 1e-6)
 
 
@@ -566,15 +566,15 @@ def test_what_is_kept_for_backward() -> None:
     """h alone where the rest follows from it: the input is not kept, nor the current."""
     layer, x = wrapped("LIFRecurrentCell"), drive()
     steps(layer, x)
-    assert layer._tssl_settings.steps.kept == ["h"]
+    assert layer._tssl_settings.decided.kept == ["h"]
     layer = wrapped("LSNNCell")
     steps(layer, x)
-    assert layer._tssl_settings.steps.kept == ["h", "s2"]  # the threshold's state
+    assert layer._tssl_settings.decided.kept == ["h", "s2"]  # the threshold's state
     # Of the PSC one bit per neuron, if the rule asks.
     for rule, kept in (("native", ["h", "s2"]), ("tsslbp", ["h", "s0", "s2", "bits"])):
         layer = wrapped("LSNNCell", rule, tau_s=3.0)
         steps(layer, x)
-        assert layer._tssl_settings.steps.kept == kept
+        assert layer._tssl_settings.decided.kept == kept
 
 
 def test_what_was_decided_holds_on_to_no_graph() -> None:
@@ -586,7 +586,7 @@ def test_what_was_decided_holds_on_to_no_graph() -> None:
             layer.p = layer.p._replace(beta=torch.tensor(1.5))
         _, state = layer(step, state)
         held += [weakref.ref(value) for value in state]
-    assert layer._tssl_settings.steps is not None
+    assert layer._tssl_settings.decided is not None
     del state, _
     gc.collect()
     assert [ref() for ref in held] == [None] * len(held)
@@ -621,7 +621,7 @@ def test_inputs_of_another_kind(name: str, form: str) -> None:
 def test_transforms_and_modes_go_the_long_way() -> None:
     layer, x = wrapped("QIFNode"), drive().detach()
     steps(layer, x.clone().requires_grad_())
-    decided = layer._tssl_settings.steps
+    decided = layer._tssl_settings.decided
     assert decided.fits([x[0]], [x[1]], ())
     assert not torch.vmap(lambda a: a * decided.fits([a], [a], ()))(x).any()
     with torch.no_grad():
@@ -637,7 +637,7 @@ def test_loops_that_are_wrong_are_not_taken(name: str, monkeypatch: pytest.Monke
     layer, x = wrapped(name), drive()
     with pytest.warns(EngineWarning, match="does not give what torch gives"):
         found = steps(layer, x)
-    assert layer._tssl_settings.steps is None
+    assert layer._tssl_settings.decided is None
     assert took(found) == 0
     slow = wrapped(name, engine="torch")
     close(gradients(found, x, layer), gradients(steps(slow, x), x, slow), 1e-6)
@@ -725,7 +725,7 @@ def test_numbers_of_each_neuron_that_are_given_other_memory(name: str) -> None:
 def test_another_thread_s_batch_does_not_change_a_step_s_numbers() -> None:
     layer = wrapped("Leaky, each its own")
     steps(layer, drive())
-    decided = layer._tssl_settings.steps
+    decided = layer._tssl_settings.decided
     mine, other = torch.zeros(2, SIZE), torch.zeros(300, SIZE)
 
     class Raced(type(decided)):  # type: ignore[misc]

@@ -12,8 +12,8 @@ from norse.torch.functional.lif import LIFFeedForwardState
 from torch import Tensor, nn
 
 import tssl_adapters
-from tssl_adapters.engine.compiled import fused, launch
-from tssl_adapters.engine.compiled.kernels import MismatchError
+from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.kernels import Given, MismatchError, Synapse
 from tssl_adapters.errors import EngineWarning
 
 STEPS, SHAPE = 9, (3, 43)
@@ -21,17 +21,18 @@ STEPS, SHAPE = 9, (3, 43)
 
 
 @pytest.fixture
-def joined(monkeypatch: pytest.MonkeyPatch) -> list[fused.Call]:
-    """The calls with both in one loop."""
-    calls: list[fused.Call] = []
-    behind = fused.Call.behind
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[Synapse]:
+    """The currents of the calls that compute both in one loop."""
+    found: list[Synapse] = []
+    forward = launch.forward
 
-    def noted(call: fused.Call, k: float) -> fused.Call:
-        calls.append(behind(call, k))
-        return calls[-1]
+    def noted(kernels: launch.Kernels, given: Given, *rest: Any) -> Any:
+        if given.synapse is not None:
+            found.append(given.synapse)
+        return forward(kernels, given, *rest)
 
-    monkeypatch.setattr(fused.Call, "behind", noted)
-    return calls
+    monkeypatch.setattr(launch, "forward", noted)
+    return found
 
 
 def layer(rule: Any, engine: str, **p: Any) -> Any:
@@ -70,7 +71,7 @@ def test_is_what_torch_computes(
     dtype: torch.dtype,
     cuts: tuple[int, ...],
     current: bool,
-    joined: list[fused.Call],
+    joined: list[Synapse],
 ) -> None:
     ours = numbers(lambda: layer(rule, "cpu"), dtype, cuts, current)
     longer = len(cuts) + 1 - (1 in cuts)  # than a step
@@ -87,7 +88,7 @@ def test_is_what_torch_computes(
         torch.testing.assert_close(ours_one, theirs_one, rtol=tolerance, atol=tolerance * scale)
 
 
-def test_without_gradient(joined: list[fused.Call]) -> None:
+def test_without_gradient(joined: list[Synapse]) -> None:
     x = 4.0 * torch.randn(STEPS, *SHAPE)
     out, state = layer("smooth-tsslbp", "cpu")(x)
     assert joined
@@ -98,7 +99,7 @@ def test_without_gradient(joined: list[fused.Call]) -> None:
     assert torch.equal(state.i, theirs.i)
 
 
-def test_what_loops_of_their_own_are_for(joined: list[fused.Call]) -> None:
+def test_what_loops_of_their_own_are_for(joined: list[Synapse]) -> None:
     """A number that learns, states of every step, and a current of another dtype."""
     x = 4.0 * torch.randn(STEPS, *SHAPE, requires_grad=True)
     learns = torch.tensor(150.0, requires_grad=True)
@@ -126,10 +127,10 @@ def test_a_loop_that_rounds_otherwise_is_not_taken(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_a_current_is_looked_at(joined: list[fused.Call]) -> None:
-    x = 4.0 * torch.randn(STEPS, *SHAPE)
-    layer("smooth-tsslbp", "cpu")(x)
-    call = joined[0]
+def test_a_current_is_looked_at() -> None:
+    x, made = 4.0 * torch.randn(STEPS, *SHAPE), layer("smooth-tsslbp", "cpu")
+    made(x)
+    call = made._tssl_settings.decided.call
     given = call.given(x, torch.zeros(SHAPE), None, current=torch.zeros(SHAPE))
     assert given.synapse is not None
     narrow = given.synapse._replace(current=torch.zeros(2))
@@ -173,9 +174,7 @@ def test_neurons_without_a_shape_in_half_precision(engine: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["lee", "eventprop"])
-def test_a_step_from_one_current_for_all_is_no_sequence(
-    rule: str, joined: list[fused.Call]
-) -> None:
+def test_a_step_from_one_current_for_all_is_no_sequence(rule: str, joined: list[Synapse]) -> None:
     x = 3.0 * torch.rand(STEPS, 5, 5, generator=torch.Generator().manual_seed(0))
     found = []
     for engine in ("torch", "cpu"):

@@ -27,7 +27,7 @@ from tssl_adapters.adapters.norse.surrogates import FORMULAS as NORSE
 from tssl_adapters.adapters.norse.surrogates import surrogate as of_norse
 from tssl_adapters.adapters.snntorch.surrogates import surrogate as of_snntorch
 from tssl_adapters.adapters.spikingjelly.surrogates import surrogate as of_spikingjelly
-from tssl_adapters.engine.compiled import fused, steps
+from tssl_adapters.engine.compiled import sequences, steps
 from tssl_adapters.errors import NativeGradientWarning, UnsupportedConfigError
 from tssl_adapters.rules.native import Surrogate, by_autograd, surrogate_of
 
@@ -300,7 +300,8 @@ def test_native_gradient(name: str, dtype: torch.dtype, engine: str) -> None:
 @pytest.mark.parametrize("name", ["spikingjelly-Sigmoid-m", "spikingjelly-Erf-s", "norse-circ-LIF"])
 def test_the_loops_compute_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    function = steps.CompiledStepFunction if name.endswith("-s") else fused.FusedFunction
+    single = name.endswith("-s")
+    function = steps.CompiledStepFunction if single else sequences.CompiledSequenceFunction
     forward = function.forward
     monkeypatch.setattr(
         function, "forward", staticmethod(lambda *given: (called.append(1), forward(*given))[1])
@@ -451,7 +452,7 @@ def test_a_change_between_two_steps(which: str) -> None:
         given, total = x.clone().requires_grad_(), x.new_zeros(())
         for t, step in enumerate(given.unbind(0)):
             if t == 4:
-                assert not wraps or layer._tssl_settings.steps is not None
+                assert not wraps or layer._tssl_settings.decided is not None
                 (steeper if which == "surrogate" else another)(layer)
             total = total + (layer(step) * step.detach()).sum()
         found += torch.autograd.grad(total, given)

@@ -75,6 +75,7 @@ from tssl_adapters.engine.call.state import (
     untag,
 )
 from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
+from tssl_adapters.engine.compiled.sequences import Decided, Sequences
 from tssl_adapters.engine.compiled.steps import Stepped, Steps
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
@@ -96,6 +97,7 @@ __all__ = [
     "ByFormula",
     "CannotWriteError",
     "Cell",
+    "Decided",
     "Described",
     "Feedback",
     "Hold",
@@ -112,6 +114,7 @@ __all__ = [
     "Part",
     "Reset",
     "Result",
+    "Sequences",
     "Settings",
     "Stepped",
     "Steps",

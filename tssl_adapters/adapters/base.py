@@ -36,9 +36,9 @@ def eager(forward: F) -> F:
 
     @wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        steps = self._tssl_settings.steps
-        if steps is not None and not kwargs and not tracing() and self._tssl_unaltered():
-            ran = self._tssl_by_steps(steps, *args)
+        decided = self._tssl_settings.decided
+        if decided is not None and not kwargs and not tracing() and self._tssl_unaltered():
+            ran = self._tssl_as_decided(decided, *args)
             if ran is not None:
                 return ran
         if self._tssl_runs_native():
@@ -144,7 +144,7 @@ class Wrapped:
         settings = self._tssl_settings
         if settings.rule.follows and (own := self._tssl_own(self)) != settings.followed:
             settings.rule = settings.rule.following(self._tssl_surrogate(self))
-            settings.followed, settings.steps = own, None
+            settings.followed, settings.decided = own, None
             settings.loops.clear()
 
     _tssl_free: ClassVar[frozenset[str]] = frozenset({"training"})
@@ -156,11 +156,11 @@ class Wrapped:
         """
         settings = self.__dict__.get("_tssl_settings")
         if settings is not None and name not in self._tssl_free:
-            settings.steps, settings.name = None, ""
+            settings.decided, settings.name = None, ""
         super().__setattr__(name, value)
 
-    def _tssl_by_steps(self, steps: Any, *args: Any) -> Any:
-        """The output of a call that its compiled steps fit; ``None`` for any other call."""
+    def _tssl_as_decided(self, decided: Any, *args: Any) -> Any:
+        """The output of a call for which what was decided holds; ``None`` for any other call."""
         return None
 
     def _tssl_in_graph(self, *args: Any, **kwargs: Any) -> Any:

@@ -121,7 +121,7 @@ def recorded(model: nn.Module) -> dict[nn.Module, Potentials]:
             own = module._tssl_settings
             seen = Potentials(own.rule, type(module)._tssl_traits(module))
             rule = recording(own.rule, seen)
-            module._tssl_settings = replace(own, rule=rule, engine="torch", steps=None)
+            module._tssl_settings = replace(own, rule=rule, engine="torch", decided=None)
             found[module] = seen
     return found
 

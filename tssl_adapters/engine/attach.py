@@ -25,6 +25,7 @@ from tssl_adapters.engine.call.state import (
 from tssl_adapters.engine.call.window import going_on
 from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
+from tssl_adapters.engine.compiled.sequences import Sequences
 from tssl_adapters.engine.compiled.steps import Stepped
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import NativeForward, Record, compiled
@@ -89,7 +90,7 @@ def attach(
     carrier: Tensor | None = None,
     feedback: Feedback | None = None,
     incoming: Incoming | None = None,
-    steps: Described | None = None,
+    described: Described | None = None,
 ) -> Result:
     """Run one call of a layer.
 
@@ -110,7 +111,8 @@ def attach(
         carrier: the tensor that carries the link, if ``state`` was computed from it.
         feedback: how the layer's spikes feed back to it, if the drive already includes this call's.
         incoming: a synaptic current between the drive and the membrane.
-        steps: a single step, to be compiled, if the record tells all about it.
+        described: the layer's step, if the record tells all about it. A single one is compiled by
+            it; of sequences, what was decided holds until its numbers change.
 
     Raises:
         UnsupportedConfigError: the rule needs the whole sequence, and this call continues another.
@@ -118,8 +120,8 @@ def attach(
     Returns:
         The library's values with the rule's gradient.
     """
-    if steps is not None and native is not None:
-        found = _by_steps(settings, steps, neuron, drive, state, trace, native, incoming, fresh)
+    if described is not None and native is not None and not sequence:
+        found = _by_steps(settings, described, neuron, drive, state, trace, native, incoming, fresh)
         if found is not None:
             return found
     links = link_size(neuron, settings.rule)
@@ -157,6 +159,11 @@ def attach(
         current = None
         if incoming is not None and joined is not None:
             kernels, current = kernels.behind(joined), incoming.current
+        if described is not None and sequence and (incoming is None or joined is not None):
+            states: Tensors = (state,) if current is None else (state, current)
+            found = _by_sequences(settings, kernels, drive, states, described.pinned, fresh)
+            if found is not None:
+                return found
         ran = _by_kernels(kernels, drive, state, trace, current, earlier, link)
     else:
         if incoming is not None and joined is not None:
@@ -186,7 +193,7 @@ def _may_change(value: Value) -> TypeGuard[Tensor]:
 
 def _by_steps(
     settings: Settings,
-    steps: Described,
+    described: Described,
     neuron: Neuron,
     drive: Tensor,
     state: Tensor,
@@ -212,8 +219,8 @@ def _by_steps(
         return Stepped(ran.out, after, ran.trace)
 
     states: Tensors = (state,) if incoming is None else (state, incoming.current)
-    described = steps._replace(by_torch=by_torch)
-    ran = compiled_step(settings, described, (drive,), states, trace, fresh)
+    step = described._replace(by_torch=by_torch)
+    ran = compiled_step(settings, step, (drive,), states, trace, fresh)
     if ran is None:
         return None
     current = None if incoming is None else ran.states[1]
@@ -226,6 +233,25 @@ def _by_steps(
         fired=ran.out if settings.tau_s == 1.0 else None,
         current=current,
     )
+
+
+def _by_sequences(
+    settings: Settings,
+    kernels: fused.Call,
+    drive: Tensor,
+    states: Tensors,
+    pinned: Tensors,
+    fresh: bool,
+) -> Result | None:
+    """The result of a sequence by what was, or now is, decided about a layer's; ``None`` if that
+    does not fit.
+    """
+    decided = settings.decided = Sequences.of(settings, kernels, drive, pinned)
+    if decided is None or not decided.fits((drive,), states, pinned):
+        return None
+    ran = decided.run((drive,), states, fresh)
+    current = ran.states[1] if len(states) > 1 else None
+    return Result(ran.out, ran.states[0], None, None, None, fired=ran.out, current=current)
 
 
 class _Computed(NamedTuple):

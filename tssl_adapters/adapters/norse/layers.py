@@ -77,7 +77,7 @@ class _Layer(Shared):
                 states.append(state)
         return torch.stack(outs), snn._merge_states(states) if record else state
 
-    def _tssl_by_steps(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
+    def _tssl_as_decided(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
         if state is None or isinstance(self, SNN | SNNRecurrent) or x.is_sparse:
             return None
         cell, given = self._tssl_cell(x), StepInput(x, state, False)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tssl_adapters.adapters import (
     HALF,
+    Decided,
     Described,
     Incoming,
     LinearCharge,
@@ -144,14 +145,15 @@ class Layer(Shared):
         sparse = input_tensor.is_sparse and self.activation_sparse is not None
         return (out.to_sparse() if sparse else out), after
 
-    def _tssl_by_steps(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
+    def _tssl_as_decided(self: Any, decided: Decided, x: Any, state: Any = None) -> Any:
+        fresh = state is None
+        if decided.traced or (fresh and isinstance(decided, Steps)):
+            return None
+        carried = self._tssl_initial(x) if fresh else self._tssl_carried(state)
         # p is set as a whole.
-        if state is None or steps.traced:
+        if not decided.fits((x,), carried, decided.pinned):
             return None
-        carried = self._tssl_carried(state)
-        if not steps.fits((x,), carried, steps.pinned):
-            return None
-        ran = steps.run((x,), carried)
+        ran = decided.run((x,), carried, fresh=fresh)
         return ran.out, self._tssl_state(*ran.states)
 
     @classmethod
@@ -204,7 +206,7 @@ class Layer(Shared):
             keep_states=sequence and getattr(self, "record_states", False),
             fresh=given is None,
             incoming=Incoming(state.i, leak) if behind else None,
-            steps=None if sequence else self._tssl_described(),
+            described=None if loops else self._tssl_described(),
         )
         v = result.state if result.states is None else result.states
         return result.out, self._tssl_state(v, result.current)
@@ -240,6 +242,12 @@ class Layer(Shared):
         """The states that a step goes on from, whatever else they come with."""
         return (state.v,)
 
+    def _tssl_initial(self: Any, x: Tensor) -> tuple[Any, ...]:
+        """The states that a sequence starts from if it is given none; a number stands for itself
+        everywhere.
+        """
+        return self._tssl_carried(self.state_fallback(x))  # type: ignore[no-any-return]
+
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         """The library's state, from a potential and, if it has one, a synaptic current."""
         raise NotImplementedError
@@ -256,6 +264,12 @@ class _LIF(Layer):
 
     def _tssl_carried(self, state: Any) -> tuple[Tensor, ...]:
         return state.v, state.i
+
+    def _tssl_initial(self: Any, x: Tensor) -> tuple[Any, ...]:
+        own = getattr(self.state_fallback, "__func__", None) is self._tssl_native.initial_state
+        if own and x.dtype is torch.float32:  # which the library's state always has
+            return float(self.p.v_leak), 0.0
+        return super()._tssl_initial(x)
 
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         return LIFFeedForwardState(v, current)

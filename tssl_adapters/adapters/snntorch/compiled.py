@@ -80,7 +80,7 @@ class Compiled(Layer):
             return ran.out
         return (ran.out, *[after[name] for name in self._tssl_states if name != "spk"])
 
-    def _tssl_by_steps(self: Any, steps: Steps, x: Any, *given: Any) -> Any:
+    def _tssl_as_decided(self: Any, steps: Steps, x: Any, *given: Any) -> Any:
         names = self._tssl_states
         if given and (self.init_hidden or len(given) > len(names)):
             return None

@@ -198,7 +198,7 @@ class GatedLIF(Node):
     def _tssl_traits(cls, layer: Any) -> Traits:
         return Traits(nonlinear=cls._tssl_nonlinear, reset=Subtract(), written=True)
 
-    def _tssl_by_steps(self, steps: Any, *args: Any) -> None:
+    def _tssl_as_decided(self, decided: Any, *args: Any) -> None:
         """A sequence looks at its input first."""
 
     def _tssl_compute(

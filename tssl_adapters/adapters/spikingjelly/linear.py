@@ -69,7 +69,7 @@ class LinearNode(Node):
         neuron = self._tssl_neuron()
         # A tensor's value may change unnoticed.
         plain = self._tssl_pinnable and not neuron.tensors
-        alone = not (sequences(self) or getattr(self, "store_v_seq", False))
+        stores = getattr(self, "store_v_seq", False)
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
@@ -79,9 +79,9 @@ class LinearNode(Node):
             with untouched(self):
                 return (drive, *run(drive, potential))
 
-        steps = None
-        if plain and alone:
-            steps = Described(partial(linear_cell, self._tssl_neuron), self._tssl_pinned())
+        described = None
+        if plain and not stores:
+            described = Described(partial(linear_cell, self._tssl_neuron), self._tssl_pinned())
         result = attach(
             self._tssl_settings,
             neuron,
@@ -91,7 +91,7 @@ class LinearNode(Node):
             NativeForward(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
             sequence=sequences(self),
             keep_states=keep,
-            steps=steps,
+            described=described,
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.adapters import (
+    Decided,
     Opaque,
     OtherNeuronError,
     Reset,
-    Steps,
     Subtract,
     Surrogate,
     ToValue,
@@ -211,15 +211,17 @@ class Node(Opaque, Wrapped):
         twin.__dict__["_parameters"] = {**self._parameters, **given}
         return twin
 
-    def _tssl_by_steps(self: Any, steps: Steps, x: Any) -> Any:
+    def _tssl_as_decided(self: Any, decided: Decided, x: Any) -> Any:
         settings, memories = self._tssl_settings, self._memories
         if settings.rule.follows and self._tssl_own(self) != settings.followed:
             return None
+        if self.__dict__.get("v_seq") is not None:  # to be forgotten
+            return None
         names = self._tssl_names()
         states = [memories[name] for name in names]
-        if settings.tau_s != 1.0 or not steps.fits((x,), states, self._tssl_pinned()):
+        if settings.tau_s != 1.0 or not decided.fits((x,), states, self._tssl_pinned()):
             return None
-        ran = steps.run((x,), states)
+        ran = decided.run((x,), states)
         memories.update(zip(names, ran.states, strict=True))
         return ran.out
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters import ByFormula, Reset, Steps, Traits, on_graph_of, tag
+from tssl_adapters.adapters import ByFormula, Decided, Reset, Traits, on_graph_of, tag
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
 
@@ -87,9 +87,9 @@ class RAF(SmoothNode):
             tag(v, (), trace, settings.last)
         return out, (v, u), trace
 
-    def _tssl_by_steps(self: Any, steps: Steps, x: Any) -> Any:
+    def _tssl_as_decided(self: Any, decided: Decided, x: Any) -> Any:
         begins = not isinstance(self.v, Tensor) or self.v.grad_fn is None
-        return None if begins else super()._tssl_by_steps(steps, x)
+        return None if begins else super()._tssl_as_decided(decided, x)
 
 
 class ComplementaryLIF(SmoothNode):

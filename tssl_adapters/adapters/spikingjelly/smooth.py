@@ -16,13 +16,13 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     CannotWriteError,
     Cell,
+    Decided,
     Described,
     NativeForward,
     Reset,
     Result,
     Settings,
     Stepped,
-    Steps,
     Tensors,
     attach_smooth,
     compiled_step,
@@ -104,10 +104,10 @@ class SmoothNode(Node):
         result, after = self._tssl_attach(x, states, trace)
         return result.out, after, result.trace
 
-    def _tssl_by_steps(self: Any, steps: Steps, x: Any) -> Any:
+    def _tssl_as_decided(self: Any, decided: Decided, x: Any) -> Any:
         if sequences(self) or getattr(self, "store_v_seq", False):
             return None
-        return super()._tssl_by_steps(steps, x)
+        return super()._tssl_as_decided(decided, x)
 
     def _tssl_cell(self: Any) -> Cell:
         """The library's step, as a cell to compile."""

@@ -41,7 +41,7 @@ class Settings:
     to be checked, as it was wrapped on the meta device (``unseen``); for ``timed`` rules, where in
     time the last call ended (``last``); for rules that follow the layer's surrogate, that surrogate
     (``followed``) and which of the layer's numbers natively get no gradient (``constants``); what
-    was decided about its steps (``steps``); what the layer was made of in its last call, why
+    was decided about its calls (``decided``); what the layer was made of in its last call, why
     that can no longer be wrapped (``altered``), and whether it warned of that (``gave_way``); the
     ``name`` under which graphs of torch.compile know the layer, empty if none does. On a ``trial``
     a layer that can no longer be wrapped is an error.
@@ -61,7 +61,7 @@ class Settings:
     unseen: bool = field(default=False, compare=False, repr=False)
     followed: Any = field(default=None, compare=False, repr=False)
     constants: dict[Any, list[str]] = field(default_factory=dict, compare=False, repr=False)
-    steps: Any = field(default=None, compare=False, repr=False)
+    decided: Any = field(default=None, compare=False, repr=False)
     made_of: tuple[Any, ...] = field(default=(), compare=False, repr=False)
     altered: str | None = field(default=None, compare=False, repr=False)
     gave_way: bool = field(default=False, compare=False, repr=False)
@@ -90,7 +90,7 @@ class Settings:
         return f"{self.rule}, {current}engine={engine!r}"
 
     def __getstate__(self) -> dict[str, Any]:
-        forgotten: dict[str, Any] = {"record": None, "last": None, "steps": None, "followed": None}
+        forgotten: dict[str, Any] = dict.fromkeys(("record", "last", "decided", "followed"))
         forgotten |= {"reproduces": {}, "loops": {}, "constants": {}, "made_of": (), "name": ""}
         return {**self.__dict__, "rule": self.rule.following(None), **forgotten}
 
@@ -104,7 +104,7 @@ class Settings:
             self.made_of, self.altered = made_of, altered()
             self.reproduces.clear()
             self.loops.clear()
-            self.steps = None
+            self.decided = None
         if self.altered is not None:
             raise OtherNeuronError(f"Layer '{self.path}': {self.altered}.")
 

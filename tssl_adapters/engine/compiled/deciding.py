@@ -79,7 +79,7 @@ def compiled_step(
         trace: the PSC before it, ``None`` for zero.
         fresh: whether the states were made for this call; then they may be 0-dimensional.
     """
-    found: Steps | None = settings.steps
+    found = settings.decided if isinstance(settings.decided, Steps) else None
     pinned = described.pinned
     if fresh:  # numbers for all neurons
         # One that is given keeps its shape, which natively decides that of the results, and graph.
@@ -90,7 +90,7 @@ def compiled_step(
         if found is None or not found.stands_for(inputs[0], pinned):
             with derived(), inputs[0].device:  # whatever the default device is
                 found = _decided(settings, described, (*inputs, *states))
-            settings.steps = found
+            settings.decided = found
         if found is None or not found.fits(inputs, states, pinned, trace):
             return None
     return found.run(inputs, states, trace, fresh)

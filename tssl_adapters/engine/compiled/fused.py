@@ -96,6 +96,11 @@ class Call(NamedTuple):
         out, after, leaked, *link = FusedFunction.apply(self, left, *tensors)
         return out, after, *left, leaked, *link
 
+    def numbers(self, drive: Tensor, step: torch.Size) -> Any:
+        """The neuron's numbers as the kernels read them, for steps of this shape."""
+        values = rows(self.plan.neuron.values(), self.leak)
+        return self.backend.numbers(values, self.spec.form.dense, drive, step)
+
     def knows(self, drive: Tensor) -> bool:
         """Whether the kernels are compiled for drives of this dtype."""
         return str(drive.dtype) == f"torch.{self.spec.form.dtype}"
@@ -137,8 +142,7 @@ class Call(NamedTuple):
             current = spread(current, step, drive)
             synapse = Synapse(current, self.leak, torch.empty_like(current))
         if numbers is None:
-            values = rows(self.plan.neuron.values(), self.leak)
-            numbers = self.backend.numbers(values, self.spec.form.dense, drive, step)
+            numbers = self.numbers(drive, step)
         start, trace = spread(state, step, drive, turn), spread(trace, step, drive, turn)
         room = (memory(turned(drive, turn)), start, trace, numbers)
         tau_s, gate = self.plan.tau_s, self.plan.rule.active_from(self.plan.tau_s)
@@ -259,7 +263,7 @@ class FusedFunction(EngineFunction):
         ending = ends(plan.position, given.steps - 1)
         back = back_form(plan, any(needs), grad_out, grad_after, link, ending)
         wants = (ctx.needs_input_grad[3], window is None and ctx.trace is not None)
-        adjoints = _adjoints(call, given, back, wants, grad_out, grad_after, link)
+        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link)
         if grad_leaked is not None:
             adjoints = adjoints._replace(leaked=memory(grad_leaked))
         launch.backward(call, spec, back, given, kept, compiled, adjoints)
@@ -390,7 +394,7 @@ def _fired(spec: Spec, neuron: Neuron, given: Given) -> Tensor:
     return fires(neuron, charge(neuron, given.state, given.drive)[1])
 
 
-def _adjoints(
+def adjoints_of(
     call: Call,
     given: Given,
     back: BackForm,

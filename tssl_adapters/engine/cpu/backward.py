@@ -107,6 +107,7 @@ class _Sequence:
         function, code = self.function, self.code
         room = self._take_memory()
         self.far = function.far("%grad_drive")
+        self.ahead = function.least("%steps", str(AHEAD))
         with code.counting("%first", "%last", "%block") as start:
             count = function.rest(start, "%block")
             numbers = function.numbers(start) | {"steps": "%window"}
@@ -179,10 +180,13 @@ class _Sequence:
             if self.psc:
                 now, then = self._around(self.others, t)
                 places |= {"trace": now, "to.trace": then}
-            ahead = code.get(f"add i64 {t}, {AHEAD}")
-            function.fetch(function.step_of("%drive", ahead, start), count)
-            drive = function.step_of("%drive", t, start)
-            self.again(count, numbers | places | {"drive": drive})
+            places |= {"drive": function.step_of("%drive", t, start)}
+            after = code.get(f"add i64 {t}, {self.ahead}")
+            past = code.get(f"sub i64 {after}, {end}")
+            last = code.get(f"sub i64 {code.get('sub i64 %steps, 1')}, {past}")
+            there = function.step_of("%grad_out", last, start, "%pace")
+            ahead = self._ahead(past, function.step_of("%drive", after, start), there)
+            function.in_parts(self.again, count, numbers | places, ahead)
         if self.synapse:
             function.copy_given(self.outgoing, "%grad_current", start, count)
 
@@ -212,12 +216,19 @@ class _Sequence:
             for name, place in self.at.items():
                 places |= {name: place, f"to.{name}": place}
             before = code.get(f"sub i64 {t}, 1")
-            if back.output:
-                function.fetch(function.step_of("%grad_out", before, start, "%pace"), count)
             near = code.get(f"select i1 {self.far}, i64 0, i64 {count}")
             function.fetch(function.step_of("%grad_drive", before, start), near, write=True)
-            self.step(count, numbers | places)
+            earlier = code.get(f"sub i64 {t}, {self.ahead}")
+            past = code.get(f"sub i64 -1, {earlier}")
+            there = function.step_of("%drive", past, code.get(f"add i64 {start}, %block"))
+            here = function.step_of("%grad_out", earlier, start, "%pace")
+            function.in_parts(self.step, count, numbers | places, self._ahead(past, here, there))
             function.when(self.far, partial(function.write, grad_drive, self.outgoing, count))
+
+    def _ahead(self, past: str, here: str, there: str) -> str:
+        """What is read some steps later: ``here``, or ``there`` if that is ``past`` the pass."""
+        inside = self.code.get(f"icmp slt i64 {past}, 0")
+        return self.code.get(f"select i1 {inside}, ptr {here}, ptr {there}")
 
     def _hand_back(self, start: str, count: str) -> None:
         """What goes to the call before, and the sums."""

@@ -15,7 +15,7 @@ from functools import partial
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
 from tssl_adapters.engine.cpu.emit import TYPES, row
-from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, CHUNK, RANGE, Function, Source
+from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, CHUNK, FORTH, RANGE, Function, Source
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import Traced, current_step, current_step_back, forward
 
@@ -64,9 +64,9 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     targets = ["output", "potential", *(["trace"] if psc else [])]
     step = function.row(forward(spec, tau_s, psc), targets + ["current"] * synapse)
     code, trace = function.code, function.room(BLOCK) if psc else ""
-    chunk, far = function.room(CHUNK), function.far("%out")
-    most = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}")
-    block = most if two else str(BLOCK)
+    part, far = function.room(FORTH), function.far("%out")
+    most = code.get(f"select i1 {far}, i64 {FORTH}, i64 {BLOCK}")
+    block = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}") if two else str(BLOCK)
     with code.counting("%first", "%last", block) as start:
         count = function.rest(start, block)
         function.copy(function.at("%after", start), function.at("%state", start), count)
@@ -88,7 +88,7 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
                 "potential": before,
                 "trace": traces,
                 "drive": function.step_of("%drive", t, first),
-                "to.output": code.get(f"select i1 {far}, ptr {chunk}, ptr {out}"),
+                "to.output": code.get(f"select i1 {far}, ptr {part}, ptr {out}"),
                 "to.potential": after,
                 "to.trace": traces,
                 "current": current,
@@ -98,7 +98,7 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
                 ahead = function.step_of("%drive", code.get(f"add i64 {t}, {AHEAD}"), first)
                 function.fetch(ahead, code.get(f"select i1 {far}, i64 {few}, i64 0"))
             step(few, function.numbers(first) | places)
-            function.when(far, partial(function.write, out, chunk, few))
+            function.when(far, partial(function.write, out, part, few))
     function.written()
     return function.source()
 

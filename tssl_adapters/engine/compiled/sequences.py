@@ -1,0 +1,192 @@
+"""Compiled whole sequences of a layer, once it is decided that kernels compute them.
+
+What a layer's first sequence found out (:mod:`tssl_adapters.engine.attach`) holds for the others as
+long as no attribute is set and no number in a tensor changes, so that a call only checks that, as
+for single steps (:mod:`tssl_adapters.engine.compiled.steps`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.pins import (
+    Pin,
+    all_hold,
+    can_be_pinned,
+    is_memory,
+    records_plainly,
+)
+from tssl_adapters.engine.call.plan import EngineFunction, nothing
+from tssl_adapters.engine.call.settings import Position, Settings
+from tssl_adapters.engine.call.state import let_go, packed, tag
+from tssl_adapters.engine.call.window import going_on, length
+from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form
+from tssl_adapters.engine.compiled.kernels import Given, Synapse, memory
+from tssl_adapters.engine.compiled.steps import Stepped, Steps
+from tssl_adapters.engine.step.cell import Tensors
+
+
+class Sequences:
+    """What was decided about a layer's sequences.
+
+    Args:
+        settings: the layer's.
+        call: one of its calls.
+        drive: that call's.
+        pinned: the tensors from which, with the layer's attributes, its numbers are computed.
+    """
+
+    traced = False
+    """They emit spikes."""
+
+    def __init__(self, settings: Settings, call: Call, drive: Tensor, pinned: Tensors) -> None:
+        self.settings, self.dtype = settings, drive.dtype
+        self.device = None if drive.is_cpu else drive.device
+        self.pinned, self.pins = pinned, [Pin.of(tensor) for tensor in pinned]
+        self.call = call._replace(plan=call.plan._replace(position=None, linked=False))
+        self.linked = call._replace(plan=self.call.plan._replace(linked=True))
+        """Calls that start from a state without and with a link."""
+        self.numbers = call.numbers(drive, drive.shape[1:])
+        self.links = call.plan.links
+        self.goes_on = self.links > 0 or call.plan.rule.timed
+        self.resting: dict[float, Tensor] = {}
+        """States that are the same number everywhere, in a step's shape. Nobody writes to them."""
+
+    @classmethod
+    def of(cls, settings: Settings, call: Call, drive: Tensor, pinned: Tensors) -> Sequences | None:
+        """What holds for all sequences like this one, ``None`` if they may differ."""
+        known = settings.decided
+        if isinstance(known, Sequences) and known.stands_for(drive, pinned):
+            return known
+        plan, rule = call.plan, call.plan.rule
+        asks = rule.windowed or rule.looks_ahead or rule.looks_around
+        varies = any(tensor.numel() != 1 or tensor.requires_grad for tensor in pinned)
+        varies = varies or bool(plan.neuron.tensors) or not can_be_pinned(pinned)
+        if varies or asks or plan.keep_states or plan.functional or plan.tau_s != 1.0:
+            return None
+        return cls(settings, call, drive, pinned)
+
+    def stands_for(self, drive: Tensor, pinned: Tensors) -> bool:
+        """Whether it was made for sequences like this, of a neuron with the same numbers."""
+        device = None if drive.is_cpu else drive.device
+        same = self.dtype is drive.dtype and self.device == device
+        return same and all_hold(self.pins, pinned)
+
+    def fits(self, inputs: Tensors, states: Tensors, pinned: Tensors) -> bool:
+        """Whether what was decided holds for a sequence ``[T, batch, ...]`` from these states,
+        tensors ``[batch, ...]`` or numbers, and a graph is to be recorded.
+        """
+        (drive,) = inputs
+        shape, dtype, device = drive.shape, self.dtype, self.device
+        if len(shape) < 2 or shape[0] < 2 or not is_memory(drive, dtype, device):
+            return False
+        for state in states:
+            if isinstance(state, Tensor) and not (
+                is_memory(state, dtype, device) and state.shape == shape[1:]
+            ):
+                return False
+        return records_plainly() and shape.numel() > 0 and all_hold(self.pins, pinned)
+
+    def run(self, inputs: Tensors, states: Tensors, fresh: bool = False) -> Stepped:
+        """Run a sequence that :meth:`fits`. ``fresh``: the states were made for this call."""
+        drive, settings = inputs[0], self.settings
+        v, *rest = [s if isinstance(s, Tensor) else self._at_rest(s, drive) for s in states]
+        link: tuple[Tensor, ...] = ()
+        position: Position | None = None
+        if self.goes_on:
+            link, position = going_on(settings, v, self.links, fresh)
+        let_go(v)
+        current = rest[0] if rest else None
+        out, after, leaked, *left = _apply(self, position, drive, v, current, packed(link))
+        if position is not None:
+            settings.last = position = position.after(len(drive), None)
+        tag(after, tuple(left) if after.requires_grad else (), None, position)
+        return Stepped(out, (after,) if leaked is None else (after, leaked))
+
+    def _at_rest(self, value: float, drive: Tensor) -> Tensor:
+        known, shape = self.resting.get(value), drive.shape[1:]
+        if known is None or known.shape != shape:
+            known = self.resting[value] = drive.new_full(shape, value)
+        return known
+
+    def given(
+        self, drive: Tensor, state: Tensor, current: Tensor | None, window: float = math.inf
+    ) -> Given:
+        """A call's tensors as kernels take them."""
+        k, synapse = self.call.leak, None
+        if current is not None and k is not None:
+            synapse = Synapse(current, k, torch.empty_like(current))
+        steps, neurons = len(drive), state.numel()
+        numbers = self.numbers
+        return Given(
+            steps, neurons, drive, state, None, numbers, 1.0, synapse=synapse, window=window
+        )
+
+
+class CompiledSequenceFunction(EngineFunction):
+    """``(sequences, position, drive, state, current, link) -> out, state, current, link``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        sequences: Sequences,
+        position: Position | None,
+        drive: Tensor,
+        state: Tensor,
+        current: Tensor | None,
+        link: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        call = sequences.call if link is None else sequences.linked
+        given = sequences.given(drive, state, current)
+        out, after = torch.empty_like(drive), torch.empty_like(state)
+        _, compiled = launch.forward(call, given, out, after, None, None, True)
+        ctx.made = sequences, position, call, compiled
+        ctx.save_for_backward(drive, state, current)
+        ctx.set_materialize_grads(False)
+        leaked = None
+        if given.synapse is not None:
+            leaked = given.synapse.leaked
+            if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[4]):
+                ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
+        if not sequences.links:
+            return out, after, leaked
+        return out, after, leaked, nothing(drive, (sequences.links, *state.shape))
+
+    @staticmethod
+    @first_order
+    def backward(
+        ctx: Any,
+        grad_out: Tensor | None,
+        grad_after: Tensor | None,
+        grad_leaked: Tensor | None,
+        link: Tensor | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        sequences: Sequences
+        sequences, position, call, compiled = ctx.made
+        # Hooks may have saved them in another form.
+        drive, state, *rest = [memory(tensor) for tensor in ctx.saved_tensors if tensor is not None]
+        current = rest[0] if rest else None
+        given, plan = sequences.given(drive, state, current, length(position)), call.plan
+        back = back_form(plan, False, grad_out, grad_after, link)
+        wants = ctx.needs_input_grad[3], False
+        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link)
+        if grad_leaked is not None:
+            adjoints = adjoints._replace(leaked=memory(grad_leaked))
+        launch.backward(call, call.spec, back, given, None, compiled, adjoints)
+        immediate = plan.neuron.timing != "delayed"
+        entering = adjoints.through if plan.linked and immediate else adjoints.entering
+        of_current = adjoints.drive[0].clone() if ctx.needs_input_grad[4] else None
+        return None, None, adjoints.drive, entering, of_current, adjoints.chain
+
+
+_apply = super(torch.autograd.Function, CompiledSequenceFunction).apply
+"""Without looking up the function's signature in every call."""
+
+Decided: TypeAlias = "Steps | Sequences"
+"""What was decided about a layer's calls."""
