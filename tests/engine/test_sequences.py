@@ -262,6 +262,15 @@ def test_what_is_kept_for_each_step_is_not_decided() -> None:
     assert layer.v_seq is None
 
 
+def test_states_of_each_step_are_not_decided() -> None:
+    layer, native = (norse.LIF(record_states=True) for _ in range(2))
+    tssl_adapters.wrap(layer, rule="tsslbp", engine="cpu")
+    for _ in range(2):
+        for ours, theirs in zip(layer(drive())[1], native(drive())[1], strict=True):
+            assert torch.equal(ours, theirs)
+    assert decided(layer) is None
+
+
 def test_single_steps_and_sequences_take_turns() -> None:
     layer, plain = (wrapped("LIFNode", engine=engine) for engine in ("cpu", "torch"))
     x = drive()
