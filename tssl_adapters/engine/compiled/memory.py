@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -42,6 +43,17 @@ def turned(tensor: MaybeTensor, turn: int) -> MaybeTensor:
 def turned_back(tensor: MaybeTensor, turn: int) -> MaybeTensor:
     """The inverse of :func:`turned`."""
     return tensor if tensor is None or not turn else tensor.movedim(-1, -turn)
+
+
+_zeros: WeakValueDictionary[tuple[torch.Size, torch.dtype], Tensor] = WeakValueDictionary()
+
+
+def zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Zeros on the CPU, which all who ask for this shape share. Never write to them."""
+    known = _zeros.get((shape, dtype))
+    if known is None:
+        known = _zeros[shape, dtype] = torch.zeros(shape, dtype=dtype, device="cpu")
+    return known
 
 
 def room_of(

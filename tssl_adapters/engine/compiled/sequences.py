@@ -28,6 +28,7 @@ from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form
 from tssl_adapters.engine.compiled.kernels import Given, Synapse, memory
+from tssl_adapters.engine.compiled.memory import zeros
 from tssl_adapters.engine.compiled.steps import Stepped, Steps
 from tssl_adapters.engine.step.cell import Tensors
 
@@ -55,8 +56,8 @@ class Sequences:
         self.numbers = call.numbers(drive, drive.shape[1:])
         self.links = call.plan.links
         self.goes_on = self.links > 0 or call.plan.rule.timed
-        self.resting: dict[float, Tensor] = {}
-        """States that are the same number everywhere, in a step's shape. Nobody writes to them."""
+        self.zeros: Tensor | None = None
+        """The state at rest of the last call that started there, if it is 0."""
 
     @classmethod
     def of(cls, settings: Settings, call: Call, drive: Tensor, pinned: Tensors) -> Sequences | None:
@@ -110,9 +111,11 @@ class Sequences:
         return Stepped(out, (after,) if leaked is None else (after, leaked))
 
     def _at_rest(self, value: float, drive: Tensor) -> Tensor:
-        known, shape = self.resting.get(value), drive.shape[1:]
+        known, shape = self.zeros, drive.shape[1:]
+        if value or not drive.is_cpu:
+            return drive.new_full(shape, value)
         if known is None or known.shape != shape:
-            known = self.resting[value] = drive.new_full(shape, value)
+            known = self.zeros = zeros(shape, self.dtype)
         return known
 
     def given(
