@@ -18,6 +18,7 @@ from tssl_adapters.arithmetic import (
     absolute,
     arithmetic,
     bell,
+    constant,
     exp,
     inverse,
     maximum,
@@ -253,3 +254,38 @@ def test_nothing_compiled_is_written_to_a_disk(
     _, mem = layer(x[0])
     layer(x[1], mem)[0].sum().backward()
     assert not [*tmp_path.rglob("*")]
+
+
+BOUNDS: dict[str, tuple[Callable[[Any], Any], tuple[float, float]]] = {
+    "x": (lambda x: x, (-math.inf, math.inf)),
+    "2": (lambda x: constant(2.0, x), (2.0, 2.0)),
+    "|x|": (lambda x: absolute(x), (0.0, math.inf)),
+    "0 |x|": (lambda x: absolute(x) * 0.0, (0.0, 0.0)),
+    "-3 |x|": (lambda x: absolute(x) * -3.0, (-math.inf, 0.0)),
+    "max(-3 |x|, -8)": (lambda x: maximum(absolute(x) * -3.0, -8.0), (-8.0, 0.0)),
+    "-min(|x|, 8)": (lambda x: -minimum(absolute(x), 8.0), (-8.0, 0.0)),
+    "min(x, 8) max(x, -2)": (lambda x: minimum(x, 8.0) * maximum(x, -2.0), (-math.inf, math.inf)),
+    "min(|x|, 8)^2": (lambda x: minimum(absolute(x), 8.0) * minimum(absolute(x), 8.0), (0.0, 64.0)),
+    "|x| + 1": (lambda x: absolute(x) + 1.0, (-math.inf, math.inf)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name: str) -> None:
+    computed, expected = BOUNDS[name]
+    line = Line()
+    assert line.bounds(computed(line.input("x")).place) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("most", [5.0, 86.9, 87.0, 89.0, 1e9], ids=str)
+def test_exp_of_a_bounded_number(most: float, dtype: torch.dtype) -> None:
+    def decay(a: Any, b: Any) -> Any:
+        return exp(maximum(absolute(a) * -1.0, -most))
+
+    a = torch.tensor([0.0, 0.5, 4.9, 5.1, 86.0, 88.0, 700.0, math.inf, math.nan], dtype=dtype)
+    found, expected = compiled(decay, a, a), a.neg().clamp(min=-most).exp()
+    tiny = expected < torch.finfo(dtype).tiny * 1.5  # loops have no subnormal results
+    assert (found[tiny] <= expected[tiny]).all()
+    eps = 2.0 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found[~tiny], expected[~tiny], rtol=eps, atol=0.0, equal_nan=True)

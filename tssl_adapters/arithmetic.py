@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -103,6 +104,28 @@ class Line:
         """The names, in order, of the inputs that these results depend on."""
         needed = (self.operations[place] for place in self.needed(results))
         return [operation.operands[0] for operation in needed if operation.name == "input"]
+
+    def bounds(self, place: int) -> tuple[float, float]:
+        """Between which numbers the value at a place must lie, unless it is not a number."""
+        name, operands, _ = self.operations[place]
+        if name == "number":
+            number = float.fromhex(operands[0])
+            return number, number
+        if name == "absolute":
+            return 0.0, math.inf
+        if name not in ("negate", "minimum", "maximum", "multiply"):
+            return -math.inf, math.inf
+        known = [self.bounds(operand) for operand in operands]
+        if name == "negate":
+            ((low, high),) = known
+            return -high, -low
+        if name == "multiply":
+            # Zero times infinity is not a number.
+            found = [a * b if a and b else 0.0 for a, b in product(*known)]
+            return min(found), max(found)
+        choose = min if name == "minimum" else max
+        lows, highs = zip(*known, strict=True)
+        return choose(lows), choose(highs)
 
     def _place(self, operand: Number) -> int:
         if isinstance(operand, Symbol):
@@ -265,7 +288,7 @@ def bell(value: Number, level: Number, scale: Number, most: float, grad: Number)
     if isinstance(value, Tensor):
         sigmoid = (value - level).mul_(scale).clamp_(-most, most).sigmoid_()
         return torch.ops.aten.sigmoid_backward.default(grad, sigmoid).mul_(scale)
-    e = exp(-minimum(absolute(value - level) * scale, most))
+    e = exp(maximum(absolute(value - level) * -scale, -most))
     return grad * (e * scale / ((1.0 + e) * (1.0 + e)))
 
 

@@ -154,8 +154,6 @@ def _emitted(code: Code, operation: Operation, operands: Sequence[str], kind: st
         return _chosen(code, test, operands[1], operands[0], kind)
     if name in _CALLED:
         return code.get(f"call {kind} @llvm.{_CALLED[name]}.{_SUFFIX[kind]}({kind} {operands[0]})")
-    if name == "exp":
-        return _exponential(code, operands[0], kind)
     raise NotImplementedError(name)
 
 
@@ -163,8 +161,10 @@ def _chosen(code: Code, test: str, yes: str, no: str, kind: str) -> str:
     return code.get(f"select i1 {test}, {kind} {yes}, {kind} {no}")
 
 
-def _exponential(code: Code, x: str, kind: str) -> str:
-    """exp in arithmetic that vectorises, accurate to two units in the last place."""
+def _exponential(code: Code, x: str, kind: str, bounds: tuple[float, float]) -> str:
+    """exp of a number within bounds in arithmetic that vectorises, accurate to two units in the
+    last place.
+    """
     how, whole = _EXPONENTIALS[kind], _WHOLE[kind]
 
     def number(value: float) -> str:
@@ -186,10 +186,14 @@ def _exponential(code: Code, x: str, kind: str) -> str:
     # 2^k itself may be too large though e^x is not.
     power = code.get(f"add {whole} {shifted}, {how.half << how.mantissa}")
     found = code.get(f"fmul {kind} {found}, {code.get(f'bitcast {whole} {power} to {kind}')}")
-    above = code.get(f"fcmp ogt {kind} {x}, {number(how.largest)}")
-    found = _chosen(code, above, number(float("inf")), found, kind)
-    below = code.get(f"fcmp olt {kind} {x}, {number(how.smallest)}")
-    return _chosen(code, below, number(0.0), found, kind)
+    least, most = bounds
+    if most > how.largest:
+        above = code.get(f"fcmp ogt {kind} {x}, {number(how.largest)}")
+        found = _chosen(code, above, number(float("inf")), found, kind)
+    if least < how.smallest:
+        below = code.get(f"fcmp olt {kind} {x}, {number(how.smallest)}")
+        found = _chosen(code, below, number(0.0), found, kind)
+    return found
 
 
 class Row(NamedTuple):
@@ -237,7 +241,11 @@ def row(
                 places[place] = code.get(f"load {kind}, ptr {at}, !llvm.access.group !0")
         else:
             operands = [places[operand] for operand in operation.operands]
-            places[place] = _emitted(code, operation, operands, kind)
+            if operation.name == "exp":
+                bounds = line.bounds(*operation.operands)
+                places[place] = _exponential(code, operands[0], kind, bounds)
+            else:
+                places[place] = _emitted(code, operation, operands, kind)
     for target, symbol in outputs.items():
         parameters[f"to.{target}"] = None
         at = code.offset(kind, f"%p.to.{target}", "%j")
