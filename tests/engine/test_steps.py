@@ -38,6 +38,7 @@ from snntorch import utils
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from usage import own_instances  # noqa: F401
 
 import tssl_adapters
 from tssl_adapters import rules
