@@ -107,6 +107,13 @@ class Line:
 
     def bounds(self, place: int) -> tuple[float, float]:
         """Between which numbers the value at a place must lie, unless it is not a number."""
+        found: dict[int, tuple[float, float]] = {}
+        for one in self.needed([Symbol(self, place)]):
+            found[one] = self._bounds(one, found)
+        return found[place]
+
+    def _bounds(self, place: int, of: dict[int, tuple[float, float]]) -> tuple[float, float]:
+        """The same, from those of its operands."""
         name, operands, _ = self.operations[place]
         if name == "number":
             number = float.fromhex(operands[0])
@@ -115,7 +122,7 @@ class Line:
             return 0.0, math.inf
         if name not in ("negate", "minimum", "maximum", "multiply"):
             return -math.inf, math.inf
-        known = [self.bounds(operand) for operand in operands]
+        known = [of[operand] for operand in operands]
         if name == "negate":
             ((low, high),) = known
             return -high, -low

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import norse.torch as norse
@@ -162,14 +163,15 @@ def test_nothing_is_written_to_the_zeros_that_layers_share(name: str) -> None:
         same(numbers(one, drive()), first)
         same(numbers(one, drive()), first)
     known, beside = decided(layer).zeros, decided(other).zeros
-    if name not in ("IFNode", "LIF with a leak"):  # whose potential rests elsewhere
+    if name != "IFNode":  # whose potential rests elsewhere
         assert known is beside
+        assert known is not None
     out, _, states = run(layer, drive())
     with torch.no_grad():
         for written in (out, *states):
             written.fill_(7.0)
     same(numbers(layer, drive()), first)
-    assert known is None or not known.any()
+    assert known is None or not known.tensor.any()
 
 
 @pytest.mark.parametrize("given", [(0, 0), (0.3, 0.1)], ids=str)
@@ -193,12 +195,11 @@ def test_gradients_of_states_that_are_given(name: str, given: tuple[float, float
 @layers
 def test_checkpoints(name: str, reentrant: bool) -> None:
     """The first call in one, whose repetition is decided, and later ones."""
-    layer = wrapped(name, "default")
-    expected = numbers(wrapped(name, "default", "torch"), drive())[-1]
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(STEPS, *SHAPE, generator=generator)
     x = drive()
-    (alone,) = torch.autograd.grad((run(layer, x)[0] * weights).sum(), x)
+    plain = wrapped(name, "default", "torch")
+    (alone,) = torch.autograd.grad((run(plain, x)[0] * weights).sum(), x)
     layer = wrapped(name, "default")
     for _ in range(2):
 
@@ -210,8 +211,7 @@ def test_checkpoints(name: str, reentrant: bool) -> None:
         x = drive()
         (checkpoint(forward, x, use_reentrant=reentrant) * weights).sum().backward()
         assert x.grad is not None
-        torch.testing.assert_close(x.grad, alone)
-    assert alone.shape == expected.shape
+        torch.testing.assert_close(x.grad, alone, rtol=1e-4, atol=1e-5)
 
 
 @layers
@@ -248,6 +248,133 @@ def test_a_second_derivative_is_refused(name: str) -> None:
     x = drive()
     with pytest.raises(RuntimeError, match="has no second derivative"):
         torch.autograd.grad(run(layer, x)[0].sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", NORSE)
+def test_an_input_without_gradient(name: str) -> None:
+    """The potential at rest has one natively, and with it all that comes of it."""
+    layer, native = wrapped(name), LAYERS[name]()
+    numbers(layer, drive())
+    x = drive().detach()
+    for _ in range(2):
+        (out, state), (expected, beside) = layer(x), native(x)
+        assert torch.equal(out, expected)
+        for ours, theirs in ((out, expected), (state.v, beside.v), (state.i, beside.i)):
+            assert ours.requires_grad == theirs.requires_grad
+    layer, weight = wrapped(name), torch.ones(43, requires_grad=True)
+    for _ in range(3):
+        found = checkpoint(lambda x: layer(x)[0] * weight, x, use_reentrant=False)
+        found.sum().backward()
+    assert weight.grad is not None
+
+
+class Elsewhere(norse.LIF):
+    """Starts from a state of its own."""
+
+    def initial_state(self, input_tensor: Tensor) -> Any:
+        v, i = (torch.full(input_tensor.shape[1:], value) for value in (0.2, 0.1))
+        v.requires_grad = True
+        return norse.LIFFeedForwardState(v, i)
+
+
+class Filled(neuron.LIFNode):
+    """Makes another tensor of a number."""
+
+    def materialize_states(self, inputs: Any, states: Any, step_mode: str) -> Any:
+        (v,) = states
+        if isinstance(v, float):
+            v = torch.full_like(inputs[0][0].detach(), 0.7)
+        return (v,)
+
+
+def of_class(make: Callable[[], Any], like: type) -> list[Any]:
+    """A native one and, wrapped, one for each engine."""
+    layers = [make() for _ in range(3)]
+    tssl_adapters.register(type(layers[0]), like=like)
+    for layer, engine in zip(layers[1:], ("cpu", "torch"), strict=True):
+        tssl_adapters.wrap(layer, rule="tsslbp", engine=engine)
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("make", "like"),
+    [(Elsewhere, norse.LIF), (lambda: Filled(step_mode="m"), neuron.LIFNode)],
+    ids=["norse", "spikingjelly"],
+)
+def test_a_class_of_the_users_own_starts_where_it_says(make: Callable[[], Any], like: type) -> None:
+    native, ours, plain = of_class(make, like)
+    for _ in range(3):
+        found = [numbers(layer, drive()) for layer in (native, ours, plain)]
+        for values in found[1:]:
+            assert all(map(torch.equal, values[:-1], found[0][:-1]))
+        same(found[1], found[2])
+
+
+def test_a_start_of_the_users_own_is_asked_for_once() -> None:
+    def start(x: Tensor) -> Any:
+        return norse.LIFFeedForwardState(torch.rand(x.shape[1:]), torch.zeros(x.shape[1:]))
+
+    native, layer, other = norse.LIF(), wrapped("LIF"), wrapped("LIF with a leak")
+    native.p = layer.p
+    numbers(layer, drive())
+    for one in (native, layer):
+        one.state_fallback = start
+    for x in (drive(), drive().detach(), drive((43, 3)).transpose(1, 2), drive()[:1]):
+        for _ in range(2):
+            found = []
+            for one in (native, layer):
+                torch.manual_seed(1)
+                found.append(one(x)[0])
+            assert torch.equal(*found)
+    layer.state_fallback = other.state_fallback  # of another neuron
+    native.state_fallback = other.state_fallback
+    for _ in range(2):
+        assert torch.equal(layer(drive())[0], native(drive())[0])
+
+
+@layers
+def test_inference_mode_leaves_nothing_behind(name: str) -> None:
+    layer, other = wrapped(name), wrapped(name)
+    expected = numbers(layer, drive((2, 5)))
+    if isinstance(layer, neuron.BaseNode):
+        functional.reset_net(layer)
+    # The potential of Norse's has a gradient, for which autograd will not keep such an input.
+    fails = pytest.raises(RuntimeError, match="Inference") if name in NORSE else nullcontext()
+    with torch.inference_mode(), torch.enable_grad(), fails:
+        run(layer, drive((4, 7)).detach().clone())
+    for one in (layer, other):
+        same(numbers(one, drive((2, 5))), expected)
+        for _ in range(2):
+            numbers(one, drive((4, 7)))
+
+
+def test_a_parameter_that_is_added() -> None:
+    layer = wrapped("LIFNode")
+    expected = numbers(layer, drive())
+    layer.register_parameter("scale", nn.Parameter(torch.ones(3)))
+    for _ in range(2):
+        same(numbers(layer, drive()), expected)
+
+
+@pytest.mark.parametrize("value", [0, True, None], ids=str)
+def test_what_is_no_state_natively(value: Any) -> None:
+    layer = wrapped("LIFNode")
+    numbers(layer, drive())
+    for one in (layer, LAYERS["LIFNode"]()):
+        one.v = value
+        with pytest.raises((TypeError, AttributeError, ValueError)):
+            one(drive())
+
+
+def test_one_layer_in_many_places() -> None:
+    """Shapes take turns while graphs hold the zeros of others."""
+    layer, narrow, wide = wrapped("LIF"), nn.Linear(43, 5), nn.Linear(5, 43)
+    for _ in range(4):
+        x, held = drive(), []
+        for part in (narrow, wide, narrow, wide):
+            x = part(layer(x)[0])
+            held.append(x)
+        held[-1].sum().backward()
 
 
 def test_what_is_kept_for_each_step_is_not_decided() -> None:

@@ -150,8 +150,8 @@ class Layer(Shared):
         if decided.traced or (fresh and isinstance(decided, Steps)):
             return None
         carried = self._tssl_initial(x) if fresh else self._tssl_carried(state)
-        # p is set as a whole.
-        if not decided.fits((x,), carried, decided.pinned):
+        # The same tensors: p is set as a whole, which discards what was decided.
+        if carried is None or not decided.fits((x,), carried, decided.pinned):
             return None
         ran = decided.run((x,), carried, fresh=fresh)
         return ran.out, self._tssl_state(*ran.states)
@@ -242,11 +242,11 @@ class Layer(Shared):
         """The states that a step goes on from, whatever else they come with."""
         return (state.v,)
 
-    def _tssl_initial(self: Any, x: Tensor) -> tuple[Any, ...]:
-        """The states that a sequence starts from if it is given none; a number stands for itself
-        everywhere.
+    def _tssl_initial(self: Any, x: Tensor) -> tuple[float, ...] | None:
+        """The states that a sequence starts from if it is given none, if these are known to be
+        numbers, the same for all neurons.
         """
-        return self._tssl_carried(self.state_fallback(x))  # type: ignore[no-any-return]
+        return None
 
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         """The library's state, from a potential and, if it has one, a synaptic current."""
@@ -265,11 +265,15 @@ class _LIF(Layer):
     def _tssl_carried(self, state: Any) -> tuple[Tensor, ...]:
         return state.v, state.i
 
-    def _tssl_initial(self: Any, x: Tensor) -> tuple[Any, ...]:
-        own = getattr(self.state_fallback, "__func__", None) is self._tssl_native.initial_state
-        if own and x.dtype is torch.float32:  # which the library's state always has
-            return float(self.p.v_leak), 0.0
-        return super()._tssl_initial(x)
+    def _tssl_initial(self: Any, x: Tensor) -> tuple[float, ...] | None:
+        start = self.state_fallback
+        theirs = getattr(start, "__func__", None) is getattr(norse.LIF, "initial_state", self)
+        if not theirs or start.__self__ is not self:
+            return None
+        # The library's state is float32, and its potential has a gradient, as has then the output.
+        if not (x.dtype is torch.float32 and x.requires_grad):
+            return None
+        return float(self.p.v_leak), 0.0
 
     def _tssl_state(self: Any, v: Tensor, current: Tensor | None = None) -> Any:
         return LIFFeedForwardState(v, current)

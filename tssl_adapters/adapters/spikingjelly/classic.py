@@ -57,6 +57,9 @@ class Classic(Node):
             for state in states
         )
 
+    def _tssl_fills(self) -> bool:
+        return True
+
     def _tssl_twin(self: Any, states: States) -> Any:
         """A copy of the node with these states; running it leaves the node itself untouched."""
         twin = object.__new__(type(self))

@@ -219,6 +219,8 @@ class Node(Opaque, Wrapped):
             return None
         names = self._tssl_names()
         states = [memories[name] for name in names]
+        if any(isinstance(state, float) for state in states) and not self._tssl_fills():
+            return None
         if settings.tau_s != 1.0 or not decided.fits((x,), states, self._tssl_pinned()):
             return None
         ran = decided.run((x,), states)
@@ -298,6 +300,11 @@ class Node(Opaque, Wrapped):
     def _tssl_materialized(self: Any, x: Tensor, states: tuple[Any, ...]) -> tuple[Any, ...]:
         """The states as tensors of this input's shape."""
         return self.materialize_states((x,), states, self.step_mode)  # type: ignore[no-any-return]
+
+    def _tssl_fills(self: Any) -> bool:
+        """Whether a number as a state stands for itself everywhere."""
+        fill = getattr(self.materialize_states, "__func__", None)
+        return fill is not None and fill.__module__.startswith("spikingjelly.")
 
     def _tssl_compute(
         self, x: Tensor, states: tuple[Any, ...], trace: Tensor | None, keep: bool

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import ordinary
 from tssl_adapters.engine.call.plan import Plan, working_dtype
 from tssl_adapters.engine.compiled.kernels import Given, memory
 
@@ -45,14 +46,23 @@ def turned_back(tensor: MaybeTensor, turn: int) -> MaybeTensor:
     return tensor if tensor is None or not turn else tensor.movedim(-1, -turn)
 
 
-_zeros: WeakValueDictionary[tuple[torch.Size, torch.dtype], Tensor] = WeakValueDictionary()
+class Zeros:
+    """A tensor of zeros on the CPU. Never write to it."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype) -> None:
+        with ordinary():
+            self.tensor = torch.zeros(shape, dtype=dtype)
 
 
-def zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU, which all who ask for this shape share. Never write to them."""
+_zeros: WeakValueDictionary[tuple[torch.Size, torch.dtype], Zeros] = WeakValueDictionary()
+"""Not of tensors: a weak reference to one may outlive what Python knows of it."""
+
+
+def zeros(shape: torch.Size, dtype: torch.dtype) -> Zeros:
+    """Zeros that all who ask for this shape share, as long as one of them keeps them."""
     known = _zeros.get((shape, dtype))
     if known is None:
-        known = _zeros[shape, dtype] = torch.zeros(shape, dtype=dtype, device="cpu")
+        known = _zeros[shape, dtype] = Zeros(shape, dtype)
     return known
 
 

@@ -1,8 +1,9 @@
 """Compiled whole sequences of a layer, once it is decided that kernels compute them.
 
-What a layer's first sequence found out (:mod:`tssl_adapters.engine.attach`) holds for the others as
-long as no attribute is set and no number in a tensor changes, so that a call only checks that, as
-for single steps (:mod:`tssl_adapters.engine.compiled.steps`).
+What a layer's first sequence found out about its neuron (:mod:`tssl_adapters.engine.attach`) holds
+for the others as long as no attribute is set and no number in a tensor changes, so that a call only
+checks that, as for single steps (:mod:`tssl_adapters.engine.compiled.steps`). Where a sequence
+starts is for the adapter to say at each call.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form
 from tssl_adapters.engine.compiled.kernels import Given, Synapse, memory
-from tssl_adapters.engine.compiled.memory import zeros
+from tssl_adapters.engine.compiled.memory import Zeros, zeros
 from tssl_adapters.engine.compiled.steps import Stepped, Steps
 from tssl_adapters.engine.step.cell import Tensors
 
@@ -56,8 +57,8 @@ class Sequences:
         self.numbers = call.numbers(drive, drive.shape[1:])
         self.links = call.plan.links
         self.goes_on = self.links > 0 or call.plan.rule.timed
-        self.zeros: Tensor | None = None
-        """The state at rest of the last call that started there, if it is 0."""
+        self.zeros: Zeros | None = None
+        """The state that the last call started from, if that was 0 everywhere."""
 
     @classmethod
     def of(cls, settings: Settings, call: Call, drive: Tensor, pinned: Tensors) -> Sequences | None:
@@ -76,23 +77,26 @@ class Sequences:
     def stands_for(self, drive: Tensor, pinned: Tensors) -> bool:
         """Whether it was made for sequences like this, of a neuron with the same numbers."""
         device = None if drive.is_cpu else drive.device
-        same = self.dtype is drive.dtype and self.device == device
-        return same and all_hold(self.pins, pinned)
+        return self.dtype is drive.dtype and self.device == device and self._holds(pinned)
+
+    def _holds(self, pinned: Tensors) -> bool:
+        """Whether the neuron's numbers are unchanged."""
+        return len(pinned) == len(self.pins) and all_hold(self.pins, pinned)
 
     def fits(self, inputs: Tensors, states: Tensors, pinned: Tensors) -> bool:
         """Whether what was decided holds for a sequence ``[T, batch, ...]`` from these states,
-        tensors ``[batch, ...]`` or numbers, and a graph is to be recorded.
+        tensors ``[batch, ...]`` or floats for all neurons, and a graph is to be recorded.
         """
         (drive,) = inputs
         shape, dtype, device = drive.shape, self.dtype, self.device
         if len(shape) < 2 or shape[0] < 2 or not is_memory(drive, dtype, device):
             return False
         for state in states:
-            if isinstance(state, Tensor) and not (
+            if not isinstance(state, float) and not (
                 is_memory(state, dtype, device) and state.shape == shape[1:]
             ):
                 return False
-        return records_plainly() and shape.numel() > 0 and all_hold(self.pins, pinned)
+        return records_plainly() and shape.numel() > 0 and self._holds(pinned)
 
     def run(self, inputs: Tensors, states: Tensors, fresh: bool = False) -> Stepped:
         """Run a sequence that :meth:`fits`. ``fresh``: the states were made for this call."""
@@ -114,9 +118,9 @@ class Sequences:
         known, shape = self.zeros, drive.shape[1:]
         if value or not drive.is_cpu:
             return drive.new_full(shape, value)
-        if known is None or known.shape != shape:
+        if known is None or known.tensor.shape != shape:
             known = self.zeros = zeros(shape, self.dtype)
-        return known
+        return known.tensor
 
     def given(
         self, drive: Tensor, state: Tensor, current: Tensor | None, window: float = math.inf
