@@ -152,9 +152,9 @@ class CompiledSequenceFunction(EngineFunction):
         call = sequences.call if link is None else sequences.linked
         given = sequences.given(drive, state, current)
         out, after = torch.empty_like(drive), torch.empty_like(state)
-        _, compiled = launch.forward(call, given, out, after, None, None, True)
+        kept, compiled = launch.forward(call, given, out, after, None, None, True)
         ctx.made = sequences, position, call, compiled
-        ctx.save_for_backward(drive, state, current)
+        ctx.save_for_backward(drive, state, current, kept)
         ctx.set_materialize_grads(False)
         leaked = None
         if given.synapse is not None:
@@ -177,15 +177,17 @@ class CompiledSequenceFunction(EngineFunction):
         sequences: Sequences
         sequences, position, call, compiled = ctx.made
         # Hooks may have saved them in another form.
-        drive, state, *rest = [memory(tensor) for tensor in ctx.saved_tensors if tensor is not None]
-        current = rest[0] if rest else None
+        saved = [None if tensor is None else memory(tensor) for tensor in ctx.saved_tensors]
+        drive, state, current, kept = saved
+        assert drive is not None
+        assert state is not None
         given, plan = sequences.given(drive, state, current, length(position)), call.plan
         back = back_form(plan, False, grad_out, grad_after, link)
         wants = ctx.needs_input_grad[3], False
         adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link)
         if grad_leaked is not None:
             adjoints = adjoints._replace(leaked=memory(grad_leaked))
-        launch.backward(call, call.spec, back, given, None, compiled, adjoints)
+        launch.backward(call, call.spec, back, given, kept, compiled, adjoints)
         immediate = plan.neuron.timing != "delayed"
         entering = adjoints.through if plan.linked and immediate else adjoints.entering
         of_current = adjoints.drive[0].clone() if ctx.needs_input_grad[4] else None
