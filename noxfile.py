@@ -14,6 +14,7 @@ nox.options.sessions = [
     "docs",
     "package",
     "readme",
+    "demo",
     "tests",
     "full",
     "notebooks",
