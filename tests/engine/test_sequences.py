@@ -11,6 +11,7 @@ from typing import Any
 import norse.torch as norse
 import pytest
 import torch
+from cell_layers import RULES
 from norse.torch.functional.iaf import IAFFeedForwardState
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
@@ -32,12 +33,6 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "IFNode": lambda: neuron.IFNode(v_reset=-0.2, step_mode="m"),
     "LIF": lambda: norse.LIF(norse.LIFParameters(v_th=torch.tensor(0.3))),
     "LIF with a leak": lambda: norse.LIF(norse.LIFParameters(v_leak=torch.tensor(0.2))),
-}
-RULES = {
-    "default": rules.SmoothTSSLBP(),
-    "native": rules.Native(),
-    "TSSL-BP": rules.TSSLBP(),
-    "TSSL-BP, complete": rules.TSSLBP(reset_path="complete"),
 }
 layers = pytest.mark.parametrize("name", LAYERS)
 by_rule = pytest.mark.parametrize("rule", RULES)

@@ -90,7 +90,7 @@ class Call(NamedTuple):
         if not torch.is_grad_enabled():
             given = self.given(drive, state, trace, current=current)
             out, after, due, *_ = compute(self, given, None, again=False)
-            return out, after, None, due, _leaked(given)
+            return out, after, None, due, leaked_of(given)
         left: list[Tensor | None] = []
         tensors = (drive, state, trace, current, *rest)
         out, after, leaked, *link = FusedFunction.apply(self, left, *tensors)
@@ -186,7 +186,8 @@ def compute(
     return out, after, due, *launch.forward(call, given, *rooms, charged, due, again)
 
 
-def _leaked(given: Given) -> Tensor | None:
+def leaked_of(given: Given) -> Tensor | None:
+    """The buffer for the synaptic current after the last step, if there is one."""
     return None if given.synapse is None else given.synapse.leaked
 
 
@@ -228,7 +229,7 @@ class FusedFunction(EngineFunction):
         ctx.save_for_backward(charged if keeps_h else drive, before, trace, kept, current, *tensors)
         ctx.set_materialize_grads(False)
         left += charged, due
-        leaked = _leaked(given)
+        leaked = leaked_of(given)
         if leaked is not None and not (ctx.needs_input_grad[2] or ctx.needs_input_grad[5]):
             ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
         links, (_, step) = call.plan.links, call.shape(drive)
@@ -263,17 +264,13 @@ class FusedFunction(EngineFunction):
         ending = ends(plan.position, given.steps - 1)
         back = back_form(plan, any(needs), grad_out, grad_after, link, ending)
         wants = (ctx.needs_input_grad[3], window is None and ctx.trace is not None)
-        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link)
-        if grad_leaked is not None:
-            adjoints = adjoints._replace(leaked=memory(grad_leaked))
+        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link, grad_leaked)
         launch.backward(call, spec, back, given, kept, compiled, adjoints)
-        entering, trace = adjoints.entering, adjoints.trace
+        entering, trace = entering_of(plan, adjoints), adjoints.trace
         if window is not None:
             trace = window.trace
             if plan.rule.looks_ahead and adjoints.chain is not None:
                 adjoints.chain[GRAD_SPIKE] = window.first
-        if plan.linked and plan.neuron.timing != "delayed":
-            entering = adjoints.through
         made = (adjoints.drive, entering, trace, adjoints.chain)
         drive_grad, entering, trace, chain = [turned_back(grad, turn) for grad in made]
         return (
@@ -402,6 +399,7 @@ def adjoints_of(
     grad_out: Tensor | None,
     grad_after: Tensor | None,
     link: Tensor | None,
+    grad_leaked: Tensor | None,
 ) -> Adjoints:
     """The incoming gradients, contiguous, and buffers for the outgoing ones. ``wants``: whether the
     incoming state and the trace take a gradient.
@@ -421,7 +419,14 @@ def adjoints_of(
         *room_of(plan, given, link, state),
         torch.empty_like(given.state, dtype=dtype) if trace else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
+        None if grad_leaked is None else memory(grad_leaked),
     )
+
+
+def entering_of(plan: Plan, adjoints: Adjoints) -> Tensor | None:
+    """The gradient of the incoming potential, without what goes back through a link."""
+    linked = plan.linked and plan.neuron.timing != "delayed"
+    return adjoints.through if linked else adjoints.entering
 
 
 def _paced(grad: Tensor | None, neurons: int, sequence: bool) -> tuple[Tensor | None, int]:

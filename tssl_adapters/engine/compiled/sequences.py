@@ -27,7 +27,7 @@ from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
-from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form
+from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form, entering_of, leaked_of
 from tssl_adapters.engine.compiled.kernels import Given, Synapse, memory
 from tssl_adapters.engine.compiled.memory import Zeros, zeros
 from tssl_adapters.engine.compiled.steps import Stepped, Steps
@@ -156,11 +156,9 @@ class CompiledSequenceFunction(EngineFunction):
         ctx.made = sequences, position, call, compiled
         ctx.save_for_backward(drive, state, current, kept)
         ctx.set_materialize_grads(False)
-        leaked = None
-        if given.synapse is not None:
-            leaked = given.synapse.leaked
-            if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[4]):
-                ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
+        leaked = leaked_of(given)
+        if leaked is not None and not (ctx.needs_input_grad[2] or ctx.needs_input_grad[4]):
+            ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
         if not sequences.links:
             return out, after, leaked
         return out, after, leaked, nothing(drive, (sequences.links, *state.shape))
@@ -184,12 +182,9 @@ class CompiledSequenceFunction(EngineFunction):
         given, plan = sequences.given(drive, state, current, length(position)), call.plan
         back = back_form(plan, False, grad_out, grad_after, link)
         wants = ctx.needs_input_grad[3], False
-        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link)
-        if grad_leaked is not None:
-            adjoints = adjoints._replace(leaked=memory(grad_leaked))
+        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link, grad_leaked)
         launch.backward(call, call.spec, back, given, kept, compiled, adjoints)
-        immediate = plan.neuron.timing != "delayed"
-        entering = adjoints.through if plan.linked and immediate else adjoints.entering
+        entering = entering_of(plan, adjoints)
         of_current = adjoints.drive[0].clone() if ctx.needs_input_grad[4] else None
         return None, None, adjoints.drive, entering, of_current, adjoints.chain
 
