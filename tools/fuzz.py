@@ -9,8 +9,8 @@ have bit for bit, states and errors too; a float64 recursion that shares no code
 printed as a script of its own. Run again with the same file, it goes on after the cases that are
 there.
 
-Every 24th block of 32 cases is run by three processes that share a cache of compiled code: two at
-the same time, which fill it, then one that loads what both have left.
+Two thirds go through the compiled loops. The wrapped layer runs its loop twice: what is decided at
+the first step or call has to hold at the next.
 
 Exits with 1 if a case failed.
 """

@@ -486,6 +486,26 @@ def test_every_quantiser_of_the_library(kind: str) -> None:
     torch.testing.assert_close(our_grad, grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_potentials_between_two_levels(dtype: torch.dtype) -> None:
+    """Where a sum lies half-way its rounding decides on the level, and half precision is coarse."""
+    found = []
+    for wrap in (False, True):
+        quantiser = quant.state_quant(4, threshold=1.0)
+        settings = {"reset_mechanism": "zero", "state_quant": quantiser}
+        layer = snntorch.Lapicque(beta=0.7, threshold=0.5, learn_beta=True, **settings).to(dtype)
+        if wrap:
+            tssl_adapters.wrap(layer)
+        generator, mem = torch.Generator().manual_seed(0), layer.init_lapicque()
+        for _ in range(8):
+            given = (0.5 + 1.5 * torch.randn(64, 64, generator=generator)).to(dtype)
+            spike, mem = layer(given, mem)
+            found.append([spike, mem])
+    native, wrapped = found[:8], found[8:]
+    for theirs, ours in zip(native, wrapped, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
 @pytest.mark.parametrize("vector", [False, True])
 @pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
 def test_a_float32_quantiser_of_a_float64_layer(name: str, vector: bool) -> None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import norse.torch as norse
 import pytest
 import torch
 from cases import BATCH, NEURONS, Case
 from layers import CASES as CORE
 from neurons import CASES as FURTHER
+from norse.torch.functional.iaf import IAFFeedForwardState
 from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters import rules
+from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.testing import STEPS, close, gradients
 
 CASES = [case for case in {c.name: c for c in [*CORE, *FURTHER]}.values() if case.float64]
@@ -80,3 +83,33 @@ def test_spikes_in_float64(case: Case) -> None:
         if "snntorch" in case.name:  # the other libraries' spikes have the potential's dtype
             layer.spike_grad = Spike.apply
     check_identity(case, native, wrapped)
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_numbers_beside_others_of_each_neuron(sequence: bool) -> None:
+    """A rule without a chain, so that single steps take the loops of sequences too."""
+    level, reset = torch.full((NEURONS,), 0.9).double(), torch.tensor(-0.2, dtype=torch.float64)
+    p = norse.IAFParameters(v_th=level, v_reset=reset)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(STEPS, BATCH, NEURONS, dtype=torch.float64, generator=generator)
+    found = []
+    for engine in ("cpu", "torch"):
+        layer = norse.IAF(p=p) if sequence else norse.IAFCell(p=p)
+        rule = rules.SurrogateGradient(arctan, chain=False)
+        tssl_adapters.wrap(layer, rule=rule, engine=engine)
+        x.requires_grad_()
+        outs: list[Tensor] = []
+        state = IAFFeedForwardState(torch.zeros_like(x[0]))  # its own would have v_reset learn
+        for step in [x] if sequence else x:
+            out, state = layer(step, state)
+            outs.append(out)
+        total = torch.stack([out.square().sum() for out in outs]).sum()
+        found.append([*outs, state.v, *torch.autograd.grad(total + state.v.sum(), x)])
+        assert any(layer._tssl_settings.loops.values()) == (engine == "cpu")
+    for ours, theirs in zip(*found, strict=True):
+        close(ours, theirs, 1e-13)
+
+
+@arithmetic
+def arctan(z: Any) -> Any:
+    return 1.0 / (1.0 + z * z)

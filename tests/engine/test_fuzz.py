@@ -14,7 +14,7 @@ import fuzz
 import pytest
 import torch
 from fuzzing import layers
-from fuzzing.case import BLOCK, Case, drawn, shared
+from fuzzing.case import BLOCK, Case, drawn
 from fuzzing.chance import Chance
 from fuzzing.check import check
 from fuzzing.outcome import Failure, Verdict, script
@@ -25,7 +25,7 @@ import tssl_adapters
 from tssl_adapters import rules
 from tssl_adapters.engine.step import recursion
 
-SEEDS = [seed for seed in range(800) if drawn(seed).engine == "torch"][:400]
+SEEDS = range(600)
 
 
 def test_a_short_run() -> None:
@@ -35,15 +35,8 @@ def test_a_short_run() -> None:
     told = [f"{seed}: {f.kind}: {f.text}\n{script(drawn(seed), f)}" for seed, f in failed.items()]
     assert not told, "\n".join(told)
     outcomes = Counter(verdict.outcome for verdict in verdicts.values())
-    assert outcomes["equal"] > 0.75 * len(SEEDS), outcomes
-
-
-def test_compiled_loops() -> None:
-    """Of few variants, as each takes seconds to compile."""
-    seeds = [s for s in range(2000) if shared(s) and drawn(s).layer.name in ("IFNode", "Leaky")]
-    verdicts = [check(drawn(seed)) for seed in seeds[:24]]
-    assert [v.failure for v in verdicts if v.failure] == []
-    assert any(v.outcome == "equal" for v in verdicts)
+    assert outcomes["equal"] + outcomes["equal, compiled"] > 0.65 * len(SEEDS), outcomes
+    assert outcomes["equal, compiled"] > 0.15 * len(SEEDS), outcomes
 
 
 def test_a_case_comes_of_its_seed_alone() -> None:
@@ -150,7 +143,7 @@ def test_a_surrogates_own_rounding_is_no_failure_and_hides_none() -> None:
     """1 - sigmoid(z) keeps few digits in float32. One neuron's gradient is made of that, and the
     recursion has it to three of them all the same.
     """
-    case = drawn(420201)
+    case = drawn(672990)
     assert "SurrogateGradient(OWN" in case.rule
     assert check(case).outcome == "equal"
     slope = rules.SurrogateGradient.slope
@@ -160,17 +153,17 @@ def test_a_surrogates_own_rounding_is_no_failure_and_hides_none() -> None:
     assert failure.kind == "gradient"
 
 
-OVERFLOWS = 601471
+OVERFLOWS = 7129
 """A float32 layer under its own surrogate, whose gradient is natively NaN in a few places."""
 
 
 def test_a_nan_that_the_library_has_not_is_found() -> None:
     """The loss reads potentials alone, and a surrogate overflows."""
-    assert check(drawn(432130)).outcome == "equal"
+    assert check(drawn(38047)).outcome == "equal"
     with exchanged(recursion, "passed", recursion.product):
-        failure = check(drawn(432130)).failure
+        failure = check(drawn(38047)).failure
     assert failure is not None
-    assert "nan, not -1.875" in failure.text
+    assert "nan, not -0.49" in failure.text
 
 
 def test_what_is_beside_a_nan_of_the_librarys_is_compared() -> None:
@@ -220,12 +213,9 @@ def test_the_command_goes_on_where_it_was(
     assert f"{3 * BLOCK} cases" in shown
 
 
-def test_several_processes_share_a_cache() -> None:
-    """One that dies is started anew, and said so."""
-    begins = [first for first in range(0, 3000, BLOCK) if shared(first)]
-    assert begins
-    assert all(drawn(first + 3).engine == "cpu" for first in begins)
-    worker = Worker("/nowhere")
+def test_a_process_that_dies() -> None:
+    """It is started anew, and said so."""
+    worker = Worker()
     try:
         assert worker.run(SEEDS[0])["failure"] is None
         assert worker.process is not None

@@ -136,3 +136,21 @@ def test_normalised_by_the_one_neuron_there_is() -> None:
         (spikes * torch.tensor([1.0, -2.0, 3.0])).sum().backward()
         assert drive.grad is not None
         assert drive.grad.tolist() == [1.0, -2.0, 3.0]
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_numbers_promote_what_has_no_dimension(engine: str) -> None:
+    """Natively two tensors without dimensions have the wider dtype of both."""
+    found, x = [], torch.rand(STEPS)
+    for wrap in (False, True):
+        layer = snntorch.Alpha(alpha=0.9, beta=0.8, learn_threshold=True).double()
+        if wrap:
+            tssl_adapters.wrap(layer, engine=engine)
+        layer.reset_mem()
+        state: list[Tensor] = []
+        for step in x:
+            out, *state = layer(step, *state)
+        found.append([out, *state])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)

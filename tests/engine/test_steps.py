@@ -203,6 +203,27 @@ def test_a_threshold_that_is_infinite(name: str, rule: str) -> None:
     close(found[0][1], found[1][1], 1e-5)
 
 
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_an_infinite_potential_does_not_reach_an_infinite_threshold(mode: str, engine: str) -> None:
+    """In SpikingJelly, whose nodes compare the difference, which is no number there."""
+    native = neuron.QIFNode(v_threshold=math.inf, step_mode=mode)
+    layer = tssl_adapters.wrap(copy.deepcopy(native), engine=engine)
+    x = torch.full((8, 3), 1e30, requires_grad=True)
+    for model in (native, layer):
+        assert not any(out.any() for out in ([model(x)] if mode == "m" else map(model, x)))
+        assert model.v.isinf().all()
+
+
+def test_the_trial_of_a_threshold_that_nothing_reaches() -> None:
+    """Noise around 1e9 is lost in rounding, and an exponential of it is infinite."""
+    p = norse.LIFAdExParameters(v_th=torch.tensor(1e9))
+    layer = tssl_adapters.wrap(norse.LIFAdExRecurrentCell(SIZE, SIZE, p=p))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)
+        assert took(steps(layer, drive())) > STEPS - 3
+
+
 @pytest.mark.parametrize("learns", [True, False])
 @layers
 def test_only_what_depends_on_what_learns_has_a_graph(name: str, learns: bool) -> None:
@@ -403,6 +424,16 @@ def test_gated_nodes_take_inputs_of_any_number_of_dimensions(
 ) -> None:
     """Their gates have four, to which the library broadcasts each step by itself."""
     check_gated(shape, engine, times=4)
+
+
+def test_gated_nodes_take_whole_numbers() -> None:
+    """As the library does; torch computes them."""
+    spikes = torch.randint(0, 2, (4, 2, 3, 4, 4)).bool()
+    torch.manual_seed(0)
+    native = neuron.GatedLIFNode(4)
+    layer = tssl_adapters.wrap(copy.deepcopy(native))
+    assert torch.equal(layer(spikes), native(spikes))
+    assert torch.equal(layer.v, native.v)
 
 
 @pytest.mark.parametrize("engine", ["cpu", "torch"])

@@ -131,6 +131,7 @@ def forward(
     trace: npt.ArrayLike = 0.0,
     stepped: Mapping[str, Array] | None = None,
     seen: Seen | None = None,
+    blur: Callable[..., Array] = lambda value, *beside: value,
 ) -> list[dict[str, Array]]:
     """Everything there is to know of every step; the new states as ``new_<name>``."""
     stepped = stepped or {}
@@ -155,7 +156,8 @@ def forward(
         theta = neuron.threshold(q)
         if neuron.arriving:
             q["r"] = above(q["v"], theta)
-        q["h"] = rounded(neuron.charge(q))
+        # Before it is compared or quantised: what comes of that may hang on its rounding.
+        q["h"] = rounded(blur(neuron.charge(q), q["v"], q["x"]))
         q["theta"] = theta
         q["s"] = above(q["h"], theta)
         if seen is not None:
@@ -311,7 +313,7 @@ def run(
     begin = {name: np.asarray(value, dtype=np.float64) for name, value in start.items()}
     given = {name: np.asarray(value, dtype=np.float64) for name, value in parameters.items()}
     stepped = stepped or {}
-    steps = forward(neuron, x, begin, given, tau_s, trace, stepped, seen)
+    steps = forward(neuron, x, begin, given, tau_s, trace, stepped, seen, blur)
     g = np.asarray(grad_out, dtype=np.float64)
     losses = {name: np.asarray(value, dtype=np.float64) for name, value in grad_states.items()}
     other = [name for name in begin if name != "v"]
@@ -320,7 +322,6 @@ def run(
     zero = np.zeros(shape)
     for q in steps:
         q["F_v"] = partial(neuron.charge, {**q, "r": zero}, "v") / neuron.scale(q)
-        q["h"] = blur(q["h"], q["v"], q["x"])
         q["increment"] = q["h"] - (
             q["v"] * neuron.scale(q) if neuron.kept is None else neuron.kept(q)
         )
@@ -433,7 +434,9 @@ def run(
             grad_x[t] = grad_drive
         else:
             key = neuron.mix.sent
-            grad_x[t], back, of_weights = neuron.mix.back(x[t], q[key], grad_drive)
+            into_x, back, of_weights = neuron.mix.back(x[t], q[key], grad_drive)
+            terms_of = np.abs(grad_drive).max(initial=0.0)  # may cancel
+            grad_x[t], back = blur(into_x, terms_of), blur(back, terms_of)
             if rule.chain and not rule.cuts_feedback:
                 states_back[key] = states_back[key] + back
             for name, grad in of_weights.items():

@@ -9,12 +9,8 @@ from fuzzing.chance import Chance
 from fuzzing.layers import WIDTH, Layer
 from tssl_adapters import rules
 
-VARIANTS = 48
-"""Number of combinations of layer and rule for the compiled engine; each compiles for seconds."""
-SHARED = 6
-"""The same for the cases that several processes run."""
 BLOCK = 32
-"""Consecutive seeds in a block, which several processes may run."""
+"""Consecutive seeds that one process runs, and that make a line of the output."""
 
 FLOATS = ("torch.float32", "torch.float64", "torch.float16", "torch.bfloat16")
 RULES = (
@@ -32,6 +28,9 @@ RULES = (
     "rules.SurrogateGradient(OWN, reset_path='none')",
     "rules.SurrogateGradient(OWN, chain=False)",
     "rules.SurrogateGradient(OWN, checkpoint=2)",
+    "rules.SurrogateGradient(WRITTEN)",
+    "rules.SurrogateGradient(WRITTEN, reset_path='complete')",
+    "rules.SurrogateGradient(WRITTEN, chain=False)",
 )
 FOR_LINEAR = (
     *("rules.STRSBP(credit='spike')", "rules.STRSBP(credit='spike', self_effect='regular')"),
@@ -75,39 +74,29 @@ class Case:
     training: bool
 
 
-def shared(seed: int) -> bool:
-    """Whether a seed is in a block that several processes run."""
-    return seed // BLOCK % 24 == 5
-
-
 def drawn(seed: int) -> Case:
     """The case of a seed."""
     chance = Chance(seed)
-    compiled = shared(seed) or chance.one_in(4)
-    # What determines the compiled loops is drawn from a small number of separate seeds.
-    variant = Chance(-1, seed % (SHARED if shared(seed) else VARIANTS)) if compiled else chance
-    library = variant.pick("snntorch", "spikingjelly", "norse")
-    ordinary = compiled and (shared(seed) or not variant.one_in(6))
-    name = variant.pick(*(layers.COMPILED if ordinary else layers.CLASSES)[library])
-    tau_s = variant.pick(1.0, 1.0, 1.0, 2.5, 3.0, 1.3, 7.0)
+    library = chance.pick("snntorch", "spikingjelly", "norse")
+    name = chance.pick(*layers.CLASSES[library])
+    tau_s = chance.pick(1.0, 1.0, 1.0, 2.5, 3.0, 1.3, 7.0)
     steps = chance.pick(6, 6, 6, 5, 4, 3, 2, 1, 12, 20)
-    shape = _shape(chance, variant.one_in(8), name)
+    shape = _shape(chance, chance.one_in(8), name)
     vectors = shape[-1:] == (WIDTH,)
-    dtype = variant.pick(*(FLOATS[0],) * 5, *(FLOATS[1],) * 4, *FLOATS[2:])
-    if shared(seed):
-        dtype = variant.pick(*FLOATS[:2])
+    dtype = chance.pick(*(FLOATS[0],) * 5, *(FLOATS[1],) * 4, *FLOATS[2:])
     if library == "spikingjelly":
-        layer = layers.spikingjelly(variant, name, steps)
+        layer = layers.spikingjelly(chance, name, steps)
     elif library == "snntorch":
-        layer = layers.snntorch(variant, name, vectors, dtype)
+        layer = layers.snntorch(chance, name, vectors, dtype)
     else:
-        layer = layers.norse(variant, name, vectors)
-    rule = _rule(variant, layer, tau_s, compiled, ordinary)
+        layer = layers.norse(chance, name, vectors)
+    rule = _rule(chance, layer, tau_s)
     if layer.facts.get("conv"):
         shape = (chance.pick(2, 3), 1, 3, WIDTH)
     form = chance.pick(*("plain",) * 10, "transposed", "expanded", "strided", "no gradient")
     input_dtype = dtype
-    if chance.one_in(12):
+    # SpikingJelly turns states to the input's dtype, and without dimensions numbers turn them back.
+    if chance.one_in(12) and (shape or library != "spikingjelly"):
         input_dtype = chance.pick(*FLOATS)
     if chance.one_in(25):
         form, input_dtype = "integers", chance.pick("torch.bool", "torch.int64", "torch.uint8")
@@ -121,7 +110,7 @@ def drawn(seed: int) -> Case:
         layer=layer,
         rule=rule,
         tau_s=tau_s,
-        engine="cpu" if compiled else "torch",
+        engine=chance.pick("cpu", "cpu", "torch"),
         dtype=dtype,
         input_dtype=input_dtype,
         steps=steps,
@@ -138,13 +127,12 @@ def drawn(seed: int) -> Case:
     )
 
 
-def _rule(chance: Chance, layer: Layer, tau_s: float, compiled: bool, ordinary: bool) -> str:
-    if layer.linear and chance.one_in(12 if ordinary else 5):
+def _rule(chance: Chance, layer: Layer, tau_s: float) -> str:
+    if layer.linear and chance.one_in(5):
         return chance.pick(*(FOR_SPIKES if tau_s == 1.0 else ()), *FOR_LINEAR)
-    if not ordinary and chance.one_in(40):
+    if chance.one_in(40):
         return repr(chance.pick(*sorted(rules.BY_NAME)))
-    known = [rule for rule in RULES if "rules.TSSLBP" in rule or not compiled]
-    return chance.pick(*known, *(f"rules.{name}()" for name in others()))
+    return chance.pick(*RULES, *(f"rules.{name}()" for name in others()))
 
 
 def others() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,8 +61,10 @@ def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: R
         recursion = Recursion(case, rule, known, _recorded(case, known, native, ours), ours)
         comparison = _Comparison(case, names, theirs, ours, recursion)
         comparison.states()
-        if recursion.result["largest"] >= comparison.limit**0.5:
-            return "equal, and a gradient that overflows"
+        # As it does where a slope of 1/d may have no digit.
+        steepest = float(getattr(rule, "max_slope", None) or 0.0)
+        if max(recursion.result["largest"], steepest) >= 1.0 / comparison.eps:
+            return "equal, and a gradient that explodes"
         try:
             comparison.gradients()
         except DiffersError:
@@ -87,7 +88,6 @@ class Record:
         states: after every step, as returned by a loop of single steps.
         start: the initial states of the loop.
         kept: which of the given states the layer starts from.
-        computed: whether it starts from states that a model may have computed.
         dtype: of the potential, at least float32: half precision is computed in that.
     """
 
@@ -97,7 +97,6 @@ class Record:
     states: dict[str, Array]
     start: dict[str, Array]
     kept: dict[str, bool]
-    computed: bool
     dtype: torch.dtype
 
 
@@ -126,11 +125,9 @@ def _recorded(case: Case, known: Described, native: Any, ours: Ran) -> Record:
     if "rho" in states:  # a refractory neuron does not show its spikes
         before = np.concatenate([start["rho"][None] + 0.0 * out[:1], states["rho"][:-1]])
         spikes[before > 0] = np.nan
-    begins = known.moved("v", names["start"]["v"]) if kept["v"] else None
-    computed = begins is not None and begins.grad_fn is not None
     dtype = torch.promote_types(seen["v", case.steps - 1].dtype, torch.float32)
     drive = as_array(names["drive"])
-    return Record(drive, spikes, emitted, states, start, kept, computed, dtype)
+    return Record(drive, spikes, emitted, states, start, kept, dtype)
 
 
 class Recursion:
@@ -176,8 +173,6 @@ class Recursion:
         if case.loop != "steps" and self.ahead:
             last = pieces(case)[-1] if end == case.steps else (begin, end)
             last_call = last[1] - max(last[0], begin)
-        # A computed state may have any number of unknown steps before it.
-        steps = math.inf if begin == 0 and record.computed else end - begin
         seen = oracle_neurons.Seen(
             record.spikes[begin:end],
             record.out[begin:end],
@@ -191,7 +186,7 @@ class Recursion:
             grad_out=self._losses("out", begin, end) * known.factor,
             grad_states={n: self._losses(n, begin, end) for n in start},
             tau_s=case.tau_s,
-            rule=stated(case, self.rule, known, last_call, steps, record.dtype),
+            rule=stated(case, self.rule, known, last_call, end - begin, record.dtype),
             trace=record.out[begin - 1] if begin else 0.0,
             stepped=known.stepped,
             seen=seen,
@@ -231,7 +226,6 @@ class _Comparison:
         dtypes = self._dtypes()
         self.eps = max(torch.finfo(dtype).eps for dtype in dtypes)
         self.tiny = HALF.tiny if HALF.eps == self.eps else 0.0
-        self.limit = min(torch.finfo(dtype).max for dtype in dtypes)
 
     def _dtypes(self) -> list[torch.dtype]:
         """The dtypes of all values involved, except outputs that are exactly spikes."""
@@ -350,6 +344,9 @@ class _Comparison:
         kind, name = known.leaves[code]
         if kind == "graded":
             return none + self.recursion.graded(), none + np.abs(record.out).sum()
+        if kind == "start":  # from which every neuron starts, unless it is given a state
+            value = none if record.kept[name] else none + result["start"][name].sum()
+            return value, none + np.abs(result["start"][name]).sum()
         value = np.reshape(result[kind].get(name, none), leaf.shape)
         if (
             code == "layer.p.v_reset"

@@ -64,12 +64,6 @@ LINEAR = {
     *("LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"),
 }
 """Layers that every rule supports, as far as their other settings allow."""
-COMPILED = {
-    "snntorch": ("Leaky", "Leaky", "Leaky", "Lapicque", "Synaptic", "RLeaky", "RSynaptic"),
-    "spikingjelly": ("LIFNode", "LIFNode", "IFNode", "ParametricLIFNode", "HalfThresholdIFNode"),
-    "norse": ("LIFCell", "LIF", "LIFBoxCell", "IAFCell", "IAF", "LIFRecurrent"),
-}
-"""Layers with compiled loops."""
 
 
 # --- snnTorch --------------------------------------------------------------------------------

@@ -64,6 +64,18 @@ layer = make(); {wrap}
 a = 0.0
 for t in range({steps}): a = a + ((theirs["out", t] != 0).to(theirs["out", t]) - a) / {tau_s}
 print(a, ours["out", {steps} - 1])""",
+    "again": """
+layer = make(); {wrap}
+def both():
+    {autocast}seen = run(layer)
+    leaves = [x, *start.values(), *layer.parameters()]
+    grads = torch.autograd.grad(loss(seen), [p for p in leaves if p.requires_grad],
+                                allow_unused=True)
+    return seen, grads
+first, second = both(), both()
+print({key!r}, first, second, sep="\n")
+assert all(torch.equal(a, second[0][k]) for k, a in first[0].items())
+assert all(a is b or torch.equal(a, b) for a, b in zip(first[1], second[1]))""",
     "gradient": """
 layer = make(); {wrap}
 {autocast}found, = torch.autograd.grad(loss(run(layer)), {leaf}, allow_unused=True)

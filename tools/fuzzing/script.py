@@ -36,6 +36,11 @@ OWN = {
     "norse": "OWN = lambda d: 1 / (d.abs() + 1) ** 2",
 }
 """Each library's default surrogate."""
+WRITTEN = """
+from tssl_adapters.arithmetic import absolute, arithmetic
+@arithmetic
+def WRITTEN(z): return 1.0 / ((1.0 + absolute(z)) * (1.0 + absolute(z)))"""
+"""One that compiles, of a user's own."""
 LOSS = """
 def loss(seen):
     g = torch.Generator().manual_seed(1)
@@ -68,6 +73,8 @@ def body(case: Case, *, stepwise: bool = False) -> str:
         lines.append(NESTED.strip())
     if "OWN" in case.rule:
         lines.append(OWN[layer.library])
+    if "WRITTEN" in case.rule:
+        lines.append(WRITTEN.strip())
     lines.append(_make(case))
     lines += _input(case)
     lines += _start(case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +36,14 @@ class Ran:
 
 def names_of(case: Case, stepwise: bool = False) -> dict[str, Any]:
     """The names that the script defines."""
+    return executed(body(case, stepwise=stepwise), f"<case {case.seed}>")
+
+
+def executed(program: str, file: str) -> dict[str, Any]:
+    """The names that a program defines, which can read its own source as if it were a file."""
+    linecache.cache[file] = (len(program), None, program.splitlines(keepends=True), file)
     names: dict[str, Any] = {}
-    exec(compile(body(case, stepwise=stepwise), f"<case {case.seed}>", "exec"), names)
+    exec(compile(program, file, "exec"), names)
     return names
 
 
@@ -71,6 +78,8 @@ def leaves(names: dict[str, Any]) -> list[str]:
 def numbers(layer: Any) -> list[tuple[str, Tensor]]:
     """The tensors of a Norse layer's parameters, with their code."""
     found, rest = [], [("layer.p", getattr(layer, "p", ()))]
+    if hasattr(layer, "spiking_method"):  # Izhikevich's, from which it starts
+        rest.append(("layer.spiking_method.s", layer.spiking_method.s))
     while rest:
         code, value = rest.pop()
         if hasattr(value, "_asdict"):

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from fuzzing.case import BLOCK, drawn, shared
+from fuzzing.case import BLOCK, drawn
 from fuzzing.check import check
 from fuzzing.outcome import script
 from fuzzing.script import body, wrapping
@@ -51,14 +50,13 @@ def work(seeds: Iterable[str]) -> None:
 class Worker:
     """A process that gets seeds and returns the outcome of each; restarted if it dies."""
 
-    def __init__(self, cache: str) -> None:
-        self._cache = cache
+    def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, seed: int) -> Line:
         """The outcome of a case."""
         if self.process is None:
-            environment = {**os.environ, "NUMBA_CACHE_DIR": self._cache, "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(
                 COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 text=True, env=environment,
@@ -91,18 +89,16 @@ def _died(seed: int, code: int) -> Line:
 
 
 def blocks(begins: Sequence[int], jobs: int) -> Iterator[Line]:
-    """Run blocks of cases, ``jobs`` at a time; compiled code is kept in this run's own cache."""
-    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(jobs) as pool:
+    """Run blocks of cases, ``jobs`` at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
         free: SimpleQueue[Worker] = SimpleQueue()
         for _ in range(jobs):
-            free.put(Worker(cache))
+            free.put(Worker())
 
         def run(first: int) -> Line:
-            begin, seeds = time.time(), range(first, first + BLOCK)
-            if shared(first):
-                return _line(first, _together(seeds), begin)
-            worker = free.get()
+            begin, worker = time.time(), free.get()
             try:
+                seeds = range(first, first + BLOCK)
                 return _line(first, [worker.run(seed) for seed in seeds], begin)
             finally:
                 free.put(worker)
@@ -125,27 +121,3 @@ def _line(first: int, answers: list[Line], begin: float) -> Line:
         "failures": [answer["failure"] for answer in answers if answer["failure"]],
         "seconds": round(time.time() - begin, 1),
     }
-
-
-def _together(seeds: Sequence[int]) -> list[Line]:
-    """Two processes fill a cache at the same time, each with half of the cases; a third reads it.
-
-    A case fails if it fails in either of the processes that run it.
-    """
-    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(2) as pool:
-        workers = [Worker(cache) for _ in range(3)]
-        try:
-
-            def half(index: int) -> list[Line]:
-                return [workers[index].run(seed) for seed in seeds[index::2]]
-
-            halves = [*pool.map(half, range(2))]
-            loaded = [workers[2].run(seed) for seed in seeds]
-        finally:
-            for worker in workers:
-                worker.close()
-    filled = [halves[index % 2][index // 2] for index in range(len(seeds))]
-    return [
-        later if later["failure"] else earlier
-        for earlier, later in zip(filled, loaded, strict=True)
-    ]

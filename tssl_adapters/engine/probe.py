@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -37,8 +38,9 @@ class NativeForward(NamedTuple):
     Attributes:
         input: the layer's input, ``[batch, ...]`` or ``[T, batch, ...]``.
         values: runs this call; returns spikes and potential (after every step if states are kept).
-        probe: runs the layer, otherwise at rest, on another input and potential; also returns the
-            membrane's drive: ``(input, potential) -> drive, spikes, potential``.
+        probe: runs the layer, otherwise at rest and without its quantiser, on another input and
+            potential; also returns the membrane's drive: ``(input, potential) -> drive, spikes,
+            potential``.
         steady: whether it rounds the same way in every call. If it may not, e.g. because it is
             compiled as it runs, it is run even if the record reproduced it.
     """
@@ -131,6 +133,8 @@ class Record(NamedTuple):
             same = same and all(identical(a, b) for a, b in pairs)
         # Of all rounds together: a round may be of one neuron, which rounding moves once.
         spikes, potentials = (sum(share) / len(shares) for share in zip(*shares, strict=True))
+        if self.kernels is not None:  # if they differ, torch's operations on the record decide
+            return same
         if max(spikes, potentials) > SAME_NEURON:
             raise OtherNeuronError(
                 f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
@@ -144,11 +148,12 @@ class Record(NamedTuple):
     def _compute(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if self.kernels is not None:
             return self.kernels.values(drive, state)
+        neuron = replace(self.neuron, quantiser=None)  # the probe leaves it out
         if self.sequence:
-            return compute(self.neuron, drive, state, self.keep_states)
-        before, charged = charge(self.neuron, state, drive)
-        spike = fires(self.neuron, charged)
-        return spike, state_after(self.neuron, charged, spike, before)
+            return compute(neuron, drive, state, self.keep_states)
+        before, charged = charge(neuron, state, drive)
+        spike = fires(neuron, charged)
+        return spike, state_after(neuron, charged, spike, before)
 
 
 def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:

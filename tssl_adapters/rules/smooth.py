@@ -51,7 +51,7 @@ class SmoothTSSLBP(OrdinaryAdjoint):
 
     With D = 1 and n <= 6 this is the default surrogate of snnTorch's layers, and SpikingJelly's
     ``surrogate.ATan()``. A state that the model computed (e.g. by a mask) counts as that of the
-    step after the layer's last call.
+    step after the layer's last call, or, after a backward pass, as the first of a sequence.
 
     Args:
         memory: n in steps, 1 or more, instead of the neuron's own.

@@ -7,11 +7,12 @@ layer resets before it returns as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tssl_adapters.adapters import (
     SAME_NEURON,
@@ -69,6 +70,16 @@ def bound_reset(layer: Any) -> str:
     if bound is None:
         return list(RESETS)[int(layer.reset_mechanism_val)]
     return str(bound.__name__)
+
+
+@contextmanager
+def unquantised(layer: nn.Module) -> Iterator[None]:
+    """Have a layer compute without its quantiser, which would hide how sums are rounded, and leave
+    it as it was.
+    """
+    with untouched(layer):
+        vars(layer)["state_quant"] = False
+        yield
 
 
 class Layer(Wrapped):
@@ -233,7 +244,7 @@ class Layer(Wrapped):
 
         def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             incoming = {**states, "mem": mem}
-            with untouched(self):
+            with unquantised(self):
                 drive, expected = self._tssl_step(x, incoming)
                 spikes, potential = run(x, incoming)
                 self._tssl_check(expected, theirs, spikes)

@@ -22,10 +22,9 @@ from tssl_adapters.adapters import (
     stacked,
     stepped,
     trace_of,
-    untouched,
 )
 from tssl_adapters.adapters.snntorch.classic import two_forwards
-from tssl_adapters.adapters.snntorch.layer import Layer, States
+from tssl_adapters.adapters.snntorch.layer import Layer, States, unquantised
 
 _SEQUENCES = ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
 
@@ -95,7 +94,7 @@ def _over_sequence(layer: Any, x: Tensor) -> Any:
 
     def probe(x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         incoming = {**states, "mem": mem}
-        with untouched(layer):
+        with unquantised(layer):
             return (_driven(layer, x, incoming)[0], *natively(x, incoming))
 
     result = attach(

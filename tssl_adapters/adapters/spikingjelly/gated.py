@@ -216,7 +216,8 @@ class GatedLIF(Node):
     ) -> tuple[list[Tensor], Tensor, Tensor | None] | None:
         """Outputs, potential and trace; ``None`` if torch is to compute them."""
         settings, shape = self._tssl_settings, given.currents.shape[1:]
-        if len(x) < self.T:  # an error, which is the library's
+        # Fewer steps are an error, which is the library's; whole numbers turn into a state's dtype.
+        if len(x) < self.T or not x.is_floating_point():
             return None
         if not (may_compile(settings, given.currents) and self._tssl_rounds_alike(x)):
             return None

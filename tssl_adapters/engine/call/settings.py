@@ -130,12 +130,13 @@ class Settings:
 class Stretch:
     """A window up to where the forward pass has come: its steps, and each neuron's spikes.
 
-    ``any_gradient``: whether a non-zero gradient has arrived; ``known``: the window made from the
-    counts.
+    ``over``: whether its backward pass has begun, or there is none; ``any_gradient``: whether a
+    non-zero gradient has arrived; ``known``: the window made from the counts.
     """
 
     settings: Settings
     steps: int = 0
+    over: bool = False
     any_gradient: bool = False
     counts: Tensor | None = None
     known: tuple[Tensor, Window] | None = None

@@ -247,7 +247,7 @@ def linked_tag(settings: Settings, state: Tensor, size: int) -> Tag | None:
     """Like :func:`link_of`, but returns everything attached to the state."""
     if state.grad_fn is None:
         # A leaf that is recomputed in a backward pass stands for a state with a graph.
-        if not (state.requires_grad and _in_backward()):
+        if not (state.requires_grad and in_backward()):
             return None
     else:
         found = _tag_of(state)
@@ -280,7 +280,8 @@ def let_go(state: Tensor) -> None:
         found.trace = None if found.trace is None else found.trace.detach()
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
+    """Whether a backward pass is running, in which a call is one that is computed anew."""
     return int(torch._C._current_graph_task_id()) != -1
 
 
@@ -323,7 +324,7 @@ def trace_beside(
 def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor:
     """The trace, detached if its state is."""
     cut = state.grad_fn is None
-    if cut and not (state.requires_grad and _in_backward()):
+    if cut and not (state.requires_grad and in_backward()):
         return trace.detach()
     if (cut or trace.grad_fn is None) and torch.is_grad_enabled():
         raise LostTraceError(_lost(settings, "has a graph, its post-synaptic current has not"))

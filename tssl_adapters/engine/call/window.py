@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
-from tssl_adapters.engine.call.state import linked_tag, position_of
+from tssl_adapters.engine.call.state import in_backward, linked_tag, position_of
 from tssl_adapters.errors import RuleWarning, UnsupportedConfigError
 from tssl_adapters.rules import Window
 
@@ -36,7 +36,7 @@ def going_on(
     if rule.windowed:
         position = _in_window(settings, position)
     elif rule.timed and found is None:
-        position = Position(Stretch(settings)) if fresh else _in_time(settings, state)
+        position = _in_time(settings, state, fresh)
     return () if found is None else found.link, position
 
 
@@ -52,20 +52,30 @@ def _in_window(settings: Settings, position: Position | None) -> Position:
     return position
 
 
-def _in_time(settings: Settings, state: Tensor) -> Position | None:
-    """Where in time a call without a link starts. A state that the model computed, e.g. by a mask,
-    counts as following the layer's last call; ``None`` if there was none.
+def _in_time(settings: Settings, state: Tensor, fresh: bool) -> Position:
+    """Where in time a call without a link starts: where its state was left. A state that the model
+    computed, e.g. by a mask, counts as following the layer's last call, unless that was without
+    gradients or its window has gone backward: then it starts a window, as a learned state does.
+    What is computed anew within a backward pass, under checkpointing, is part of a window whose
+    length is known.
     """
-    if state.grad_fn is None:
-        return Position(Stretch(settings))
-    return position_of(state) or settings.last
+    started = fresh or state.grad_fn is None
+    position, last = None if started else position_of(state), settings.last
+    if position is not None:
+        return position
+    if last is not None and in_backward():
+        return Position(last.stretch)
+    if started or last is None or last.stretch.over:
+        return Position(Stretch(settings, over=not torch.is_grad_enabled()))
+    return last
 
 
 def length(position: Position | None) -> float:
-    """The window's number of time steps, known once the backward pass begins; infinite if it is
-    not known where in time the call stands.
-    """
-    return math.inf if position is None else position.stretch.steps
+    """The window's number of time steps, for a backward pass; infinite if the rule needs none."""
+    if position is None:
+        return math.inf
+    position.stretch.over = True
+    return position.stretch.steps
 
 
 def ends(position: Position | None, t: int) -> bool:

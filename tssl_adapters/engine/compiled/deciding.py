@@ -25,7 +25,8 @@ ROWS = 4
 """A step is tested on this many times ``launch.NEURONS`` neurons."""
 SHAPE = (2, 3)
 """The shape in which torch is asked what it computes, if all neurons have the same numbers."""
-
+OUT_OF_REACH = 1e6
+"""From this size on, a threshold is there to have no spikes."""
 
 ByTorch: TypeAlias = "Callable[[Settings, Tensors, Tensors, Tensor | None], Stepped]"
 
@@ -107,6 +108,8 @@ def _decided(settings: Settings, described: Described, given: Tensors) -> Steps 
         return None
     if any(tensor.ndim > like.ndim for tensor in pinned):
         return None
+    if not like.ndim and any(torch.result_type(like, tensor) != like.dtype for tensor in pinned):
+        return None  # without dimensions, they promote it
     key = _key(like)
     known = settings.loops.pop(key, None)
     steps = _tried(settings, described, like, loops, known)
@@ -167,8 +170,8 @@ def _passes_trial(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -
             given.sigmoid_()
     with torch.no_grad():
         level = torch.as_tensor(cell.threshold(inputs[: cell.inputs], states)).to(like)
-        # An infinite threshold would make noise around it infinite, and the trial worthless.
-        level = level.nan_to_num(0.0, 0.0, 0.0)
+        # Noise around one that nothing reaches says nothing: all is infinite there, or rounding.
+        level = level.where(level.abs() < OUT_OF_REACH, 0.0)
         width = level.abs().clamp(min=1.0)
         states[0] = level + states[0] * width
         inputs = [given * width for given in inputs]

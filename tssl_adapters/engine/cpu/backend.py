@@ -95,7 +95,7 @@ class Numbers:
     ) -> None:
         self.dtype, self.count = dtype, ROWS * (step.numel() if dense else 1)
         if dense:
-            rows = [torch.as_tensor(v).detach().to(dtype).expand(step) for v in values]
+            rows = [torch.as_tensor(v, dtype=dtype).detach().expand(step) for v in values]
             self.dense = torch.stack(rows).contiguous()
             self.at = self.dense.data_ptr()
         else:

@@ -78,7 +78,10 @@ class _Adjoints(NamedTuple):
 
 def fires(neuron: Neuron, potential: Tensor) -> Tensor:
     """The spike, 0 or 1 in the potential's dtype."""
-    return (greater if neuron.strict else at_least)(potential, neuron.threshold)
+    if neuron.strict:
+        return greater(potential, neuron.threshold)
+    # As SpikingJelly has it: an infinite potential does not reach an infinite threshold.
+    return at_least(potential - neuron.threshold, 0.0)
 
 
 def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -56,7 +56,7 @@ class TritonBackend:
         """``[8]`` or ``[8, *step]``. No synchronisation: what is on the GPU stays there."""
         dtype, device = working_dtype(drive), drive.device
         if dense:
-            rows = [torch.as_tensor(v, device=device).detach().to(dtype) for v in values]
+            rows = [torch.as_tensor(v, dtype=dtype, device=device).detach() for v in values]
             return torch.stack([row.expand(step) for row in rows]).contiguous()
         row = _row([0.0 if isinstance(v, Tensor) else v for v in values], dtype, device)
         tensors = {k: v for k, v in enumerate(values) if isinstance(v, Tensor)}
