@@ -15,7 +15,7 @@ from torch import Tensor
 
 import tssl_adapters
 from tssl_adapters.engine.call.plan import Plan
-from tssl_adapters.engine.compiled import kernels, launch
+from tssl_adapters.engine.compiled import fused, kernels, launch
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError
 from tssl_adapters.engine.cpu import backend as cpu
 from tssl_adapters.engine.cpu.backend import CpuBackend
@@ -110,6 +110,19 @@ def test_torch_takes_the_place_of_a_loop_that_is_wrong(
         warnings.simplefilter("error", EngineWarning)
         again = gradient(copy.deepcopy(layer))
     torch.testing.assert_close(again, found)
+
+
+def test_values_of_a_loop_that_are_wrong_make_no_other_neuron(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Torch, whose values are the library's, takes its place with the same gradient."""
+    plain = fused.Call.values
+    monkeypatch.setattr(fused.Call, "values", lambda *given: [2.0 * v for v in plain(*given)])
+    layer = a_layer()
+    for ours, theirs in zip(gradient(layer), by_torch(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not any(layer[0]._tssl_settings.loops.values())
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("name", ["_forward_sequence", "_backward_sequence"])

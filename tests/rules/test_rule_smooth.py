@@ -176,27 +176,32 @@ def test_a_state_the_model_computed_is_that_of_the_next_step(beta: float) -> Non
 
 
 @pytest.mark.parametrize("engine", ["torch", "cpu"])
-@pytest.mark.parametrize("between", ["nothing", "evaluation", "checkpoints"])
+@pytest.mark.parametrize("between", ["nothing", "evaluation", "checkpoints", "reentrant ones"])
 @pytest.mark.parametrize("beta", [0.95, 1.0])
 def test_a_learned_start_is_one_in_every_iteration(beta: float, between: str, engine: Any) -> None:
     """And not the step after the last iteration's, nor at an unknown time."""
     layer = tssl_adapters.wrap(snntorch.Leaky(beta=beta), engine=engine)
     x = drive(12).float().requires_grad_()
 
-    def gradient_from(mem: Tensor, mask: bool = False) -> Tensor:
-        total = torch.zeros(())
+    def gradient_from(mem: Tensor, way: str = "") -> Tensor:
+        total, x.grad = torch.zeros(()), None
         for step in x:
-            if mask:
-                spike, mem = checkpoint(layer, step, mem * 1.0, use_reentrant=False)
+            if way in ("checkpoints", "reentrant ones"):
+                again = way == "reentrant ones"
+                spike, mem = checkpoint(layer, step, mem * 1.0, use_reentrant=again)
             else:
                 spike, mem = layer(step, mem)
             total = total + spike.square().sum()
-        return torch.autograd.grad(total, x)[0] if total.requires_grad else total
+        if not total.requires_grad:
+            return total
+        total.backward()
+        assert x.grad is not None
+        return x.grad
 
     expected = gradient_from(torch.zeros(x.shape[1:]))
     for _ in range(3):
         learned = torch.zeros(1, requires_grad=True).expand(x.shape[1:])
-        found = gradient_from(learned, mask=between == "checkpoints")
+        found = gradient_from(learned, between)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
         if between == "evaluation":
             with torch.no_grad():
