@@ -83,7 +83,9 @@ def drawn(seed: int) -> Case:
     steps = chance.pick(6, 6, 6, 5, 4, 3, 2, 1, 12, 20)
     shape = _shape(chance, chance.one_in(8), name)
     vectors = shape[-1:] == (WIDTH,)
-    dtype = chance.pick(*(FLOATS[0],) * 5, *(FLOATS[1],) * 4, *FLOATS[2:])
+    # Norse's own numbers are float32 without dimensions, to which a lone half number would turn.
+    half = FLOATS[2:] if shape else FLOATS[:2]
+    dtype = chance.pick(*(FLOATS[0],) * 5, *(FLOATS[1],) * 4, *half)
     if library == "spikingjelly":
         layer = layers.spikingjelly(chance, name, steps)
     elif library == "snntorch":
@@ -97,7 +99,7 @@ def drawn(seed: int) -> Case:
     input_dtype = dtype
     # SpikingJelly turns states to the input's dtype, and without dimensions numbers turn them back.
     if chance.one_in(12) and (shape or library != "spikingjelly"):
-        input_dtype = chance.pick(*FLOATS)
+        input_dtype = chance.pick(*(FLOATS if shape else FLOATS[:2]))
     if chance.one_in(25):
         form, input_dtype = "integers", chance.pick("torch.bool", "torch.int64", "torch.uint8")
     if len(shape) < 2 and form in ("transposed", "expanded"):

@@ -111,7 +111,8 @@ class Record(NamedTuple):
 
         same, shares = True, []
         for (centre, width), _ in itertools.product(
-            _probed(self.neuron.threshold), range(min(ROUNDS, -(-ENOUGH // given.numel())))
+            _probed(self.neuron.threshold, _limit(given, self.state)),
+            range(min(ROUNDS, -(-ENOUGH // given.numel()))),
         ):
             state = (centre + noise(shape, width)).to(self.state.dtype)
             if not self.state.ndim:  # it would promote
@@ -130,7 +131,7 @@ class Record(NamedTuple):
                 if isinstance(t, Tensor) and t.is_floating_point()
             )
             shares.append([apart(a, b, rounding, largest) for a, b in pairs])
-            same = same and all(identical(a, b) for a, b in pairs)
+            same = same and all(identical(a, b) for a, b in pairs) and self._rounds_to(ours[1])
         # Of all rounds together: a round may be of one neuron, which rounding moves once.
         spikes, potentials = (sum(share) / len(shares) for share in zip(*shares, strict=True))
         if self.kernels is not None:  # if they differ, torch's operations on the record decide
@@ -145,6 +146,11 @@ class Record(NamedTuple):
             )
         return same
 
+    def _rounds_to(self, potential: Tensor) -> bool:
+        """Whether the quantiser keeps the dtype, which that of the library's spikes may follow."""
+        quantiser = self.neuron.quantiser
+        return quantiser is None or quantiser(potential.new_zeros(1)).dtype == potential.dtype
+
     def _compute(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if self.kernels is not None:
             return self.kernels.values(drive, state)
@@ -156,17 +162,23 @@ class Record(NamedTuple):
         return spike, state_after(neuron, charged, spike, before)
 
 
-def _probed(threshold: Value) -> list[tuple[Tensor, Tensor]]:
+def _limit(*tensors: Tensor) -> float:
+    """From which size on noise around a number may be infinite in one of their dtypes."""
+    return min(torch.finfo(tensor.dtype).max for tensor in tensors) / 8.0
+
+
+def _probed(threshold: Value, limit: float) -> list[tuple[Tensor, Tensor]]:
     """The centres around which potentials are probed, with their widths.
 
-    Around the threshold, with its magnitude as the width, since floats are spaced in proportion;
-    and around zero, where the potentials in use lie, if the first range hardly covers them.
+    Around the threshold if that is below the limit, with its magnitude as the width, since floats
+    are spaced in proportion; and around zero, where the potentials in use lie, if the first range
+    hardly covers them.
     """
     if isinstance(threshold, Tensor):
         centre = threshold.detach()
     else:
         centre = torch.tensor(threshold, device="cpu")  # whatever the default device is
-    finite = centre.isfinite()
+    finite = centre.abs() < limit
     near = bool((finite & (centre.abs() < FAR)).all())
     centre = torch.where(finite, centre, torch.zeros_like(centre))
     around = (centre, centre.abs().clamp(min=1.0))
