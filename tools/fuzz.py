@@ -2,6 +2,7 @@
 
 python tools/fuzz.py --cases 10000 --jobs 2 --out fuzz.jsonl
 python tools/fuzz.py --seed 1234 --script
+TRITON_INTERPRET=1 python tools/fuzz.py --cases 1000 --engine triton
 
 Each case runs a layer three ways. The library's own has the values, which the wrapped layer has to
 have bit for bit, states and errors too; a float64 recursion that shares no code with the engine
@@ -37,6 +38,8 @@ from fuzzing.case import BLOCK, drawn
 from fuzzing.script import body
 from fuzzing.workers import Line, answer, blocks, work
 
+ENGINES = ("cpu", "torch", "triton")
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
@@ -50,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--show", type=int, default=3, help="scripts to print of each kind (3)")
     made.add_argument("--seed", type=int, help="run this case alone, in this process")
     made.add_argument("--script", action="store_true", help="with --seed: show it if it passes too")
+    made.add_argument("--engine", choices=ENGINES, help="for every case (its own, drawn)")
     made.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return made
 
@@ -59,17 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     torch.set_num_threads(1)
     if given.worker:
-        work(sys.stdin)
+        work(sys.stdin, given.engine)
         return 0
     if given.seed is not None:
-        return _alone(given.seed, given.script)
+        return _alone(given.seed, given.script, given.engine)
     begins = range(given.first - given.first % BLOCK, given.first + given.cases, BLOCK)
-    lines = _all(begins, given.jobs, given.out)
+    lines = _all(begins, given.jobs, given.out, given.engine)
     _report(lines, given.show)
     return int(any(line["failures"] for line in lines))
 
 
-def _all(begins: Sequence[int], jobs: int, out: Path) -> list[Line]:
+def _all(begins: Sequence[int], jobs: int, out: Path, engine: str | None) -> list[Line]:
     """One line per block: those in the file, and the others, which are run and added to it."""
     known = {line["first"]: line for line in _read(out)}
     missing = [first for first in begins if first not in known]
@@ -78,7 +82,7 @@ def _all(begins: Sequence[int], jobs: int, out: Path) -> list[Line]:
     with Progress(*columns, TimeRemainingColumn()) as progress, out.open("a") as file:
         done = (len(begins) - len(missing)) * BLOCK
         task = progress.add_task("cases", total=len(begins) * BLOCK, completed=done)
-        for line in blocks(missing, jobs):
+        for line in blocks(missing, jobs, engine):
             known[line["first"]] = line
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -119,8 +123,8 @@ def _report(lines: Sequence[Line], show: int) -> None:
     console.print(f"{sum(outcomes.values())} cases in {seconds:.0f} s of processes")
 
 
-def _alone(seed: int, wanted: bool) -> int:
-    found = answer(seed)
+def _alone(seed: int, wanted: bool, engine: str | None) -> int:
+    found = answer(seed, engine)
     print(f"# {found['outcome']}")
     failure = found["failure"]
     if failure is not None:

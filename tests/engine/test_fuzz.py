@@ -190,7 +190,7 @@ def test_the_command_goes_on_where_it_was(
     """A line for each block; a line that was cut off is run again."""
     ran: list[int] = []
 
-    def blocks(begins: list[int], jobs: int) -> Iterator[dict[str, Any]]:
+    def blocks(begins: list[int], jobs: int, engine: None) -> Iterator[dict[str, Any]]:
         for first in begins:
             ran.append(first)
             failure = {"seed": first, "kind": "gradient", "text": "off", "script": "print(1)"}

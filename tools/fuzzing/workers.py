@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,9 +26,11 @@ Line = dict[str, Any]
 COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "fuzz.py"), "--worker"]
 
 
-def answer(seed: int) -> Line:
-    """The outcome of a case."""
+def answer(seed: int, engine: str | None = None) -> Line:
+    """The outcome of a case, with its own engine or this one."""
     case = drawn(seed)
+    if engine is not None:
+        case = replace(case, engine=engine)
     verdict = check(case)
     failure = verdict.failure
     if failure is None:
@@ -37,30 +40,31 @@ def answer(seed: int) -> Line:
     return {"outcome": f"failed: {failure.kind}", "failure": told}
 
 
-def work(seeds: Iterable[str]) -> None:
+def work(seeds: Iterable[str], engine: str | None) -> None:
     """Answer each seed with a line, until the seeds end."""
     answers = os.dup(1)
     os.dup2(2, 1)  # keeps the libraries' output out of the answers
     with os.fdopen(answers, "w") as out:
         for text in seeds:
-            out.write(json.dumps(answer(int(text))) + "\n")
+            out.write(json.dumps(answer(int(text), engine)) + "\n")
             out.flush()
 
 
 class Worker:
     """A process that gets seeds and returns the outcome of each; restarted if it dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str | None = None) -> None:
+        self._command = [*COMMAND, *(() if engine is None else ("--engine", engine))]
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, seed: int) -> Line:
         """The outcome of a case."""
         if self.process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            pipe, no = subprocess.PIPE, subprocess.DEVNULL
             self.process = subprocess.Popen(
-                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                text=True, env=environment,
-            )  # fmt: skip
+                self._command, stdin=pipe, stdout=pipe, stderr=no, text=True, env=environment
+            )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with suppress(BrokenPipeError):
@@ -88,12 +92,12 @@ def _died(seed: int, code: int) -> Line:
     return {"outcome": f"failed: {kind}", "failure": failure}
 
 
-def blocks(begins: Sequence[int], jobs: int) -> Iterator[Line]:
-    """Run blocks of cases, ``jobs`` at a time."""
+def blocks(begins: Sequence[int], jobs: int, engine: str | None) -> Iterator[Line]:
+    """Run blocks of cases, ``jobs`` at a time, with their own engines or this one."""
     with ThreadPoolExecutor(jobs) as pool:
         free: SimpleQueue[Worker] = SimpleQueue()
         for _ in range(jobs):
-            free.put(Worker())
+            free.put(Worker(engine))
 
         def run(first: int) -> Line:
             begin, worker = time.time(), free.get()
