@@ -12,6 +12,9 @@ from tssl_adapters import rules
 BLOCK = 32
 """Consecutive seeds that one process runs, and that make a line of the output."""
 
+LARGE = 131, 1031, 4200
+"""Batches of more neurons than a loop computes between prefetches, in a block backward, and in one
+forward."""
 FLOATS = ("torch.float32", "torch.float64", "torch.float16", "torch.bfloat16")
 RULES = (
     *("None",) * 4,
@@ -82,6 +85,8 @@ def drawn(seed: int) -> Case:
     tau_s = chance.pick(1.0, 1.0, 1.0, 2.5, 3.0, 1.3, 7.0)
     steps = chance.pick(6, 6, 6, 5, 4, 3, 2, 1, 12, 20)
     shape = _shape(chance, chance.one_in(8), name)
+    if len(shape) == 2 and shape[0] and Chance(seed, 1).one_in(20):
+        shape = chance.pick(*LARGE), shape[1]
     vectors = shape[-1:] == (WIDTH,)
     # Norse's own numbers are float32 without dimensions, to which a lone half number would turn.
     half = FLOATS[2:] if shape else FLOATS[:2]

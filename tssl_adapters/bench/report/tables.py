@@ -12,7 +12,6 @@ from tssl_adapters.bench.observer import Record
 
 SETTING = ["data", "network", "loss", "tau_s", "library"]
 """The settings under which rules are compared."""
-RUN = [*SETTING, "rule", "seed"]
 CONFIDENCE = 0.95
 REFERENCE = "native"
 
