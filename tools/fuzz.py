@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,6 +39,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/support"))  # t
 from fuzzing.case import BLOCK, drawn
 from fuzzing.script import body
 from fuzzing.workers import Line, answer, blocks, work
+from interpreted import as_compiled
 
 ENGINES = ("cpu", "torch", "triton")
 
@@ -62,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases, or one of them."""
     given = parser().parse_args(arguments)
     torch.set_num_threads(1)
+    if given.engine == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        as_compiled(pytest.MonkeyPatch())
     if given.worker:
         work(sys.stdin, given.engine)
         return 0

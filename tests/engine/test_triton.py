@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from fused_cases import (
     windowed,
     windowed_steps,
 )
+from interpreted import as_compiled
 
 import tssl_adapters
 from tssl_adapters.engine.call.plan import Plan
@@ -68,27 +68,9 @@ GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "lif_psc_layer.npz"
 
 
 @pytest.fixture(autouse=True)
-def _bfloat16_to_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter cuts a float32 off where its compiler rounds to the nearest."""
-    if DEVICE == "cuda":
-        return
-    interpreter = importlib.import_module("triton.runtime.interpreter")
-    cut = interpreter._convert_float
-
-    def convert(data: Any, from_: Any, to: Any, mode: Any) -> Any:
-        if not (from_.is_fp32() and to.is_bf16()):
-            return cut(data, from_, to, mode)
-        nearest = torch.from_numpy(np.array(data, np.float32)).to(torch.bfloat16)
-        return nearest.view(torch.int16).numpy().view(np.uint16)
-
-    monkeypatch.setattr(interpreter, "_convert_float", convert)
-
-
-@pytest.fixture(autouse=True)
-def _few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter takes a second for a block of neurons."""
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE == "cpu":
-        monkeypatch.setattr(launch, "NEURONS", 101)
+        as_compiled(monkeypatch)
 
 
 def on_device(make: Any) -> Any:
