@@ -299,7 +299,8 @@ def _backward_holds(kernels: Kernels, variant: Variant, given: Given, like: Adjo
             sums = sums[:RESET_VALUE]  # there is no such number
         _, _, _, _, _, *written = adjoints._replace(sums=sums, leaked=None)
         found.append([t for t in written if t is not None])
-    return _agree(*found)
+    ours, theirs = found
+    return _agree(ours, theirs, plan.neuron.tensors)
 
 
 def alike(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> bool:
@@ -316,16 +317,23 @@ def alike(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> boo
     return True
 
 
-def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    """Whether two ways to compute the same differ by rounding, but for a stray neuron."""
-    return all(map(_alike, ours, theirs))
+def _agree(
+    ours: Sequence[Tensor], theirs: Sequence[Tensor], numbers: Sequence[Tensor] = ()
+) -> bool:
+    """Whether two ways to compute the same differ by rounding, but for a stray neuron.
+
+    Torch computes what follows from a neuron's numbers in their precision, kernels in float32 at
+    least.
+    """
+    coarse = max((torch.finfo(number.dtype).eps for number in numbers), default=0.0)
+    return all(_alike(*pair, coarse) for pair in zip(ours, theirs, strict=True))
 
 
-def _alike(ours: Tensor, theirs: Tensor) -> bool:
+def _alike(ours: Tensor, theirs: Tensor, coarse: float) -> bool:
     if not ours.dtype.is_floating_point:
         return int((ours != theirs).sum()) <= STRAY
     eps = torch.finfo(ours.dtype).eps
-    rounding = eps**0.5
+    rounding = max(eps**0.5, 16.0 * coarse)
     ours, theirs = (t.double().view(-1, NEURONS) for t in (ours, theirs))
     # Sums that cancel, in one step or in all, are only as precise as their terms.
     scale = theirs.abs().nan_to_num(0.0, 0.0).amax(0)
