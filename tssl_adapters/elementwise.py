@@ -94,6 +94,14 @@ def at_least(left: Tensor, right: Tensor | float) -> Tensor:
     return left.clone().ge_(operand(right, left))
 
 
+def reaches(left: Tensor, right: Tensor | float) -> Tensor:
+    """``left - right >= 0``, 0 or 1 in their dtype."""
+    distance = left - operand(right, left)
+    if isinstance(distance, Symbol):
+        return where(distance >= 0.0, 1.0, 0.0)
+    return distance.ge_(operand(0.0, distance))
+
+
 def plain(drive: Tensor) -> bool:
     """Whether a tensor is plain memory: not empty, no subclass, no active mode or transform."""
     return (

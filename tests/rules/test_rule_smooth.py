@@ -175,37 +175,93 @@ def test_a_state_the_model_computed_is_that_of_the_next_step(beta: float) -> Non
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("engine", ["torch", "cpu"])
-@pytest.mark.parametrize("between", ["nothing", "evaluation", "checkpoints", "reentrant ones"])
-@pytest.mark.parametrize("beta", [0.95, 1.0])
-def test_a_learned_start_is_one_in_every_iteration(beta: float, between: str, engine: Any) -> None:
-    """And not the step after the last iteration's, nor at an unknown time."""
-    layer = tssl_adapters.wrap(snntorch.Leaky(beta=beta), engine=engine)
-    x = drive(12).float().requires_grad_()
+# Rules that ask for T, along other loops than a plain one:
 
-    def gradient_from(mem: Tensor, way: str = "") -> Tensor:
-        total, x.grad = torch.zeros(()), None
-        for step in x:
-            if way in ("checkpoints", "reentrant ones"):
-                again = way == "reentrant ones"
-                spike, mem = checkpoint(layer, step, mem * 1.0, use_reentrant=again)
-            else:
-                spike, mem = layer(step, mem)
-            total = total + spike.square().sum()
-        if not total.requires_grad:
-            return total
-        total.backward()
-        assert x.grad is not None
-        return x.grad
 
-    expected = gradient_from(torch.zeros(x.shape[1:]))
-    for _ in range(3):
+def run_from(layer: Any, x: Tensor, mem: Tensor, mask: bool = False) -> Tensor:
+    """The spikes of a loop; a mask of ones changes nothing but makes each state anew."""
+    spikes = []
+    for step in x:
+        spike, mem = layer(step, mem * 1.0 if mask else mem)
+        spikes.append(spike)
+    return torch.stack(spikes)
+
+
+def grads_of(x: Tensor, *outs: Tensor) -> Tensor:
+    x.grad = None
+    for out in outs:
+        out.square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def close_to(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(params=["torch", "cpu"])
+def slow(request: Any) -> Any:
+    """A wrapped layer that does not leak, whose kernel is that of T."""
+    return tssl_adapters.wrap(snntorch.Leaky(beta=1.0), engine=request.param)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return drive(12).float().requires_grad_()
+
+
+@pytest.mark.parametrize("between", ["nothing", "evaluation", "no backward pass"])
+def test_a_learned_start_begins_a_sequence_in_every_iteration(
+    slow: Any, x: Tensor, between: str
+) -> None:
+    zeros = torch.zeros(x.shape[1:])
+    expected = grads_of(x, run_from(slow, x, zeros))
+    for mask in (False, True, True):
         learned = torch.zeros(1, requires_grad=True).expand(x.shape[1:])
-        found = gradient_from(learned, between)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
-        if between == "evaluation":
-            with torch.no_grad():
-                gradient_from(torch.zeros(x.shape[1:]))
+        close_to(grads_of(x, run_from(slow, x, learned, mask)), expected)
+        if between != "nothing":
+            with torch.set_grad_enabled(between != "evaluation"):
+                run_from(slow, x, zeros)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+def test_sequences_of_several_lengths_in_checkpoints(
+    slow: Any, x: Tensor, mask: bool, reentrant: bool
+) -> None:
+    """The longer first, and both backward after that."""
+    zeros = torch.zeros(x.shape[1:])
+
+    def run(x: Tensor) -> Tensor:
+        return run_from(slow, x, zeros, mask)
+
+    expected = [grads_of(x, run_from(slow, x[:steps], zeros)) for steps in (12, 7)]
+    outs = [checkpoint(run, x[:steps], use_reentrant=reentrant) for steps in (12, 7)]
+    close_to(grads_of(x, *outs), sum(expected, torch.zeros(())))
+    close_to(grads_of(x, checkpoint(run, x[:7], use_reentrant=reentrant)), expected[1])
+
+
+def test_two_sequences_in_turns_with_masks(slow: Any, x: Tensor) -> None:
+    zeros, mems, spikes = torch.zeros(x.shape[1:]), {}, {12: [], 7: []}
+    for t, step in enumerate(x):
+        for steps, found in spikes.items():
+            if t < steps:
+                spike, mems[steps] = slow(step, mems.get(steps, zeros) * 1.0)
+                found.append(spike)
+    expected = [grads_of(x, run_from(slow, x[:steps], zeros)) for steps in (12, 7)]
+    outs = [torch.stack(found) for found in spikes.values()]
+    close_to(grads_of(x, *outs), sum(expected, torch.zeros(())))
+
+
+def test_masks_with_a_backward_pass_at_every_step(slow: Any, x: Tensor) -> None:
+    found = []
+    for mask in (False, True):
+        mem, x.grad = torch.zeros(x.shape[1:]), None
+        for step in x:
+            spike, mem = slow(step, mem * 1.0 if mask else mem)
+            spike.square().sum().backward(retain_graph=True)
+        found.append(x.grad)
+    close_to(*found)
 
 
 @pytest.mark.parametrize("engine", ["torch", "cpu"])

@@ -69,6 +69,7 @@ from tssl_adapters.engine.call.settings import OtherNeuronError, Settings
 from tssl_adapters.engine.call.state import (
     hand_over,
     known_trace,
+    position_at,
     tag,
     trace_beside,
     trace_of,
@@ -153,6 +154,7 @@ __all__ = [
     "may_compile",
     "on_graph_of",
     "operand",
+    "position_at",
     "stacked",
     "stepped",
     "stepped_with_state",

@@ -341,8 +341,6 @@ def _handed_on(
         if settings.rule.windowed:
             spikes = spikes_of(out if sequence else out[None], trace, settings.tau_s)
         position = position.after(1 if steps is None else steps, spikes)
-        if settings.rule.timed:
-            settings.last = position
     recorded = last.requires_grad
     kept = Charged(ran.kept_h, reset, last) if ran.kept_h is not None and recorded else None
     tag(last, ran.link if recorded else (), new_trace, position, kept)

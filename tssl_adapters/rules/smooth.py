@@ -50,8 +50,8 @@ class SmoothTSSLBP(OrdinaryAdjoint):
     For a nonlinear charge, F_v is that of each neuron and step.
 
     With D = 1 and n <= 6 this is the default surrogate of snnTorch's layers, and SpikingJelly's
-    ``surrogate.ATan()``. A state that the model computed (e.g. by a mask) counts as that of the
-    step after the layer's last call, or, after a backward pass, as the first of a sequence.
+    ``surrogate.ATan()``. A state that the model computed from the layer's own (e.g. by a mask)
+    counts as that, and any other (e.g. a learned start) begins a sequence.
 
     Args:
         memory: n in steps, 1 or more, instead of the neuron's own.

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.adapters import ByFormula, Decided, Reset, Traits, on_graph_of, tag
+from tssl_adapters.adapters import (
+    ByFormula,
+    Decided,
+    Reset,
+    Traits,
+    on_graph_of,
+    position_at,
+    tag,
+)
 from tssl_adapters.adapters.spikingjelly.node import Ran
 from tssl_adapters.adapters.spikingjelly.smooth import SmoothNode
 
@@ -82,9 +90,10 @@ class RAF(SmoothNode):
         settings = self._tssl_settings
         if u.requires_grad and not v.requires_grad and settings.rule.timed:
             # A window begins where its first input does, not where that reaches the potential.
+            position = position_at(v)
             v = on_graph_of(v, u)
             trace = None if trace is None else on_graph_of(trace, u)
-            tag(v, (), trace, settings.last)
+            tag(v, (), trace, position)
         return out, (v, u), trace
 
     def _tssl_as_decided(self: Any, decided: Decided, x: Any) -> Any:

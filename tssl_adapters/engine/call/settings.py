@@ -57,7 +57,6 @@ class Settings:
     reproduces: dict[Any, bool | str] = field(default_factory=dict, compare=False, repr=False)
     loops: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     record: Any = field(default=None, compare=False, repr=False)
-    last: Position | None = field(default=None, compare=False, repr=False)
     unseen: bool = field(default=False, compare=False, repr=False)
     followed: Any = field(default=None, compare=False, repr=False)
     constants: dict[Any, list[str]] = field(default_factory=dict, compare=False, repr=False)
@@ -90,7 +89,7 @@ class Settings:
         return f"{self.rule}, {current}engine={engine!r}"
 
     def __getstate__(self) -> dict[str, Any]:
-        forgotten: dict[str, Any] = dict.fromkeys(("record", "last", "decided", "followed"))
+        forgotten: dict[str, Any] = dict.fromkeys(("record", "decided", "followed"))
         forgotten |= {"reproduces": {}, "loops": {}, "constants": {}, "made_of": (), "name": ""}
         return {**self.__dict__, "rule": self.rule.following(None), **forgotten}
 
@@ -130,13 +129,12 @@ class Settings:
 class Stretch:
     """A window up to where the forward pass has come: its steps, and each neuron's spikes.
 
-    ``over``: whether its backward pass has begun, or there is none; ``any_gradient``: whether a
-    non-zero gradient has arrived; ``known``: the window made from the counts.
+    ``any_gradient``: whether a non-zero gradient has arrived; ``known``: the window made from the
+    counts.
     """
 
     settings: Settings
     steps: int = 0
-    over: bool = False
     any_gradient: bool = False
     counts: Tensor | None = None
     known: tuple[Tensor, Window] | None = None

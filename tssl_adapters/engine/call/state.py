@@ -160,8 +160,13 @@ def tag(
     position: Position | None = None,
     charged: Charged | None = None,
 ) -> None:
-    """Attach these to the state that is returned to the user's loop."""
+    """Attach these to the state that is returned to the user's loop, and its position to its graph:
+    what the model computes from a state has that behind it.
+    """
     setattr(state, _ATTRIBUTE, Tag(state, link, trace, position, charged))
+    node: Any = state.grad_fn
+    if position is not None and node is not None:
+        node.metadata[_ATTRIBUTE] = position
     if trace is None:
         return
     storage = _storage(state)
@@ -234,6 +239,12 @@ def position_at(state: Tensor) -> Position | None:
     return None if found is None else found.position
 
 
+def position_left_at(node: Any) -> Position | None:
+    """The position of the state that this operation of a graph gave."""
+    found: Position | None = node.metadata.get(_ATTRIBUTE)
+    return found
+
+
 def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
     """The link, of ``size`` parts, of a state that was passed in; empty if there is none.
 
@@ -247,7 +258,7 @@ def linked_tag(settings: Settings, state: Tensor, size: int) -> Tag | None:
     """Like :func:`link_of`, but returns everything attached to the state."""
     if state.grad_fn is None:
         # A leaf that is recomputed in a backward pass stands for a state with a graph.
-        if not (state.requires_grad and in_backward()):
+        if not (state.requires_grad and _in_backward()):
             return None
     else:
         found = _tag_of(state)
@@ -280,8 +291,7 @@ def let_go(state: Tensor) -> None:
         found.trace = None if found.trace is None else found.trace.detach()
 
 
-def in_backward() -> bool:
-    """Whether a backward pass is running, in which a call is one that is computed anew."""
+def _in_backward() -> bool:
     return int(torch._C._current_graph_task_id()) != -1
 
 
@@ -324,7 +334,7 @@ def trace_beside(
 def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor:
     """The trace, detached if its state is."""
     cut = state.grad_fn is None
-    if cut and not (state.requires_grad and in_backward()):
+    if cut and not (state.requires_grad and _in_backward()):
         return trace.detach()
     if (cut or trace.grad_fn is None) and torch.is_grad_enabled():
         raise LostTraceError(_lost(settings, "has a graph, its post-synaptic current has not"))

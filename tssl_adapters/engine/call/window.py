@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
-from tssl_adapters.engine.call.state import in_backward, linked_tag, position_of
+from tssl_adapters.engine.call.state import linked_tag, position_left_at, position_of
 from tssl_adapters.errors import RuleWarning, UnsupportedConfigError
 from tssl_adapters.rules import Window
+
+NEAR = 64
+"""How many operations behind a state are looked at for the layer's own."""
 
 
 def going_on(
@@ -36,7 +40,9 @@ def going_on(
     if rule.windowed:
         position = _in_window(settings, position)
     elif rule.timed and found is None:
-        position = _in_time(settings, state, fresh)
+        started = fresh or state.grad_fn is None
+        known = None if started else position_of(state) or _behind(settings, state)
+        position = known or Position(Stretch(settings))
     return () if found is None else found.link, position
 
 
@@ -52,30 +58,25 @@ def _in_window(settings: Settings, position: Position | None) -> Position:
     return position
 
 
-def _in_time(settings: Settings, state: Tensor, fresh: bool) -> Position:
-    """Where in time a call without a link starts: where its state was left. A state that the model
-    computed, e.g. by a mask, counts as following the layer's last call, unless that was without
-    gradients or its window has gone backward: then it starts a window, as a learned state does.
-    What is computed anew within a backward pass, under checkpointing, is part of a window whose
-    length is known.
+def _behind(settings: Settings, state: Tensor) -> Position | None:
+    """The position of the layer's own state that the model computed this one from, e.g. by a mask;
+    ``None`` if there is none nearby in its graph, as behind a learned start.
     """
-    started = fresh or state.grad_fn is None
-    position, last = None if started else position_of(state), settings.last
-    if position is not None:
-        return position
-    if last is not None and in_backward():
-        return Position(last.stretch)
-    if started or last is None or last.stretch.over:
-        return Position(Stretch(settings, over=not torch.is_grad_enabled()))
-    return last
+    nodes: list[Any] = [state.grad_fn]
+    for node in nodes:  # which more are added to as it goes, the nearest first
+        position = position_left_at(node)
+        if position is not None and position.stretch.settings is settings:
+            return position
+        if len(nodes) < NEAR:
+            nodes += [before for before, _ in node.next_functions if before is not None]
+    return None
 
 
 def length(position: Position | None) -> float:
-    """The window's number of time steps, for a backward pass; infinite if the rule needs none."""
-    if position is None:
-        return math.inf
-    position.stretch.over = True
-    return position.stretch.steps
+    """The window's number of time steps, known once the backward pass begins; infinite if the rule
+    does not ask for it.
+    """
+    return math.inf if position is None else position.stretch.steps
 
 
 def ends(position: Position | None, t: int) -> bool:

@@ -225,7 +225,7 @@ def _passes_trial(decided: Steps, cell: Cell, by_torch: ByTorch, like: Tensor) -
 
 def _aside(settings: Settings) -> Settings:
     """A layer's settings for steps in torch that neither warn nor leave anything behind."""
-    return replace(settings, engine="torch", loops={}, last=None, warned=True, watched=True)
+    return replace(settings, engine="torch", loops={}, warned=True, watched=True)
 
 
 def _keeps_format(settings: Settings, cell: Cell, by_torch: ByTorch, like: Tensor) -> bool:

@@ -110,7 +110,7 @@ class Sequences:
         current = rest[0] if rest else None
         out, after, leaked, *left = _apply(self, position, drive, v, current, packed(link))
         if position is not None:
-            settings.last = position = position.after(len(drive), None)
+            position = position.after(len(drive), None)
         tag(after, tuple(left) if after.requires_grad else (), None, position)
         return Stepped(out, (after,) if leaked is None else (after, leaked))
 

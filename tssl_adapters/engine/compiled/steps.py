@@ -213,9 +213,9 @@ class Steps:
         after, rest = found[1 : 1 + count], found[1 + count : results]
         recorded = after[0].requires_grad
         if position is not None:
-            settings.last = position = position.after(1, None)
+            position = position.after(1, None)
         new_trace = rest[0] if self.traced else None
-        if recorded or new_trace is not None:
+        if recorded or new_trace is not None or position is not None:
             own = self._charged(0, left, after) if recorded and 0 in copies else None
             tag(after[0], found[results:] if recorded else (), new_trace, position, own)
         for k in copies if recorded else ():

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Number, Symbol, plus, where
-from tssl_adapters.elementwise import at_least, greater, operand, plain
+from tssl_adapters.elementwise import greater, operand, plain, reaches
 from tssl_adapters.engine.step.spec import DECAY, GAIN, OFFSET, RESET_VALUE, THRESHOLD
 from tssl_adapters.neuron import AtReset, Neuron, Value
 from tssl_adapters.rules import Rule, Step
@@ -81,7 +81,7 @@ def fires(neuron: Neuron, potential: Tensor) -> Tensor:
     if neuron.strict:
         return greater(potential, neuron.threshold)
     # As SpikingJelly has it: an infinite potential does not reach an infinite threshold.
-    return at_least(potential - neuron.threshold, 0.0)
+    return reaches(potential, neuron.threshold)
 
 
 def charge(neuron: Neuron, state: Tensor, drive: Tensor) -> tuple[Tensor | None, Tensor]:
