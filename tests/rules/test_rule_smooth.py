@@ -253,6 +253,13 @@ def test_two_sequences_in_turns_with_masks(slow: Any, x: Tensor) -> None:
     close_to(grads_of(x, *outs), sum(expected, torch.zeros(())))
 
 
+def test_a_start_that_another_layer_computed_begins_a_sequence(slow: Any, x: Tensor) -> None:
+    other = tssl_adapters.wrap(snntorch.Leaky(beta=1.0))
+    _, mem = other(x[0].detach().requires_grad_(), torch.zeros(x.shape[1:]))
+    expected = grads_of(x, run_from(slow, x, mem.detach() * 1.0))
+    close_to(grads_of(x, run_from(slow, x, mem * 1.0)), expected)
+
+
 def test_masks_with_a_backward_pass_at_every_step(slow: Any, x: Tensor) -> None:
     found = []
     for mask in (False, True):
