@@ -140,6 +140,22 @@ def test_a_reset_out_of_reach_would_leave_no_gradient(rule: rules.Rule) -> None:
     tssl_adapters.wrap(node("IFNode", step_mode="m", v_reset=-70.0, v_threshold=-50.0), rule=rule)
 
 
+@pytest.mark.parametrize("rule", [rules.Lee(), rules.STRSBP()])
+def test_a_spike_that_takes_nothing_cannot_be_divided_by(rule: rules.Rule) -> None:
+    for threshold, v_reset in ((-1.0, -1.0), (0.0, None), (0.5, 1.0)):
+        layer = node("IFNode", step_mode="m", v_threshold=threshold, v_reset=v_reset)
+        with pytest.raises(UnsupportedConfigError, match="potential, and that is not above 0"):
+            tssl_adapters.wrap(layer, rule=rule)
+    tssl_adapters.wrap(node("IFNode", step_mode="m", v_threshold=-1.0, v_reset=-2.0), rule=rule)
+
+
+def test_stdbp_needs_a_positive_threshold_or_a_bound() -> None:
+    layer = node("IFNode", step_mode="m", v_threshold=0.0, v_reset=-1.0)
+    with pytest.raises(UnsupportedConfigError, match=r"not above 0; set STDBP\(max_slope="):
+        tssl_adapters.wrap(layer, rule="stdbp")
+    tssl_adapters.wrap(layer, rule=rules.STDBP(max_slope=4.0))
+
+
 @pytest.mark.skipif(not has("SimpleIFNode"), reason="this version has no SimpleIFNode")
 def test_a_charge_of_the_users_own_is_refused() -> None:
     class Mine(neuron.SimpleLIFNode):  # type: ignore[misc, name-defined]

@@ -88,10 +88,15 @@ def flag(rule: str, name: str, value: object) -> None:
         raise TypeError(f"{rule}: {name} must be True or False, not {value!r}.")
 
 
-def takes_too_much(rule: str, traits: Traits) -> str | None:
+def indivisible(rule: str, traits: Traits) -> str | None:
     """Why a rule that divides by what a spike takes from the potential does not work for a neuron
-    whose reset puts the threshold out of reach, or ``None``.
+    whose spikes take nothing, or put the threshold out of reach, or ``None``.
     """
+    if not above_zero(traits.reset.drop(traits.threshold)):
+        return (
+            f"{rule} divides by what a spike takes from the potential, and that is not above 0; "
+            "use a v_reset below the threshold, or a positive threshold if that is taken away"
+        )
     value = out_of_reach(traits)
     if value is None:
         return None
@@ -108,6 +113,13 @@ def out_of_reach(traits: Traits) -> float | None:
     threshold, value = _number(traits.threshold), _number(traits.reset.target)
     far = abs(threshold - value) > MOST_TAKEN * max(1.0, abs(threshold))
     return value if far else None
+
+
+def above_zero(value: Value) -> bool:
+    """Whether a number is positive, for every neuron; unknown ones are taken to be."""
+    if isinstance(value, torch.Tensor):
+        return value.is_meta or bool((value.detach() > 0.0).all())
+    return value > 0.0
 
 
 def has_numbers(traits: Traits) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tssl_adapters.arithmetic import arithmetic, constant
 from tssl_adapters.neuron import Traits
 from tssl_adapters.rules.base import Rule, Step, Window
-from tssl_adapters.rules.checks import flag, one_of, takes_too_much
+from tssl_adapters.rules.checks import flag, indivisible, one_of
 
 Gate = Literal["none", "active"]
 
@@ -122,4 +122,4 @@ class Lee(Rule):
                 "Lee relies on what a spike takes from the potential, and nothing resets this "
                 "neuron; give it a reset, or skip it where its potential is what is read"
             )
-        return takes_too_much("Lee", traits)
+        return indivisible("Lee", traits)

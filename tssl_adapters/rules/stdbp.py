@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tssl_adapters.arithmetic import arithmetic, minimum, where
 from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import Rule, Step, Window
-from tssl_adapters.rules.checks import flag, losing_times, one_of, positive
+from tssl_adapters.rules.checks import above_zero, flag, losing_times, one_of, positive
 
 Silent = Literal["virtual", "none"]
 LEAK = 1e-4
@@ -117,6 +117,11 @@ class STDBP(Rule):
                 "its refractory period hides spikes from what comes after, and STDBP wants to "
                 "know the gradient one step after a spike; use a neuron without, with v_reset=-1e9 "
                 "to have it fire once"
+            )
+        if self.max_slope is None and not above_zero(traits.threshold):
+            return (
+                "STDBP bounds its slope by a multiple of 1 / threshold, and the threshold is not "
+                "above 0; set STDBP(max_slope=...)"
             )
         if self.strict and not (_keeps(traits.decay) and _keeps(traits.synapse)):
             leaking = "potential" if not _keeps(traits.decay) else "synaptic current"

@@ -12,7 +12,7 @@ from torch import Tensor
 from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.neuron import Traits, Value
 from tssl_adapters.rules.base import Fallback, Feedback, Rule, Step, Window
-from tssl_adapters.rules.checks import one_of, takes_too_much
+from tssl_adapters.rules.checks import indivisible, one_of
 
 SelfEffect = Literal["poisson", "regular", "none"]
 Silent = Literal["half", "zero"]
@@ -168,7 +168,7 @@ class STRSBP(Rule):
                 "it goes step by step, and STRSBP's credit='train' needs whole sequences in one "
                 "call; use STRSBP(credit='spike')"
             )
-        return takes_too_much("STRSBP", traits)
+        return indivisible("STRSBP", traits)
 
 
 def _is_one(drop: Value) -> bool:
