@@ -27,7 +27,6 @@ MOVES = 24
 """How often the closer look randomly perturbs every intermediate value by its rounding error."""
 REACH = 8.0
 """Further allowed error, in multiples of the largest effect of these perturbations."""
-HALF = torch.finfo(torch.float16)
 
 
 def compare(case: Case, names: dict[str, Any], native: Any, theirs: Ran, ours: Ran) -> str:
@@ -225,7 +224,7 @@ class _Comparison:
         self.recursion = recursion
         dtypes = self._dtypes()
         self.eps = max(torch.finfo(dtype).eps for dtype in dtypes)
-        self.tiny = HALF.tiny if HALF.eps == self.eps else 0.0
+        self.tiny = max(torch.finfo(dtype).tiny for dtype in dtypes)
 
     def _dtypes(self) -> list[torch.dtype]:
         """The dtypes of all values involved, except outputs that are exactly spikes."""
