@@ -260,6 +260,22 @@ def test_a_start_that_another_layer_computed_begins_a_sequence(slow: Any, x: Ten
     close_to(grads_of(x, run_from(slow, x, mem * 1.0)), expected)
 
 
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_a_sequence_begins_before_its_input_reaches_the_potential(engine: Any) -> None:
+    """In LSNN's cells, a step later: the first potential has no graph, but is no start either."""
+    found, x = [], drive(12).requires_grad_()
+    for rule in (SmoothTSSLBP(), SmoothTSSLBP(memory=12.0)):
+        p = norse.LSNNParameters(tau_mem_inv=torch.tensor(60.0), v_th=torch.tensor(0.1))
+        cell = norse.LSNNCell(p)
+        layer, state, outs = tssl_adapters.wrap(cell, rule=rule, engine=engine), None, []
+        for step in x:
+            out, state = layer(step, state)
+            outs.append(out + state.v)
+        found.append(grads_of(x, torch.stack(outs)))
+    assert found[0].abs().max() > 0.1
+    close_to(*found)
+
+
 def test_masks_with_a_backward_pass_at_every_step(slow: Any, x: Tensor) -> None:
     found = []
     for mask in (False, True):

@@ -40,8 +40,7 @@ def going_on(
     if rule.windowed:
         position = _in_window(settings, position)
     elif rule.timed and found is None:
-        started = fresh or state.grad_fn is None
-        known = None if started else position_of(state) or _behind(settings, state)
+        known = None if fresh else position_of(state) or _behind(settings, state)
         position = known or Position(Stretch(settings))
     return () if found is None else found.link, position
 
@@ -62,7 +61,7 @@ def _behind(settings: Settings, state: Tensor) -> Position | None:
     """The position of the layer's own state that the model computed this one from, e.g. by a mask;
     ``None`` if there is none nearby in its graph, as behind a learned start.
     """
-    nodes: list[Any] = [state.grad_fn]
+    nodes: list[Any] = [] if state.grad_fn is None else [state.grad_fn]
     for node in nodes:  # which more are added to as it goes, the nearest first
         position = position_left_at(node)
         if position is not None and position.stretch.settings is settings:
