@@ -267,7 +267,9 @@ def test_a_sequence_begins_before_its_input_reaches_the_potential(engine: Any) -
     for rule in (SmoothTSSLBP(), SmoothTSSLBP(memory=12.0)):
         p = norse.LSNNParameters(tau_mem_inv=torch.tensor(60.0), v_th=torch.tensor(0.1))
         cell = norse.LSNNCell(p)
-        layer, state, outs = tssl_adapters.wrap(cell, rule=rule, engine=engine), None, []
+        layer, outs = tssl_adapters.wrap(cell, rule=rule, engine=engine), []
+        _, state = layer(x[0], None)
+        state = type(state)(*(part.detach() for part in state))
         for step in x:
             out, state = layer(step, state)
             outs.append(out + state.v)
