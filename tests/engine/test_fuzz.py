@@ -13,7 +13,7 @@ from typing import Any
 import fuzz
 import pytest
 import torch
-from fuzzing import layers
+from fuzzing import layers, outcome
 from fuzzing.case import BLOCK, Case, drawn
 from fuzzing.chance import Chance
 from fuzzing.check import check
@@ -123,6 +123,14 @@ def test_a_fault_is_found_and_its_script_shows_it(tmp_path: Path) -> None:
     assert check(case).failure is None
     exec(compile(program, "<script>", "exec"), {})
     assert len(program.splitlines()) < 60
+
+
+@pytest.mark.parametrize("kind", outcome._ENDINGS)
+def test_every_kind_of_failure_ends_a_program(kind: str) -> None:
+    case = drawn(SEEDS[0])
+    more = {"key": ("out", 0), "steps": 1, "leaf": "x", "index": "", "expected": 0, "allowed": 0}
+    failure = Failure(kind, "off", outcome.ending(case, kind, **more))
+    compile(script(case, failure), "<script>", "exec")
 
 
 def test_another_value_is_found() -> None:

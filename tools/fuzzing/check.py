@@ -70,9 +70,9 @@ def _checked(case: Case) -> Verdict:
     start, turned = names["start"].values(), case.layer.library == "spikingjelly"
     dtype = names["drive"].dtype
     computed = any(s.grad_fn is not None or (turned and s.dtype != dtype) for s in start)
-    known = (EngineWarning, NativeGradientWarning, *(() if computed else (LostLinkWarning,)))
+    faults = (EngineWarning, NativeGradientWarning, *(() if computed else (LostLinkWarning,)))
     for warned in caught:
-        if issubclass(warned.category, known):
+        if issubclass(warned.category, faults):
             raise DiffersError("warning", str(warned.message), ending(case, "exception", leaf="x"))
     verdict = _same_errors(case, theirs, ours)
     if verdict is not None:
@@ -137,9 +137,10 @@ def _alike(a: Tensor | None, b: Tensor | None, rounding: float = 0.0) -> bool:
         return a is b
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    if _equal(a, b) or not rounding:
-        return _equal(a, b)
-    return torch.allclose(a, b, rounding, rounding * float(a.abs().max()), equal_nan=True)
+    if _equal(a, b):
+        return True
+    scale = rounding and rounding * float(a.abs().max())
+    return rounding > 0.0 and torch.allclose(a, b, rounding, scale, equal_nan=True)
 
 
 def _same_errors(case: Case, theirs: Ran, ours: Ran) -> Verdict | None:

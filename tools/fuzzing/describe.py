@@ -280,7 +280,8 @@ def _norse(case: Case, layer: Any, step: Tensor) -> Described:
         values[name] = as_array(value)
         if isinstance(value, Tensor) and name != "alpha":
             leaves[f"layer.p.{path}"] = ("parameters", name)
-    if not recurrent:  # which fill their states with it, without a gradient
+    # Recurrent layers fill their states with it, without a gradient.
+    if inner == "Izhikevich" and not recurrent:
         leaves |= {f"layer.spiking_method.s.{name}": ("start", name) for name in ("v", "u")}
     values = {n: v for n, v in values.items() if n != "alpha"}
     neuron = {

@@ -73,7 +73,7 @@ def both():
                                 allow_unused=True)
     return seen, grads
 first, second = both(), both()
-print({key!r}, first, second, sep="\n")
+print({key!r}, first, second, sep="\\n")
 assert all(torch.equal(a, second[0][k]) for k, a in first[0].items())
 assert all(a is b or torch.equal(a, b) for a, b in zip(first[1], second[1]))""",
     "gradient": """

@@ -343,7 +343,7 @@ def _handed_on(
         position = position.after(1 if steps is None else steps, spikes)
     recorded = last.requires_grad
     kept = Charged(ran.kept_h, reset, last) if ran.kept_h is not None and recorded else None
-    place = position if torch.is_grad_enabled() else None  # without gradients no window begins
+    place = position if plan.recorded else None  # without gradients no window begins
     tag(last, ran.link if recorded else (), new_trace, place, kept)
     states = ran.membrane if plan.keep_states else None
     fired = out if ran.fired is None and settings.tau_s == 1.0 else ran.fired
