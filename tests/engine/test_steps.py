@@ -598,15 +598,15 @@ def test_what_is_kept_for_backward() -> None:
     """h alone where the rest follows from it: the input is not kept, nor the current."""
     layer, x = wrapped("LIFRecurrentCell"), drive()
     steps(layer, x)
-    assert layer._tssl_settings.decided.kept == ["h"]
+    assert layer._tssl_settings.decided.form.kept == ["h"]
     layer = wrapped("LSNNCell")
     steps(layer, x)
-    assert layer._tssl_settings.decided.kept == ["h", "s2"]  # the threshold's state
+    assert layer._tssl_settings.decided.form.kept == ["h", "s2"]  # the threshold's state
     # Of the PSC one bit per neuron, if the rule asks.
     for rule, kept in (("native", ["h", "s2"]), ("tsslbp", ["h", "s0", "s2", "bits"])):
         layer = wrapped("LSNNCell", rule, tau_s=3.0)
         steps(layer, x)
-        assert layer._tssl_settings.decided.kept == kept
+        assert layer._tssl_settings.decided.form.kept == kept
 
 
 def test_what_was_decided_holds_on_to_no_graph() -> None:

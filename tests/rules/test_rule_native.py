@@ -27,7 +27,7 @@ from tssl_adapters.adapters.norse.surrogates import FORMULAS as NORSE
 from tssl_adapters.adapters.norse.surrogates import surrogate as of_norse
 from tssl_adapters.adapters.snntorch.surrogates import surrogate as of_snntorch
 from tssl_adapters.adapters.spikingjelly.surrogates import surrogate as of_spikingjelly
-from tssl_adapters.engine.compiled import sequences, steps
+from tssl_adapters.engine.compiled import sequences
 from tssl_adapters.errors import NativeGradientWarning, UnsupportedConfigError
 from tssl_adapters.rules.native import Surrogate, by_autograd, surrogate_of
 
@@ -297,11 +297,9 @@ def test_native_gradient(name: str, dtype: torch.dtype, engine: str) -> None:
     same(ours, theirs, TOLERANCE[torch.float32 if rounds else dtype])
 
 
-@pytest.mark.parametrize("name", ["spikingjelly-Sigmoid-m", "spikingjelly-Erf-s", "norse-circ-LIF"])
+@pytest.mark.parametrize("name", ["spikingjelly-Sigmoid-m", "norse-circ-LIF"])
 def test_the_loops_compute_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    called = []
-    single = name.endswith("-s")
-    function = steps.CompiledStepFunction if single else sequences.CompiledSequenceFunction
+    called, function = [], sequences.CompiledSequenceFunction
     forward = function.forward
     monkeypatch.setattr(
         function, "forward", staticmethod(lambda *given: (called.append(1), forward(*given))[1])
@@ -310,6 +308,13 @@ def test_the_loops_compute_it(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Native(), engine='cpu'" in repr(layer)
     gradients(layer, drive(torch.float64))
     assert called
+
+
+def test_the_loops_compute_single_steps() -> None:
+    layer = wrapped(LAYERS["spikingjelly-Erf-s"](torch.float64))
+    assert "Native(), engine='cpu'" in repr(layer)
+    spikes = layer(drive(torch.float64)[0].requires_grad_())
+    assert spikes.grad_fn.name() == "CompiledStepFunctionBackward"
 
 
 # --- where a surrogate overflows ---------------------------------------------------------------

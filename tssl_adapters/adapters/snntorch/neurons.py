@@ -86,7 +86,7 @@ class _Recurrent(Compiled):
 
     def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
         given = [states[name] for name in carried(states)]
-        if not steps.fits((x,), given, self._tssl_pinned()):
+        if not steps.fits((x, x), given, self._tssl_pinned()):
             return None
         return self._tssl_run(x, states, False)
 

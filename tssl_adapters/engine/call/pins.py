@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import on_host
 
-_grad_enabled = torch.is_grad_enabled
-_transforms = torch._C._are_functorch_transforms_active
-_modes = torch._C._len_torch_dispatch_stack
+grad_enabled = torch.is_grad_enabled
+transforms = torch._C._are_functorch_transforms_active
+modes = torch._C._len_torch_dispatch_stack
 _FORMATS = (torch.channels_last, torch.channels_last_3d)
 _VIEWS: dict[torch.dtype, Any] = {
     torch.float32: ctypes.c_float,
@@ -117,7 +117,7 @@ def can_be_pinned(tensors: Sequence[Tensor]) -> bool:
 
 def records_plainly() -> bool:
     """Whether autograd records a graph, and no transform or mode looks on."""
-    return _grad_enabled() and not _transforms() and not _modes()
+    return grad_enabled() and not transforms() and not modes()
 
 
 def is_memory(

@@ -16,7 +16,8 @@ from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.kernels import Backend, backend
 from tssl_adapters.engine.compiled.memory import spreads
-from tssl_adapters.engine.compiled.steps import TYPES, Stepped, Steps
+from tssl_adapters.engine.compiled.steps import TYPES, Steps
+from tssl_adapters.engine.compiled.straight import Stepped
 from tssl_adapters.engine.step.cell import Cell, Tensors, lines
 
 _log = logging.getLogger(__name__)
@@ -137,12 +138,13 @@ def _tried(
         # TorchScript may have specialised the library's step to a form that hides its derivative.
         _log.debug("layer '%s': torch computes its steps, whose gradient is hidden", settings.path)
         return None
+    made = settings, cell, written, loops, like, pinned
     try:
-        steps = Steps(settings, cell, written, loops, like, pinned)
+        steps = Steps(*made)
         if known != steps.content and not _passes_trial(steps, cell, by_torch, like):
             return None
         if channels_last(like) is not None:
-            steps.formats = _keeps_format(settings, cell, by_torch, like)
+            steps = Steps(*made, formats=_keeps_format(settings, cell, by_torch, like))
     except Exception as error:  # compilers may raise anything
         _warn(settings, f"cannot be run ({type(error).__name__}: {error})")
         return None

@@ -113,6 +113,9 @@ class Numbers:
         return self.at
 
 
+_address = Tensor.data_ptr
+
+
 def _few(values: Any, dtype: torch.dtype) -> array[float]:
     return array("f" if dtype == torch.float32 else "d", values)
 
@@ -240,9 +243,8 @@ class _RowLoop:
         if known != steps:
             window = _few((steps,), self.dtype)
             self.window = steps, window
-        addresses = [tensor.data_ptr() for tensor in tensors]
         numbers_at, window_at = numbers.buffer_info()[0], window.buffer_info()[0]
-        over(self.loop, 1, neurons, numbers_at, window_at, *addresses)
+        over(self.loop, 1, neurons, numbers_at, window_at, *map(_address, tensors))
 
 
 @cache

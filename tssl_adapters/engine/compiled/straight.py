@@ -1,0 +1,486 @@
+"""A decided step as straight code: what it does at every call, and nothing else.
+
+Around its loops, a small step spends its time in Python: loops over a few tensors, tables, calls
+among ourselves, which besides crowd the processor's caches. So the functions that every step calls
+are written out for what was decided about it, with a line for each of its states, numbers and
+results, and compiled by Python. :attr:`tssl_adapters.engine.compiled.steps.Steps.code` is the text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from types import CodeType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tssl_adapters.elementwise import cast
+from tssl_adapters.engine.call.once import first_order
+from tssl_adapters.engine.call.pins import (
+    Pin,
+    channels_last,
+    grad_enabled,
+    modes,
+    transforms,
+)
+from tssl_adapters.engine.call.plan import EngineFunction, nothing
+from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
+from tssl_adapters.engine.call.window import going_on, length
+from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, memory
+from tssl_adapters.engine.compiled.step_loops import Backward, Forward
+from tssl_adapters.engine.step.cell import Tensors
+
+NOTHING, ZEROS = -1, -2
+"""Gradients that no room holds."""
+
+
+class Stepped(NamedTuple):
+    """A step's results.
+
+    Attributes:
+        out: PSC, or spikes at ``tau_s == 1``.
+        states: the states after the step.
+        trace: a[t] for the next step, at ``tau_s > 1``.
+        spike: the spikes, at ``tau_s > 1`` if the cell ``sends`` them.
+        due: r if the reset is delayed.
+    """
+
+    out: Tensor
+    states: Tensors
+    trace: Tensor | None = None
+    spike: Tensor | None = None
+    due: Tensor | None = None
+
+
+class Form(NamedTuple):
+    """What a step's functions are written for.
+
+    Attributes:
+        dtype: that of inputs and states.
+        device: theirs, ``None`` for the CPU.
+        formats: whether they may lie in a memory format that torch's results keep.
+        inputs: number of inputs.
+        states: number of states.
+        traced: whether it has a PSC.
+        timed: whether the rule asks for the number of time steps.
+        links: number of parts of the link.
+        least_dims: the least number of an input's dimensions.
+        fixed: the tensors with its numbers, if none of them learns and all can be looked at.
+        of_each: the names of those with a number for each neuron.
+        read: the names of those that are read where they lie.
+        learned: those that take a gradient.
+        forward: its loops.
+        backward: the loop back.
+        from_h: the same where h of the step before is kept for the potential, if there is one.
+        given: the names of what may take a gradient: inputs, states, PSC, and numbers that learn.
+        reached: for each result, those of ``given`` that its gradient reaches.
+        kept: the names of what is kept for the backward pass.
+    """
+
+    dtype: torch.dtype
+    device: torch.device | None
+    formats: bool
+    inputs: int
+    states: int
+    traced: bool
+    timed: bool
+    links: int
+    least_dims: int
+    fixed: Sequence[Pin] | None
+    of_each: Sequence[str]
+    read: Sequence[str]
+    learned: Sequence[Tensor]
+    forward: Forward
+    backward: Backward
+    from_h: Backward | None
+    given: Sequence[str]
+    reached: Sequence[set[str]]
+    kept: Sequence[str]
+
+    def constant(self, needs: Sequence[bool]) -> list[int]:
+        """The results that have no gradient, if these of ``given`` need one."""
+        needed = {name for name, need in zip(self.given, needs, strict=True) if need}
+        return [k for k, reached in enumerate(self.reached) if not needed & reached]
+
+    def places(
+        self, backward: Backward, arrived: Sequence[bool], link: bool, linked: bool
+    ) -> list[int]:
+        """Which room holds the gradient of each of ``given``, or that there is none, or zeros.
+
+        Args:
+            backward: the loop.
+            arrived: whether the gradient of each result did.
+            link: whether that of the link did.
+            linked: whether a link came in.
+        """
+        # The link comes with the potential, the second result.
+        reached = [r for k, r in enumerate(self.reached) if arrived[k] or (k == 1 and link)]
+        found = []
+        for name, place in zip(self.given, backward.at[linked], strict=True):
+            arrives = any(name in names for names in reached)
+            # Norse has a hook on recurrent weights, which takes no None, even where their input
+            # is that of a last step that acts in the next one.
+            missing = ZEROS if name == "x1" and not arrives else NOTHING
+            found.append(place if arrives and place is not None else missing)
+        return found
+
+
+class Straight(NamedTuple):
+    """A step's functions, as :class:`tssl_adapters.engine.compiled.steps.Steps` describes them, and
+    their text.
+    """
+
+    fits: Callable[..., bool]
+    run: Callable[..., Stepped]
+    code: str
+
+
+def straight(steps: Any, form: Form) -> Straight:
+    """Write out a step.
+
+    Args:
+        steps: what may change of it: its settings, and numbers that learn.
+        form: the rest.
+    """
+    written = _Text(form)
+    text = "\n".join(written.lines())
+    names = {**_USED, **written.used, "steps": steps, "form": form}
+    exec(_compiled(text), names)
+    functions = {
+        "forward": staticmethod(names["forward"]),
+        "backward": staticmethod(first_order(names["backward"])),
+    }
+    function = type("CompiledStepFunction", (EngineFunction,), functions)
+    # Without looking up the function's signature in every call:
+    names["apply"] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return Straight(names["fits"], names["run"], text)
+
+
+@cache
+def _compiled(text: str) -> CodeType:
+    # Named as part of this package, since warnings are to point at the user's code.
+    name = f"{__file__}, step {next(_number)}"
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    return compile(text, name, "exec")
+
+
+_number = itertools.count()
+
+
+class _Text:
+    """The text of a step's functions. ``used``: what it uses by names of its own."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.used: dict[str, Any] = {"dtype": form.dtype, "device": form.device}
+        self.inputs = [f"x{k}" for k in range(form.inputs)]
+        self.states = [f"s{k}" for k in range(form.states)]
+        self.trace = ["trace"] if form.traced else []
+        self.in_tensors = [*form.of_each, *form.read]
+        self.results = [_variable(f"to.{name}") for name in form.forward.results]
+        self.copies = form.forward.copies
+        self.by_h = form.from_h is not None and 0 in self.copies
+        self.before = [
+            *(["position"] if form.timed else []),
+            *(["left"] if form.forward.left else []),
+            *(f"own_s{k}" for k in self.copies),
+            *(["link"] if form.links else []),
+        ]
+        """What ``forward`` takes besides the tensors that it is a function of."""
+        self.made = [
+            "numbers",
+            *form.of_each,
+            *(["position"] if form.timed else []),
+            *(["linked"] if form.links else []),
+            *(["by_h"] if self.by_h else []),
+            *(["strides"] if form.formats else []),
+        ]
+        """What it leaves for ``backward`` besides the tensors that autograd keeps."""
+
+    def lines(self) -> Iterator[str]:
+        """The text."""
+        taken = [*self.before, *self.inputs, *self.states, *self.trace, *self._learned()]
+        coming = [f"g_{name}" for name in self.form.forward.results]
+        coming += ["g_link"] if self.form.links else []
+        for head, body in (
+            ("fits(inputs, states, pinned, trace=None)", self.fits()),
+            ("run(inputs, states, trace=None, fresh=False)", self.run(taken)),
+            (f"forward(ctx, {', '.join(taken)})", self.forward()),
+            (f"backward(ctx, {', '.join(coming)})", self.backward()),
+        ):
+            yield f"def {head}:"
+            yield from _indented(body)
+
+    def fits(self) -> Iterator[str]:
+        """The body of ``fits``."""
+        form = self.form
+        yield from self._unpacked()
+        yield from self._memory([*self.inputs, *self.states])
+        if form.traced:
+            yield "if trace is not None:"
+            yield from _indented(self._memory(["x0", "trace"]))
+        if form.least_dims:
+            yield f"if x0.ndim < {form.least_dims}: return False"
+        if form.of_each:
+            yield "if not steps.spread_over(x0.shape): return False"
+        yield "if not grad_enabled() or transforms() or modes() or not x0.numel(): return False"
+        if form.fixed is None:
+            yield "return steps.holds(pinned)"
+        else:
+            yield from self._pinned(form.fixed)
+            yield "return True"
+
+    def _unpacked(self) -> Iterator[str]:
+        yield f"{_tuple(self.inputs)} = inputs"
+        yield f"{_tuple(self.states)} = states"
+
+    def _memory(self, names: Sequence[str]) -> Iterator[str]:
+        """Return unless these are memory that loops take, of one shape."""
+        first, place = names[0], "is_cpu" if self.form.device is None else "device == device"
+        each = (
+            "type({0}) is Tensor and {0}.dtype is dtype and {0}.layout is strided "
+            f"and {{0}}.{place} and not {{0}}.is_neg()"
+        )
+        for name in names:
+            yield f"if not ({each.format(name)}): return False"
+        for name in names[1:]:
+            yield f"if {name}.shape != {first}.shape: return False"
+        lie = " and ".join(f"{name}.is_contiguous()" for name in names)
+        alike = f" or lie_alike({', '.join(names)})" if self.form.formats else ""
+        yield f"if not ({lie}{alike}): return False"
+
+    def _pinned(self, fixed: Sequence[Pin]) -> Iterator[str]:
+        """Return unless a step's numbers are unchanged, as :meth:`Pin.holds` says."""
+        yield f"if len(pinned) != {len(fixed)}: return False"
+        if fixed:
+            yield f"{_tuple(f'now{k}' for k in range(len(fixed)))} = pinned"
+        for k, pin in enumerate(fixed):
+            for field in ("tensor", "address", "view", "value"):
+                self.used[f"{field}{k}"] = getattr(pin, field)
+            yield f"if now{k} is not tensor{k} or now{k}.data_ptr() != address{k}: return False"
+            yield f"if view{k}.value != value{k} or now{k}.requires_grad: return False"
+
+    def run(self, taken: Sequence[str]) -> Iterator[str]:
+        """The body of ``run``. ``taken``: what ``forward`` takes."""
+        form, forward, tags = self.form, self.form.forward, [*self._tags()]
+        yield from self._unpacked()
+        if form.traced:
+            yield "if trace is None: trace = zeros_like(s0)"
+        if form.links or form.timed:
+            yield f"parts, position = going_on(steps.settings, s0, {form.links}, fresh)"
+        if form.links:
+            yield "link = packed(parts)"
+        if tags:
+            yield "let_go(s0)"
+        for k in self.copies:
+            yield f"own_s{k} = charged_of(s{k}, steps.key)"
+        if forward.left:
+            yield "left = []"
+        results = [*self.results, *(["to_link"] if form.links else [])]
+        yield f"{_tuple(results)} = apply({', '.join(taken)})"
+        if tags:
+            yield "recorded = to_s0.requires_grad"
+            yield from tags
+        after = _tuple(f"to_{name}" for name in self.states)
+        trace = "to_trace" if form.traced else None
+        spike = "to_spike" if "spike" in forward.results else None
+        due = f"left[{forward.left.index('due')}]" if "due" in forward.left else None
+        yield f"return Stepped(to_out, {after}, {trace}, {spike}, {due})"
+
+    def _tags(self) -> Iterator[str]:
+        """Attach to the states what is passed on with them."""
+        form = self.form
+        if form.timed:
+            yield "position = position.after(1, None)"
+        for k, name in enumerate(self.states):
+            link = "(to_link,)" if form.links and k == 0 else "()"
+            trace = "to_trace" if form.traced and k == 0 else None
+            position = "position" if form.timed and k == 0 else None
+            own = None
+            if k in self.copies:
+                own = f"Charged(left[{self.copies[k]}], steps.key, to_{name})"
+            if trace or position:
+                yield f"if not recorded: tag(to_{name}, (), {trace}, {position})"
+            if trace or position or own or link != "()":
+                yield f"if recorded: tag(to_{name}, {link}, {trace}, {position}, {own})"
+
+    def forward(self) -> Iterator[str]:
+        """The body of ``forward``."""
+        form, forward = self.form, self.form.forward
+        yield "n, numbers = x0.numel(), steps.numbers"
+        if self.in_tensors:
+            yield f"{_tuple(self.in_tensors)} = steps.numbers_for(x0)"
+        for name, loop, compute in forward.functions:
+            self.used[f"compute_{name}"] = compute
+            yield f"{name} = to_{name} = empty_like(x0)"
+            yield self._called(loop, f"loop_{name}")
+            yield f"compute_{name}({name})"
+        for name in forward.outputs:
+            yield f"{_variable(f'to.{name}')} = empty_like(x0)"
+        if forward.bits:
+            yield f"{BITS} = x0.new_empty(-(-n // 8), dtype=uint8)"
+        yield self._called(forward.loop, "loop")
+        if form.links:
+            yield "linked = link is not None"
+        if self.by_h:
+            yield "by_h = own_s0 is not None"
+        if form.formats:
+            yield "strides = channels_last(x0)"
+        yield f"ctx.made = {_tuple(self.made)}"
+        yield f"ctx.save_for_backward({', '.join(self._saved())})"
+        yield "ctx.set_materialize_grads(False)"
+        if any({*form.given} - reached for reached in form.reached):
+            yield f"constant = steps.constant(ctx.needs_input_grad[{len(self.before)}:])"
+            some = f"*({_tuple(self.results)}[k] for k in constant)"
+            yield f"if constant: ctx.mark_non_differentiable({some})"
+        if forward.left:
+            yield f"left += {_tuple(_variable(f'to.{name}') for name in forward.left)}"
+        links = [f"nothing(x0, ({form.links}, *x0.shape))"] if form.links else []
+        yield f"return {_tuple([*self.results, *links])}"
+
+    def _saved(self) -> Iterator[str]:
+        copied = {f"s{k}" for k in self.copies}
+        for name in self.form.kept:
+            own = f"{name} if own_{name} is None else own_{name}" if name in copied else name
+            yield "to_h" if name == "h" else own
+        yield from self.form.read
+
+    def backward(self) -> Iterator[str]:
+        """The body of ``backward``."""
+        form = self.form
+        results = form.forward.results
+        yield f"{_tuple(self.made)} = ctx.made"
+        yield f"{_tuple([*form.kept, *form.read])} = ctx.saved_tensors"
+        for name in form.kept:  # hooks may have saved them in another form
+            kind = "uint8" if name == BITS else "dtype"
+            yield from self._as_memory(name, f"cast({name}, {kind})", f"{name}.dtype is not {kind}")
+        yield "n, arrived = h.numel(), None"
+        yield f"if {' or '.join(f'g_{name} is None' for name in results)}:"
+        arrived = _tuple(f"g_{name} is not None" for name in results)
+        yield from _indented([f"arrived = {arrived}"])
+        for name in results:
+            yield from _indented([f"if g_{name} is None: g_{name} = zeros_like(h)"])
+        for name in results:
+            yield from self._as_memory(f"g_{name}", f"g_{name}")
+        if form.links:
+            # A link's gradient is the next step's, for this one alone, which may overwrite it.
+            zeros = f"h.new_zeros(({form.links}, *h.shape))"
+            rows = ", strides and (n, *strides)" if form.formats else ""
+            yield f"link = to_link = memory({zeros} if g_link is None else g_link{rows})"
+        if self.by_h and form.from_h is not None:
+            yield "if by_h:"
+            yield from _indented(self._back(form.from_h, "from_h"))
+        yield from self._back(form.backward, "back")
+
+    def _as_memory(self, name: str, found: str, test: str = "") -> Iterator[str]:
+        """Make a tensor memory as loops take it, if it is not."""
+        if self.form.formats:
+            strides = "None" if name == BITS else "strides"
+            yield f"{name} = memory({found}, {strides})"
+            return
+        tests = [*([test] if test else []), f"not {name}.is_contiguous()", f"{name}.is_neg()"]
+        yield f"if {' or '.join(tests)}: {name} = memory({found})"
+
+    def _back(self, backward: Backward, name: str) -> Iterator[str]:
+        """Run a loop back and return the gradients."""
+        form = self.form
+        rooms = [_variable(f"to.{own}") for own in backward.own]
+        for room in rooms:
+            yield f"{room} = empty_like(h)"
+        yield self._called(
+            backward.loop, f"loop_{name}", "length(position)" if form.timed else "inf"
+        )
+        self.used[f"rooms_{name}"] = backward
+        which = "g_link is not None, linked" if form.links else "False, False"
+        placed = f"*steps.placed(rooms_{name}, {_tuple(rooms)}, h, arrived, {which})"
+        yield "if arrived is not None:"
+        yield from _indented(self._returned([placed], "to_link if linked else None"))
+        if form.links:
+            yield "if linked:"
+            yield from _indented(self._returned(self._placed(backward, rooms, True), "to_link"))
+        yield from self._returned(self._placed(backward, rooms, False), "None")
+
+    def _placed(self, backward: Backward, rooms: Sequence[str], linked: bool) -> list[str]:
+        """The gradients if those of all results arrived."""
+        arrived = [True] * len(self.results)
+        named = {NOTHING: "None", ZEROS: "zeros_like(h)", **dict(enumerate(rooms))}
+        return [named[place] for place in self.form.places(backward, arrived, True, linked)]
+
+    def _returned(self, found: Sequence[str], link: str) -> Iterator[str]:
+        """Return the gradients of all that ``forward`` takes. ``link``: the link's."""
+        before = [link if name == "link" else "None" for name in self.before]
+        learned = self._learned()
+        if learned:
+            names = [f"d_{name}" for name in self.form.given]
+            yield f"{_tuple(names)} = {_tuple(found)}"
+            sums = zip(names[-len(learned) :], learned, strict=True)
+            found = [*names[: -len(learned)], *(f"summed({terms}, {w})" for terms, w in sums)]
+        yield f"return {_tuple([*before, *found])}"
+
+    def _learned(self) -> list[str]:
+        named = {f"w{k}": tensor for k, tensor in enumerate(self.form.learned)}
+        self.used |= named
+        return [*named]
+
+    def _called(self, loop: RowLoop, name: str, steps: str = "inf") -> str:
+        self.used[name] = loop
+        return f"{name}({_tuple(map(_variable, loop.takes))}, numbers, n, {steps})"
+
+
+def lie_alike(first: Tensor, *others: Tensor) -> bool:
+    """Whether these lie in memory in one format that torch's results keep."""
+    strides = channels_last(first)
+    return strides is not None and all(other.stride() == strides for other in others)
+
+
+def summed(terms: Tensor | None, like: Tensor) -> Tensor | None:
+    """The gradient of a number that learns, from a step's terms of it."""
+    if terms is None:
+        return None
+    total = terms.sum().reshape(like.shape) if like.numel() == 1 else terms.sum_to_size(like.shape)
+    return total.to(like)
+
+
+def _variable(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _tuple(names: Iterable[str]) -> str:
+    return f"({''.join(f'{name}, ' for name in names).rstrip()})"
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return (f"    {line}" for line in lines)
+
+
+_USED: Mapping[str, Any] = {
+    "Charged": Charged,
+    "Stepped": Stepped,
+    "Tensor": Tensor,
+    "cast": cast,
+    "channels_last": channels_last,
+    "charged_of": charged_of,
+    "empty_like": torch.empty_like,
+    "going_on": going_on,
+    "grad_enabled": grad_enabled,
+    "inf": math.inf,
+    "length": length,
+    "let_go": let_go,
+    "lie_alike": lie_alike,
+    "memory": memory,
+    "modes": modes,
+    "nothing": nothing,
+    "packed": packed,
+    "strided": torch.strided,
+    "summed": summed,
+    "tag": tag,
+    "transforms": transforms,
+    "uint8": torch.uint8,
+    "zeros_like": torch.zeros_like,
+}
+"""What the text calls by these names."""
