@@ -76,9 +76,9 @@ from tssl_adapters.engine.call.state import (
     untag,
 )
 from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
+from tssl_adapters.engine.compiled.form import Stepped
 from tssl_adapters.engine.compiled.sequences import Decided, Sequences
 from tssl_adapters.engine.compiled.steps import Steps
-from tssl_adapters.engine.compiled.straight import Stepped
 from tssl_adapters.engine.exported import emitted
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import SAME_NEURON, NativeForward, apart

@@ -25,8 +25,8 @@ from tssl_adapters.engine.call.state import (
 from tssl_adapters.engine.call.window import going_on
 from tssl_adapters.engine.compiled import fused, takes
 from tssl_adapters.engine.compiled.deciding import Described, compiled_step, may_compile
+from tssl_adapters.engine.compiled.form import Stepped
 from tssl_adapters.engine.compiled.sequences import Sequences
-from tssl_adapters.engine.compiled.straight import Stepped
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import NativeForward, Record, compiled
 from tssl_adapters.engine.step.cell import Tensors

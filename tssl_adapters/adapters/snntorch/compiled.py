@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import torch
@@ -86,26 +87,23 @@ class Compiled(Layer):
             return None
         if steps.learned and self._tssl_decayless(self):  # a leak that learned to be 0 is refused
             return None
-        states, count = {}, len(given)
-        for k, name in enumerate(names):
-            state = given[k] if k < count else None
-            if state is None:
-                try:
-                    state = held(self, name)
-                except AttributeError:  # older versions do not save their states
-                    return None
-            states[name] = state
+        states = {}
+        try:
+            for name, state in zip_longest(names, given):
+                states[name] = held(self, name) if state is None else state
+        except AttributeError:  # older versions do not save their states
+            return None
         return self._tssl_shortly(steps, x, states)
 
     def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
         """The output of a step that its compiled steps fit, else ``None``."""
-        names = carried(states)
+        names, trace = carried(states), None
         given = [states[name] for name in names]
-        if not steps.fits((x,), given, self._tssl_pinned()):
+        if steps.traced:
+            trace = self._tssl_trace(states, False)
+        if not steps.fits((x,), given, self._tssl_pinned(), trace):
             return None
-        if steps.traced or steps.learned:
-            return self._tssl_run(x, states, False)
-        return self._tssl_ran(steps.run((x,), given), names)
+        return self._tssl_ran(steps.run((x,), given, trace), names)
 
     def _tssl_pinned(self: Any) -> list[Tensor]:
         numbers = [held(self, name) for name in self._tssl_numbers]

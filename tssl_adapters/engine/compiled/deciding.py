@@ -14,10 +14,10 @@ from tssl_adapters.elementwise import derived, identical, on_host
 from tssl_adapters.engine.call.pins import are_memory, can_be_pinned, channels_last, records_plainly
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.form import Stepped
 from tssl_adapters.engine.compiled.kernels import Backend, backend
 from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.compiled.steps import TYPES, Steps
-from tssl_adapters.engine.compiled.straight import Stepped
 from tssl_adapters.engine.step.cell import Cell, Tensors, lines
 
 _log = logging.getLogger(__name__)

@@ -27,11 +27,11 @@ from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
+from tssl_adapters.engine.compiled.form import Stepped
 from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form, entering_of, leaked_of
 from tssl_adapters.engine.compiled.kernels import Given, Synapse, memory
 from tssl_adapters.engine.compiled.memory import Zeros, zeros
 from tssl_adapters.engine.compiled.steps import Steps
-from tssl_adapters.engine.compiled.straight import Stepped
 from tssl_adapters.engine.step.cell import Tensors
 
 

@@ -23,10 +23,11 @@ from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.elementwise import on_host
 from tssl_adapters.engine.call.pins import Pin, Pins, all_hold, channels_last, pin
 from tssl_adapters.engine.call.settings import Settings
+from tssl_adapters.engine.compiled.form import NOTHING, Form, Stepped
 from tssl_adapters.engine.compiled.kernels import BITS, Backend, Gate, RowLoop
 from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.compiled.step_loops import Backward, Forward
-from tssl_adapters.engine.compiled.straight import NOTHING, Form, Stepped, straight
+from tssl_adapters.engine.compiled.straight import straight
 from tssl_adapters.engine.step.cell import Cell, Lines, Tensors
 from tssl_adapters.neuron import Value
 
