@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import norse.torch as norse
 import pytest
 import snntorch
 import torch
@@ -181,6 +182,24 @@ def test_whole_sequences_come_in_one_call() -> None:
     x = torch.ones(4, 1, 1, requires_grad=True)
     with pytest.raises(UnsupportedConfigError, match=r"STRSBP\(\) needs a sequence in one"):
         by_engine(rules.STRSBP(), leaky(0.8, 1.0, "zero"), x, cuts=(2,))
+
+
+def test_spikes_of_another_dtype_than_half_weights() -> None:
+    """Norse's may be float32, which the library multiplies only by those of a next step."""
+    outs = []
+    for rule in (None, rules.STRSBP()):
+        torch.manual_seed(0)
+        p = norse.LIFParameters(v_th=torch.tensor(0.01), method="heavi_erfc")
+        layer = norse.LIFRecurrent(4, 4, p).bfloat16()
+        if rule is not None:
+            tssl_adapters.wrap(layer, rule=rule)
+        x = torch.ones(1, 2, 4, dtype=torch.bfloat16, requires_grad=True)
+        outs.append(layer(x)[0])
+        outs[-1].sum().backward()
+        assert x.grad is not None
+    assert outs[0].dtype is outs[1].dtype
+    assert outs[0].any()
+    assert torch.equal(*outs)
 
 
 def test_a_checkpointed_step_counts_once() -> None:

@@ -37,7 +37,8 @@ def whole_sequence(layer: Any, cell: LayerStep, given: StepInput) -> tuple[Tenso
     settings, p, (x, state, fresh) = cell.settings, cell.p, given
     with torch.no_grad():
         spikes, after = layer._tssl_native.forward(layer, x, state)
-    sent = torch.cat([state.z.detach().expand_as(spikes[:1]), spikes[:-1]])
+    # At T = 1 the library never multiplies its spikes, which may be float32, by half weights.
+    sent = torch.cat([state.z.detach().expand_as(spikes[:1]), spikes[:-1].to(state.z)])
     of_input, recurrent = cell.weights
     arriving = linear(x, of_input) + linear(sent, recurrent)
     minus_leak = number(-cell.dt * p.tau_syn_inv)
