@@ -134,7 +134,11 @@ def test_a_second_sequence(name: str) -> None:
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+_held: list[Tensor] = []
+
+
 def beta_given_other_memory(layer: Any) -> None:
+    _held.append(layer.beta.data)  # it stays as it is, where it was
     layer.beta.data = torch.tensor(0.4)
 
 

@@ -660,6 +660,25 @@ def test_transforms_and_modes_go_the_long_way() -> None:
         assert not decided.fits([x[0]], [x[1]], ())
     assert not decided.fits([x[0]], [x[1].double()], ())
     assert not decided.fits([x[0]], [x[1][:1]], ())
+    for other in (
+        torch._neg_view(x[0]),
+        x[0].to_sparse(),
+        x[0].to("meta"),
+        torch.nn.Parameter(x[0]),
+    ):
+        assert not decided.fits([other], [x[1]], ())
+        assert not decided.fits([x[0]], [other], ())
+
+
+def test_lazily_negated_tensors() -> None:
+    """Inputs, and gradients that arrive."""
+    grads = []
+    for given in (torch.neg, torch._neg_view):
+        layer, x = wrapped("QIFNode"), drive()
+        out = torch.stack([layer(given(step)) for step in x.unbind(0)])
+        grads.append(torch.autograd.grad(out, x, given(torch.ones_like(out)))[0])
+    assert grads[0].any()
+    assert torch.equal(*grads)
 
 
 @pytest.mark.parametrize("name", ["RLeaky", "LSNNCell", "KLIFNode"])
