@@ -56,7 +56,9 @@ class NativeGradientWarning(UserWarning):
 
 
 class LostLinkWarning(UserWarning):
-    """A state has lost its spike-time chain; the membrane's ordinary adjoint is used."""
+    """A state has lost what goes with it: its spike-time chain, in whose place the membrane's
+    ordinary adjoint goes on, or its place in time.
+    """
 
 
 class RuleWarning(UserWarning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import naive
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
 from tssl_adapters import rules
+from tssl_adapters.errors import LostLinkWarning
 from tssl_adapters.neuron import LinearCharge, Neuron
 from tssl_adapters.resets import Subtract, ToValue
 from tssl_adapters.rules import SmoothTSSLBP, SurrogateGradient
@@ -239,6 +241,29 @@ def test_sequences_of_several_lengths_in_checkpoints(
     outs = [checkpoint(run, x[:steps], use_reentrant=reentrant) for steps in (12, 7)]
     close_to(grads_of(x, *outs), sum(expected, torch.zeros(())))
     close_to(grads_of(x, checkpoint(run, x[:7], use_reentrant=reentrant)), expected[1])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_that_go_on_from_one_another(slow: Any, x: Tensor, reentrant: bool) -> None:
+    """Reentrant ones hand on states of which nothing is known: that is said, once."""
+    zeros = torch.zeros(x.shape[1:])
+    expected = grads_of(x, run_from(slow, x, zeros))
+
+    def run() -> Tensor:
+        mem, outs = zeros, []
+        for step in x:
+            spikes, mem = checkpoint(slow, step, mem, use_reentrant=reentrant)
+            outs.append(spikes)
+        return torch.stack(outs)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = grads_of(x, run())
+        grads_of(x, run())
+    said = [str(one.message) for one in seen if one.category is LostLinkWarning]
+    assert len(said) == reentrant
+    assert all("use_reentrant=False" in one for one in said)
+    assert torch.allclose(found, expected) is not reentrant
 
 
 def test_two_sequences_in_turns_with_masks(slow: Any, x: Tensor) -> None:

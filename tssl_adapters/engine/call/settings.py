@@ -38,13 +38,12 @@ class Settings:
     loss was found to suit the rule, or warned of, by the gradients of the spikes (``watched``) and
     of the potential around them (``seen_around``); where the record reproduces the library; the
     compiled loops; the record itself, if an adapter keeps it; whether the layer's numbers are still
-    to be checked, as it was wrapped on the meta device (``unseen``); for ``timed`` rules, where in
-    time the last call ended (``last``); for rules that follow the layer's surrogate, that surrogate
-    (``followed``) and which of the layer's numbers natively get no gradient (``constants``); what
-    was decided about its calls (``decided``); what the layer was made of in its last call, why
-    that can no longer be wrapped (``altered``), and whether it warned of that (``gave_way``); the
-    ``name`` under which graphs of torch.compile know the layer, empty if none does. On a ``trial``
-    a layer that can no longer be wrapped is an error.
+    to be checked, as it was wrapped on the meta device (``unseen``); for rules that follow the
+    layer's surrogate, that surrogate (``followed``) and which of the layer's numbers natively get
+    no gradient (``constants``); what was decided about its calls (``decided``); what the layer was
+    made of in its last call, why that can no longer be wrapped (``altered``), and whether it warned
+    of that (``gave_way``); the ``name`` under which graphs of torch.compile know the layer, empty
+    if none does. On a ``trial`` a layer that can no longer be wrapped is an error.
     """
 
     path: str

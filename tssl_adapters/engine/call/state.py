@@ -257,8 +257,7 @@ def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:
 def linked_tag(settings: Settings, state: Tensor, size: int) -> Tag | None:
     """Like :func:`link_of`, but returns everything attached to the state."""
     if state.grad_fn is None:
-        # A leaf that is recomputed in a backward pass stands for a state with a graph.
-        if not (state.requires_grad and _in_backward()):
+        if not recomputed(state):
             return None
     else:
         found = _tag_of(state)
@@ -291,8 +290,12 @@ def let_go(state: Tensor) -> None:
         found.trace = None if found.trace is None else found.trace.detach()
 
 
-def _in_backward() -> bool:
-    return int(torch._C._current_graph_task_id()) != -1
+def recomputed(state: Tensor) -> bool:
+    """Whether it is a leaf that is recomputed in a backward pass, as under
+    ``checkpoint(use_reentrant=True)``, and stands for a state with a graph.
+    """
+    leaf = state.grad_fn is None and state.requires_grad
+    return leaf and int(torch._C._current_graph_task_id()) != -1
 
 
 def trace_of(settings: Settings, state: Tensor | None, rest: Sequence[Value]) -> Tensor | None:
@@ -334,7 +337,7 @@ def trace_beside(
 def _on_the_graph_of(state: Tensor, trace: Tensor, settings: Settings) -> Tensor:
     """The trace, detached if its state is."""
     cut = state.grad_fn is None
-    if cut and not (state.requires_grad and _in_backward()):
+    if cut and not recomputed(state):
         return trace.detach()
     if (cut or trace.grad_fn is None) and torch.is_grad_enabled():
         raise LostTraceError(_lost(settings, "has a graph, its post-synaptic current has not"))

@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
-from tssl_adapters.engine.call.state import linked_tag, position_left_at, position_of
-from tssl_adapters.errors import RuleWarning, UnsupportedConfigError
+from tssl_adapters.engine.call.state import (
+    linked_tag,
+    position_left_at,
+    position_of,
+    recomputed,
+)
+from tssl_adapters.errors import LostLinkWarning, RuleWarning, UnsupportedConfigError
 from tssl_adapters.rules import Window
 
+_ANEW = (
+    "tssl_adapters: layer '{}' is recomputed, in a checkpoint with use_reentrant=True, from a "
+    "state that says nothing of the steps before it, so that {} takes the steps of each "
+    "checkpoint for a sequence of its own. Pass use_reentrant=False."
+)
 NEAR = 64
 """How many operations behind a state are looked at for the layer's own."""
 
@@ -41,6 +51,9 @@ def going_on(
         position = _in_window(settings, position)
     elif rule.timed and found is None:
         known = None if fresh else position_of(state) or _behind(settings, state)
+        if known is None and not fresh and recomputed(state) and not settings.warned:
+            settings.warned = True
+            warnings.warn(_ANEW.format(settings.path, rule), LostLinkWarning, stacklevel=above_us())
         position = known or Position(Stretch(settings))
     return () if found is None else found.link, position
 
