@@ -332,3 +332,26 @@ def test_a_trial_is_against_torch(name: str, monkeypatch: pytest.MonkeyPatch) ->
     layer, x = wrapped(name, rules.SmoothTSSLBP()), drive().requires_grad_()
     gradient(steps(layer, x), x)
     assert layer._tssl_settings.decided is not None
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("name", ["Leaky", "LIFCell", "LIFNode"])
+def test_what_is_decided_is_not_looked_at_again(
+    name: str, tau_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = wrapped(name, rules.SmoothTSSLBP(), tau_s=tau_s), drive().requires_grad_()
+    looked: list[int] = []
+    own = type(layer)._tssl_look
+    monkeypatch.setattr(type(layer), "_tssl_look", lambda layer: (looked.append(1), own(layer))[1])
+    steps(layer, x)
+    # A first step makes its states, a second one may decide.
+    assert 1 <= len(looked) <= 2
+
+
+def test_a_potential_of_another_batch_begins_anew() -> None:
+    """Whatever it is, as natively; the PSC does, too."""
+    layer, x = wrapped("Leaky", rules.SmoothTSSLBP(), tau_s=3.0), drive().requires_grad_()
+    steps(layer, x)
+    expected = layer(x[0], torch.zeros_like(x[0]))
+    found = layer(x[0], torch.ones(SHAPE[0] + 1, *SHAPE[1:]))
+    assert all(map(torch.equal, found, expected))

@@ -249,7 +249,7 @@ def _by_sequences(
     decided = settings.decided = Sequences.of(settings, kernels, drive, pinned)
     if decided is None or not decided.fits((drive,), states, pinned):
         return None
-    ran = decided.run((drive,), states, fresh)
+    ran = decided.run((drive,), states, fresh=fresh)
     current = ran.states[1] if len(states) > 1 else None
     return Result(ran.out, ran.states[0], None, None, None, fired=ran.out, current=current)
 

@@ -147,13 +147,16 @@ class Layer(Shared):
 
     def _tssl_as_decided(self: Any, decided: Decided, x: Any, state: Any = None) -> Any:
         fresh = state is None
-        if decided.traced or (fresh and isinstance(decided, Steps)):
+        if fresh and isinstance(decided, Steps):
             return None
         carried = self._tssl_initial(x) if fresh else self._tssl_carried(state)
+        trace = None
+        if decided.traced:
+            trace = trace_of(self._tssl_settings, state.v, resting(self.p))
         # The same tensors: p is set as a whole, which discards what was decided.
-        if carried is None or not decided.fits((x,), carried, decided.pinned):
+        if carried is None or not decided.fits((x,), carried, decided.pinned, trace):
             return None
-        ran = decided.run((x,), carried, fresh=fresh)
+        ran = decided.run((x,), carried, trace, fresh)
         return ran.out, self._tssl_state(*ran.states)
 
     @classmethod

@@ -217,14 +217,20 @@ class Node(Opaque, Wrapped):
             return None
         if self.__dict__.get("v_seq") is not None:  # to be forgotten
             return None
-        names = self._tssl_names()
+        names, trace = self._tssl_names(), None
         states = [memories[name] for name in names]
         if any(isinstance(state, float) for state in states) and not self._tssl_fills():
             return None
-        if settings.tau_s != 1.0 or not decided.fits((x,), states, self._tssl_pinned()):
+        if settings.tau_s != 1.0:
+            trace, v = states.pop(), states[0]
+            if not (isinstance(v, Tensor) and v.shape == x.shape):  # it begins
+                return None
+            trace = trace_beside(settings, v, trace, rests(self))
+        if not decided.fits((x,), states, self._tssl_pinned(), trace):
             return None
-        ran = decided.run((x,), states)
-        memories.update(zip(names, ran.states, strict=True))
+        ran = decided.run((x,), states, trace)
+        after = ran.states if ran.trace is None else (*ran.states, ran.trace)
+        memories.update(zip(names, after, strict=True))
         return ran.out
 
     def _tssl_pinned(self: Any) -> tuple[Tensor, ...]:

@@ -84,9 +84,12 @@ class Sequences:
         """Whether the neuron's numbers are unchanged."""
         return len(pinned) == len(self.pins) and all_hold(self.pins, pinned)
 
-    def fits(self, inputs: Tensors, states: Tensors, pinned: Tensors) -> bool:
+    def fits(
+        self, inputs: Tensors, states: Tensors, pinned: Tensors, trace: Tensor | None = None
+    ) -> bool:
         """Whether what was decided holds for a sequence ``[T, batch, ...]`` from these states,
-        tensors ``[batch, ...]`` or floats for all neurons, and a graph is to be recorded.
+        tensors ``[batch, ...]`` or floats for all neurons, and a graph is to be recorded. They have
+        no trace.
         """
         (drive,) = inputs
         shape, dtype, device = drive.shape, self.dtype, self.device
@@ -99,7 +102,9 @@ class Sequences:
                 return False
         return records_plainly() and shape.numel() > 0 and self._holds(pinned)
 
-    def run(self, inputs: Tensors, states: Tensors, fresh: bool = False) -> Stepped:
+    def run(
+        self, inputs: Tensors, states: Tensors, trace: Tensor | None = None, fresh: bool = False
+    ) -> Stepped:
         """Run a sequence that :meth:`fits`. ``fresh``: the states were made for this call."""
         drive, settings = inputs[0], self.settings
         v, *rest = [s if isinstance(s, Tensor) else self._at_rest(s, drive) for s in states]
