@@ -670,6 +670,35 @@ def test_transforms_and_modes_go_the_long_way() -> None:
         assert not decided.fits([x[0]], [other], ())
 
 
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize(
+    "name",
+    ["LSNNCell", "LIFRefracCell", "LIFRecurrentCell", "RLeaky", "Synaptic at once", "KLIFNode"],
+)
+def test_what_is_decided_is_not_looked_at_again(
+    name: str, tau_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, looked = wrapped(name, tau_s=tau_s), []
+    own = type(layer)._tssl_look
+    monkeypatch.setattr(type(layer), "_tssl_look", lambda layer: (looked.append(1), own(layer))[1])
+    steps(layer, drive())
+    # A first step makes its states, a second one may decide.
+    assert 1 <= len(looked) <= 2
+
+
+def test_a_state_of_another_cell_is_refused_by_the_library() -> None:
+    x = drive()[0]
+    ours, native = wrapped("LSNNCell"), norse.LSNNCell()
+    steps(ours, drive())
+    other = norse.LIFCell()(x)[1]
+    said = []
+    for layer in (ours, native):
+        with pytest.raises(AttributeError) as error:
+            layer(x, other)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
 def test_lazily_negated_tensors() -> None:
     """Inputs, and gradients that arrive."""
     grads = []

@@ -23,13 +23,14 @@ from tssl_adapters.adapters.norse.run import (
     REFRACTORY,
     LayerStep,
     StepInput,
-    short_step,
+    decided_step,
     step,
-    trace_before,
 )
 from tssl_adapters.adapters.norse.shared import Shared
 from tssl_adapters.adapters.norse.values import number
 from tssl_adapters.adapters.norse.whole import goes_whole, whole_sequence
+
+_SEQUENCES = (SNN, SNNRecurrent)
 
 
 class _Layer(Shared):
@@ -67,21 +68,29 @@ class _Layer(Shared):
         cell = self._tssl_cell(input_tensor)
         if self._tssl_settings.rule.cuts_feedback and _whole(self) and not input_tensor.is_sparse:
             return whole_sequence(self, cell, StepInput(input_tensor, state, fresh))
-        if not isinstance(self, SNN | SNNRecurrent):
+        if not isinstance(self, _SEQUENCES):
             return step(cell, StepInput(input_tensor, state, fresh))
         outs, states, record = [], [], getattr(self, "record_states", False)
         for t in range(input_tensor.shape[0]):
-            out, state = step(cell, StepInput(input_tensor[t], state, fresh and t == 0))
+            out, state = self._tssl_next(cell, StepInput(input_tensor[t], state, fresh and t == 0))
             outs.append(out)
             if record:
                 states.append(state)
         return torch.stack(outs), snn._merge_states(states) if record else state
 
     def _tssl_as_decided(self: Any, steps: Steps, x: Any, state: Any = None) -> Any:
-        if state is None or isinstance(self, SNN | SNNRecurrent) or x.is_sparse:
+        if state is None or isinstance(self, _SEQUENCES) or x.is_sparse:
             return None
-        cell, given = self._tssl_cell(x), StepInput(x, state, False)
-        return short_step(cell, given, trace_before(cell, given))
+        return decided_step(self, steps, StepInput(x, state, False))
+
+    def _tssl_next(self: Any, cell: LayerStep, given: StepInput) -> tuple[Tensor, Any]:
+        """The output and state of one step of a sequence."""
+        steps = self._tssl_settings.decided
+        if steps is not None and not given.fresh and not given.x.is_sparse:
+            found = decided_step(self, steps, given)
+            if found is not None:
+                return found
+        return step(cell, given)
 
     def _tssl_cell(self: Any, x: Tensor) -> LayerStep:
         sparse = x.is_sparse and self.activation_sparse is not None

@@ -26,6 +26,7 @@ from tssl_adapters.adapters import (
     Result,
     Settings,
     Stepped,
+    Steps,
     Tensors,
     ToValue,
     Value,
@@ -38,6 +39,7 @@ from tssl_adapters.adapters import (
     valued,
 )
 from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
+from tssl_adapters.adapters.norse.layout import layout
 from tssl_adapters.adapters.norse.neurons import LIF
 from tssl_adapters.adapters.norse.surrogates import surrogate
 from tssl_adapters.adapters.norse.values import number, pinned, resting
@@ -131,15 +133,34 @@ def short_step(
     x, state, fresh = inner
     if x.is_sparse or not isinstance(state.v, Tensor) or not may_compile(cell.settings, x):
         return None
-    inputs = _arriving(cell, x, state)
-    states = _states(given.state)
+    inputs, states = _arriving(cell, x, state), layout(given.state).tensors(given.state)
     compiled = partial(_compiled, within, state, cell)
     described = Described(compiled, pinned(cell.p), partial(_in_torch, cell, given.state))
     ran = compiled_step(cell.settings, described, inputs, states, trace, fresh)
-    if ran is None:
+    return None if ran is None else _emitted(given.state, ran)
+
+
+def decided_step(layer: Any, steps: Steps, given: StepInput) -> tuple[Tensor, Any] | None:
+    """:func:`step` of a layer for which what was decided holds, else ``None``."""
+    x, state, _ = given
+    known = layout(state)
+    tensors = known.tensors(state)
+    inputs: Tensors = (x,)
+    if steps.form.inputs > 1:
+        weights = layer.input_weights, layer.recurrent_weights
+        cuts = layer._tssl_settings.rule.cuts_feedback
+        inputs = _weighted(weights, x, known.inner(state).z, cuts)
+    trace = trace_before(layer._tssl_cell(x), given) if steps.traced else None
+    # The same tensors: p is set as a whole, which discards what was decided.
+    if not steps.fits(inputs, tensors, steps.pinned, trace):
         return None
+    return _emitted(state, steps.run(inputs, tensors, trace))
+
+
+def _emitted(state: Any, ran: Stepped) -> tuple[Tensor, Any]:
+    """What the layer emits, and the state after the step."""
     sent = ran.out if ran.spike is None else ran.spike
-    return ran.out, _with_states(given.state, ran.states, sent)
+    return ran.out, layout(state).changed(state, ran.states, sent)
 
 
 def _within(cell: LayerStep, given: StepInput) -> tuple[LayerStep, StepInput]:
@@ -149,37 +170,6 @@ def _within(cell: LayerStep, given: StepInput) -> tuple[LayerStep, StepInput]:
         return cell, given
     inner = cell._replace(activation=around.inner, p=getattr(cell.p, around.name))
     return inner, given._replace(state=getattr(given.state, around.name))
-
-
-def _nested(state: Any) -> str | None:
-    """The field that holds the state of a refractory neuron's own step, if it is one's."""
-    fields = state._asdict().items()
-    return next((name for name, value in fields if isinstance(value, tuple)), None)
-
-
-def _names(state: Any) -> tuple[str, ...]:
-    """The fields of a state, the potential first, without the spikes."""
-    return ("v", *(name for name in state._fields if name not in ("v", "z")))
-
-
-def _states(state: Any) -> tuple[Tensor, ...]:
-    """A state's tensors, a refractory neuron's counter last."""
-    nested = _nested(state)
-    inner = state if nested is None else getattr(state, nested)
-    found = tuple(getattr(inner, name) for name in _names(inner))
-    return found if nested is None else (*found, state.rho)
-
-
-def _with_states(state: Any, tensors: Tensors, sent: Tensor | None) -> Any:
-    """A state with these tensors, as :func:`_states` gives them, and these spikes."""
-    nested = _nested(state)
-    if nested is not None:
-        inner = _with_states(getattr(state, nested), tensors[:-1], sent)
-        return state._replace(**{nested: inner}, rho=tensors[-1])
-    changed = dict(zip(_names(state), tensors, strict=True))
-    if sent is not None and "z" in state._fields:
-        changed["z"] = sent
-    return state._replace(**changed)
 
 
 def _hold(cell: LayerStep) -> Hold | None:
@@ -200,7 +190,8 @@ def _hold(cell: LayerStep) -> Hold | None:
 def _compiled(cell: LayerStep, like: Any, around: LayerStep) -> Cell:
     """The cell in the form that engines compile. ``around``: the layer's, if it is refractory."""
     kind, detached = as_computed(cell.neuron, cell.activation), cell.activation in DETACHED
-    names, hold = _names(like), _hold(around)
+    known, hold = layout(like), _hold(around)
+    names = known.names
 
     def at(inputs: Tensors, states: Tensors) -> LIF:
         state = like._replace(**dict(zip(names, states, strict=False)))
@@ -214,7 +205,7 @@ def _compiled(cell: LayerStep, like: Any, around: LayerStep) -> Cell:
         lambda inputs, states: at(inputs, states).charge(states[0]),
         others,
         lambda inputs, states: at(inputs, states).threshold,
-        ToValue(at((), _states(like)).reset),
+        ToValue(at((), known.tensors(like)).reset),
         timing="immediate",
         strict=True,
         detached=detached,
@@ -238,12 +229,13 @@ def _in_torch(
     if cell.weights:
         eye = torch.eye(inputs[0].shape[-1], dtype=inputs[0].dtype, device=inputs[0].device)
         cell, sent = cell._replace(weights=(eye, eye)), inputs[1]
-    again = StepInput(inputs[0], _with_states(like, states, sent), False)
+    known = layout(like)
+    again = StepInput(inputs[0], known.changed(like, states, sent), False)
     cell = cell._replace(settings=settings)
     result, after = _any_step(cell, again, trace)
     _, (_, inner, _) = _within(cell, again._replace(state=after))
     sent = inner.z if sent is not None and settings.tau_s != 1.0 else None
-    return Stepped(result.out, _states(after), known_trace(inner.v), sent)
+    return Stepped(result.out, known.tensors(after), known_trace(inner.v), sent)
 
 
 def _any_step(cell: LayerStep, given: StepInput, trace: Tensor | None) -> tuple[Result, Any]:
@@ -326,10 +318,16 @@ def _arriving(cell: LayerStep, x: Tensor, state: Any) -> tuple[Tensor, ...]:
     """The synaptic input, term by term."""
     if not cell.weights:
         return (_dense(x),)
-    of_input, recurrent = cell.weights
-    sent = _dense(state.z)
-    sent = sent.detach() if cell.settings.rule.cuts_feedback else sent
-    return linear(_dense(x), of_input), linear(sent, recurrent)
+    return _weighted(cell.weights, x, state.z, cell.settings.rule.cuts_feedback)
+
+
+def _weighted(
+    weights: tuple[Tensor, ...], x: Tensor, sent: Tensor, cuts: bool
+) -> tuple[Tensor, ...]:
+    """The weighted input and recurrent spikes. ``cuts``: without a gradient to these."""
+    of_input, recurrent = weights
+    sent = _dense(sent)
+    return linear(_dense(x), of_input), linear(sent.detach() if cuts else sent, recurrent)
 
 
 def through(cell: LayerStep, arriving: Tensor) -> tuple[Tensor, ...]:

@@ -49,7 +49,11 @@ class Compiled(Layer):
         return []
 
     def _tssl_run(self, x: Tensor, states: States, fresh: bool) -> Any:
-        return self._tssl_next((x,), states, fresh)
+        return self._tssl_next(self._tssl_inputs(x, states), states, fresh)
+
+    def _tssl_inputs(self, x: Tensor, states: States) -> tuple[Tensor, ...]:
+        """What arrives in a step, term by term."""
+        return (x,)
 
     def _tssl_by_torch(
         self, inputs: Tensors, states: States, trace: Tensor | None, fresh: bool
@@ -103,9 +107,13 @@ class Compiled(Layer):
             if states["mem"].shape != x.shape:  # the library begins anew
                 return None
             trace = self._tssl_trace(states, False)
-        if not steps.fits((x,), given, self._tssl_pinned(), trace):
+        pinned, count = self._tssl_pinned(), steps.form.inputs
+        if not steps.fits((x,) * count, given, pinned, trace):
             return None
-        return self._tssl_ran(steps.run((x,), given, trace), names)
+        inputs = self._tssl_inputs(x, states)
+        if count > 1 and not steps.fits(inputs, given, pinned, trace):
+            return self._tssl_next(inputs, states, False)
+        return self._tssl_ran(steps.run(inputs, given, trace), names)
 
     def _tssl_pinned(self: Any) -> list[Tensor]:
         numbers = [held(self, name) for name in self._tssl_numbers]

@@ -16,14 +16,13 @@ from torch import Tensor
 from tssl_adapters.adapters import (
     LinearCharge,
     Never,
-    Steps,
     Tensors,
     Traits,
     Value,
     computes,
     eager,
 )
-from tssl_adapters.adapters.snntorch.compiled import Compiled, carried
+from tssl_adapters.adapters.snntorch.compiled import Compiled
 from tssl_adapters.adapters.snntorch.layer import (
     RESET_CODES,
     RESETS,
@@ -76,19 +75,13 @@ class _Recurrent(Compiled):
 
     _tssl_recurs = True
 
-    def _tssl_run(self: Any, x: Tensor, states: States, fresh: bool) -> Any:
+    def _tssl_inputs(self: Any, x: Tensor, states: States) -> tuple[Tensor, ...]:
         # Computed once per call: the library's own pass would not record it, and a normalisation of
         # its weights would be updated twice.
         sent = states["spk"]
         if self._tssl_settings.rule.cuts_feedback:
             sent = sent.detach()
-        return self._tssl_next((x, self._modules["recurrent"](sent)), states, fresh)
-
-    def _tssl_shortly(self: Any, steps: Steps, x: Tensor, states: States) -> Any:
-        given = [states[name] for name in carried(states)]
-        if not steps.fits((x, x), given, self._tssl_pinned()):
-            return None
-        return self._tssl_run(x, states, False)
+        return x, self._modules["recurrent"](sent)
 
     def _tssl_by_torch(
         self: Any, inputs: Tensors, states: States, trace: Tensor | None, fresh: bool

@@ -125,6 +125,7 @@ class _Text:
     def fits(self) -> Iterator[str]:
         """The body of ``fits``."""
         form = self.form
+        yield f"if len(states) != {form.states}: return False"
         yield from self._unpacked()
         yield from self._memory([*self.inputs, *self.states])
         if form.traced:
