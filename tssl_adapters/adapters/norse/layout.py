@@ -54,6 +54,11 @@ class Layout:
 _known: dict[type, Layout] = {}
 
 
+def known_layout(state: Any) -> Layout | None:
+    """A state's, if it was asked for before."""
+    return _known.get(type(state))
+
+
 def layout(state: Any) -> Layout:
     """A state's."""
     known = _known.get(type(state))

@@ -39,7 +39,7 @@ from tssl_adapters.adapters import (
     valued,
 )
 from tssl_adapters.adapters.norse.classic import UNCUT, as_computed
-from tssl_adapters.adapters.norse.layout import layout
+from tssl_adapters.adapters.norse.layout import known_layout, layout
 from tssl_adapters.adapters.norse.neurons import LIF
 from tssl_adapters.adapters.norse.surrogates import surrogate
 from tssl_adapters.adapters.norse.values import number, pinned, resting
@@ -143,17 +143,21 @@ def short_step(
 def decided_step(layer: Any, steps: Steps, given: StepInput) -> tuple[Tensor, Any] | None:
     """:func:`step` of a layer for which what was decided holds, else ``None``."""
     x, state, _ = given
-    known = layout(state)
-    tensors = known.tensors(state)
-    inputs: Tensors = (x,)
-    if steps.form.inputs > 1:
-        weights = layer.input_weights, layer.recurrent_weights
-        cuts = layer._tssl_settings.rule.cuts_feedback
-        inputs = _weighted(weights, x, known.inner(state).z, cuts)
+    known = known_layout(state)
+    if known is None:  # it is another layer's, or none
+        return None
+    tensors, count = known.tensors(state), steps.form.inputs
+    inputs: Tensors = (x,) * count
     trace = trace_before(layer._tssl_cell(x), given) if steps.traced else None
     # The same tensors: p is set as a whole, which discards what was decided.
     if not steps.fits(inputs, tensors, steps.pinned, trace):
         return None
+    if count > 1:
+        weights = layer.input_weights, layer.recurrent_weights
+        cuts = layer._tssl_settings.rule.cuts_feedback
+        inputs = _weighted(weights, x, known.inner(state).z, cuts)
+        if not steps.fits(inputs, tensors, steps.pinned, trace):
+            return None
     return _emitted(state, steps.run(inputs, tensors, trace))
 
 

@@ -21,7 +21,9 @@ from tssl_adapters.errors import LibraryVersionError, NativeGradientWarning
 from tssl_adapters.neuron import Neuron, Traits
 from tssl_adapters.rules import Rule, Window
 
-_NOT_THE_USERS = (*tssl_adapters.__path__, *torch.__path__)
+WRITTEN = "<tssl_adapters"
+"""How the file names of code begin that is written for a layer."""
+_NOT_THE_USERS = (*tssl_adapters.__path__, *torch.__path__, WRITTEN)
 
 
 class OtherNeuronError(LibraryVersionError):

@@ -147,8 +147,8 @@ def _file(storage: StorageWeakRef, filed: _Filed) -> None:
     """
     _filed.pop(storage.cdata, None)
     for key in list(itertools.islice(_filed, 32)):
-        oldest = _filed.pop(key)
-        if not _dead(oldest):
+        oldest = _filed.pop(key, None)  # another thread may have taken it
+        if oldest is not None and not _dead(oldest):
             _filed[key] = oldest
     _filed[storage.cdata] = filed
 

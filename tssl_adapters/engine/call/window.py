@@ -49,7 +49,7 @@ def going_on(
     position = None if found is None else found.position
     if rule.windowed:
         position = _in_window(settings, position)
-    elif rule.timed and found is None:
+    elif rule.timed and position is None:  # that of an untimed rule's state is
         known = None if fresh else position_of(state) or _behind(settings, state)
         if known is None and not fresh and recomputed(state) and not settings.warned:
             settings.warned = True

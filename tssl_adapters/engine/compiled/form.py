@@ -47,7 +47,8 @@ class Form(NamedTuple):
         timed: whether the rule asks for the number of time steps.
         links: number of parts of the link.
         least_dims: the least number of an input's dimensions.
-        fixed: the tensors with its numbers, if none of them learns and all can be looked at.
+        fixed: snapshots of the tensors with its numbers, if none of them learns and all can be
+            looked at.
         of_each: the names of those with a number for each neuron.
         read: the names of those that are read where they lie.
         learned: those that take a gradient.

@@ -163,7 +163,7 @@ class Steps:
         return same and known and self.holds(pinned)
 
     def constant(self, needs: tuple[bool, ...]) -> list[int]:
-        """:meth:`Form.constant`."""
+        """:meth:`Form.constant`, remembered."""
         known = self._constants.get(needs)
         if known is None:
             known = self._constants[needs] = self.form.constant(needs)
@@ -172,7 +172,7 @@ class Steps:
     def placed(
         self, backward: Backward, rooms: Tensors, like: Tensor, *which: Any
     ) -> list[Tensor | None]:
-        """The gradients by :meth:`Form.places` of ``which``, from a loop's rooms."""
+        """The gradients by :meth:`Form.places` of ``which``, remembered, from a loop's rooms."""
         key = (backward, *which)
         known = self._places.get(key)
         if known is None:

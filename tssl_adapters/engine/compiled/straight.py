@@ -4,6 +4,27 @@ Around its loops, a small step spends its time in Python: loops over a few tenso
 among ourselves, which besides crowd the processor's caches. So the functions that every step calls
 are written out for what was decided about it, with a line for each of its states, numbers and
 results, and compiled by Python. :attr:`tssl_adapters.engine.compiled.steps.Steps.code` is the text.
+That of SpikingJelly's ``LIFNode`` under its own surrogate has these lines, among others::
+
+    def fits(inputs, states, pinned, trace=None):
+        if s0.shape != x0.shape: return False
+    def run(inputs, states, trace=None, fresh=False):
+        (to_out, to_s0,) = apply(left, x0, s0)
+        return Stepped(to_out, (to_s0,), None, None, None)
+    def forward(ctx, left, x0, s0):
+        to_out = empty_like(x0)
+        loop((x0, s0, to_out, to_s0, to_h,), numbers, n, inf)
+        ctx.save_for_backward(to_h)
+        return (to_out, to_s0,)
+    def backward(ctx, g_out, g_s0):
+        (h,) = ctx.saved_tensors
+        d_x0 = empty_like(h)
+        loop_back((h, g_out, g_s0, d_x0, d_s0,), numbers, n, inf)
+        return (None, d_x0, d_s0,)
+
+``x0``, ``s0`` are the first input and state, ``to_`` is what the forward pass makes, ``g_`` the
+gradient that arrives for it, ``d_`` the gradient that goes back, and ``own_s0`` a copy of a state
+that the step before kept, as the user may have written to the state itself.
 """
 
 from __future__ import annotations
@@ -11,10 +32,11 @@ from __future__ import annotations
 import itertools
 import linecache
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,11 +51,29 @@ from tssl_adapters.engine.call.pins import (
     transforms,
 )
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
+from tssl_adapters.engine.call.settings import WRITTEN, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled.form import NOTHING, ZEROS, Form, Stepped
 from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, memory
 from tssl_adapters.engine.compiled.step_loops import Backward
+from tssl_adapters.engine.step.cell import Tensors
+
+
+class Varying(Protocol):
+    """What a step looks up at each call: :class:`tssl_adapters.engine.compiled.steps.Steps`."""
+
+    settings: Settings
+    numbers: array[float]
+    key: tuple[Any, ...]
+
+    def holds(self, pinned: Tensors) -> bool: ...
+    def spread_over(self, shape: torch.Size) -> bool: ...
+    def numbers_for(self, like: Tensor) -> list[Tensor]: ...
+    def constant(self, needs: tuple[bool, ...]) -> list[int]: ...
+    def placed(
+        self, backward: Backward, rooms: Tensors, like: Tensor, *which: Any
+    ) -> list[Tensor | None]: ...
 
 
 class Straight(NamedTuple):
@@ -46,17 +86,16 @@ class Straight(NamedTuple):
     code: str
 
 
-def straight(steps: Any, form: Form) -> Straight:
+def straight(steps: Varying, form: Form) -> Straight:
     """Write out a step.
 
     Args:
-        steps: what may change of it: its settings, and numbers that learn.
+        steps: what may change of it.
         form: the rest.
     """
     written = _Text(form)
-    text = "\n".join(written.lines())
-    names = {**_USED, **written.used, "steps": steps, "form": form}
-    exec(_compiled(text), names)
+    names = {**_USED, **written.used, "steps": steps}
+    exec(_compiled(written.code), names)
     functions = {
         "forward": staticmethod(names["forward"]),
         "backward": staticmethod(first_order(names["backward"])),
@@ -64,13 +103,12 @@ def straight(steps: Any, form: Form) -> Straight:
     function = type("CompiledStepFunction", (EngineFunction,), functions)
     # Without looking up the function's signature in every call:
     names["apply"] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
-    return Straight(names["fits"], names["run"], text)
+    return Straight(names["fits"], names["run"], written.code)
 
 
 @cache
 def _compiled(text: str) -> CodeType:
-    # Named as part of this package, since warnings are to point at the user's code.
-    name = f"{__file__}, step {next(_number)}"
+    name = f"{WRITTEN}: step {next(_number)}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     return compile(text, name, "exec")
 
@@ -79,11 +117,11 @@ _number = itertools.count()
 
 
 class _Text:
-    """The text of a step's functions. ``used``: what it uses by names of its own."""
+    """The text of a step's functions: ``code``; ``used``: what it uses by names of its own."""
 
     def __init__(self, form: Form) -> None:
         self.form = form
-        self.used: dict[str, Any] = {"dtype": form.dtype, "device": form.device}
+        self.used: dict[str, Any] = {"dtype": form.dtype, "here": form.device}
         self.inputs = [f"x{k}" for k in range(form.inputs)]
         self.states = [f"s{k}" for k in range(form.states)]
         self.trace = ["trace"] if form.traced else []
@@ -107,10 +145,12 @@ class _Text:
             *(["strides"] if form.formats else []),
         ]
         """What it leaves for ``backward`` besides the tensors that autograd keeps."""
+        self.learned = [f"w{k}" for k in range(len(form.learned))]
+        self.used |= dict(zip(self.learned, form.learned, strict=True))
+        self.code = "\n".join(self._lines())
 
-    def lines(self) -> Iterator[str]:
-        """The text."""
-        taken = [*self.before, *self.inputs, *self.states, *self.trace, *self._learned()]
+    def _lines(self) -> Iterator[str]:
+        taken = [*self.before, *self.inputs, *self.states, *self.trace, *self.learned]
         coming = [f"g_{name}" for name in self.form.forward.results]
         coming += ["g_link"] if self.form.links else []
         for head, body in (
@@ -130,7 +170,7 @@ class _Text:
         yield from self._memory([*self.inputs, *self.states])
         if form.traced:
             yield "if trace is not None:"
-            yield from _indented(self._memory(["x0", "trace"]))
+            yield from _indented(self._memory(["trace"]))
         if form.least_dims:
             yield f"if x0.ndim < {form.least_dims}: return False"
         if form.of_each:
@@ -147,18 +187,17 @@ class _Text:
         yield f"{_tuple(self.states)} = states"
 
     def _memory(self, names: Sequence[str]) -> Iterator[str]:
-        """Return unless these are memory that loops take, of one shape."""
-        first, place = names[0], "is_cpu" if self.form.device is None else "device == device"
-        each = (
-            "type({0}) is Tensor and {0}.dtype is dtype and {0}.layout is strided "
-            f"and {{0}}.{place} and not {{0}}.is_neg()"
-        )
+        """Return unless these are memory that loops take, shaped and laid out like ``x0``."""
         for name in names:
-            yield f"if not ({each.format(name)}): return False"
-        for name in names[1:]:
-            yield f"if {name}.shape != {first}.shape: return False"
-        lie = " and ".join(f"{name}.is_contiguous()" for name in names)
-        alike = f" or lie_alike({', '.join(names)})" if self.form.formats else ""
+            place = "is_cpu" if self.form.device is None else "device == here"
+            kind = f"{name}.dtype is dtype and {name}.layout is strided and {name}.{place}"
+            plain = f"type({name}) is Tensor and {kind} and not {name}.is_neg()"
+            yield f"if not ({plain}): return False"
+        others = [name for name in names if name != "x0"]
+        for name in others:
+            yield f"if {name}.shape != x0.shape: return False"
+        lie = " and ".join(f"{name}.is_contiguous()" for name in ["x0", *others])
+        alike = f" or lie_alike({', '.join(['x0', *others])})" if self.form.formats else ""
         yield f"if not ({lie}{alike}): return False"
 
     def _pinned(self, fixed: Sequence[Pin]) -> Iterator[str]:
@@ -182,8 +221,7 @@ class _Text:
             yield f"parts, position = going_on(steps.settings, s0, {form.links}, fresh)"
         if form.links:
             yield "link = packed(parts)"
-        if tags:
-            yield "let_go(s0)"
+        yield "let_go(s0)"
         for k in self.copies:
             yield f"own_s{k} = charged_of(s{k}, steps.key)"
         if forward.left:
@@ -211,10 +249,11 @@ class _Text:
             own = None
             if k in self.copies:
                 own = f"Charged(left[{self.copies[k]}], steps.key, to_{name})"
-            if trace or position:
-                yield f"if not recorded: tag(to_{name}, (), {trace}, {position})"
-            if trace or position or own or link != "()":
-                yield f"if recorded: tag(to_{name}, {link}, {trace}, {position}, {own})"
+            if (link, trace, position, own) == ("()", None, None, None):
+                continue
+            yield f"if recorded: tag(to_{name}, {link}, {trace}, {position}, {own})"
+            if trace or position:  # what goes on without a graph, too
+                yield f"else: tag(to_{name}, (), {trace}, {position})"
 
     def forward(self) -> Iterator[str]:
         """The body of ``forward``."""
@@ -241,6 +280,7 @@ class _Text:
         yield f"ctx.made = {_tuple(self.made)}"
         yield f"ctx.save_for_backward({', '.join(self._saved())})"
         yield "ctx.set_materialize_grads(False)"
+        # A result that all of ``given`` reach has a gradient if one of them needs one.
         if any({*form.given} - reached for reached in form.reached):
             yield f"constant = steps.constant(ctx.needs_input_grad[{len(self.before)}:])"
             some = f"*({_tuple(self.results)}[k] for k in constant)"
@@ -297,15 +337,15 @@ class _Text:
     def _back(self, backward: Backward, name: str) -> Iterator[str]:
         """Run a loop back and return the gradients."""
         form = self.form
-        rooms = [_variable(f"to.{own}") for own in backward.own]
+        rooms = [_variable(f"d.{own}") for own in backward.own]
         for room in rooms:
             yield f"{room} = empty_like(h)"
-        yield self._called(
-            backward.loop, f"loop_{name}", "length(position)" if form.timed else "inf"
-        )
-        self.used[f"rooms_{name}"] = backward
+        steps = "length(position)" if form.timed else "inf"
+        rows = {_variable(f"to.{own}"): room for own, room in zip(backward.own, rooms, strict=True)}
+        yield self._called(backward.loop, f"loop_{name}", steps, rows)
+        self.used[f"line_{name}"] = backward
         which = "g_link is not None, linked" if form.links else "False, False"
-        placed = f"*steps.placed(rooms_{name}, {_tuple(rooms)}, h, arrived, {which})"
+        placed = f"*steps.placed(line_{name}, {_tuple(rooms)}, h, arrived, {which})"
         yield "if arrived is not None:"
         yield from _indented(self._returned([placed], "to_link if linked else None"))
         if form.links:
@@ -314,30 +354,30 @@ class _Text:
         yield from self._returned(self._placed(backward, rooms, False), "None")
 
     def _placed(self, backward: Backward, rooms: Sequence[str], linked: bool) -> list[str]:
-        """The gradients if those of all results arrived."""
+        """The gradients if those of all results arrived, whether that of the link did or not."""
         arrived = [True] * len(self.results)
         named = {NOTHING: "None", ZEROS: "zeros_like(h)", **dict(enumerate(rooms))}
         return [named[place] for place in self.form.places(backward, arrived, True, linked)]
 
     def _returned(self, found: Sequence[str], link: str) -> Iterator[str]:
         """Return the gradients of all that ``forward`` takes. ``link``: the link's."""
-        before = [link if name == "link" else "None" for name in self.before]
-        learned = self._learned()
-        if learned:
+        others = [link if name == "link" else "None" for name in self.before]
+        count = len(self.learned)
+        if count:
             names = [f"d_{name}" for name in self.form.given]
             yield f"{_tuple(names)} = {_tuple(found)}"
-            sums = zip(names[-len(learned) :], learned, strict=True)
-            found = [*names[: -len(learned)], *(f"summed({terms}, {w})" for terms, w in sums)]
-        yield f"return {_tuple([*before, *found])}"
+            sums = zip(names[-count:], self.learned, strict=True)
+            found = [*names[:-count], *(f"summed({terms}, {w})" for terms, w in sums)]
+        yield f"return {_tuple([*others, *found])}"
 
-    def _learned(self) -> list[str]:
-        named = {f"w{k}": tensor for k, tensor in enumerate(self.form.learned)}
-        self.used |= named
-        return [*named]
-
-    def _called(self, loop: RowLoop, name: str, steps: str = "inf") -> str:
+    def _called(
+        self, loop: RowLoop, name: str, steps: str = "inf", rows: Mapping[str, str] | None = None
+    ) -> str:
+        """Call a loop. ``rows``: what holds which of its tensors, if not a variable of its name."""
         self.used[name] = loop
-        return f"{name}({_tuple(map(_variable, loop.takes))}, numbers, n, {steps})"
+        taken = [_variable(tensor) for tensor in loop.takes]
+        held = [tensor if rows is None else rows.get(tensor, tensor) for tensor in taken]
+        return f"{name}({_tuple(held)}, numbers, n, {steps})"
 
 
 def lie_alike(first: Tensor, *others: Tensor) -> bool:

@@ -19,8 +19,8 @@ def pack(flags: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
-    """Undo :func:`pack`: the flags, 0 or 1."""
-    flat = ((packed >> _shifts(packed.device)) & 1).view(-1)
+    """Undo :func:`pack`: the flags, 0 or 1. A hook may have saved the bytes in another dtype."""
+    flat = ((packed.to(torch.uint8) >> _shifts(packed.device)) & 1).view(-1)
     return flat[: shape.numel()].view(shape).to(dtype)
 
 
