@@ -160,13 +160,12 @@ def tag(
     position: Position | None = None,
     charged: Charged | None = None,
 ) -> None:
-    """Attach these to the state that is returned to the user's loop, and its position to its graph:
-    what the model computes from a state has that behind it.
+    """Attach these to the state that is returned to the user's loop; its position to its graph, too
+    (:func:`place`).
     """
     setattr(state, _ATTRIBUTE, Tag(state, link, trace, position, charged))
-    node: Any = state.grad_fn
-    if position is not None and node is not None:
-        node.metadata[_ATTRIBUTE] = position
+    if position is not None and state.grad_fn is not None:
+        place(state, position)
     if trace is None:
         return
     storage = _storage(state)
@@ -175,18 +174,25 @@ def tag(
         _file(storage, filed)
 
 
+def place(state: Tensor, position: Position) -> None:
+    """Attach a position to the graph of a state: what the model computes from it has that behind
+    it.
+    """
+    node: Any = state.grad_fn
+    node.metadata[_ATTRIBUTE] = position
+
+
 def hand_over(source: Tensor, target: Tensor, reached: Tensor) -> Tensor:
     """Move a state's link and trace to the tensor that the user's loop gets in its place.
 
     ``reached`` has the graph to what else the target was computed from, so that the chain, which
     goes through the link and not through the target, reaches that too.
     """
-    found = _tag_of(source)
-    assert found is not None
-    link = unpacked(found.link) if target.requires_grad else ()
+    found, position = _tag_of(source), position_at(source)
+    link = unpacked(found.link) if found is not None and target.requires_grad else ()
     if link:
         link = (link[0], link[1] + reached, *link[2:])
-    tag(target, link, found.trace, found.position)
+    tag(target, link, None if found is None else found.trace, position)
     untag(source)
     return target
 
@@ -227,16 +233,12 @@ def charged_of(state: Tensor, reset: tuple[Any, ...]) -> Tensor | None:
     return charged.potential if charged is not None and charged.stands_for(state, reset) else None
 
 
-def position_of(state: Tensor) -> Position | None:
-    """The position in its window of an incoming state, if its graph is still the same."""
-    found = _tag_of(state)
-    return None if found is None or found.grad_fn is not state.grad_fn else found.position
-
-
 def position_at(state: Tensor) -> Position | None:
-    """The position in its window of a state that a step has just produced."""
+    """The position in its window of a state that a step has produced."""
+    if state.grad_fn is not None:
+        return position_left_at(state.grad_fn)
     found = _tag_of(state)
-    return None if found is None else found.position
+    return None if found is None or found.grad_fn is not None else found.position
 
 
 def position_left_at(node: Any) -> Position | None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from tssl_adapters.engine.call.settings import Position, Settings, Stretch, above_us
 from tssl_adapters.engine.call.state import (
     linked_tag,
+    position_at,
     position_left_at,
-    position_of,
     recomputed,
 )
 from tssl_adapters.errors import LostLinkWarning, RuleWarning, UnsupportedConfigError
@@ -50,7 +50,7 @@ def going_on(
     if rule.windowed:
         position = _in_window(settings, position)
     elif rule.timed and position is None:  # that of an untimed rule's state is
-        known = None if fresh else position_of(state) or _behind(settings, state)
+        known = None if fresh else _standing(settings, state)
         if known is None and not fresh and recomputed(state) and not settings.warned:
             settings.warned = True
             warnings.warn(_ANEW.format(settings.path, rule), LostLinkWarning, stacklevel=above_us())
@@ -70,11 +70,13 @@ def _in_window(settings: Settings, position: Position | None) -> Position:
     return position
 
 
-def _behind(settings: Settings, state: Tensor) -> Position | None:
-    """The position of the layer's own state that the model computed this one from, e.g. by a mask;
-    ``None`` if there is none nearby in its graph, as behind a learned start.
+def _standing(settings: Settings, state: Tensor) -> Position | None:
+    """The position of a state that the layer returned, or of the one that the model computed this
+    from, e.g. by a mask; ``None`` if there is none nearby in its graph, as behind a learned start.
     """
-    nodes: list[Any] = [] if state.grad_fn is None else [state.grad_fn]
+    if state.grad_fn is None:
+        return position_at(state)
+    nodes: list[Any] = [state.grad_fn]
     for node in nodes:  # which more are added to as it goes, the nearest first
         position = position_left_at(node)
         if position is not None and position.stretch.settings is settings:

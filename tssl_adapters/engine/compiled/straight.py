@@ -52,7 +52,7 @@ from tssl_adapters.engine.call.pins import (
 )
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import WRITTEN, Settings
-from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
+from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, place, tag
 from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled.form import NOTHING, ZEROS, Form, Stepped
 from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, memory
@@ -251,7 +251,10 @@ class _Text:
                 own = f"Charged(left[{self.copies[k]}], steps.key, to_{name})"
             if (link, trace, position, own) == ("()", None, None, None):
                 continue
-            yield f"if recorded: tag(to_{name}, {link}, {trace}, {position}, {own})"
+            if (link, trace, own) == ("()", None, None):
+                yield f"if recorded: place(to_{name}, {position})"
+            else:
+                yield f"if recorded: tag(to_{name}, {link}, {trace}, {position}, {own})"
             if trace or position:  # what goes on without a graph, too
                 yield f"else: tag(to_{name}, (), {trace}, {position})"
 
@@ -424,6 +427,7 @@ _USED: Mapping[str, Any] = {
     "modes": modes,
     "nothing": nothing,
     "packed": packed,
+    "place": place,
     "strided": torch.strided,
     "summed": summed,
     "tag": tag,
