@@ -24,6 +24,8 @@ def operand(value: Tensor | float, like: Tensor) -> Tensor | float:
         return value
     if not like.ndim or torch._C._len_torch_dispatch_stack():
         return value
+    if torch._C._are_functorch_transforms_active():  # what is made within one must not outlive it
+        return value
     return _scalar(value)
 
 

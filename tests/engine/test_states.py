@@ -1636,6 +1636,8 @@ def test_nested_torch_func_grad_is_refused(loop: Loop, tau_s: float) -> None:
 
     with pytest.raises(RuntimeError, match=r"differentiate|double|second|twice"):
         torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(drive_of())
+    # What was made within it is not kept for others.
+    assert torch.func.grad(loss)(drive_of()).isfinite().all()
 
 
 # --- copies -----------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +26,25 @@ def unpack(packed: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
     return flat[: shape.numel()].view(shape).to(dtype)
 
 
-@lru_cache
+def _remembered(made: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Remember a tensor, unless it is made within a transform of torch.func, which it must not
+    outlive.
+    """
+    known = lru_cache(made)
+
+    def look(*key: Any) -> Tensor:
+        return made(*key) if torch._C._are_functorch_transforms_active() else known(*key)
+
+    return look
+
+
+@_remembered
 def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return 2.0 ** torch.arange(8, dtype=dtype, device=device)
 
 
-@lru_cache
+@_remembered
 def _shifts(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.arange(8, dtype=torch.uint8, device=device).unsqueeze(1)
