@@ -209,17 +209,60 @@ def test_checkpoints(name: str, reentrant: bool) -> None:
         torch.testing.assert_close(x.grad, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["apart", "float64"])
 @layers
-def test_what_is_saved_may_change_its_form(name: str) -> None:
+def test_what_is_saved_may_change_its_form(name: str, form: str) -> None:
     layer = wrapped(name)
     expected = numbers(layer, drive())
 
-    def spread(tensor: Tensor) -> Tensor:
-        return torch.stack([tensor, tensor], -1)[..., 0]
+    def changed(tensor: Tensor) -> Tensor:
+        return tensor.double() if form == "float64" else torch.stack([tensor, tensor], -1)[..., 0]
 
-    with saved_tensors_hooks(lambda tensor: tensor, spread):
-        found = numbers(layer, drive())
-    same(found, expected)
+    for _ in range(2):
+        with saved_tensors_hooks(lambda tensor: tensor, changed):
+            found = numbers(layer, drive())
+        same(found, expected)
+
+
+LOSSES: dict[str, Callable[[list[Tensor], Tensor], Tensor]] = {
+    "outputs": lambda found, weights: (found[0] * weights).sum(),
+    "outputs, the same at every step": lambda found, weights: (found[0] * weights[0]).sum(),
+    "potential": lambda found, weights: (found[1] * weights[1]).sum(),
+    "current": lambda found, weights: (found[-1] * weights[2]).sum(),
+    "outputs and potential": lambda found, weights: (found[0].sum(0) * found[1]).sum(),
+}
+
+
+@pytest.mark.parametrize("cuts", [(), (4,)], ids=str)
+@pytest.mark.parametrize("start", ["at rest", "given", "learned"])
+@pytest.mark.parametrize("rule", ["default", "TSSL-BP"])
+@layers
+def test_a_loss_on_some_results(name: str, rule: str, start: str, cuts: Sequence[int]) -> None:
+    """In turns, so that what the backward pass of one needs is there for another."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(STEPS, *SHAPE, generator=generator)
+    level = torch.linspace(-0.2, 0.3, SHAPE[-1]).expand(SHAPE)
+    ours, plain = wrapped(name, rule), wrapped(name, rule, "torch")
+
+    def grads(layer: Any, loss: str) -> list[Tensor]:
+        x, v = drive(), level.clone().requires_grad_(start == "learned")
+        state: Any = None
+        if isinstance(layer, neuron.BaseNode):
+            functional.reset_net(layer)
+            layer.v = v if start != "at rest" else layer.v
+        elif start != "at rest":
+            state = norse.LIFFeedForwardState(v, v.detach())
+        outs, states = [], []
+        for part in x.tensor_split(cuts):
+            out, state, states = run(layer, part, state)
+            outs.append(out)
+        total = LOSSES[loss]([torch.cat(outs), *states], weights)
+        to = [x, *([v] if v.requires_grad else [])]
+        return list(torch.autograd.grad(total, to, materialize_grads=True))
+
+    for loss in [*LOSSES, *LOSSES]:
+        for one, other in zip(grads(ours, loss), grads(plain, loss), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @layers

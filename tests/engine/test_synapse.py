@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import norse.torch as norse
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import tssl_adapters
 from tssl_adapters.engine.compiled import launch
-from tssl_adapters.engine.compiled.kernels import Given, MismatchError, Synapse
+from tssl_adapters.engine.compiled.kernels import Given, MismatchError
+from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.errors import EngineWarning
 
 STEPS, SHAPE = 9, (3, 43)
@@ -21,17 +22,27 @@ STEPS, SHAPE = 9, (3, 43)
 
 
 @pytest.fixture
-def joined(monkeypatch: pytest.MonkeyPatch) -> list[Synapse]:
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The currents of the calls that compute both in one loop."""
-    found: list[Synapse] = []
-    forward = launch.forward
+    found: list[Tensor] = []
+    forward, again = launch.forward, CpuBackend.forward_again
 
     def noted(kernels: launch.Kernels, given: Given, *rest: Any) -> Any:
         if given.synapse is not None:
-            found.append(given.synapse)
+            found.append(given.synapse.current)
         return forward(kernels, given, *rest)
 
+    def noted_again(backend: CpuBackend, *variant: Any) -> Any:
+        run = again(backend, *variant)
+
+        def noted(steps: int, neurons: int, window: float, tensors: Sequence[Any]) -> None:
+            found.extend([] if tensors[2] is None else [tensors[2]])
+            run(steps, neurons, window, tensors)
+
+        return noted
+
     monkeypatch.setattr(launch, "forward", noted)
+    monkeypatch.setattr(CpuBackend, "forward_again", noted_again)
     return found
 
 
@@ -71,7 +82,7 @@ def test_is_what_torch_computes(
     dtype: torch.dtype,
     cuts: tuple[int, ...],
     current: bool,
-    joined: list[Synapse],
+    joined: list[Tensor],
 ) -> None:
     ours = numbers(lambda: layer(rule, "cpu"), dtype, cuts, current)
     longer = len(cuts) + 1 - (1 in cuts)  # than a step
@@ -88,7 +99,7 @@ def test_is_what_torch_computes(
         torch.testing.assert_close(ours_one, theirs_one, rtol=tolerance, atol=tolerance * scale)
 
 
-def test_without_gradient(joined: list[Synapse]) -> None:
+def test_without_gradient(joined: list[Tensor]) -> None:
     x = 4.0 * torch.randn(STEPS, *SHAPE)
     out, state = layer("smooth-tsslbp", "cpu")(x)
     assert joined
@@ -99,7 +110,7 @@ def test_without_gradient(joined: list[Synapse]) -> None:
     assert torch.equal(state.i, theirs.i)
 
 
-def test_what_loops_of_their_own_are_for(joined: list[Synapse]) -> None:
+def test_what_loops_of_their_own_are_for(joined: list[Tensor]) -> None:
     """A number that learns, states of every step, and a current of another dtype."""
     x = 4.0 * torch.randn(STEPS, *SHAPE, requires_grad=True)
     learns = torch.tensor(150.0, requires_grad=True)
@@ -174,7 +185,7 @@ def test_neurons_without_a_shape_in_half_precision(engine: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["lee", "eventprop"])
-def test_a_step_from_one_current_for_all_is_no_sequence(rule: str, joined: list[Synapse]) -> None:
+def test_a_step_from_one_current_for_all_is_no_sequence(rule: str, joined: list[Tensor]) -> None:
     x = 3.0 * torch.rand(STEPS, 5, 5, generator=torch.Generator().manual_seed(0))
     found = []
     for engine in ("torch", "cpu"):

@@ -268,6 +268,25 @@ class Passes(Protocol):
         """Write the adjoints of a forward pass, which is recomputed."""
 
 
+class Again(Protocol):
+    """A pass over whole sequences that was tried, for memory that was checked."""
+
+    def __call__(
+        self, steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None], /
+    ) -> None:
+        """Compute it.
+
+        Args:
+            steps: T.
+            neurons: N.
+            window: the window's number of time steps.
+            tensors: forward drive, state, current, out, the state and the current after the last
+                step; backward drive, state, current, the gradients of out, of the state and link
+                after the last step and of the current, then the buffers ``drive``, ``chain``,
+                ``through`` and ``entering`` of :class:`Adjoints`. ``None`` is none.
+        """
+
+
 class RowLoop(Protocol):
     """A line, compiled for all neurons."""
 
@@ -303,6 +322,16 @@ class Backend(Passes, Protocol):
 
     def numbers(self, values: Sequence[Value], dense: bool, drive: Tensor, step: torch.Size) -> Any:
         """A neuron's :data:`ROWS` numbers as the kernels read them, a row each if ``dense``."""
+
+    def forward_again(self, spec: Spec, numbers: Any) -> Again | None:
+        """A sequence's forward pass without a PSC and without keeping states; ``None`` if there is
+        no shorter way than :meth:`forward`.
+        """
+
+    def backward_again(self, variant: Variant, paced: bool, numbers: Any) -> Again | None:
+        """The backward pass of a sequence without a PSC, a window or sums, likewise. ``paced``:
+        whether the output's gradient differs between time steps.
+        """
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t], for ``[T, ...]`` and ``[...]``."""

@@ -9,11 +9,13 @@ starts is for the adapter to say at each call.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import cast
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import (
     Pin,
@@ -22,17 +24,28 @@ from tssl_adapters.engine.call.pins import (
     is_memory,
     records_plainly,
 )
-from tssl_adapters.engine.call.plan import EngineFunction, nothing
+from tssl_adapters.engine.call.plan import EngineFunction, nothing, working_dtype
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled import launch
 from tssl_adapters.engine.compiled.form import Stepped
-from tssl_adapters.engine.compiled.fused import Call, adjoints_of, back_form, entering_of, leaked_of
-from tssl_adapters.engine.compiled.kernels import Given, Synapse, memory
+from tssl_adapters.engine.compiled.fused import Call, back_form
+from tssl_adapters.engine.compiled.kernels import (
+    Adjoints,
+    Again,
+    Given,
+    Synapse,
+    Variant,
+    memory,
+)
 from tssl_adapters.engine.compiled.memory import Zeros, zeros
 from tssl_adapters.engine.compiled.steps import Steps
 from tssl_adapters.engine.step.cell import Tensors
+
+Rooms: TypeAlias = "tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]"
+"""Buffers for the gradients of the drive, of a link that came in, F_v mu, and of the state: those
+fields of :class:`tssl_adapters.engine.compiled.kernels.Adjoints`."""
 
 
 class Sequences:
@@ -57,9 +70,14 @@ class Sequences:
         """Calls that start from a state without and with a link."""
         self.numbers = call.numbers(drive, drive.shape[1:])
         self.links = call.plan.links
+        self.late = call.plan.neuron.timing == "delayed"
+        self.working = working_dtype(drive)
         self.goes_on = self.links > 0 or call.plan.rule.timed
         self.zeros: Zeros | None = None
         """The state that the last call started from, if that was 0 everywhere."""
+        self.forward: Again | None = None
+        self.backward: dict[Any, Again] = {}
+        """Passes that were tried, to be called at once; back, by which gradients there are."""
 
     @classmethod
     def of(cls, settings: Settings, call: Call, drive: Tensor, pinned: Tensors) -> Sequences | None:
@@ -117,7 +135,8 @@ class Sequences:
         out, after, leaked, *left = _apply(self, position, drive, v, current, packed(link))
         if position is not None:
             position = position.after(len(drive), None)
-        tag(after, tuple(left) if after.requires_grad else (), None, position)
+        if left or position is not None:
+            tag(after, tuple(left) if after.requires_grad else (), None, position)
         return Stepped(out, (after,) if leaked is None else (after, leaked))
 
     def _at_rest(self, value: float, drive: Tensor) -> Tensor:
@@ -128,15 +147,81 @@ class Sequences:
             known = self.zeros = zeros(shape, self.dtype)
         return known.tensor
 
-    def given(
-        self, drive: Tensor, state: Tensor, current: Tensor | None, window: float = math.inf
+    def first_forward(
+        self,
+        drive: Tensor,
+        state: Tensor,
+        current: Tensor | None,
+        out: Tensor,
+        after: Tensor,
+        leaked: Tensor | None,
+    ) -> tuple[Tensor | None, bool]:
+        """A forward pass by :func:`launch.forward`; if it may be, later ones are called at once."""
+        call, given = self.call, self._given(drive, state, current, leaked)
+        kept, compiled = launch.forward(call, given, out, after, None, None, True)
+        if compiled:
+            self.forward = call.backend.forward_again(call.spec, self.numbers)
+        return kept, compiled
+
+    def first_backward(
+        self,
+        which: Any,
+        saved: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+        window: float,
+        compiled: bool,
+        grads: Sequence[Tensor | None],
+        rooms: Rooms,
+    ) -> None:
+        """A backward pass by :func:`launch.backward`; if it may be, later ones of this kind are
+        called at once.
+        """
+        drive, state, current, kept = saved
+        grad_out, grad_after, link, grad_leaked = grads
+        *_, shared, linked, _ = which
+        call = self.linked if linked else self.call
+        given = self._given(drive, state, current, None, window)
+        back = back_form(call.plan, False, grad_out, grad_after, link)
+        pace = 0 if shared else given.neurons
+        adjoints = Adjoints(grad_out, pace, grad_after, 0, link, *rooms, None, None, grad_leaked)
+        if launch.backward(call, call.spec, back, given, kept, compiled, adjoints):
+            variant = Variant.of(call.spec, back, given, adjoints)
+            again = call.backend.backward_again(variant, pace > 0, self.numbers)
+            if again is not None:
+                self.backward[which] = again
+
+    def rooms(
+        self, drive: Tensor, state: Tensor, link: Tensor | None, linked: bool, wants: bool
+    ) -> Rooms:
+        """Buffers for the gradients that go back. ``linked``: whether a link came in; ``wants``:
+        whether the state takes one.
+        """
+        grad, chain, through, entering = torch.empty_like(drive), None, None, None
+        if linked:
+            # A link's gradient is ours alone, from the next call, so this one's may overwrite it.
+            chain = link
+            if chain is None:
+                chain = drive.new_empty((self.links, *state.shape), dtype=self.working)
+            if self.late:
+                through = chain[2]
+            elif wants:
+                through = torch.empty_like(state, dtype=self.working)
+        elif wants:
+            entering = torch.empty_like(state, dtype=self.working)
+        return grad, chain, through, entering
+
+    def _given(
+        self,
+        drive: Tensor,
+        state: Tensor,
+        current: Tensor | None,
+        leaked: Tensor | None,
+        window: float = math.inf,
     ) -> Given:
         """A call's tensors as kernels take them."""
         k, synapse = self.call.leak, None
         if current is not None and k is not None:
-            synapse = Synapse(current, k, torch.empty_like(current))
-        steps, neurons = len(drive), state.numel()
-        numbers = self.numbers
+            synapse = Synapse(current, k, torch.empty_like(current) if leaked is None else leaked)
+        steps, neurons, numbers = len(drive), state.numel(), self.numbers
         return Given(
             steps, neurons, drive, state, None, numbers, 1.0, synapse=synapse, window=window
         )
@@ -155,14 +240,17 @@ class CompiledSequenceFunction(EngineFunction):
         current: Tensor | None,
         link: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        call = sequences.call if link is None else sequences.linked
-        given = sequences.given(drive, state, current)
         out, after = torch.empty_like(drive), torch.empty_like(state)
-        kept, compiled = launch.forward(call, given, out, after, None, None, True)
-        ctx.made = sequences, position, call, compiled
+        leaked = None if current is None else torch.empty_like(current)
+        tensors = drive, state, current, out, after, leaked
+        kept, compiled = None, True
+        if sequences.forward is None:
+            kept, compiled = sequences.first_forward(*tensors)
+        else:
+            sequences.forward(len(drive), state.numel(), math.inf, tensors)
+        ctx.made = sequences, position, link is not None, compiled
         ctx.save_for_backward(drive, state, current, kept)
         ctx.set_materialize_grads(False)
-        leaked = leaked_of(given)
         if leaked is not None and not (ctx.needs_input_grad[2] or ctx.needs_input_grad[4]):
             ctx.mark_non_differentiable(leaked)  # the potential does not reach the current
         if not sequences.links:
@@ -179,20 +267,33 @@ class CompiledSequenceFunction(EngineFunction):
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         sequences: Sequences
-        sequences, position, call, compiled = ctx.made
+        sequences, position, linked, compiled = ctx.made
+        drive, state, current, kept = ctx.saved_tensors
         # Hooks may have saved them in another form.
-        saved = [None if tensor is None else memory(tensor) for tensor in ctx.saved_tensors]
-        drive, state, current, kept = saved
-        assert drive is not None
-        assert state is not None
-        given, plan = sequences.given(drive, state, current, length(position)), call.plan
-        back = back_form(plan, False, grad_out, grad_after, link)
-        wants = ctx.needs_input_grad[3], False
-        adjoints = adjoints_of(call, given, back, wants, grad_out, grad_after, link, grad_leaked)
-        launch.backward(call, call.spec, back, given, kept, compiled, adjoints)
-        entering = entering_of(plan, adjoints)
-        of_current = adjoints.drive[0].clone() if ctx.needs_input_grad[4] else None
-        return None, None, adjoints.drive, entering, of_current, adjoints.chain
+        dtype = sequences.dtype
+        drive, state = memory(cast(drive, dtype)), memory(cast(state, dtype))
+        current = None if current is None else memory(cast(current, dtype))
+        wants, shared = ctx.needs_input_grad[3], False
+        if grad_out is not None:
+            shared = grad_out.stride(0) == 0  # the same at every time step
+            grad_out = memory(grad_out[0] if shared else grad_out)
+        grad_after = None if grad_after is None else memory(grad_after)
+        grad_leaked = None if grad_leaked is None else memory(grad_leaked)
+        link = None if link is None else memory(link)
+        grads = grad_out, grad_after, link, grad_leaked
+        which = (*[grad is None for grad in grads], shared, linked, wants)
+        rooms = sequences.rooms(drive, state, link, linked, wants)
+        again = sequences.backward.get(which) if compiled else None
+        if again is None:
+            saved = drive, state, current, kept
+            sequences.first_backward(which, saved, length(position), compiled, grads, rooms)
+        else:
+            tensors = drive, state, current, *grads, *rooms
+            again(len(drive), state.numel(), length(position), tensors)
+        grad_drive, chain, through, entering = rooms
+        entering = through if linked and not sequences.late else entering
+        of_current = grad_drive[0].clone() if ctx.needs_input_grad[4] else None
+        return None, None, grad_drive, entering, of_current, chain
 
 
 _apply = super(torch.autograd.Function, CompiledSequenceFunction).apply

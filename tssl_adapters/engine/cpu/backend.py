@@ -15,6 +15,7 @@ from torch import Tensor
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.kernels import (
     Adjoints,
+    Again,
     Gate,
     Given,
     MismatchError,
@@ -172,10 +173,9 @@ class CpuBackend:
         spec, n, steps = variant.spec, given.neurons, given.steps
         dtype, rows = _DTYPES[spec.form.dtype], link_rows(spec.form.timing, variant.back.rule)
         window = _few([given.window], dtype)
-        block = max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1) // 16 * 16))
         over(
             _backward_loop(variant), steps, n,
-            block, adjoints.pace, adjoints.stride,
+            _block(steps), adjoints.pace, adjoints.stride,
             window.buffer_info()[0],
             _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
             _synapse_at(given, dtype)[0],
@@ -189,6 +189,30 @@ class CpuBackend:
         )  # fmt: skip
         if adjoints.trace is not None:
             adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
+
+    def forward_again(self, spec: Spec, numbers: Numbers) -> Again:
+        loop, at = _forward_sequence(spec, 1.0, False), numbers.at
+
+        def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
+            drive, state, current, out, after, leaked = map(_own, tensors)
+            over(loop, steps, neurons, drive, state, 0, at, out, after, 0, 0, 0, current, leaked)
+
+        return run
+
+    def backward_again(self, variant: Variant, paced: bool, numbers: Numbers) -> Again:
+        loop, at, known = _backward_loop(variant), numbers.at, _Window(numbers.dtype)
+
+        def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
+            drive, state, current, *rest = map(_own, tensors)
+            out, after, link, leaked, *rooms = rest
+            memory = known.of(window)
+            over(
+                loop, steps, neurons, _block(steps), neurons if paced else 0, 0,
+                memory.buffer_info()[0], drive, state, current, 0, 0, 0, at,
+                out, after, link, leaked, *rooms, 0, 0,
+            )  # fmt: skip
+
+        return run
 
     def row_loop(
         self,
@@ -233,18 +257,34 @@ class _RowLoop:
     def __init__(self, source: Source, dtype: torch.dtype) -> None:
         self.loop, self.dtype = compiled(source), dtype
         self.takes = source.parameters[len(RANGE) + 2 :]
-        self.window = (math.inf, _few((math.inf,), dtype))
-        """The number of steps of the last call's window, and the same in memory."""
+        self.window = _Window(dtype)
 
     def __call__(
         self, tensors: Sequence[Tensor], numbers: array[float], neurons: int, steps: float
     ) -> None:
-        known, window = self.window  # one attribute: another thread may call it meanwhile
-        if known != steps:
-            window = _few((steps,), self.dtype)
-            self.window = steps, window
+        window = self.window.of(steps)
         numbers_at, window_at = numbers.buffer_info()[0], window.buffer_info()[0]
         over(self.loop, 1, neurons, numbers_at, window_at, *map(_address, tensors))
+
+
+class _Window:
+    """The number of time steps of a window, in memory; that of the last call is kept."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.last = (math.inf, _few((math.inf,), dtype))
+
+    def of(self, steps: float) -> array[float]:
+        known, window = self.last  # one attribute: another thread may call it meanwhile
+        if known != steps:
+            window = _few((steps,), self.dtype)
+            self.last = steps, window
+        return window
+
+
+def _block(steps: int) -> int:
+    """How many neurons a backward pass holds at once."""
+    return max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1) // 16 * 16))
 
 
 @cache

@@ -111,6 +111,12 @@ class TritonBackend:
             LINKS=link_rows(spec.form.timing, back.rule), BESIDE=beside,
         )  # fmt: skip
 
+    def forward_again(self, spec: Spec, numbers: Any) -> None:
+        return None
+
+    def backward_again(self, variant: Variant, paced: bool, numbers: Any) -> None:
+        return None
+
     def row_loop(
         self,
         line: Line,
