@@ -224,6 +224,16 @@ def test_what_is_saved_may_change_its_form(name: str, form: str) -> None:
         same(found, expected)
 
 
+@layers
+def test_a_hook_that_gives_back_another_shape_is_an_error(name: str) -> None:
+    layer = wrapped(name)
+    numbers(layer, drive())
+    hooks = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor[:1])
+    said = pytest.raises(RuntimeError, match="a hook on saved tensors gave back one of shape")
+    with hooks, said:
+        numbers(layer, drive())
+
+
 LOSSES: dict[str, Callable[[list[Tensor], Tensor], Tensor]] = {
     "outputs": lambda found, weights: (found[0] * weights).sum(),
     "outputs, the same at every step": lambda found, weights: (found[0] * weights[0]).sum(),

@@ -15,6 +15,7 @@ import torch
 from cell_layers import drive, steps, wrapped
 from spikingjelly.activation_based import neuron
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 import tssl_adapters
 from tssl_adapters import rules
@@ -87,6 +88,17 @@ def test_a_plain_tuple_as_a_state_is_refused_by_the_library() -> None:
     steps(layer, x)
     with pytest.raises(AttributeError, match=r"'tuple' object has no attribute '[a-z]'"):
         layer(x[0], (x[0], x[0], x[0], x[0]))
+
+
+@pytest.mark.parametrize("name", ["LSNNCell", "KLIFNode"])
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_a_hook_that_gives_back_another_shape_is_an_error(name: str, tau_s: float) -> None:
+    layer = wrapped(name, "tsslbp", tau_s=tau_s)
+    steps(layer, drive())
+    with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor[:1]):
+        out = steps(layer, drive())[0]
+        with pytest.raises(RuntimeError, match="a hook on saved tensors gave back one of shape"):
+            out.sum().backward()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
+from tssl_adapters.elementwise import cast
 from tssl_adapters.engine.step.spec import ROWS, BackForm, Spec, looks_around
 from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
@@ -152,6 +153,25 @@ def memory(tensor: Tensor, strides: tuple[int, ...] | None = None) -> Tensor:
     if strides is None:
         return tensor.resolve_neg().contiguous()
     return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
+
+
+def as_saved(
+    tensor: Tensor,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    strides: tuple[int, ...] | None = None,
+) -> Tensor:
+    """A tensor that autograd kept, as memory: the user's hooks may have saved it in another form.
+
+    Raises:
+        RuntimeError: a hook has given back another shape.
+    """
+    if tensor.shape != shape:
+        raise RuntimeError(
+            f"tssl_adapters: a hook on saved tensors gave back one of shape {tuple(tensor.shape)} "
+            f"where {tuple(shape)} was saved. It has to undo what it did to the tensor."
+        )
+    return memory(cast(tensor, dtype), strides)
 
 
 def rows(values: Sequence[Value], leak: float | None = None) -> list[Value]:

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import cast
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import (
     Pin,
@@ -37,6 +36,7 @@ from tssl_adapters.engine.compiled.kernels import (
     Given,
     Synapse,
     Variant,
+    as_saved,
     memory,
 )
 from tssl_adapters.engine.compiled.memory import Zeros, zeros
@@ -248,7 +248,7 @@ class CompiledSequenceFunction(EngineFunction):
             kept, compiled = sequences.first_forward(*tensors)
         else:
             sequences.forward(len(drive), state.numel(), math.inf, tensors)
-        ctx.made = sequences, position, link is not None, compiled
+        ctx.made = sequences, position, link is not None, compiled, drive.shape
         ctx.save_for_backward(drive, state, current, kept)
         ctx.set_materialize_grads(False)
         if leaked is not None and not (ctx.needs_input_grad[2] or ctx.needs_input_grad[4]):
@@ -267,12 +267,11 @@ class CompiledSequenceFunction(EngineFunction):
         link: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         sequences: Sequences
-        sequences, position, linked, compiled = ctx.made
+        sequences, position, linked, compiled, shape = ctx.made
         drive, state, current, kept = ctx.saved_tensors
-        # Hooks may have saved them in another form.
-        dtype = sequences.dtype
-        drive, state = memory(cast(drive, dtype)), memory(cast(state, dtype))
-        current = None if current is None else memory(cast(current, dtype))
+        dtype, step = sequences.dtype, shape[1:]
+        drive, state = as_saved(drive, dtype, shape), as_saved(state, dtype, step)
+        current = None if current is None else as_saved(current, dtype, step)
         wants, shared = ctx.needs_input_grad[3], False
         if grad_out is not None:
             shared = grad_out.stride(0) == 0  # the same at every time step

@@ -41,7 +41,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import cast
 from tssl_adapters.engine.call.once import first_order
 from tssl_adapters.engine.call.pins import (
     Pin,
@@ -55,7 +54,7 @@ from tssl_adapters.engine.call.settings import WRITTEN, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, place, tag
 from tssl_adapters.engine.call.window import going_on, length
 from tssl_adapters.engine.compiled.form import NOTHING, ZEROS, Form, Stepped
-from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, memory
+from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, as_saved, memory
 from tssl_adapters.engine.compiled.step_loops import Backward
 from tssl_adapters.engine.step.cell import Tensors
 
@@ -138,6 +137,7 @@ class _Text:
         """What ``forward`` takes besides the tensors that it is a function of."""
         self.made = [
             "numbers",
+            "shape",
             *self.in_tensors,
             *(["position"] if form.timed else []),
             *(["linked"] if form.links else []),
@@ -280,6 +280,7 @@ class _Text:
             yield "by_h = own_s0 is not None"
         if form.formats:
             yield "strides = channels_last(x0)"
+        yield "shape = x0.shape"
         yield f"ctx.made = {_tuple(self.made)}"
         yield f"ctx.save_for_backward({', '.join(self._saved())})"
         yield "ctx.set_materialize_grads(False)"
@@ -307,17 +308,27 @@ class _Text:
         yield f"{_tuple(self.made)} = ctx.made"
         read = ["*_"] if form.read else []  # kept to see whether they were written to since
         yield f"{_tuple([*form.kept, *read])} = ctx.saved_tensors"
-        for name in form.kept:  # hooks may have saved them in another form
-            kind = "uint8" if name == BITS else "dtype"
-            yield from self._as_memory(name, f"cast({name}, {kind})", f"{name}.dtype is not {kind}")
-        yield "n, arrived = h.numel(), None"
+        yield "n, arrived = shape.numel(), None"
+        for name in form.kept:
+            strides = ", strides" if form.formats else ""
+            kept = f"{name}, dtype, shape{strides}"
+            if name == BITS:
+                kept = f"{name}, uint8, (-(-n // 8),)"
+            plain = f"{name}.dtype is dtype and {name}.shape == shape and {name}.is_contiguous()"
+            always = form.formats or name == BITS
+            test = "" if always else f"if not ({plain} and not {name}.is_neg()): "
+            yield f"{test}{name} = as_saved({kept})"
         yield f"if {' or '.join(f'g_{name} is None' for name in results)}:"
         arrived = _tuple(f"g_{name} is not None" for name in results)
         yield from _indented([f"arrived = {arrived}"])
         for name in results:
             yield from _indented([f"if g_{name} is None: g_{name} = zeros_like(h)"])
         for name in results:
-            yield from self._as_memory(f"g_{name}", f"g_{name}")
+            if form.formats:
+                yield f"g_{name} = memory(g_{name}, strides)"
+            else:
+                plain = f"g_{name}.is_contiguous() and not g_{name}.is_neg()"
+                yield f"if not ({plain}): g_{name} = memory(g_{name})"
         if form.links:
             # A link's gradient is the next step's, for this one alone, which may overwrite it.
             zeros = f"h.new_zeros(({form.links}, *h.shape))"
@@ -327,15 +338,6 @@ class _Text:
             yield "if by_h:"
             yield from _indented(self._back(form.from_h, "from_h"))
         yield from self._back(form.backward, "back")
-
-    def _as_memory(self, name: str, found: str, test: str = "") -> Iterator[str]:
-        """Make a tensor memory as loops take it, if it is not."""
-        if self.form.formats:
-            strides = "None" if name == BITS else "strides"
-            yield f"{name} = memory({found}, {strides})"
-            return
-        tests = [*([test] if test else []), f"not {name}.is_contiguous()", f"{name}.is_neg()"]
-        yield f"if {' or '.join(tests)}: {name} = memory({found})"
 
     def _back(self, backward: Backward, name: str) -> Iterator[str]:
         """Run a loop back and return the gradients."""
@@ -413,7 +415,7 @@ _USED: Mapping[str, Any] = {
     "Charged": Charged,
     "Stepped": Stepped,
     "Tensor": Tensor,
-    "cast": cast,
+    "as_saved": as_saved,
     "channels_last": channels_last,
     "charged_of": charged_of,
     "empty_like": torch.empty_like,

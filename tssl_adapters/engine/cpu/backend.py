@@ -194,6 +194,7 @@ class CpuBackend:
         loop, at = _forward_sequence(spec, 1.0, False), numbers.at
 
         def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
+            _look(tensors, steps, neurons)
             drive, state, current, out, after, leaked = map(_own, tensors)
             over(loop, steps, neurons, drive, state, 0, at, out, after, 0, 0, 0, current, leaked)
 
@@ -203,6 +204,7 @@ class CpuBackend:
         loop, at, known = _backward_loop(variant), numbers.at, _Window(numbers.dtype)
 
         def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
+            _look(tensors, steps, neurons)
             drive, state, current, *rest = map(_own, tensors)
             out, after, link, leaked, *rooms = rest
             memory = known.of(window)
@@ -310,6 +312,15 @@ def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
     ):
         raise MismatchError.of(tensor, dtype, count)
     return tensor.data_ptr()
+
+
+def _look(tensors: Sequence[Tensor | None], steps: int, neurons: int) -> None:
+    """Look once more whether the drive is that of as many steps and neurons: whatever went wrong,
+    no memory of others is to be written to.
+    """
+    drive = tensors[0]
+    if drive is None or drive.numel() != steps * neurons:
+        raise AssertionError(f"a drive of {steps} x {neurons} values was expected")
 
 
 def _own(tensor: Tensor | None) -> int:
