@@ -83,6 +83,8 @@ class Compiled(Layer):
         self._tssl_keep(after, ran.out if ran.spike is None else ran.spike)
         if self.init_hidden and not self.output:
             return ran.out
+        if len(after) == 1:  # of most layers
+            return ran.out, ran.states[0]
         return (ran.out, *[after[name] for name in self._tssl_states if name != "spk"])
 
     def _tssl_as_decided(self: Any, steps: Steps, x: Any, *given: Any) -> Any:
@@ -116,8 +118,11 @@ class Compiled(Layer):
         return self._tssl_ran(steps.run(inputs, given, trace), names)
 
     def _tssl_pinned(self: Any) -> list[Tensor]:
-        numbers = [held(self, name) for name in self._tssl_numbers]
-        return [*numbers, held(self, "threshold"), held(self, "graded_spikes_factor")]
+        names, buffers = (*self._tssl_numbers, "threshold", "graded_spikes_factor"), self._buffers
+        try:
+            return [buffers[name] for name in names]
+        except KeyError:  # some learn, or are plain attributes in older versions
+            return [held(self, name) for name in names]
 
     def _tssl_cell(self: Any, states: States, inputs: Tensors) -> Cell:
         neuron = self._tssl_neuron(states)

@@ -242,9 +242,11 @@ def position_at(state: Tensor) -> Position | None:
 
 
 def position_left_at(node: Any) -> Position | None:
-    """The position of the state that this operation of a graph gave."""
-    found: Position | None = node.metadata.get(_ATTRIBUTE)
-    return found
+    """The position of the state that this operation of a graph gave, which a function of ours may
+    itself know (``ctx._tssl_stands``).
+    """
+    known: Position | None = getattr(node, "_tssl_stands", None)
+    return node.metadata.get(_ATTRIBUTE) if known is None else known
 
 
 def link_of(settings: Settings, state: Tensor, size: int) -> tuple[Tensor, ...]:

@@ -50,12 +50,20 @@ def going_on(
     if rule.windowed:
         position = _in_window(settings, position)
     elif rule.timed and position is None:  # that of an untimed rule's state is
-        known = None if fresh else _standing(settings, state)
-        if known is None and not fresh and recomputed(state) and not settings.warned:
-            settings.warned = True
-            warnings.warn(_ANEW.format(settings.path, rule), LostLinkWarning, stacklevel=above_us())
-        position = known or Position(Stretch(settings))
+        position = standing(settings, state, fresh)
     return () if found is None else found.link, position
+
+
+def standing(settings: Settings, state: Tensor, fresh: bool) -> Position:
+    """The position that a call of a ``timed`` rule goes on from; arguments as of
+    :func:`going_on`.
+    """
+    known = None if fresh else _known(settings, state)
+    if known is None and not fresh and recomputed(state) and not settings.warned:
+        settings.warned = True
+        why = _ANEW.format(settings.path, settings.rule)
+        warnings.warn(why, LostLinkWarning, stacklevel=above_us())
+    return known or Position(Stretch(settings))
 
 
 def _in_window(settings: Settings, position: Position | None) -> Position:
@@ -70,7 +78,7 @@ def _in_window(settings: Settings, position: Position | None) -> Position:
     return position
 
 
-def _standing(settings: Settings, state: Tensor) -> Position | None:
+def _known(settings: Settings, state: Tensor) -> Position | None:
     """The position of a state that the layer returned, or of the one that the model computed this
     from, e.g. by a mask; ``None`` if there is none nearby in its graph, as behind a learned start.
     """

@@ -51,8 +51,8 @@ from tssl_adapters.engine.call.pins import (
 )
 from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import WRITTEN, Settings
-from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, place, tag
-from tssl_adapters.engine.call.window import going_on, length
+from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
+from tssl_adapters.engine.call.window import going_on, length, standing
 from tssl_adapters.engine.compiled.form import NOTHING, ZEROS, Form, Stepped
 from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, as_saved, memory
 from tssl_adapters.engine.compiled.step_loops import Backward
@@ -217,10 +217,13 @@ class _Text:
         yield from self._unpacked()
         if form.traced:
             yield "if trace is None: trace = zeros_like(s0)"
-        if form.links or form.timed:
-            yield f"parts, position = going_on(steps.settings, s0, {form.links}, fresh)"
         if form.links:
+            yield f"parts, position = going_on(steps.settings, s0, {form.links}, fresh)"
             yield "link = packed(parts)"
+        elif form.timed:
+            yield "position = standing(steps.settings, s0, fresh)"
+        if form.timed:
+            yield "position = position.after(1, None)"
         yield "let_go(s0)"
         for k in self.copies:
             yield f"own_s{k} = charged_of(s{k}, steps.key)"
@@ -240,8 +243,6 @@ class _Text:
     def _tags(self) -> Iterator[str]:
         """Attach to the states what is passed on with them."""
         form = self.form
-        if form.timed:
-            yield "position = position.after(1, None)"
         for k, name in enumerate(self.states):
             link = "(to_link,)" if form.links and k == 0 else "()"
             trace = "to_trace" if form.traced and k == 0 else None
@@ -251,12 +252,10 @@ class _Text:
                 own = f"Charged(left[{self.copies[k]}], steps.key, to_{name})"
             if (link, trace, position, own) == ("()", None, None, None):
                 continue
-            if (link, trace, own) == ("()", None, None):
-                yield f"if recorded: place(to_{name}, {position})"
-            else:
+            if (link, trace, own) != ("()", None, None):  # a graph has the position itself
                 yield f"if recorded: tag(to_{name}, {link}, {trace}, {position}, {own})"
             if trace or position:  # what goes on without a graph, too
-                yield f"else: tag(to_{name}, (), {trace}, {position})"
+                yield f"if not recorded: tag(to_{name}, (), {trace}, {position})"
 
     def forward(self) -> Iterator[str]:
         """The body of ``forward``."""
@@ -282,6 +281,8 @@ class _Text:
             yield "strides = channels_last(x0)"
         yield "shape = x0.shape"
         yield f"ctx.made = {_tuple(self.made)}"
+        if form.timed:
+            yield "ctx._tssl_stands = position"
         yield f"ctx.save_for_backward({', '.join(self._saved())})"
         yield "ctx.set_materialize_grads(False)"
         # A result that all of ``given`` reach has a gradient if one of them needs one.
@@ -429,7 +430,7 @@ _USED: Mapping[str, Any] = {
     "modes": modes,
     "nothing": nothing,
     "packed": packed,
-    "place": place,
+    "standing": standing,
     "strided": torch.strided,
     "summed": summed,
     "tag": tag,
