@@ -160,26 +160,19 @@ def tag(
     position: Position | None = None,
     charged: Charged | None = None,
 ) -> None:
-    """Attach these to the state that is returned to the user's loop; its position to its graph, too
-    (:func:`place`).
+    """Attach these to the state that is returned to the user's loop, and its position to its graph:
+    what the model computes from a state has that behind it.
     """
     setattr(state, _ATTRIBUTE, Tag(state, link, trace, position, charged))
-    if position is not None and state.grad_fn is not None:
-        place(state, position)
+    node: Any = state.grad_fn
+    if position is not None and node is not None:
+        node.metadata[_ATTRIBUTE] = position
     if trace is None:
         return
     storage = _storage(state)
     if storage is not None:
         filed = _Filed(storage, _version(state), _geometry(state), trace.detach())
         _file(storage, filed)
-
-
-def place(state: Tensor, position: Position) -> None:
-    """Attach a position to the graph of a state: what the model computes from it has that behind
-    it.
-    """
-    node: Any = state.grad_fn
-    node.metadata[_ATTRIBUTE] = position
 
 
 def hand_over(source: Tensor, target: Tensor, reached: Tensor) -> Tensor:

@@ -416,7 +416,7 @@ def adjoints_of(
         None if grad_after is None else memory(grad_after),
         neurons if each else 0,
         link,
-        *room_of(plan, given, link, state),
+        *room_of(plan, drive, given.state, link, state),
         torch.empty_like(given.state, dtype=dtype) if trace else None,
         drive.new_empty((LEARNED, *step), dtype=dtype) if back.learns else None,
         None if grad_leaked is None else memory(grad_leaked),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tssl_adapters.elementwise import ordinary
 from tssl_adapters.engine.call.plan import Plan, working_dtype
-from tssl_adapters.engine.compiled.kernels import Given, memory
+from tssl_adapters.engine.compiled.kernels import memory
 
 MaybeTensor = TypeVar("MaybeTensor", Tensor, "Tensor | None")
 
@@ -67,13 +67,12 @@ def zeros(shape: torch.Size, dtype: torch.dtype) -> Zeros:
 
 
 def room_of(
-    plan: Plan, given: Given, link: Tensor | None, state: bool
+    plan: Plan, drive: Tensor, step: Tensor, link: Tensor | None, state: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Buffers for the gradients of the drive, of the incoming link (``chain`` and ``through``), and
-    of the incoming ``state`` if it takes one (``entering``), as in :class:`Adjoints`.
+    of the incoming ``state``, ``step``, if it takes one (``entering``), as in :class:`Adjoints`.
     """
     chain, through, entering = None, None, None
-    drive, step = given.drive, given.state
     dtype = working_dtype(drive)
     if plan.linked:
         # A link's gradient is ours alone, from the next call, so this call's may overwrite it.

@@ -23,7 +23,7 @@ from tssl_adapters.engine.call.pins import (
     is_memory,
     records_plainly,
 )
-from tssl_adapters.engine.call.plan import EngineFunction, nothing, working_dtype
+from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import Position, Settings
 from tssl_adapters.engine.call.state import let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length
@@ -39,7 +39,7 @@ from tssl_adapters.engine.compiled.kernels import (
     as_saved,
     memory,
 )
-from tssl_adapters.engine.compiled.memory import Zeros, zeros
+from tssl_adapters.engine.compiled.memory import Zeros, room_of, zeros
 from tssl_adapters.engine.compiled.steps import Steps
 from tssl_adapters.engine.step.cell import Tensors
 
@@ -71,7 +71,6 @@ class Sequences:
         self.numbers = call.numbers(drive, drive.shape[1:])
         self.links = call.plan.links
         self.late = call.plan.neuron.timing == "delayed"
-        self.working = working_dtype(drive)
         self.goes_on = self.links > 0 or call.plan.rule.timed
         self.zeros: Zeros | None = None
         """The state that the last call started from, if that was 0 everywhere."""
@@ -189,26 +188,6 @@ class Sequences:
             if again is not None:
                 self.backward[which] = again
 
-    def rooms(
-        self, drive: Tensor, state: Tensor, link: Tensor | None, linked: bool, wants: bool
-    ) -> Rooms:
-        """Buffers for the gradients that go back. ``linked``: whether a link came in; ``wants``:
-        whether the state takes one.
-        """
-        grad, chain, through, entering = torch.empty_like(drive), None, None, None
-        if linked:
-            # A link's gradient is ours alone, from the next call, so this one's may overwrite it.
-            chain = link
-            if chain is None:
-                chain = drive.new_empty((self.links, *state.shape), dtype=self.working)
-            if self.late:
-                through = chain[2]
-            elif wants:
-                through = torch.empty_like(state, dtype=self.working)
-        elif wants:
-            entering = torch.empty_like(state, dtype=self.working)
-        return grad, chain, through, entering
-
     def _given(
         self,
         drive: Tensor,
@@ -281,7 +260,8 @@ class CompiledSequenceFunction(EngineFunction):
         link = None if link is None else memory(link)
         grads = grad_out, grad_after, link, grad_leaked
         which = (*[grad is None for grad in grads], shared, linked, wants)
-        rooms = sequences.rooms(drive, state, link, linked, wants)
+        plan = (sequences.linked if linked else sequences.call).plan
+        rooms = room_of(plan, drive, state, link, wants)
         again = sequences.backward.get(which) if compiled else None
         if again is None:
             saved = drive, state, current, kept
