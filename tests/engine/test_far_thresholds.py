@@ -21,7 +21,7 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor
 
 import tssl_adapters
-from tssl_adapters.errors import LostTraceError
+from tssl_adapters.errors import LostTraceError, NativeGradientWarning
 
 FAR = [math.inf, 1e9, 1e4, -1e9]
 
@@ -97,6 +97,17 @@ def test_it_runs_as_natively(name: str, threshold: float) -> None:
     native, wrapped = make(threshold), tssl_adapters.wrap(make(threshold))
     for ours, theirs in zip(run(wrapped, x), run(native, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_a_threshold_beyond_half_precision_is_named(engine: str) -> None:
+    """It is infinite in the potential's dtype, not in that of snnTorch's spikes."""
+    native, layer = (snntorch.Leaky(0.8, threshold=1e9, reset_delay=False) for _ in range(2))
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).half()
+    tssl_adapters.wrap(layer, engine=engine)
+    with pytest.warns(NativeGradientWarning, match=r"threshold of 1e\+09, which is infinite in"):
+        found = layer(x)
+    assert all(map(torch.equal, found, native(x)))
 
 
 @pytest.mark.parametrize("engine", ["torch", "cpu"])

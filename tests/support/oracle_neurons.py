@@ -170,8 +170,10 @@ def forward(
         if neuron.held:
             q["active"] = q["s"] if tau_s == 1.0 else before + (q["s"] - before) / tau_s
         for name, equation in neuron.others.items():
-            came_back = neuron.mix is not None and name == neuron.mix.sent
-            q[f"new_{name}"] = equation(q) if came_back else rounded(equation(q))
+            new, came_back = equation(q), neuron.mix is not None and name == neuron.mix.sent
+            if neuron.quantise is not None and not came_back:
+                new = neuron.quantise(blur(new, q[name], q["x"]))
+            q[f"new_{name}"] = new
         if neuron.feedback:
             q[f"new_{neuron.feedback}"] = q["out"]
         q["new_v"] = neuron.potential(q)

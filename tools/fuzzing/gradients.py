@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -249,11 +250,15 @@ class _Comparison:
         Raises:
             DiffersError: it does not describe this layer.
         """
-        record = self.recursion.record
+        record, results = self.recursion.record, [self.recursion.result]
+        if self.recursion.known.neuron.quantise is not None:
+            # A sum halfway between two levels goes to either.
+            results += [self.recursion.run(_shift(by * self.eps)) for by in (-2.0, 2.0)]
         for name, theirs in record.states.items():
-            computed = np.broadcast_to(self.recursion.result["states"][name], theirs.shape)
+            computed = (np.broadcast_to(found["states"][name], theirs.shape) for found in results)
+            apart = functools.reduce(np.fmin, (np.abs(values - theirs) for values in computed))
             sizes = (float(np.abs(of).max(initial=0.0)) for of in (theirs, record.drive))
-            off, size = float(np.abs(computed - theirs).max(initial=0.0)), max(1.0, *sizes)
+            off, size = float(apart.max(initial=0.0)), max(1.0, *sizes)
             if not off <= 256 * max(self.eps, 1e-15) * size:
                 text = f"the description's {name} is {off:.3g} off, size {size:.3g}"
                 raise DiffersError("description", text, f'print(run(make())["{name}", 0])')
@@ -368,6 +373,15 @@ class _Comparison:
         }.get(self.case.form, lambda x: x * 1.0)
         (found,) = torch.autograd.grad(view(again), again, torch.tensor(grad).reshape(shape))
         return np.asarray(found.numpy())
+
+
+def _shift(share: float) -> Callable[..., Array]:
+    """Moves values by a share of the terms they sum."""
+
+    def shift(value: Array, *beside: Array) -> Array:
+        return value + share * (np.abs(value) + sum(np.abs(other) for other in beside))
+
+    return shift
 
 
 def _blur(seed: int, eps: float, tiny: float) -> Callable[..., Array]:

@@ -137,14 +137,29 @@ class Record(NamedTuple):
         if self.kernels is not None:  # if they differ, torch's operations on the record decide
             return same
         if max(spikes, potentials) > SAME_NEURON:
-            raise OtherNeuronError(
-                f"Layer '{self.settings.path}' does not compute the neuron that its adapter "
-                f"knows: on a probe {potentials:.1%} of its membrane potentials and "
-                f"{spikes:.1%} of its spikes differ. Undo what was changed of it since it was "
-                "wrapped, use a version of the library that tssl_adapters was tested with, make a "
-                "layer of another neuron a class of its own, or skip this layer."
-            )
+            raise OtherNeuronError(self._beyond_range() or self._differs(potentials, spikes))
         return same
+
+    def _beyond_range(self) -> str | None:
+        """What to say if the threshold is infinite in the potential's dtype alone."""
+        threshold = torch.as_tensor(self.neuron.threshold)
+        dtype = self.state.dtype
+        if not (threshold.isfinite() & threshold.to(dtype).isinf()).any():
+            return None
+        return (
+            f"Layer '{self.settings.path}' has a threshold of {float(threshold.max()):g}, which is "
+            f"infinite in {dtype}, the dtype of its membrane potential. Give it an input of "
+            "torch.float32 or a threshold below that dtype's largest number, or skip this layer."
+        )
+
+    def _differs(self, potentials: float, spikes: float) -> str:
+        return (
+            f"Layer '{self.settings.path}' does not compute the neuron that its adapter knows: on "
+            f"a probe {potentials:.1%} of its membrane potentials and {spikes:.1%} of its spikes "
+            "differ. Undo what was changed of it since it was wrapped, use a version of the "
+            "library that tssl_adapters was tested with, make a layer of another neuron a class "
+            "of its own, or skip this layer."
+        )
 
     def _rounds_to(self, potential: Tensor) -> bool:
         """Whether the quantiser keeps the dtype, which that of the library's spikes may follow."""
