@@ -56,6 +56,7 @@ def _kind(wrapped: type[Layer]) -> Kind:
 
 def _detach(layer: Any) -> None:
     untag(getattr(layer, "mem", None))
+    getattr(layer, "reset", None)  # computes it
     if two_forwards(layer) and not layer.init_hidden:
         vars(layer).pop("spk", None)
 

@@ -20,7 +20,7 @@ from tssl_adapters.adapters import (
     known_trace,
     untouched,
 )
-from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
+from tssl_adapters.adapters.snntorch.layer import Due, Layer, States, held, leave
 
 
 def carried(states: States) -> tuple[str, ...]:
@@ -71,13 +71,18 @@ class Compiled(Layer):
             cell = partial(self._tssl_cell, states, inputs)
             described = Described(cell, pinned, partial(self._tssl_in_torch, names))
             given = tuple(states[name] for name in names)
-            ran = compiled_step(self._tssl_settings, described, inputs, given, trace, fresh)
+            settings = self._tssl_settings
+            ran = compiled_step(settings, described, inputs, given, trace, fresh)
             if ran is not None:
-                return self._tssl_ran(ran, names)
+                return self._tssl_ran(settings.decided, ran, names)
         return self._tssl_by_torch(inputs, states, trace, fresh)
 
-    def _tssl_ran(self: Any, ran: Stepped, names: tuple[str, ...]) -> Any:
-        if ran.due is not None:
+    def _tssl_ran(self: Any, steps: Steps, ran: Stepped, names: tuple[str, ...]) -> Any:
+        if ran.before is not None:
+            assert steps.fixed is not None
+            threshold = steps.fixed[len(self._tssl_numbers)]
+            self.__dict__["reset"] = Due(ran.before, threshold.value)
+        elif ran.due is not None:
             leave(self, "reset", ran.due)
         after = dict(zip(names, ran.states, strict=True))
         self._tssl_keep(after, ran.out if ran.spike is None else ran.spike)
@@ -115,7 +120,7 @@ class Compiled(Layer):
         inputs = self._tssl_inputs(x, states)
         if count > 1 and not steps.fits(inputs, given, pinned, trace):
             return self._tssl_next(inputs, states, False)
-        return self._tssl_ran(steps.run(inputs, given, trace), names)
+        return self._tssl_ran(steps, steps.run(inputs, given, trace), names)
 
     def _tssl_pinned(self: Any) -> list[Tensor]:
         names, buffers = (*self._tssl_numbers, "threshold", "graded_spikes_factor"), self._buffers

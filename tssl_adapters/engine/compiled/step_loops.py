@@ -36,13 +36,16 @@ class Forward:
         found: the cell's lines.
         compile_: compiles a line.
         gate: if given, ``bits`` are written too.
+        fixed: whether the neuron's numbers stay as they are.
     """
 
-    def __init__(self, found: Lines, compile_: Compile, gate: float | None) -> None:
-        made = found.outputs
+    def __init__(self, found: Lines, compile_: Compile, gate: float | None, fixed: bool) -> None:
+        made = {**found.outputs}
+        handed_on = made["s0"].place == made["h"].place
+        self.defers = fixed and handed_on and made.pop("due", None) is not None
+        """Whether r is not written: it is what the potential before the step says of it."""
         self.results = [name for name in made if name not in ("h", "due", "psc")]
         self.bits = gate is not None
-        handed_on = made["s0"].place == made["h"].place
         by_h = {"s0"} if handed_on or found.from_h is not None else set()
         needed = [name for name in found.adjoint.kept if name.startswith("s")]
         outputs = {name: made[name] for name in self.results}

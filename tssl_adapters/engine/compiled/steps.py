@@ -80,6 +80,9 @@ class Steps:
         self.in_tensors: list[Tensor] = self.read
         """Copies of each neuron's numbers, in a step's shape; those on a GPU, where they lie."""
         self.key = (self,)
+        self.last: tuple[Any, ...] | None = None
+        """A weak reference to the last potential that was returned, its version and address, and h
+        with the same values, which the user cannot write to."""
         self.content = (tuple(found.line.operations), tuple(found.adjoint.line.operations))
         self.traced = "trace" in found.outputs
         self.form = form = self._form(cell, found, loops)
@@ -96,7 +99,8 @@ class Steps:
 
         given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
         given = [*given, *(["trace"] if self.traced else []), *found.learned]
-        forward = Forward(found, compiled, rule.active_from(tau_s) if self.traced else None)
+        gate = rule.active_from(tau_s) if self.traced else None
+        forward = Forward(found, compiled, gate, self.fixed is not None)
         return Form(
             dtype=self.dtype,
             device=self.device,

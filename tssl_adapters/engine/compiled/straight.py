@@ -10,7 +10,7 @@ That of SpikingJelly's ``LIFNode`` under its own surrogate has these lines, amon
         if s0.shape != x0.shape: return False
     def run(inputs, states, trace=None, fresh=False):
         (to_out, to_s0,) = apply(left, x0, s0)
-        return Stepped(to_out, (to_s0,), None, None, None)
+        return Stepped(to_out, (to_s0,), None, None, None, None)
     def forward(ctx, left, x0, s0):
         to_out = empty_like(x0)
         loop((x0, s0, to_out, to_s0, to_h,), numbers, n, inf)
@@ -32,6 +32,7 @@ from __future__ import annotations
 import itertools
 import linecache
 import math
+import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -65,6 +66,7 @@ class Varying(Protocol):
     settings: Settings
     numbers: array[float]
     key: tuple[Any, ...]
+    last: tuple[Any, ...] | None
 
     def holds(self, pinned: Tensors) -> bool: ...
     def spread_over(self, shape: torch.Size) -> bool: ...
@@ -229,6 +231,11 @@ class _Text:
             yield f"own_s{k} = charged_of(s{k}, steps.key)"
         if forward.left:
             yield "left = []"
+        if forward.defers:
+            yield "last = steps.last"
+            same = "s0._version == last[1] and s0.data_ptr() == last[2]"
+            yield f"known = last is not None and last[0]() is s0 and {same}"
+            yield "before = last[3] if known else s0.detach().clone()"
         results = [*self.results, *(["to_link"] if form.links else [])]
         yield f"{_tuple(results)} = apply({', '.join(taken)})"
         if tags:
@@ -238,7 +245,11 @@ class _Text:
         trace = "to_trace" if form.traced else None
         spike = "to_spike" if "spike" in forward.results else None
         due = f"left[{forward.left.index('due')}]" if "due" in forward.left else None
-        yield f"return Stepped(to_out, {after}, {trace}, {spike}, {due})"
+        before = None
+        if forward.defers:
+            before, h = "before", f"left[{forward.left.index('h')}]"
+            yield f"steps.last = ref(to_s0), to_s0._version, to_s0.data_ptr(), {h}"
+        yield f"return Stepped(to_out, {after}, {trace}, {spike}, {due}, {before})"
 
     def _tags(self) -> Iterator[str]:
         """Attach to the states what is passed on with them."""
@@ -430,6 +441,7 @@ _USED: Mapping[str, Any] = {
     "modes": modes,
     "nothing": nothing,
     "packed": packed,
+    "ref": weakref.ref,
     "standing": standing,
     "strided": torch.strided,
     "summed": summed,
