@@ -57,14 +57,16 @@ def test_it_is_the_librarys(name: str, change: str) -> None:
     assert any(reset.any() for reset in expected)
 
 
-def stepped() -> tuple[Any, Tensor, Tensor]:
-    """A layer after some steps, whose reset nobody has read; its potential and that reset."""
+def stepped(change: Callable[[Tensor], Tensor] = lambda mem: mem) -> tuple[Any, Tensor, Tensor]:
+    """A layer after some steps, whose reset nobody has read; its potential and that reset. The
+    potential before each step was changed, and is overwritten after it.
+    """
     native, layer = LAYERS["Leaky"](), tssl_adapters.wrap(LAYERS["Leaky"]())
     x = torch.rand(4, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mem = layer.init_leaky()
     for step in x:
-        before = mem
-        _, mem = layer(step, mem)
+        before = change(mem)
+        _, mem = layer(step, before)
         native(step)
     with torch.no_grad():
         before.zero_()  # it was what the reset is of
@@ -79,9 +81,10 @@ def test_it_is_computed_when_it_is_read() -> None:
     assert expected.any()
 
 
-def test_it_is_what_it_was_at_the_step() -> None:
+@pytest.mark.parametrize("change", [lambda mem: mem, torch.clone], ids=["own", "copied"])
+def test_it_is_what_it_was_at_the_step(change: Callable[[Tensor], Tensor]) -> None:
     """Whatever is written to the potential or the threshold since."""
-    layer, mem, expected = stepped()
+    layer, mem, expected = stepped(change)
     with torch.no_grad():
         mem.zero_()
         layer.threshold.fill_(10.0)
