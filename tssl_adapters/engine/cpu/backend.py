@@ -286,7 +286,7 @@ class _Window:
 
 def _block(steps: int) -> int:
     """How many neurons a backward pass holds at once."""
-    return max(16, min(LARGEST_BLOCK, SCRATCH // (steps + 1) // 16 * 16))
+    return max(32, min(LARGEST_BLOCK, SCRATCH // (steps + 1) // 32 * 32))
 
 
 @cache

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Set
 from functools import partial
 
-from tssl_adapters.engine.cpu.emit import Code
-from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, LINE, RANGE, SIZES, Function, Source
+from tssl_adapters.engine.cpu.emit import SIZES, Code
+from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, RANGE, Function, Source
+from tssl_adapters.engine.cpu.row import LINE
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import CARRIED, LINK, SUMS, Back, backward, forward
 from tssl_adapters.neuron import Timing
@@ -94,12 +95,15 @@ class _Sequence:
         """Which result of the first step is the gradient of the incoming potential."""
         # What is stored already need not be stored again at every step.
         targets = [name for name in targets if name != "entering" or name == self.entering]
-        self.step = function.row(line, targets)
+        self.near = function.row(line, targets, ["ahead", "to.ahead"])
+        # What is written past the caches is read again as the gradient of the current before it.
+        copies = {"grad_drive": "grad_current"} if self.synapse else {}
+        self.past = function.row(line, targets, ["ahead"], far="grad_drive", copies=copies)
         self.moves = not self.given_h or "potential" in function.rows[0].parameters
         """Whether the backward pass reads the potential before each step."""
         kept = ["potential", *(["trace"] if self.psc else [])]
         kept += [*(["charged"] if self.given_h else []), *(["current"] if self.synapse else [])]
-        self.again = function.row(forward(spec, tau_s, self.psc), kept)
+        self.again = function.row(forward(spec, tau_s, self.psc), kept, ["ahead"])
         self.carried = [name for name in CARRIED if name in targets]
 
     def source(self) -> Source:
@@ -143,8 +147,8 @@ class _Sequence:
         }
         last = code.get(f"mul i64 %block, {len(self.carried) + 1}")
         self.outgoing = function.at(self.none, last)
-        """i in the forward pass, then its gradient after the last step; and the drive's gradient
-        if it is written past the caches, which is that of the current before it."""
+        """i in the forward pass, then its gradient after the last step, or, if the drive's gradient
+        is written past the caches, after each."""
         function.copy(self.none, None, "%block")
         return taken
 
@@ -185,24 +189,25 @@ class _Sequence:
             past = code.get(f"sub i64 {after}, {end}")
             last = code.get(f"sub i64 {code.get('sub i64 %steps, 1')}, {past}")
             there = function.step_of("%grad_out", last, start, "%pace")
-            ahead = self._ahead(past, function.step_of("%drive", after, start), there)
-            function.in_parts(self.again, count, numbers | places, ahead)
+            here = function.step_of("%drive", after, start)
+            places["ahead"] = self._ahead(past, here, there)
+            self.again(count, numbers | places)
         if self.synapse:
             function.copy_given(self.outgoing, "%grad_current", start, count)
 
     def _backward(self, start: str, count: str, numbers: dict[str, str]) -> None:
         function, code, back, none = self.function, self.code, self.back, self.none
         with code.counting("0", "%steps", "1", down=True) as t:
-            grad_drive = function.step_of("%grad_drive", t, start)
+            before = code.get(f"sub i64 {t}, 1")
             places = {
                 "potential": self._held(self.potentials, t),
                 "drive": self._held(self.others, t)
                 if self.given_h
                 else function.step_of("%drive", t, start),
                 "grad_out": function.step_of("%grad_out", t, start, "%pace"),
-                "to.grad_drive": code.get(
-                    f"select i1 {self.far}, ptr {self.outgoing}, ptr {grad_drive}"
-                ),
+                "to.grad_drive": function.step_of("%grad_drive", t, start),
+                "to.grad_current": self.outgoing,
+                "to.ahead": function.step_of("%grad_drive", before, start),
             }
             if self.psc:
                 places["trace"] = self._held(self.others, _next(code, t))
@@ -215,15 +220,13 @@ class _Sequence:
                 places["grad_current"] = self._later_current(t, start)
             for name, place in self.at.items():
                 places |= {name: place, f"to.{name}": place}
-            before = code.get(f"sub i64 {t}, 1")
-            near = code.get(f"select i1 {self.far}, i64 0, i64 {count}")
-            function.fetch(function.step_of("%grad_drive", before, start), near, write=True)
             earlier = code.get(f"sub i64 {t}, {self.ahead}")
             past = code.get(f"sub i64 -1, {earlier}")
             there = function.step_of("%drive", past, code.get(f"add i64 {start}, %block"))
             here = function.step_of("%grad_out", earlier, start, "%pace")
-            function.in_parts(self.step, count, numbers | places, self._ahead(past, here, there))
-            function.when(self.far, partial(function.write, grad_drive, self.outgoing, count))
+            places = numbers | places | {"ahead": self._ahead(past, here, there)}
+            step = partial(self.past, count, places), partial(self.near, count, places)
+            function.either(self.far, *step)
 
     def _ahead(self, past: str, here: str, there: str) -> str:
         """What is read some steps later: ``here``, or ``there`` if that is ``past`` the pass."""

@@ -101,18 +101,16 @@ def _machine() -> binding.TargetMachine:
 
 
 def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
-    """A module's text, verified and optimised for a machine, with vectorised loops.
+    """A module's text, verified and optimised for a machine.
 
     What more optimisation makes, copies of a loop for each value of a condition that is the same
-    for all neurons and unrolled loops around the vectorised ones, takes half as long again to
-    compile and runs no faster.
+    for all neurons and unrolled loops, takes half as long again to compile and runs no faster.
     """
     module = binding.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
     options = binding.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = True
     options.loop_unrolling = False
     builder = binding.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)

@@ -1,18 +1,20 @@
-"""Emits LLVM IR: one row of neighbouring neurons, from a line of operations."""
+"""Emits LLVM IR: operations on the numbers of neighbouring neurons."""
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
-from tssl_adapters.arithmetic import Line, Operation, Symbol
+from llvmlite import binding
+
+from tssl_adapters.arithmetic import Operation
 
 TYPES = {"float32": "float", "float64": "double"}
-_WHOLE = {"float": "i32", "double": "i64"}
-_SUFFIX = {"float": "f32", "double": "f64"}
+SIZES = {"float": 4, "double": 8}
 _BINARY = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv"}
 _COMPARED = {
     "greater": "ogt",
@@ -24,18 +26,48 @@ _COMPARED = {
 }
 _CALLED = {"absolute": "fabs", "sqrt": "sqrt"}
 INTERLEAVED = 2
-"""How many vectors a row computes side by side: one alone waits for its own results. With two, the
-backward pass of a sequence took 0.93 times as long."""
-PAST = 3
-"""The metadata of stores past the caches."""
-DECLARATIONS = "".join(
-    f"declare {kind} @llvm.{name}.{suffix}({kind})\n"
-    for kind, suffix in _SUFFIX.items()
-    for name in _CALLED.values()
-) + "".join(
-    f"declare {kind} @llvm.fmuladd.{suffix}({kind}, {kind}, {kind})\n"
-    for kind, suffix in _SUFFIX.items()
-)
+"""How many of the machine's vectors a row computes side by side: one alone waits for its own
+results. With two, the backward pass of a sequence took 0.93 times as long."""
+
+
+class Lanes(NamedTuple):
+    """The type of what is computed at once: neighbouring neurons' numbers."""
+
+    kind: str
+    width: int
+
+    def of(self, kind: str) -> str:
+        """As many of another type."""
+        return f"<{self.width} x {kind}>"
+
+    @property
+    def type(self) -> str:
+        return self.of(self.kind)
+
+    @property
+    def whole(self) -> str:
+        """Integers of the same size."""
+        return self.of(f"i{8 * SIZES[self.kind]}")
+
+    @property
+    def suffix(self) -> str:
+        """How the names of intrinsic functions end."""
+        return f"v{self.width}f{8 * SIZES[self.kind]}"
+
+    @property
+    def bytes(self) -> int:
+        return self.width * SIZES[self.kind]
+
+
+@cache
+def lanes(kind: str) -> Lanes:
+    """What a row computes at once on this machine."""
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:  # unknown to LLVM on some systems
+        features = {}
+    bits = 512 if features.get("avx512f") else 256 if features.get("avx") else 128
+    return Lanes(kind, INTERLEAVED * bits // (8 * SIZES[kind]))
 
 
 class _Exponential(NamedTuple):
@@ -73,16 +105,19 @@ _EXPONENTIALS = {
 class Code:
     """LLVM IR text with unique names."""
 
-    def __init__(self) -> None:
+    def __init__(self, stem: str = "t") -> None:
+        self.stem = stem
         self.lines: list[str] = []
         self.first: list[str] = []
         """Instructions for the start of the function."""
+        self.externals: dict[str, None] = {}
+        """Declarations of the functions that it calls."""
         self._count = 0
 
-    def new(self, stem: str = "t") -> str:
+    def new(self, stem: str = "") -> str:
         """An unused name."""
         self._count += 1
-        return f"{stem}{self._count}"
+        return f"{stem or self.stem}{self._count}"
 
     def do(self, text: str) -> None:
         """Add an instruction without a result."""
@@ -93,6 +128,18 @@ class Code:
         name = "%" + self.new()
         self.do(f"{name} = {text}")
         return name
+
+    def call(self, name: str, result: str, *operands: tuple[str, str]) -> str:
+        """Call one of LLVM's functions with operands, each with its type before it; if it is of
+        type ``void`` there is no result.
+        """
+        function = f"{result} @llvm.{name}"
+        self.externals[f"declare {function}({', '.join(kind for kind, _ in operands)})"] = None
+        text = f"call {function}({', '.join(map(' '.join, operands))})"
+        if result != "void":
+            return self.get(text)
+        self.do(text)
+        return ""
 
     def label(self, name: str) -> None:
         """Start a basic block."""
@@ -134,9 +181,14 @@ def constant(value: float, kind: str) -> str:
     return f"0x{struct.unpack('Q', struct.pack('d', value))[0]:016X}"
 
 
-def _emitted(code: Code, operation: Operation, operands: Sequence[str], kind: str) -> str:
+def constants(value: float, lanes: Lanes) -> str:
+    """The same number in all lanes."""
+    return f"splat ({lanes.kind} {constant(value, lanes.kind)})"
+
+
+def emitted(code: Code, operation: Operation, operands: Sequence[str], lanes: Lanes) -> str:
     """The result of an operation, rounded as in the library: nothing is fused."""
-    name = operation.name
+    name, kind = operation.name, lanes.type
     if name in _BINARY:
         return code.get(f"{_BINARY[name]} {kind} {operands[0]}, {operands[1]}")
     if name in _COMPARED:
@@ -146,34 +198,39 @@ def _emitted(code: Code, operation: Operation, operands: Sequence[str], kind: st
     if name == "held":
         return operands[0]
     if name == "where":
-        return _chosen(code, operands[0], operands[1], operands[2], kind)
+        return _chosen(code, operands[0], operands[1], operands[2], lanes)
     if name in ("minimum", "maximum"):
         test = code.get(
             f"fcmp {'olt' if name == 'minimum' else 'ogt'} {kind} {operands[1]}, {operands[0]}"
         )
-        return _chosen(code, test, operands[1], operands[0], kind)
+        return _chosen(code, test, operands[1], operands[0], lanes)
     if name in _CALLED:
-        return code.get(f"call {kind} @llvm.{_CALLED[name]}.{_SUFFIX[kind]}({kind} {operands[0]})")
+        return _called(code, _CALLED[name], lanes, operands)
     raise NotImplementedError(name)
 
 
-def _chosen(code: Code, test: str, yes: str, no: str, kind: str) -> str:
-    return code.get(f"select i1 {test}, {kind} {yes}, {kind} {no}")
+def _called(code: Code, name: str, lanes: Lanes, operands: Sequence[str]) -> str:
+    taken = [(lanes.type, operand) for operand in operands]
+    return code.call(f"{name}.{lanes.suffix}", lanes.type, *taken)
 
 
-def _exponential(code: Code, x: str, kind: str, bounds: tuple[float, float]) -> str:
-    """exp of a number within bounds in arithmetic that vectorises, accurate to two units in the
-    last place.
-    """
-    how, whole = _EXPONENTIALS[kind], _WHOLE[kind]
+def _chosen(code: Code, test: str, yes: str, no: str, lanes: Lanes) -> str:
+    return code.get(f"select {lanes.of('i1')} {test}, {lanes.type} {yes}, {lanes.type} {no}")
+
+
+def exponential(code: Code, x: str, lanes: Lanes, bounds: tuple[float, float]) -> str:
+    """exp of numbers within bounds, accurate to two units in the last place."""
+    how, kind, whole = _EXPONENTIALS[lanes.kind], lanes.type, lanes.whole
 
     def number(value: float) -> str:
-        return constant(value, kind)
+        return constants(value, lanes)
 
-    def fused(left: str, right: str, total: str) -> str:
+    def integers(value: int) -> str:
+        return f"splat (i{8 * SIZES[lanes.kind]} {value})"
+
+    def fused(*operands: str) -> str:
         """left * right + total, fused if the machine can."""
-        operands = ", ".join(f"{kind} {operand}" for operand in (left, right, total))
-        return code.get(f"call {kind} @llvm.fmuladd.{_SUFFIX[kind]}({operands})")
+        return _called(code, "fmuladd", lanes, operands)
 
     rounded = fused(x, number(1.4426950408889634), number(how.rounding))
     k = code.get(f"fsub {kind} {rounded}, {number(how.rounding)}")
@@ -182,107 +239,15 @@ def _exponential(code: Code, x: str, kind: str, bounds: tuple[float, float]) -> 
     for term in range(how.terms - 2, -1, -1):
         found = fused(found, r, number(2.0 / math.factorial(term)))
     bits = code.get(f"bitcast {kind} {rounded} to {whole}")
-    shifted = code.get(f"shl {whole} {bits}, {how.mantissa}")
+    shifted = code.get(f"shl {whole} {bits}, {integers(how.mantissa)}")
     # 2^k itself may be too large though e^x is not.
-    power = code.get(f"add {whole} {shifted}, {how.half << how.mantissa}")
+    power = code.get(f"add {whole} {shifted}, {integers(how.half << how.mantissa)}")
     found = code.get(f"fmul {kind} {found}, {code.get(f'bitcast {whole} {power} to {kind}')}")
     least, most = bounds
     if most > how.largest:
         above = code.get(f"fcmp ogt {kind} {x}, {number(how.largest)}")
-        found = _chosen(code, above, number(float("inf")), found, kind)
+        found = _chosen(code, above, number(float("inf")), found, lanes)
     if least < how.smallest:
         below = code.get(f"fcmp olt {kind} {x}, {number(how.smallest)}")
-        found = _chosen(code, below, number(0.0), found, kind)
+        found = _chosen(code, below, number(0.0), found, lanes)
     return found
-
-
-class Row(NamedTuple):
-    """An LLVM function that computes a line for ``n`` neighbouring neurons.
-
-    Attributes:
-        name: the function's name.
-        text: its definition.
-        parameters: the names of the pointers that it takes after ``n``: to one value per neuron, or
-            to one for all neurons. Outputs are prefixed with ``to.``.
-    """
-
-    name: str
-    text: str
-    parameters: tuple[str, ...]
-
-
-def row(
-    name: str, line: Line, outputs: Mapping[str, Symbol], common: frozenset[str], kind: str
-) -> Row:
-    """The row of a line.
-
-    Args:
-        name: the function's name.
-        line: the operations.
-        outputs: results by name. They may overwrite an input, neuron by neuron.
-        common: inputs that are one number for all neurons.
-        kind: ``"float"`` or ``"double"``.
-    """
-    code, entry = Code(), Code()
-    places: dict[int, str] = {}
-    parameters: dict[str, None] = {}
-    for place in line.needed(outputs.values()):
-        operation = line.operations[place]
-        if operation.name == "number":
-            places[place] = constant(float.fromhex(operation.operands[0]), kind)
-        elif operation.name == "input":
-            (source,) = operation.operands
-            parameters[source] = None
-            if source in common:
-                places[place] = f"%v.{source}"
-                entry.do(f"%v.{source} = load {kind}, ptr %p.{source}")
-            else:
-                at = code.offset(kind, f"%p.{source}", "%j")
-                places[place] = code.get(f"load {kind}, ptr {at}, !llvm.access.group !0")
-        else:
-            operands = [places[operand] for operand in operation.operands]
-            if operation.name == "exp":
-                bounds = line.bounds(*operation.operands)
-                places[place] = _exponential(code, operands[0], kind, bounds)
-            else:
-                places[place] = _emitted(code, operation, operands, kind)
-    for target, symbol in outputs.items():
-        parameters[f"to.{target}"] = None
-        at = code.offset(kind, f"%p.to.{target}", "%j")
-        code.do(f"store {kind} {places[symbol.place]}, ptr {at}, !llvm.access.group !0")
-    taken = ", ".join(["i64 %n", *(f"ptr %p.{source}" for source in parameters)])
-    text = "\n".join(
-        [
-            f"define internal void @{name}({taken}) nounwind noinline {{",
-            "entry:",
-            *entry.lines,
-            "  %any = icmp sgt i64 %n, 0",
-            "  br i1 %any, label %loop, label %end",
-            "loop:",
-            "  %j = phi i64 [ 0, %entry ], [ %next, %loop ]",
-            *code.lines,
-            "  %next = add nuw nsw i64 %j, 1",
-            "  %more = icmp slt i64 %next, %n",
-            # Neurons do not touch each other's memory, even if arrays coincide.
-            "  br i1 %more, label %loop, label %end, !llvm.loop !LOOP",
-            "end:",
-            "  ret void",
-            "}",
-        ]
-    )
-    return Row(name, text, tuple(parameters))
-
-
-def module(rows: Sequence[Row], functions: Sequence[str], externals: Sequence[str]) -> str:
-    """A module of these rows and functions, with the metadata of their loops."""
-    texts = []
-    metadata = [
-        "!0 = distinct !{}",
-        '!1 = !{!"llvm.loop.parallel_accesses", !0}',
-        f'!2 = !{{!"llvm.loop.interleave.count", i32 {INTERLEAVED}}}',
-        f"!{PAST} = !{{i32 1}}",
-    ]
-    for number, one in enumerate(rows, PAST + 1):
-        texts.append(one.text.replace("!LOOP", f"!{number}"))
-        metadata.append(f"!{number} = distinct !{{!{number}, !1, !2}}")
-    return "\n".join([DECLARATIONS, *externals, *texts, *functions, *metadata, ""])

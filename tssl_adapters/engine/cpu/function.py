@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from tssl_adapters.engine.cpu.emit import PAST, TYPES, Code, Row, constant, module, row
+from tssl_adapters.engine.cpu.emit import SIZES, TYPES, Code, constant
+from tssl_adapters.engine.cpu.row import LINE, Row, module, row
 from tssl_adapters.engine.step.traced import NUMBERS, Traced
 
 RANGE = ("first", "last", "steps", "neurons")
@@ -21,21 +22,12 @@ CHUNK = 1024
 """Neurons with two states go through all time steps so many at a time if their output is written
 past the caches: their states stay in the L1 cache. With the drives prefetched a sequence took 0.95
 times as long; with one state 1.02 times."""
-FORTH, BACK = 256, 128
-"""Neurons that the passes of a long sequence compute between prefetches, and the forward pass
-before it writes them past the caches. Prefetched in one go, a thousand neurons' drives hold up the
-reads of what is computed meanwhile: a forward pass took 1.2 to 1.6 times as long."""
 FAR = 2**21
 """From this many bytes on, what a sequence writes goes past the caches, which would have to read it
 first and lose all else: a layer alone took 0.8 to 0.95 times as long, one among others the same."""
-LINE = 64
-"""Bytes per cache line. ``BLOCK``, ``CHUNK``, ``FORTH``, the backward pass's blocks and the ranges
-of threads are multiples of as many neurons as it holds, on which writing past the caches relies."""
-SIZES = {"float": 4, "double": 8}
 EXTERNALS = (
     "declare ptr @PyMem_RawMalloc(i64)",
     "declare void @PyMem_RawFree(ptr)",
-    "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
     "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1 immarg)",
     "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1 immarg)",
     "declare i64 @llvm.smax.i64(i64, i64)",
@@ -49,6 +41,10 @@ class Source(NamedTuple):
     text: str
     name: str
     parameters: tuple[str, ...]
+
+
+Call: TypeAlias = Callable[[str, Mapping[str, str]], None]
+"""Emits a call of a row: ``(number of neurons, addresses by parameter)``."""
 
 
 class Function:
@@ -65,14 +61,27 @@ class Function:
         """Inputs that are one number for all neurons."""
 
     def row(
-        self, traced: Traced, targets: Sequence[str]
-    ) -> Callable[[str, Mapping[str, str]], None]:
+        self,
+        traced: Traced,
+        targets: Sequence[str],
+        ahead: Sequence[str] = (),
+        far: str | None = None,
+        copies: Mapping[str, str] | None = None,
+    ) -> Call:
         """Add a row that computes the ``targets`` of a line; returns a function that emits a call
         of it, given the number of neurons and the addresses of all inputs and outputs.
+
+        Args:
+            traced: the line.
+            targets: the results that are written.
+            ahead: what is prefetched, as :func:`tssl_adapters.engine.cpu.row.row` takes it.
+            far: the result that is written past the caches.
+            copies: results that are written to a second place: their names there.
         """
         name = f"{self.name}.row{len(self.rows)}"
         outputs = {target: traced.outputs[target] for target in targets}
-        made = row(name, traced.line, outputs, self.common, self.kind)
+        outputs |= {copy: traced.outputs[target] for target, copy in (copies or {}).items()}
+        made = row(name, traced.line, outputs, self.common, self.kind, ahead, far)
         self.rows.append(made)
 
         def call(count: str, places: Mapping[str, str]) -> None:
@@ -112,26 +121,6 @@ class Function:
             places = f"ptr {target}, ptr {source}"
             self.code.do(f"call void @llvm.memcpy.p0.p0.i64({places}, i64 {size}, i1 0)")
 
-    def fetch(self, place: str, count: str, *, write: bool = False) -> None:
-        """Prefetch values into the L2 cache. Any address is harmless."""
-        with self.code.counting("0", count, str(LINE // SIZES[self.kind])) as j:
-            at = self.at(place, j)
-            self.code.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 {int(write)}, i32 2, i32 1)")
-
-    def in_parts(
-        self,
-        step: Callable[[str, Mapping[str, str]], None],
-        count: str,
-        places: Mapping[str, str],
-        ahead: str,
-    ) -> None:
-        """Call a row part by part, and before each prefetch as much of what is ``ahead``."""
-        with self.code.counting("0", count, str(BACK)) as j:
-            few = self.least(self.code.get(f"sub i64 {count}, {j}"), str(BACK))
-            self.fetch(self.at(ahead, j), few)
-            own = places.keys() - self.common
-            step(few, {**places, **{name: self.at(places[name], j) for name in sorted(own)}})
-
     def far(self, base: str) -> str:
         """Whether the rows of ``[T, N]`` are written past the caches: they are many, and each
         begins with a cache line.
@@ -151,15 +140,6 @@ class Function:
         line = code.get(f"and i64 {code.get(f'ptrtoint ptr {after} to i64')}, {-LINE}")
         return code.get(f"inttoptr i64 {line} to ptr")
 
-    def write(self, target: str, source: str, count: str) -> None:
-        """Copy whole cache lines past the caches."""
-        code, each = self.code, LINE // SIZES[self.kind]
-        kind = f"<{each} x {self.kind}>"
-        with code.counting("0", count, str(each)) as j:
-            value = code.get(f"load {kind}, ptr {self.at(source, j)}, align {LINE}")
-            place = self.at(target, j)
-            code.do(f"store {kind} {value}, ptr {place}, align {LINE}, !nontemporal !{PAST}")
-
     def written(self) -> None:
         """Order what was written past the caches before all that follows, for other threads. On x86
         this is a locked instruction, which empties the buffers of such writes.
@@ -168,24 +148,33 @@ class Function:
 
     def copy_given(self, target: str, base: str, start: str, count: str, row: int = 0) -> None:
         """Copy from neuron ``start`` on in a row of ``base``, or zeros if ``base`` is null."""
-        with Branch(self.code, self.there(base)) as (yes, no):
-            yes(lambda: self.copy(target, self.row_of(base, row, start), count))
-            no(lambda: self.copy(target, None, count))
+
+        def given() -> None:
+            self.copy(target, self.row_of(base, row, start), count)
+
+        self.either(self.there(base), given, lambda: self.copy(target, None, count))
 
     def hand_back(self, base: str, start: str, source: str, count: str, row: int = 0) -> None:
         """Copy to neuron ``start`` and on in a row of ``base``, unless ``base`` is null."""
-        given = self.there(base)
-        self.when(given, lambda: self.copy(self.row_of(base, row, start), source, count))
+
+        def copy() -> None:
+            self.copy(self.row_of(base, row, start), source, count)
+
+        self.either(self.there(base), copy, lambda: None)
 
     def there(self, base: str) -> str:
         """Whether an address is not null."""
         return self.code.get(f"icmp ne ptr {base}, null")
 
-    def when(self, test: str, body: Callable[[], None]) -> None:
-        """Run the body if the test holds."""
-        with Branch(self.code, test) as (yes, no):
-            yes(body)
-            no(lambda: None)
+    def either(self, test: str, one: Callable[[], None], other: Callable[[], None]) -> None:
+        """Run one body if the test holds, else the other."""
+        code, name = self.code, self.code.new("if")
+        code.do(f"br i1 {test}, label %{name}.yes, label %{name}.no")
+        for which, body in (("yes", one), ("no", other)):
+            code.label(f"{name}.{which}")
+            body()
+            code.do(f"br label %{name}.end")
+        code.label(f"{name}.end")
 
     def row_of(self, pointer: str, number: int, start: str) -> str:
         """The address of neuron ``start`` in row ``number``; each row holds all neurons."""
@@ -260,27 +249,3 @@ class Function:
             ]
         )
         return Source(module(self.rows, [text], EXTERNALS), self.name, self.parameters)
-
-
-class Branch:
-    """``with branch as (yes, no)``: each takes the body of its case."""
-
-    def __init__(self, code: Code, test: str) -> None:
-        self.code, self.test, self.name = code, test, code.new("if")
-
-    def __enter__(self) -> tuple[Callable[[Callable[[], None]], None], ...]:
-        code, name = self.code, self.name
-        code.do(f"br i1 {self.test}, label %{name}.yes, label %{name}.no")
-
-        def block(which: str) -> Callable[[Callable[[], None]], None]:
-            def run(body: Callable[[], None]) -> None:
-                code.label(f"{name}.{which}")
-                body()
-                code.do(f"br label %{name}.end")
-
-            return run
-
-        return block("yes"), block("no")
-
-    def __exit__(self, *_: object) -> None:
-        self.code.label(f"{self.name}.end")

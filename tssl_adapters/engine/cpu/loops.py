@@ -14,8 +14,9 @@ from functools import partial
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
-from tssl_adapters.engine.cpu.emit import TYPES, row
-from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, CHUNK, FORTH, RANGE, Function, Source
+from tssl_adapters.engine.cpu.emit import TYPES
+from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, CHUNK, RANGE, Function, Source
+from tssl_adapters.engine.cpu.row import row
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import Traced, current_step, current_step_back, forward
 
@@ -61,11 +62,12 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     psc = spec.form.psc
     synapse = spec.form.synapse
     two = psc or synapse  # states
-    targets = ["output", "potential", *(["trace"] if psc else [])]
-    step = function.row(forward(spec, tau_s, psc), targets + ["current"] * synapse)
+    targets = ["output", "potential", *["trace"] * psc, *["current"] * synapse]
+    line = forward(spec, tau_s, psc)
+    near = function.row(line, targets)
+    past = function.row(line, targets, ["ahead"] if two else [], far="output")
     code, trace = function.code, function.room(BLOCK) if psc else ""
-    part, far = function.room(FORTH), function.far("%out")
-    most = code.get(f"select i1 {far}, i64 {FORTH}, i64 {BLOCK}")
+    far = function.far("%out")
     block = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}") if two else str(BLOCK)
     with code.counting("%first", "%last", block) as start:
         count = function.rest(start, block)
@@ -74,31 +76,25 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
             function.copy_given(trace, "%trace", start, count)
         if synapse:
             function.copy(function.at("%leaked", start), function.at("%current", start), count)
-        with code.counting("0", "%steps", "1") as t, code.counting("0", count, most) as j:
-            first = code.get(f"add i64 {start}, {j}")
-            few = function.least(code.get(f"sub i64 {count}, {j}"), most)
-            before = after = function.at("%after", first)  # starts as the incoming state
+        current = function.at("%leaked", start)
+        with code.counting("0", "%steps", "1") as t:
+            before = after = function.at("%after", start)  # starts as the incoming state
             if keep:
                 back = code.get(f"sub i64 {t}, 1")
                 earlier = code.get(f"call i64 @llvm.smax.i64(i64 {back}, i64 0)")
-                before, after = (function.step_of("%after", k, first) for k in (earlier, t))
-            traces, current = function.at(trace, j) if psc else "", function.at("%leaked", first)
-            out = function.step_of("%out", t, first)
-            places = {
+                before, after = (function.step_of("%after", k, start) for k in (earlier, t))
+            places = function.numbers(start) | {
                 "potential": before,
-                "trace": traces,
-                "drive": function.step_of("%drive", t, first),
-                "to.output": code.get(f"select i1 {far}, ptr {part}, ptr {out}"),
+                "trace": trace,
+                "drive": function.step_of("%drive", t, start),
+                "ahead": function.step_of("%drive", code.get(f"add i64 {t}, {AHEAD}"), start),
+                "to.output": function.step_of("%out", t, start),
                 "to.potential": after,
-                "to.trace": traces,
+                "to.trace": trace,
                 "current": current,
                 "to.current": current,
             }
-            if two:
-                ahead = function.step_of("%drive", code.get(f"add i64 {t}, {AHEAD}"), first)
-                function.fetch(ahead, code.get(f"select i1 {far}, i64 {few}, i64 0"))
-            step(few, function.numbers(first) | places)
-            function.when(far, partial(function.write, out, part, few))
+            function.either(far, partial(past, count, places), partial(near, count, places))
     function.written()
     return function.source()
 
