@@ -138,7 +138,8 @@ def forward(
     arriving = neuron.mix.drive(x[0], start[neuron.mix.sent]) if neuron.mix else x[0]
     shape = np.broadcast_shapes(arriving.shape, *(value.shape for value in start.values()))
     now = {name: np.broadcast_to(value, shape) for name, value in start.items()}
-    fixed = {name: np.broadcast_to(value, shape) for name, value in parameters.items()}
+    # What is made of a number, as 1 - 1/tau, may have lost its digits.
+    fixed = {name: np.broadcast_to(blur(value), shape) for name, value in parameters.items()}
     trace = np.broadcast_to(trace, shape)
     steps = []
 

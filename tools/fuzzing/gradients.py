@@ -390,6 +390,7 @@ def _blur(seed: int, eps: float, tiny: float) -> Callable[..., Array]:
 
     def blur(value: Array, *beside: Array) -> Array:
         size = np.abs(value) + sum(np.abs(other) for other in beside)
+        size = np.where(np.isfinite(value), size, 0.0)
         return value + (eps * size + tiny) * generator.uniform(-1.0, 1.0, np.shape(value))
 
     return blur
