@@ -27,8 +27,9 @@ from tssl_adapters.arithmetic import (
     plus,
     where,
 )
-from tssl_adapters.engine.cpu import backward, loops
+from tssl_adapters.engine.cpu import backward, loops, row
 from tssl_adapters.engine.cpu import compile as compiling
+from tssl_adapters.engine.cpu.emit import SIZES, Lanes
 from tssl_adapters.engine.cpu.function import RANGE, Function
 from tssl_adapters.engine.step.spec import Form, spec_of
 from tssl_adapters.engine.step.traced import Back, Traced
@@ -203,8 +204,9 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("triple", TARGETS)
-def test_loops_compile_for_other_machines(triple: str) -> None:
+def test_loops_compile_for_other_machines(triple: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To object code; whether that is right, each process finds out before it is used."""
+    monkeypatch.setattr(row, "lanes", lambda kind: Lanes(kind, 32 // SIZES[kind]))
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(triple).create_target_machine(opt=3, jit=True)
@@ -231,15 +233,6 @@ def test_a_loop_with_more_parameters_than_a_call_holds_is_not_compiled() -> None
     assert run(*range(len(names))) is None
     with pytest.raises(ValueError, match=f"257 parameters, more than {compiling.MOST}"):
         compiling.compiled(Function("more", (*names, "last one"), "float32", False).source())
-
-
-def test_the_inner_loops_are_vectorised() -> None:
-    form = Form("float32", False, 1, "delayed", True, False)
-    spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(_by_subtraction), form)
-    back = a_sequence_back(traced=False, trace=None)
-    source = backward.backward_sequence("v", spec, rules.TSSLBP(), back, 1.0, frozenset())
-    text = str(compiling.optimised(source.text, compiling._machine()))
-    assert " x float>" in text
 
 
 def test_nothing_compiled_is_written_to_a_disk(
