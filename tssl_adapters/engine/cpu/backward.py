@@ -95,10 +95,10 @@ class _Sequence:
         """Which result of the first step is the gradient of the incoming potential."""
         # What is stored already need not be stored again at every step.
         targets = [name for name in targets if name != "entering" or name == self.entering]
-        self.near = function.row(line, targets, ["ahead", "to.ahead"])
-        # What is written past the caches is read again as the gradient of the current before it.
+        # The gradient of a drive is that of the current before it, too.
         copies = {"grad_drive": "grad_current"} if self.synapse else {}
-        self.past = function.row(line, targets, ["ahead"], far="grad_drive", copies=copies)
+        self.near = function.row(line, targets, ["ahead", "to.ahead"], copies=copies)
+        self.past = function.row(line, targets, ["ahead"], copies=copies, far="grad_drive")
         self.moves = not self.given_h or "potential" in function.rows[0].parameters
         """Whether the backward pass reads the potential before each step."""
         kept = ["potential", *(["trace"] if self.psc else [])]
@@ -147,8 +147,7 @@ class _Sequence:
         }
         last = code.get(f"mul i64 %block, {len(self.carried) + 1}")
         self.outgoing = function.at(self.none, last)
-        """i in the forward pass, then its gradient after the last step, or, if the drive's gradient
-        is written past the caches, after each."""
+        """i in the forward pass, then its gradient after a step."""
         function.copy(self.none, None, "%block")
         return taken
 
@@ -206,6 +205,7 @@ class _Sequence:
                 else function.step_of("%drive", t, start),
                 "grad_out": function.step_of("%grad_out", t, start, "%pace"),
                 "to.grad_drive": function.step_of("%grad_drive", t, start),
+                "grad_current": self.outgoing,
                 "to.grad_current": self.outgoing,
                 "to.ahead": function.step_of("%grad_drive", before, start),
             }
@@ -216,8 +216,6 @@ class _Sequence:
             if back.around:
                 timing = self.spec.form.timing
                 places["grad_beside"] = _beside(function, t, start, none, timing)
-            if self.synapse:
-                places["grad_current"] = self._later_current(t, start)
             for name, place in self.at.items():
                 places |= {name: place, f"to.{name}": place}
             earlier = code.get(f"sub i64 {t}, {self.ahead}")
@@ -250,14 +248,6 @@ class _Sequence:
     def _held(self, base: str, t: str) -> str:
         """The address of what a block holds of step ``t``."""
         return self.function.step_of(base, t, "0", "%block")
-
-    def _later_current(self, t: str, start: str) -> str:
-        """The address of the gradient of the current after step ``t``: that of the next drive."""
-        code, after = self.code, _next(self.code, t)
-        place = self.function.step_of("%grad_drive", after, start)
-        ends = code.get(f"icmp eq i64 {after}, %steps")
-        here = code.get(f"or i1 {ends}, {self.far}")
-        return code.get(f"select i1 {here}, ptr {self.outgoing}, ptr {place}")
 
     def _around(self, base: str, t: str) -> tuple[str, str]:
         """The same before and after step ``t``."""
