@@ -6,11 +6,13 @@ import gc
 import linecache
 import warnings
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import norse.torch as norse
 import pytest
+import snntorch
 import torch
 from cell_layers import drive, steps, wrapped
 from spikingjelly.activation_based import neuron
@@ -139,3 +141,31 @@ def test_a_timed_rule_that_goes_on_from_an_untimed_ones_state(engine: str) -> No
         found.append(out)
     (alone,) = torch.autograd.grad(torch.stack(found).sum(), leaf)
     torch.testing.assert_close(grads[3:], alone)
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "Leaky": lambda: snntorch.Leaky(0.9),
+    "LIFNode": neuron.LIFNode,
+    "QIFNode": neuron.QIFNode,
+    "RSynaptic": lambda: snntorch.RSynaptic(0.8, 0.9, linear_features=64),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_gradient_may_lie_in_memory_as_it_likes(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(2, 64, 64, generator=generator)
+
+    def gradient(of_out: Tensor) -> Tensor:
+        torch.manual_seed(0)  # of the layer's own weights
+        layer, leaf = tssl_adapters.wrap(MAKERS[name]()), x.clone().requires_grad_()
+        ran = layer(leaf)
+        assert layer._tssl_settings.decided is not None
+        (ran[0] if isinstance(ran, tuple) else ran).backward(of_out)
+        found: Tensor = leaf.grad
+        return found
+
+    for given in (weight.t(), weight[:1].expand(64, 64), weight[:, :1].expand(64, 64)):
+        found = gradient(given)
+        assert torch.equal(found, gradient(given.contiguous()))
+        assert found.any()
