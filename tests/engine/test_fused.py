@@ -36,6 +36,7 @@ from tssl_adapters import _engines
 from tssl_adapters.engine.compiled import kernels
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu.backend import CpuBackend
+from tssl_adapters.engine.cpu.function import LARGE
 from tssl_adapters.errors import EngineNotAvailableError, EngineWarning
 from tssl_adapters.rules import Rule
 
@@ -50,10 +51,11 @@ def test_an_overflow_is_what_it_is_in_torch(variant: Variant) -> None:
     check_overflow(CpuBackend(), variant)
 
 
-@pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (40, 3), (9, 1031)])
+@pytest.mark.parametrize(("steps", "neurons"), [(1, 1), (40, 3), (9, 1031), (9, 1040)])
 @pytest.mark.parametrize("tau_s", [1.0, 2.5])
-def test_against_the_readable_recursion(tau_s: float, steps: int, neurons: int) -> None:
-    check_against_naive(CpuBackend(), tau_s, steps, neurons)
+@pytest.mark.parametrize("large", [LARGE, 0])
+def test_against_the_readable_recursion(large: int, tau_s: float, steps: int, neurons: int) -> None:
+    check_against_naive(CpuBackend(large), tau_s, steps, neurons)
 
 
 @pytest.mark.parametrize("steps", [1, 9])

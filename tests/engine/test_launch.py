@@ -125,6 +125,29 @@ def test_values_of_a_loop_that_are_wrong_make_no_other_neuron(
     assert not recwarn.list
 
 
+@pytest.mark.parametrize(
+    ("name", "called"), [("_forward_sequence", "forward"), ("_backward_sequence", "backward")]
+)
+def test_what_only_large_sequences_run_is_tried_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, called: str
+) -> None:
+    right, expected = getattr(cpu, name), by_torch()
+
+    def made(*variant: Any) -> Any:
+        loop = right(*variant)
+
+        def run(first: int, last: int, steps: int, neurons: int, large: int, *rest: int) -> None:
+            loop(first, last if large else last // 2, steps, neurons, large, *rest)
+
+        return run
+
+    monkeypatch.setattr(cpu, name, made)
+    with pytest.warns(EngineWarning, match=f"layer '0': .* the compiled {called} pass"):
+        found = gradient(a_layer())
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["_forward_sequence", "_backward_sequence"])
 def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
     monkeypatch: pytest.MonkeyPatch, name: str

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import tssl_adapters
-from tssl_adapters.engine.cpu import backend, function
+from tssl_adapters.engine.cpu import backend
 from tssl_adapters.engine.cpu.function import BLOCK
 
 neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
@@ -31,23 +31,16 @@ SIZES = {
 }
 """T and the neurons: fewer than are computed at once, more, more than a block for each of two
 threads, and rows that do not begin with a cache line."""
-CACHES = (backend._forward_sequence, backend._backward_sequence, backend._backward_loop)
 
 
 @pytest.fixture
-def compiled_anew() -> Iterator[pytest.MonkeyPatch]:
-    """For compiling sequences again, with another size from which on they go past the caches.
-
-    They run on two threads.
-    """
+def on_two_threads() -> Iterator[pytest.MonkeyPatch]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tssl_adapters.engine.compiled.threads.LEAST", 64)
         torch.set_num_threads(2)
         yield patch
     torch.set_num_threads(threads)
-    for cache in CACHES:
-        cache.cache_clear()
 
 
 def passed(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
@@ -64,7 +57,7 @@ def passed(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_is_written_past_the_caches(
-    compiled_anew: pytest.MonkeyPatch, name: str, size: str
+    on_two_threads: pytest.MonkeyPatch, name: str, size: str
 ) -> None:
     which = [*LAYERS].index(name) + [*SIZES].index(size)
     dtype, tau_s = [(torch.float32, 1.0), (torch.float64, 3.0), (torch.float32, 3.0)][which % 3]
@@ -72,9 +65,7 @@ def test_what_is_written_past_the_caches(
     x, weight = 2.0 * torch.randn(SIZES[size], dtype=dtype), torch.randn(SIZES[size], dtype=dtype)
     found = []
     for least in (2**60, 0):
-        compiled_anew.setattr(function, "FAR", least)
-        for cache in CACHES:
-            cache.cache_clear()
+        on_two_threads.setattr(backend.KERNELS, "large", least)
         layer = LAYERS[name]().to(dtype)
         tssl_adapters.wrap(layer, rule="tsslbp", tau_s=tau_s, engine="cpu")
         found.append(passed(layer, x, weight))

@@ -337,6 +337,10 @@ class Backend(Passes, Protocol):
     joins: bool
     """Whether its sequences can have a synaptic current in their neuron's loop."""
 
+    @property
+    def ways(self) -> tuple[Passes, ...]:
+        """What is tried: itself and, if large sequences run other code, the same for any."""
+
     def takes(self, drive: Tensor) -> bool:
         """Whether it computes on tensors of this dtype, on this device."""
 

@@ -37,6 +37,8 @@ NEURONS, STEPS = 1031, 4
 """How many neurons and time steps a variant is tested on: more than one block of vectors, and
 enough to reach a rule's bounds.
 """
+LINES = 1040
+"""As many, of which every row begins with a cache line, as large sequences are to have it."""
 STRAY = 1
 """How many neurons may differ because of rounding at the threshold."""
 
@@ -184,30 +186,32 @@ def warn_of(path: str, what: str, why: str, where: str = "") -> None:
     )
 
 
-def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Plan, Given]:
+def _few(
+    kernels: Kernels, given: Given, steps: int, neurons: int, noise: _Noise
+) -> tuple[Plan, Given]:
     """A few of a call's neurons, around their threshold, with noise as the drive."""
     like = given.state
-    chosen = torch.arange(NEURONS, device=like.device) % given.neurons
+    chosen = torch.arange(neurons, device=like.device) % given.neurons
     neuron = for_neurons(kernels.plan.neuron, given, False, chosen)
     # As kernels have them: of numbers in half precision torch would compute others in that.
     exact = [v.to(like.dtype) if isinstance(v, Tensor) else v for v in neuron.values()]
     neuron = neuron.with_values(exact)
     level = torch.as_tensor(neuron.threshold, dtype=like.dtype, device=like.device)
-    state = torch.where(level.isfinite(), level, 0.0) + noise(NEURONS)
+    state = torch.where(level.isfinite(), level, 0.0) + noise(neurons)
     traced = kernels.spec.form.psc and (steps > 1 or given.trace is not None)
-    trace = noise(NEURONS).abs() if traced else None
-    drive = noise(steps, NEURONS)
+    trace = noise(neurons).abs() if traced else None
+    drive = noise(steps, neurons)
     dense, synapse = kernels.spec.form.dense, given.synapse
     if synapse is not None:
-        synapse = synapse._replace(current=noise(NEURONS), leaked=noise(NEURONS))
+        synapse = synapse._replace(current=noise(neurons), leaked=noise(neurons))
     values = rows(neuron.values(), None if synapse is None else synapse.k)
     numbers = kernels.backend.numbers(values, dense, drive, drive.shape[1:])
     fired = None
     if given.fired is not None:
-        fired = (noise(NEURONS, dtype=given.fired.dtype) > 0).to(given.fired)
+        fired = (noise(neurons, dtype=given.fired.dtype) > 0).to(given.fired)
     few = Given(
         steps,
-        NEURONS,
+        neurons,
         drive,
         state,
         trace,
@@ -221,15 +225,26 @@ def _few(kernels: Kernels, given: Given, steps: int, noise: _Noise) -> tuple[Pla
     return kernels.plan._replace(neuron=neuron), few
 
 
+def _tried_on(kernels: Kernels, given: Given) -> list[tuple[Passes, int, int]]:
+    """The kernels that are tried for a call, with the time steps and neurons of a trial."""
+    if given.steps == 1:
+        return [(kernels.backend, 1, NEURONS)]
+    sizes = (NEURONS, LINES)
+    return [(way, STEPS, n) for way, n in zip(kernels.backend.ways, sizes, strict=False)]
+
+
 def _forward_holds(kernels: Kernels, given: Given, keeps_h: bool) -> bool:
-    plan, few = _few(kernels, given, 1 if given.steps == 1 else STEPS, _Noise(given.drive))
-    both = (kernels.backend, Reference(plan))
-    if few.synapse is not None and not _charges_alike(plan, kernels, few):
-        return False
-    return _agree(*(_went(plan, kernels.spec, backend, few, keeps_h)[0] for backend in both))
+    for way, steps, neurons in _tried_on(kernels, given):
+        plan, few = _few(kernels, given, steps, neurons, _Noise(given.drive))
+        if few.synapse is not None and not _charges_alike(plan, kernels, way, few):
+            return False
+        both = (way, Reference(plan))
+        if not _agree(*(_went(plan, kernels.spec, passes, few, keeps_h)[0] for passes in both)):
+            return False
+    return True
 
 
-def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
+def _charges_alike(plan: Plan, kernels: Kernels, way: Passes, few: Given) -> bool:
     """Whether a loop with a synapse matches, bit for bit, torch's current followed by the loop
     without one, which is known to match the library.
     """
@@ -237,8 +252,8 @@ def _charges_alike(plan: Plan, kernels: Kernels, few: Given) -> bool:
     charging = reference.charging(few)
     expected = [few.synapse.leaked.clone()]
     plain = kernels.spec.shaped(synapse=False)
-    expected += _went(plan, plain, kernels.backend, charging, False)[0]
-    found = _went(plan, kernels.spec, kernels.backend, few, False)[0]
+    expected += _went(plan, plain, way, charging, False)[0]
+    found = _went(plan, kernels.spec, way, few, False)[0]
     return all(map(torch.equal, [few.synapse.leaked, *found], expected))
 
 
@@ -262,38 +277,51 @@ def _went(
 
 
 def _backward_holds(kernels: Kernels, variant: Variant, given: Given, like: Adjoints) -> bool:
+    tried = _tried_on(kernels, given)
+    return all(_goes_back(kernels, variant, given, like, *each) for each in tried)
+
+
+def _goes_back(
+    kernels: Kernels,
+    variant: Variant,
+    given: Given,
+    like: Adjoints,
+    way: Passes,
+    steps: int,
+    neurons: int,
+) -> bool:
+    """Whether a backward pass of so many steps and neurons is torch's."""
     spec, back, keep = variant.spec, variant.back, kernels.plan.keep_states
     noise, form = _Noise(given.drive), spec.form
-    steps = 1 if given.steps == 1 else STEPS
-    plan, few = _few(kernels, given, steps, noise)
-    grad_out = noise(steps, NEURONS) if back.output else None
-    shape = (steps, NEURONS) if keep else (NEURONS,)
+    plan, few = _few(kernels, given, steps, neurons, noise)
+    grad_out = noise(steps, neurons) if back.output else None
+    shape = (steps, neurons) if keep else (neurons,)
     grad_after = noise(*shape) if like.after is not None else None
     late, linked = form.timing == "delayed", like.link is not None
-    link = noise(link_rows(form.timing, back.rule), NEURONS, dtype=working_dtype(given.drive))
+    link = noise(link_rows(form.timing, back.rule), neurons, dtype=working_dtype(given.drive))
     if not late:
         link[2:3] = 0.0
-    leaked = None if like.leaked is None else noise(NEURONS)
+    leaked = None if like.leaked is None else noise(neurons)
     found = []
-    for backend in (kernels.backend, Reference(plan)):
-        _, start, kept = _went(plan, kernels.spec, backend, few, form.given_h)
+    for passes in (way, Reference(plan)):
+        _, start, kept = _went(plan, kernels.spec, passes, few, form.given_h)
         chain = link.clone()
         adjoints = Adjoints(
             grad_out,
-            NEURONS,
+            neurons,
             grad_after,
-            NEURONS if keep and grad_after is not None else 0,
+            neurons if keep and grad_after is not None else 0,
             chain if linked else None,
             torch.empty_like(few.drive),
             None if like.chain is None else chain,
             None if like.through is None else (chain[2] if late else torch.empty_like(chain[0])),
             None if like.entering is None else torch.empty_like(chain[0]),
             None if like.trace is None else torch.empty_like(chain[0]),
-            chain.new_empty(LEARNED, NEURONS) if back.learns else None,
+            chain.new_empty(LEARNED, neurons) if back.learns else None,
             leaked,
         )
         start = start._replace(earlier=given.earlier)
-        backend.backward(variant, start, kept, adjoints)
+        passes.backward(variant, start, kept, adjoints)
         sums = adjoints.sums
         if sums is not None and not spec.reset.numbered:
             sums = sums[:RESET_VALUE]  # there is no such number
@@ -334,7 +362,7 @@ def _alike(ours: Tensor, theirs: Tensor, coarse: float) -> bool:
         return int((ours != theirs).sum()) <= STRAY
     eps = torch.finfo(ours.dtype).eps
     rounding = max(eps**0.5, 16.0 * coarse)
-    ours, theirs = (t.double().view(-1, NEURONS) for t in (ours, theirs))
+    ours, theirs = (t.double().view(-1, ours.shape[-1]) for t in (ours, theirs))
     # Sums that cancel, in one step or in all, are only as precise as their terms.
     scale = theirs.abs().nan_to_num(0.0, 0.0).amax(0)
     near = torch.isclose(ours, theirs, rounding, 0.0, equal_nan=True)

@@ -25,7 +25,7 @@ from tssl_adapters.engine.compiled.kernels import (
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu.compile import compiled
-from tssl_adapters.engine.cpu.function import RANGE, Source
+from tssl_adapters.engine.cpu.function import LARGE, RANGE, Source
 from tssl_adapters.engine.step.spec import ROWS, Spec, link_rows
 from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
@@ -122,9 +122,20 @@ def _few(values: Any, dtype: torch.dtype) -> array[float]:
 
 
 class CpuBackend:
-    """The CPU backend, in float32 and float64."""
+    """The CPU backend, in float32 and float64.
+
+    Args:
+        large: from how many bytes on a sequence is written past the caches.
+    """
 
     name, joins = "cpu", True
+
+    def __init__(self, large: int = LARGE) -> None:
+        self.large = large
+
+    @property
+    def ways(self) -> tuple[CpuBackend, ...]:
+        return self, CpuBackend(large=0)
 
     def takes(self, drive: Tensor) -> bool:
         return drive.is_cpu and drive.dtype in _NAMES
@@ -156,7 +167,7 @@ class CpuBackend:
             loop = _forward_sequence(spec, given.tau_s, keep)
         current, leaked = _synapse_at(given, dtype)
         over(
-            loop, given.steps, n,
+            loop, given.steps, n, self.large,
             _at(given.drive, dtype, given.steps * n), _at(given.state, dtype, n),
             _at(given.trace, dtype, n), _numbers_at(spec, given),
             _own(out), _own(after), _own(charged), _own(bits), _own(due), current, leaked,
@@ -175,7 +186,7 @@ class CpuBackend:
         window = _few([given.window], dtype)
         over(
             _backward_loop(variant), steps, n,
-            _block(steps), adjoints.pace, adjoints.stride,
+            self.large, _block(steps), adjoints.pace, adjoints.stride,
             window.buffer_info()[0],
             _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
             _synapse_at(given, dtype)[0],
@@ -191,17 +202,19 @@ class CpuBackend:
             adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
 
     def forward_again(self, spec: Spec, numbers: Numbers) -> Again:
-        loop, at = _forward_sequence(spec, 1.0, False), numbers.at
+        loop, at, large = _forward_sequence(spec, 1.0, False), numbers.at, self.large
 
         def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
             _look(tensors, steps, neurons)
             drive, state, current, out, after, leaked = map(_own, tensors)
-            over(loop, steps, neurons, drive, state, 0, at, out, after, 0, 0, 0, current, leaked)
+            places = drive, state, 0, at, out, after, 0, 0, 0, current, leaked
+            over(loop, steps, neurons, large, *places)
 
         return run
 
     def backward_again(self, variant: Variant, paced: bool, numbers: Numbers) -> Again:
         loop, at, known = _backward_loop(variant), numbers.at, _Window(numbers.dtype)
+        large = self.large
 
         def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
             _look(tensors, steps, neurons)
@@ -209,7 +222,7 @@ class CpuBackend:
             out, after, link, leaked, *rooms = rest
             memory = known.of(window)
             over(
-                loop, steps, neurons, _block(steps), neurons if paced else 0, 0,
+                loop, steps, neurons, large, _block(steps), neurons if paced else 0, 0,
                 memory.buffer_info()[0], drive, state, current, 0, 0, 0, at,
                 out, after, link, leaked, *rooms, 0, 0,
             )  # fmt: skip

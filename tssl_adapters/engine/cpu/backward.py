@@ -17,7 +17,7 @@ from tssl_adapters.neuron import Timing
 from tssl_adapters.rules import Rule
 
 BACKWARD = (
-    *(*RANGE, "block", "pace", "stride", "window"),
+    *(*RANGE, "large", "block", "pace", "stride", "window"),
     *("drive", "state", "current", "trace", "bits", "fired", "values"),
     *("grad_out", "grad_after", "link", "grad_current"),
     *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),

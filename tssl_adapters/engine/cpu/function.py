@@ -10,7 +10,7 @@ from tssl_adapters.engine.cpu.row import LINE, Row, module, row
 from tssl_adapters.engine.step.traced import NUMBERS, Traced
 
 RANGE = ("first", "last", "steps", "neurons")
-COUNTS = {*RANGE, "block", "pace", "stride"}
+COUNTS = {*RANGE, "large", "block", "pace", "stride"}
 """Parameters that are integers; all others are addresses."""
 AHEAD = 8
 """How many steps ahead what a pass reads is prefetched, over the ends of passes and blocks: a
@@ -22,7 +22,7 @@ CHUNK = 1024
 """Neurons with two states go through all time steps so many at a time if their output is written
 past the caches: their states stay in the L1 cache. With the drives prefetched a sequence took 0.95
 times as long; with one state 1.02 times."""
-FAR = 2**21
+LARGE = 2**21
 """From this many bytes on, what a sequence writes goes past the caches, which would have to read it
 first and lose all else: a layer alone took 0.8 to 0.95 times as long, one among others the same."""
 EXTERNALS = (
@@ -122,13 +122,13 @@ class Function:
             self.code.do(f"call void @llvm.memcpy.p0.p0.i64({places}, i64 {size}, i1 0)")
 
     def far(self, base: str) -> str:
-        """Whether the rows of ``[T, N]`` are written past the caches: they are many, and each
+        """Whether the rows of ``[T, N]`` are written past the caches: they are ``large``, and each
         begins with a cache line.
         """
         code = self.code
         row = code.get(f"mul i64 %neurons, {SIZES[self.kind]}")
         size = code.get(f"mul i64 %steps, {row}")
-        many = code.get(f"icmp sge i64 {size}, {FAR}")
+        many = code.get(f"icmp sge i64 {size}, %large")
         begins = code.get(f"or i64 {row}, {code.get(f'ptrtoint ptr {base} to i64')}")
         rest = code.get(f"and i64 {begins}, {LINE - 1}")
         return code.get(f"and i1 {many}, {code.get(f'icmp eq i64 {rest}, 0')}")

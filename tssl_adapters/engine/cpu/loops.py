@@ -21,7 +21,7 @@ from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import Traced, current_step, current_step_back, forward
 
 FORWARD = (
-    *(*RANGE, "drive", "state", "trace", "values"),
+    *(*RANGE, "large", "drive", "state", "trace", "values"),
     *("out", "after", "charged", "bits", "due", "current", "leaked"),
 )
 CURRENT = (*RANGE, "values", "drive", "state", "out")

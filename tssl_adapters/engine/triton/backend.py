@@ -46,6 +46,10 @@ class TritonBackend:
 
     name, joins = "triton", False
 
+    @property
+    def ways(self) -> tuple[TritonBackend, ...]:
+        return (self,)
+
     def takes(self, drive: Tensor) -> bool:
         device = "cpu" if emit.interpreted() else "cuda"
         return drive.device.type == device and drive.dtype in _DTYPES
