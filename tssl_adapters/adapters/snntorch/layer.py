@@ -376,7 +376,8 @@ class Layer(Wrapped):
     @property
     def reset(self) -> Tensor:
         """The reset that the last step applied, which the library leaves on the layer. To write it
-        at every step, for nobody, took a tenth of the step's time.
+        at every step, for nobody, took a tenth of the step's time. Of a potential that was written
+        to as torch does not count it, through ``.data`` or NumPy, it is what it was before.
         """
         try:
             found: Tensor | Due = self.__dict__["reset"]
