@@ -29,7 +29,7 @@ class Row(NamedTuple):
         text: its definition.
         externals: declarations of what it calls.
         parameters: the names of the pointers that it takes after ``n``: to one value per neuron, or
-            to one for all neurons. Outputs are prefixed with ``to.``.
+            to one for all neurons. Outputs are prefixed with ``to.``. Last comes what is prefetched.
     """
 
     name: str
@@ -55,7 +55,8 @@ def row(
         outputs: results by name. They may overwrite an input, neuron by neuron.
         common: inputs that are one number for all neurons.
         kind: ``"float"`` or ``"double"``.
-        ahead: more parameters, what is prefetched meanwhile; any address is harmless.
+        ahead: more parameters, what is prefetched meanwhile, to be written to if prefixed with
+            ``to.``; any address is harmless.
         far: an output that is written past the caches; its row begins with a cache line.
     """
     body = _Body(line, outputs, common, lanes(kind))
