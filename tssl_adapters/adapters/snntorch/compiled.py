@@ -77,11 +77,14 @@ class Compiled(Layer):
                 return self._tssl_ran(settings.decided, ran, names)
         return self._tssl_by_torch(inputs, states, trace, fresh)
 
-    def _tssl_ran(self: Any, steps: Steps, ran: Stepped, names: tuple[str, ...]) -> Any:
+    def _tssl_ran(self: Any, steps: Steps | None, ran: Stepped, names: tuple[str, ...]) -> Any:
         if ran.before is not None:
-            assert steps.fixed is not None
-            threshold = steps.fixed[len(self._tssl_numbers)]
-            self.__dict__["reset"] = Due(ran.before, threshold.value)
+            # A hook may have set an attribute meanwhile, which discards what was decided.
+            fixed = None if steps is None else steps.fixed
+            number = None if fixed is None else fixed[len(self._tssl_numbers)].value
+            self.__dict__["reset"] = Due(
+                ran.before, float(self.threshold) if number is None else number
+            )
         elif ran.due is not None:
             leave(self, "reset", ran.due)
         after = dict(zip(names, ran.states, strict=True))
