@@ -10,6 +10,7 @@ import pytest
 import snntorch as snn
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 import tssl_adapters
 
@@ -109,3 +110,22 @@ def test_it_can_be_set_and_deleted() -> None:
     del layer.reset
     assert not hasattr(layer, "reset")
     assert not hasattr(LAYERS["Leaky"](), "reset")
+
+
+def test_a_hook_may_set_an_attribute_during_a_step() -> None:
+    """Which discards what was decided about its steps."""
+    native, layer = LAYERS["Leaky"](), tssl_adapters.wrap(LAYERS["Leaky"]())
+    x = torch.rand(3, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    layer.saved, mem, theirs = 0, layer.init_leaky(), native.init_leaky()
+
+    def pack(saved: Tensor) -> Tensor:
+        layer.saved += saved.numel()
+        return saved
+
+    with saved_tensors_hooks(pack, lambda saved: saved):
+        for step in x:
+            _, mem = layer(step, mem)
+    for step in x:
+        _, theirs = native(step, theirs)
+    assert layer.saved
+    assert torch.equal(layer.reset, native.reset)

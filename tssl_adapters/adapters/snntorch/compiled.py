@@ -71,20 +71,15 @@ class Compiled(Layer):
             cell = partial(self._tssl_cell, states, inputs)
             described = Described(cell, pinned, partial(self._tssl_in_torch, names))
             given = tuple(states[name] for name in names)
-            settings = self._tssl_settings
-            ran = compiled_step(settings, described, inputs, given, trace, fresh)
+            ran = compiled_step(self._tssl_settings, described, inputs, given, trace, fresh)
             if ran is not None:
-                return self._tssl_ran(settings.decided, ran, names)
+                return self._tssl_ran(ran, names)
         return self._tssl_by_torch(inputs, states, trace, fresh)
 
-    def _tssl_ran(self: Any, steps: Steps | None, ran: Stepped, names: tuple[str, ...]) -> Any:
+    def _tssl_ran(self: Any, ran: Stepped, names: tuple[str, ...]) -> Any:
         if ran.before is not None:
-            # A hook may have set an attribute meanwhile, which discards what was decided.
-            fixed = None if steps is None else steps.fixed
-            number = None if fixed is None else fixed[len(self._tssl_numbers)].value
-            self.__dict__["reset"] = Due(
-                ran.before, float(self.threshold) if number is None else number
-            )
+            potential, numbers = ran.before
+            self.__dict__["reset"] = Due(potential, numbers[len(self._tssl_numbers)].value)
         elif ran.due is not None:
             leave(self, "reset", ran.due)
         after = dict(zip(names, ran.states, strict=True))
@@ -123,7 +118,7 @@ class Compiled(Layer):
         inputs = self._tssl_inputs(x, states)
         if count > 1 and not steps.fits(inputs, given, pinned, trace):
             return self._tssl_next(inputs, states, False)
-        return self._tssl_ran(steps, steps.run(inputs, given, trace), names)
+        return self._tssl_ran(steps.run(inputs, given, trace), names)
 
     def _tssl_pinned(self: Any) -> list[Tensor]:
         names, buffers = (*self._tssl_numbers, "threshold", "graded_spikes_factor"), self._buffers

@@ -25,8 +25,8 @@ class Stepped(NamedTuple):
         trace: a[t] for the next step, at ``tau_s > 1``.
         spike: the spikes, at ``tau_s > 1`` if the cell ``sends`` them.
         due: r if the reset is delayed.
-        before: instead of ``due``, what it says of: the potential before the step, in memory that
-            nobody else has.
+        before: instead of ``due``, what it can be computed from: the potential before the step, in
+            memory that nobody else has, and the neuron's numbers.
     """
 
     out: Tensor
@@ -34,7 +34,7 @@ class Stepped(NamedTuple):
     trace: Tensor | None = None
     spike: Tensor | None = None
     due: Tensor | None = None
-    before: Tensor | None = None
+    before: tuple[Tensor, Sequence[Pin]] | None = None
 
 
 class Form(NamedTuple):

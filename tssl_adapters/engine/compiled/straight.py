@@ -247,7 +247,7 @@ class _Text:
         due = f"left[{forward.left.index('due')}]" if "due" in forward.left else None
         before = None
         if forward.defers:
-            before, h = "before", f"left[{forward.left.index('h')}]"
+            before, h = "(before, steps.fixed)", f"left[{forward.left.index('h')}]"
             yield f"steps.last = ref(to_s0), to_s0._version, to_s0.data_ptr(), {h}"
         yield f"return Stepped(to_out, {after}, {trace}, {spike}, {due}, {before})"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from llvmlite import binding
 
+from tssl_adapters.engine.cpu.emit import features
 from tssl_adapters.engine.cpu.function import Source
 
 SMALL = 2**16
@@ -90,13 +91,9 @@ def _machine() -> binding.TargetMachine:
     """This machine as an LLVM target."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    try:
-        features = binding.get_host_cpu_features().flatten()
-    except RuntimeError:  # unknown to LLVM on some systems
-        features = ""
     target = binding.Target.from_triple(binding.get_process_triple())
     return target.create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True
+        cpu=binding.get_host_cpu_name(), features=features().flatten(), opt=3, jit=True
     )
 
 

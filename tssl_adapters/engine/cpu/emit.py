@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llvmlite import binding
 
@@ -60,13 +60,18 @@ class Lanes(NamedTuple):
 
 
 @cache
+def features() -> Any:
+    """What instructions this machine has, as llvmlite says it; none where LLVM does not know."""
+    try:
+        return binding.get_host_cpu_features()
+    except RuntimeError:
+        return binding.FeatureMap()
+
+
+@cache
 def lanes(kind: str) -> Lanes:
     """What a row computes at once on this machine."""
-    try:
-        features = binding.get_host_cpu_features()
-    except RuntimeError:  # unknown to LLVM on some systems
-        features = {}
-    bits = 512 if features.get("avx512f") else 256 if features.get("avx") else 128
+    bits = 512 if features().get("avx512f") else 256 if features().get("avx") else 128
     return Lanes(kind, INTERLEAVED * bits // (8 * SIZES[kind]))
 
 

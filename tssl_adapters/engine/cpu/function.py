@@ -81,12 +81,15 @@ class Function:
         name = f"{self.name}.row{len(self.rows)}"
         outputs = {target: traced.outputs[target] for target in targets}
         outputs |= {copy: traced.outputs[target] for target, copy in (copies or {}).items()}
-        made = row(name, traced.line, outputs, self.common, self.kind, ahead, far)
+        return self.add(row(name, traced.line, outputs, self.common, self.kind, ahead, far))
+
+    def add(self, made: Row) -> Call:
+        """Add a row; returns what :meth:`row` does."""
         self.rows.append(made)
 
         def call(count: str, places: Mapping[str, str]) -> None:
             pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)
-            self.code.do(f"call void @{name}(i64 {count}{pointers})")
+            self.code.do(f"call void @{made.name}(i64 {count}{pointers})")
 
         return call
 
@@ -142,7 +145,7 @@ class Function:
 
     def written(self) -> None:
         """Order what was written past the caches before all that follows, for other threads. On x86
-        this is a locked instruction, which empties the buffers of such writes.
+        this is an instruction that empties the buffers of such writes.
         """
         self.code.do("fence seq_cst")
 

@@ -119,8 +119,7 @@ def row_over_all(
     unpacks = "active" in made.parameters
     bits = ["bits"] if unpacks or gate is not None else []
     function = Function(name, (*RANGE, "values", "window", *tensors, *bits), dtype, dense=False)
-    function.rows.append(made)
-    code = function.code
+    code, step = function.code, function.add(made)
     fixed = {key: function.at("%values", str(k)) for k, key in enumerate(numbers)}
     fixed |= {"steps": "%window"}
 
@@ -128,8 +127,7 @@ def row_over_all(
         places = fixed | {p: function.row_of(f"%{t}", k, start) for p, (t, k) in own.items()}
         if unpacks:
             function.unpack(count, start, places.setdefault("active", flags))
-        pointers = "".join(f", ptr {places[parameter]}" for parameter in made.parameters)
-        code.do(f"call void @{made.name}(i64 {count}{pointers})")
+        step(count, places)
 
     if unpacks:
         flags = function.room(BLOCK)

@@ -29,7 +29,8 @@ class Row(NamedTuple):
         text: its definition.
         externals: declarations of what it calls.
         parameters: the names of the pointers that it takes after ``n``: to one value per neuron, or
-            to one for all neurons. Outputs are prefixed with ``to.``. Last comes what is prefetched.
+            to one for all neurons. Outputs are prefixed with ``to.``. What is prefetched comes
+            last.
     """
 
     name: str
