@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import pytest
 import snntorch as snn
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 import tssl_adapters
@@ -24,12 +26,20 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "Alpha": lambda: snn.Alpha(0.9, 0.8, threshold=0.1),
     "RLeaky": lambda: snn.RLeaky(0.9, all_to_all=False, V=0.5, threshold=0.5),
 }
+
+
+def with_other_data(mem: Tensor) -> Tensor:
+    mem.data = torch.full_like(mem, 0.6)
+    return mem
+
+
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "as it is": lambda mem: mem,
     "masked": lambda mem: mem * (torch.arange(mem.numel()).reshape(mem.shape) % 2),
     "detached": lambda mem: mem.detach(),
     "written to": lambda mem: mem.detach().mul_(-1.0).add_(1.2),
-    "other memory": lambda mem: torch.full_like(mem, 0.6),
+    "another": lambda mem: torch.full_like(mem, 0.6),
+    "other data": with_other_data,
 }
 
 
@@ -109,7 +119,105 @@ def test_it_can_be_set_and_deleted() -> None:
     assert torch.equal(layer.reset, expected + 1.0)
     del layer.reset
     assert not hasattr(layer, "reset")
+    with pytest.raises(AttributeError, match="reset"):
+        del layer.reset
     assert not hasattr(LAYERS["Leaky"](), "reset")
+
+
+@contextmanager
+def fake() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+@contextmanager
+def transformed() -> Iterator[None]:
+    """Inside a transform, after which its tensors are of no use."""
+    level = torch._C._functorch._vmap_increment_nesting(2, "error")
+    try:
+        yield
+    finally:
+        torch._C._functorch._vmap_decrement_nesting()
+        assert level
+
+
+CONTEXTS: dict[str, Callable[[], Any]] = {
+    "inference": torch.inference_mode,
+    "fake": fake,
+    "transform": transformed,
+    "device": lambda: torch.device("meta"),
+    "no gradient": torch.no_grad,
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_it_is_an_ordinary_tensor_wherever_it_is_first_read(context: str) -> None:
+    layer, _, expected = stepped()
+    with CONTEXTS[context]():
+        found = layer.reset
+    assert type(found) is Tensor
+    assert not found.is_inference()
+    assert not found.requires_grad
+    assert torch.equal(found, expected)
+    assert torch.equal(layer.reset, expected)
+
+
+def test_it_is_read_in_a_compiled_graph() -> None:
+    layer, _, expected = stepped()
+    twice = torch.compile(lambda: layer.reset * 2.0, fullgraph=True, backend="eager")
+    assert torch.equal(twice(), expected * 2.0)
+    assert torch.equal(layer.reset, expected)
+
+
+class WithMethod(snn.Leaky):
+    def reset(self) -> str:
+        return "the user's"
+
+
+class WithAttribute(snn.Leaky):
+    reset = "the user's"
+
+
+class WithProperty(snn.Leaky):
+    kept: ClassVar[Any] = "the user's"
+
+    @property
+    def reset(self) -> Any:
+        return self.kept
+
+    @reset.setter
+    def reset(self, value: Tensor) -> None:
+        self.__dict__["kept"] = value
+
+
+@pytest.mark.parametrize("cls", [WithMethod, WithAttribute, WithProperty])
+def test_a_class_of_the_users_may_have_its_own(cls: type[Any]) -> None:
+    tssl_adapters.register(cls, like=snn.Leaky)
+    native, layer = cls(0.9, threshold=0.5), tssl_adapters.wrap(cls(0.9, threshold=0.5))
+    before = layer.reset
+    assert before == native.reset or before() == native.reset()
+    x = torch.rand(4, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mem, theirs = layer.init_leaky(), native.init_leaky()
+    for step in x:
+        _, mem = layer(step, mem)
+        _, theirs = native(step, theirs)
+    assert torch.equal(layer.reset, native.reset)
+    assert ("kept" in vars(layer)) is (cls is WithProperty)
+
+
+def test_it_may_be_a_buffer() -> None:
+    native, layer = LAYERS["Leaky"](), LAYERS["Leaky"]()
+    for one in (native, layer):
+        one.register_buffer("reset", torch.zeros(3, 4))
+    layer = tssl_adapters.wrap(layer)
+    x = torch.rand(4, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mem, theirs = layer.init_leaky(), native.init_leaky()
+    for step in x:
+        _, mem = layer(step, mem)
+        _, theirs = native(step, theirs)
+    assert torch.equal(layer.reset, native.reset)
+    assert torch.equal(layer.state_dict()["reset"], native.state_dict()["reset"])
+    assert native.reset.any()
 
 
 def test_a_hook_may_set_an_attribute_during_a_step() -> None:

@@ -90,7 +90,7 @@ from tssl_adapters.resets import ByFormula, Never, Subtract, SubtractAmount, Sub
 from tssl_adapters.rules import Feedback
 from tssl_adapters.rules.native import Surrogate, surrogate_of
 from tssl_adapters.stateless import computes_torchs, torch_class
-from tssl_adapters.tracing import exporting, untraced
+from tssl_adapters.tracing import compiling, exporting, untraced
 
 __all__ = [
     "HALF",
@@ -136,6 +136,7 @@ __all__ = [
     "attach",
     "attach_smooth",
     "compiled_step",
+    "compiling",
     "computes",
     "computes_torchs",
     "copied",

@@ -229,7 +229,7 @@ def _by_steps(
         state=ran.states[0],
         states=None,
         trace=ran.trace,
-        before=ran.due,
+        before=None,  # a layer whose reset is delayed compiles its steps itself
         fired=ran.out if settings.tau_s == 1.0 else None,
         current=current,
     )

@@ -20,7 +20,8 @@ from tssl_adapters.adapters import (
     known_trace,
     untouched,
 )
-from tssl_adapters.adapters.snntorch.layer import Due, Layer, States, held, leave
+from tssl_adapters.adapters.snntorch.due import Due, LateReset
+from tssl_adapters.adapters.snntorch.layer import Layer, States, held, leave
 
 
 def carried(states: States) -> tuple[str, ...]:
@@ -35,6 +36,17 @@ class Compiled(Layer):
 
     _tssl_numbers: ClassVar[tuple[str, ...]]
     """Names of the numbers in its charge."""
+    reset: Any
+    _tssl_late: ClassVar[bool]
+    """Whether ``reset`` is computed when it is read: not if the user's class has its own."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        native = vars(cls).get("_tssl_native")
+        if native is not None:
+            cls._tssl_late = not hasattr(native, "reset")
+            if cls._tssl_late:
+                cls.reset = LateReset()
 
     def _tssl_clears(self) -> bool:
         """Whether its reset to zero clears the input, too."""
@@ -79,7 +91,11 @@ class Compiled(Layer):
     def _tssl_ran(self: Any, ran: Stepped, names: tuple[str, ...]) -> Any:
         if ran.before is not None:
             potential, numbers = ran.before
-            self.__dict__["reset"] = Due(potential, numbers[len(self._tssl_numbers)].value)
+            due = Due(potential, numbers[len(self._tssl_numbers)].value)
+            if self._tssl_late and "reset" not in self._buffers:
+                self.__dict__["reset"] = due
+            else:
+                leave(self, "reset", due.computed())
         elif ran.due is not None:
             leave(self, "reset", ran.due)
         after = dict(zip(names, ran.states, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +80,6 @@ def unquantised(layer: nn.Module) -> Iterator[None]:
     with untouched(layer):
         vars(layer)["state_quant"] = False
         yield
-
-
-class Due(NamedTuple):
-    """A step's reset before anybody asks for it: whether a potential is above a threshold."""
-
-    potential: Tensor
-    threshold: float
 
 
 class Layer(Wrapped):
@@ -372,28 +365,6 @@ class Layer(Wrapped):
         if amount.dtype == mem.dtype:
             return reset
         return reset.taking(amount.to(mem.dtype))
-
-    @property
-    def reset(self) -> Tensor:
-        """The reset that the last step applied, which the library leaves on the layer. To write it
-        at every step, for nobody, took a tenth of the step's time. Of a potential that was written
-        to as torch does not count it, through ``.data`` or NumPy, it is what it was before.
-        """
-        try:
-            found: Tensor | Due = self.__dict__["reset"]
-        except KeyError:
-            raise AttributeError("reset") from None
-        if isinstance(found, Due):
-            found = self.__dict__["reset"] = greater(*found)
-        return found
-
-    @reset.setter
-    def reset(self, value: Tensor) -> None:
-        self.__dict__["reset"] = value
-
-    @reset.deleter
-    def reset(self) -> None:
-        del self.__dict__["reset"]
 
     def _tssl_refusal(self, why: str) -> OtherNeuronError:
         return OtherNeuronError(f"Layer '{self._tssl_settings.path}': {why}.")
