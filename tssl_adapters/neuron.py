@@ -44,6 +44,13 @@ def computes(plain: Callable[..., Any]) -> Callable[[F], F]:
     return mark
 
 
+def plainly(formula: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A formula in plain arithmetic: itself, if it is :func:`arithmetic`, or what :func:`computes`
+    gave it.
+    """
+    return formula if getattr(formula, "arithmetic", False) else getattr(formula, "plain", None)
+
+
 @dataclass(frozen=True)
 class LinearCharge:
     """``h = decay * (v - centre) + gain * x + offset``.

@@ -13,19 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_adapters.arithmetic import Symbol, minus
+from tssl_adapters.arithmetic import Symbol, arithmetic, minus
 from tssl_adapters.elementwise import derived, operand
-from tssl_adapters.neuron import AtReset, Reset, Value, computes
+from tssl_adapters.neuron import AtReset, Reset, Value, computes, plainly
 
 Formula = Callable[[Tensor, Tensor, Value], Tensor]
 
 
 def _to_value(charged: Any, due: Any, value: Any) -> Any:
     return (1.0 - due) * charged + due * value
-
-
-def _by_subtraction(charged: Any, due: Any, threshold: Any) -> Any:
-    return charged - due * threshold
 
 
 @computes(_to_value)
@@ -35,7 +31,7 @@ def reset_to_value(charged: Tensor, due: Tensor, value: Value) -> Tensor:
     return kept if _zero(value) else kept.add_(due * value)
 
 
-@computes(_by_subtraction)
+@arithmetic
 def reset_by_subtraction(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
     """``charged - due * threshold``."""
     return charged - due * threshold
@@ -268,7 +264,7 @@ class ByFormula(Reset):
 
 
 def _plain(reset: ToValue | Subtract) -> Reset | None:
-    formula = getattr(reset.formula, "plain", None)
+    formula = plainly(reset.formula)
     return None if formula is None else replace(reset, formula=formula).with_number(0.0)
 
 

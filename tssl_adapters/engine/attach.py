@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.call.plan import Plan, Values, h_determines_state
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import (
@@ -30,6 +29,7 @@ from tssl_adapters.engine.compiled.sequences import Sequences
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import NativeForward, Record, compiled
 from tssl_adapters.engine.step.cell import Tensors
+from tssl_adapters.engine.step.recursion import current_after
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction, spikes_of
 from tssl_adapters.engine.torch.step import StepFunction
@@ -175,7 +175,7 @@ def attach(
         ran = _by_torch(plan, values, drive, state, trace, earlier, link, sequence, keeps)
     if incoming is not None and ran.leaked is None:
         charging = drive if keep_states or not sequence else drive[-1]
-        ran = ran._replace(leaked=charging + operand(incoming.k, charging) * charging)
+        ran = ran._replace(leaked=current_after(charging, incoming.k))
     return _handed_on(settings, plan, ran, trace, len(drive) if sequence else None, reset)
 
 

@@ -31,6 +31,7 @@ from tssl_adapters.adapters import (
     ToValue,
     Traits,
     Value,
+    arithmetic,
     attach,
     computes,
     eager,
@@ -54,14 +55,6 @@ def _plain_box_charge(v: Any, drive: Any, rate: Any, v_leak: Any) -> Any:
     return rate * ((drive + v_leak) - v) + v
 
 
-def _plain_sum(v: Any, drive: Any) -> Any:
-    return v + drive
-
-
-def _plain_subtract(charged: Any, due: Any, threshold: Any) -> Any:
-    return (1.0 - due) * charged + due * (charged - threshold)
-
-
 @computes(_plain_charge)
 def _charge(v: Tensor, current: Tensor, rate: Value, v_leak: Value) -> Tensor:
     # In place, reordered, and without adding a zero: the same value, faster.
@@ -73,7 +66,7 @@ def _box_charge(v: Tensor, drive: Tensor, rate: Value, v_leak: Value) -> Tensor:
     return _times(rate, (drive if _zero(v_leak) else drive + v_leak) - v).add_(v)
 
 
-@computes(_plain_sum)
+@arithmetic
 def _sum(v: Tensor, drive: Tensor) -> Tensor:
     return v + drive
 
@@ -127,9 +120,9 @@ def leaky_charge(layer: Any, formula: Callable[..., Tensor] = _charge) -> Linear
     )
 
 
-@computes(_plain_subtract)
+@arithmetic
 def _subtract(charged: Tensor, due: Tensor, threshold: Value) -> Tensor:
-    return (1 - due) * charged + due * (charged - threshold)
+    return (1.0 - due) * charged + due * (charged - threshold)
 
 
 class Layer(Shared):

@@ -29,8 +29,8 @@ from tssl_adapters.adapters import (
     Value,
     Wrapped,
     apart,
+    arithmetic,
     attach,
-    computes,
     emitted,
     exporting,
     greater,
@@ -44,11 +44,7 @@ from tssl_adapters.adapters.snntorch.surrogates import surrogate
 States = dict[str, Tensor]
 
 
-def _plain_to_zero(charged: Any, due: Any, value: Any) -> Any:
-    return charged - due * charged
-
-
-@computes(_plain_to_zero)
+@arithmetic
 def _to_zero(charged: Tensor, due: Tensor, _: Value) -> Tensor:
     return charged - due * charged
 

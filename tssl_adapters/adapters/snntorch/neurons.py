@@ -19,7 +19,7 @@ from tssl_adapters.adapters import (
     Tensors,
     Traits,
     Value,
-    computes,
+    arithmetic,
     eager,
 )
 from tssl_adapters.adapters.snntorch.compiled import Compiled
@@ -34,11 +34,7 @@ from tssl_adapters.adapters.snntorch.layer import (
 )
 
 
-def _plain_leaky_charge(mem: Any, drive: Any, beta: Any) -> Any:
-    return beta * mem + drive
-
-
-@computes(_plain_leaky_charge)
+@arithmetic
 def _leaky_charge(mem: Tensor, drive: Tensor, beta: Tensor) -> Tensor:
     return beta * mem + drive
 

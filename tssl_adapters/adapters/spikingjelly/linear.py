@@ -17,6 +17,7 @@ from tssl_adapters.adapters import (
     Neuron,
     Traits,
     Value,
+    arithmetic,
     attach,
     computes,
     linear_cell,
@@ -122,10 +123,6 @@ def _plain_leak_only_at(v: Any, x: Any, rate: Any, v_reset: Any) -> Any:
     return v - (v - v_reset) * rate + x
 
 
-def _plain_integrate(v: Any, x: Any) -> Any:
-    return v + x
-
-
 @computes(_plain_leak_input)
 def _leak_input(v: Tensor, x: Tensor, tau: Value, v_reset: Value) -> Tensor:
     return ((x - _above(v, v_reset)) / tau).add_(v)
@@ -150,7 +147,7 @@ def _above(v: Tensor, v_reset: Value) -> Tensor:
     return v if isinstance(v_reset, float) and v_reset == 0.0 else v - v_reset
 
 
-@computes(_plain_integrate)
+@arithmetic
 def _integrate(v: Tensor, x: Tensor) -> Tensor:
     return v + x
 

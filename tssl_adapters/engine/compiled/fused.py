@@ -337,7 +337,6 @@ def _of_window(
         grad_out = grad_out[None]
     arrived = arriving(grad_out, given.steps, like, plan.tau_s, dtype)
     found, grads = zip(*arrived, strict=True)
-    trace = None if found[-1] is None else found[-1] * (1.0 - 1.0 / plan.tau_s)
     call = call._replace(plan=plan._replace(tau_s=1.0), spec=call.spec.shaped(psc=False))
     fired = spread(window.active, like.shape, like.to(dtype))
     given = given._replace(trace=None, tau_s=1.0, gate=None, fired=fired)
@@ -355,7 +354,7 @@ def _of_window(
         told_out = made[0].expand(len(made), *like.shape)
     else:
         told_out = torch.stack([one.expand(like.shape) for one in made])
-    return _Windowed(call, given, kept, compiled, told_out, grads[-1], trace)
+    return _Windowed(call, given, kept, compiled, told_out, grads[-1], found[-1])
 
 
 def watch_call(

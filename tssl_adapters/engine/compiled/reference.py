@@ -19,8 +19,11 @@ from tssl_adapters.engine.step.recursion import (
     Carried,
     Moment,
     charge,
+    current_after,
     fires,
     state_after,
+    state_from,
+    through_current,
     trace_after,
 )
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, Spec, looks_around
@@ -106,7 +109,8 @@ class Reference:
         if synapse is not None:
             grads_of_charge = adjoints.drive.view(given.steps, -1)
             if adjoints.leaked is not None:
-                grads_of_charge[-1] += adjoints.leaked.view(-1) * (1.0 + synapse.k)
+                leaked = adjoints.leaked.view(-1)
+                grads_of_charge[-1] = through_current(grads_of_charge[-1], leaked, synapse.k)
             grads_of_charge.copy_(current_back(grads_of_charge, synapse.k))
         if adjoints.chain is not None:
             rows = adjoints.chain.view(-1, given.neurons)
@@ -116,9 +120,7 @@ class Reference:
                 _write(rows[3], found.carried.grad_spike)
         _write(_flat(adjoints.through), found.carried.decayed_membrane)
         _write(_flat(adjoints.entering), found.entering(moment, linked=False))
-        _write(
-            _flat(adjoints.trace), None if grad_trace is None else grad_trace * (1.0 - 1.0 / tau_s)
-        )
+        _write(_flat(adjoints.trace), grad_trace)
         if adjoints.sums is not None:
             for row, total in zip(adjoints.sums.view(LEARNED, -1), found.sums, strict=True):
                 _write(row, total)
@@ -150,7 +152,7 @@ def charging(given: Given) -> Given:
         return given
     start, k, leaked = given.synapse
     charged = current(given.drive.view(given.steps, -1), start.view(-1), k)
-    leaked.view(-1).copy_(charged[-1] + k * charged[-1])
+    leaked.view(-1).copy_(current_after(charged[-1], k))
     return given._replace(drive=charged, synapse=None)
 
 
@@ -159,7 +161,7 @@ def current(drive: Tensor, start: Tensor, k: Value) -> Tensor:
     charged = []
     for x in drive.unbind(0):
         charged.append(start + x)
-        start = charged[-1] + k * charged[-1]
+        start = current_after(charged[-1], k)
     return torch.stack(charged)
 
 
@@ -167,7 +169,7 @@ def current_back(grad_out: Tensor, k: Value) -> Tensor:
     """:meth:`tssl_adapters.engine.compiled.kernels.Backend.current_back`."""
     grads = list(grad_out.unbind(0))
     for t in reversed(range(len(grads) - 1)):
-        grads[t] = grads[t] + grads[t + 1] + k * grads[t + 1]
+        grads[t] = through_current(grads[t], grads[t + 1], k)
     return torch.stack(grads)
 
 
@@ -177,7 +179,7 @@ def _moments(
     """Every step from the last to the first, and where the rule counts a neuron as active."""
     state, drive = given.state.view(-1), given.drive.view(given.steps, -1)
     if given.earlier:
-        state = state_after(neuron, state, fires(neuron, state), None)
+        state = state_from(neuron, state)
     dtype = working_dtype(drive)
     if spec.form.given_h:
         before = None if neuron.timing == "immediate" else fires(neuron, state)

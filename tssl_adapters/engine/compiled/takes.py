@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from tssl_adapters.engine.compiled.fused import Call
 from tssl_adapters.engine.compiled.kernels import Backend
 from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.step.spec import LEARNED, ROWS, Form, spec_of
-from tssl_adapters.neuron import Neuron, Value
+from tssl_adapters.neuron import Neuron, Value, plainly
 
 
 def why_not(plan: Plan) -> str | None:
@@ -25,7 +23,7 @@ def why_not(plan: Plan) -> str | None:
         return f"{type(plan.rule).__name__} has no compiled kernels"
     if plan.exposed or neuron.quantiser is not None:
         return "the neuron has states of other kinds"
-    if len(neuron.charge.raw) > ROWS - LEARNED or _plain(neuron.charge.formula) is None:
+    if len(neuron.charge.raw) > ROWS - LEARNED or plainly(neuron.charge.formula) is None:
         return "the neuron's charge has no plain formula"
     if neuron.reset.plain() is None:
         return "the neuron's reset has no plain formula"
@@ -106,8 +104,4 @@ def call_of(
     )
     reset = neuron.reset.plain()
     assert reset is not None
-    return Call(plan, spec_of(_plain(neuron.charge.formula), reset, form), sequence, backend, path)
-
-
-def _plain(formula: Any) -> Any:
-    return getattr(formula, "plain", None)
+    return Call(plan, spec_of(plainly(neuron.charge.formula), reset, form), sequence, backend, path)

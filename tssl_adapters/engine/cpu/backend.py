@@ -198,8 +198,6 @@ class CpuBackend:
             _own(adjoints.drive), _own(adjoints.chain), _own(adjoints.through),
             _own(adjoints.entering), _own(adjoints.trace), _own(adjoints.sums),
         )  # fmt: skip
-        if adjoints.trace is not None:
-            adjoints.trace.mul_(1.0 - 1.0 / given.tau_s)
 
     def forward_again(self, spec: Spec, numbers: Numbers) -> Again:
         loop, at, large = _forward_sequence(spec, 1.0, False), numbers.at, self.large

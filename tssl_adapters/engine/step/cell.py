@@ -28,9 +28,11 @@ from tssl_adapters.engine.step.recursion import (
     Carried,
     Moment,
     added,
+    current_after,
     fires,
     product,
     state_after,
+    state_from,
     trace_after,
 )
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, THRESHOLD, link_size
@@ -107,8 +109,8 @@ def linear_cell(neuron: Callable[[], Neuron], leak: Callable[[], Value] | None =
     Args:
         neuron: makes its record. It is made where it is written down, so that what its numbers are
             computed from is known.
-        leak: k of a synaptic current in front of it, i' = i[t-1] + x[t] and i[t] = i' + k i', which
-            is then its second state.
+        leak: k of a synaptic current in front of it (:func:`current_after`), which is then its
+            second state.
     """
 
     def drive(inputs: Tensors, states: Tensors) -> Tensor:
@@ -121,8 +123,7 @@ def linear_cell(neuron: Callable[[], Neuron], leak: Callable[[], Value] | None =
     def others(inputs: Tensors, states: Tensors, spike: Tensor) -> Tensors:
         if leak is None:
             return []
-        current = drive(inputs, states)
-        return [current + leak() * current]
+        return [current_after(drive(inputs, states), leak())]
 
     made = neuron()
     return Cell(
@@ -223,7 +224,7 @@ class _Written:
         neuron = _record(cell, writer, threshold)
         potential: Any = self.states[0]
         if from_h:
-            potential = state_after(neuron, potential, fires(neuron, potential), None)
+            potential = state_from(neuron, potential)
             self.states[0], states[0] = potential, writer.stand_in(potential)
         before = None if cell.timing == "immediate" else fires(neuron, potential)
         self.clears = (

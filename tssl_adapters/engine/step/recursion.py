@@ -108,6 +108,25 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
     return neuron.reset.apply(charged, due, neuron.threshold)
 
 
+def state_from(neuron: Neuron, charged: Tensor) -> Tensor:
+    """The state that a step handed on, from its h."""
+    if neuron.timing == "delayed":
+        return charged
+    return state_after(neuron, charged, fires(neuron, charged), None)
+
+
+def current_after(charged: Tensor, k: Value) -> Tensor:
+    """i[t] = i'[t] + k i'[t], where i'[t] = i[t-1] + x[t] is a synaptic current that charges the
+    membrane, and k = -dt/tau_syn.
+    """
+    return charged + operand(k, charged) * charged
+
+
+def through_current(own: Tensor, later: Tensor, k: Value) -> Tensor:
+    """The gradient of i'[t], from its own and that of i[t]. It is x[t]'s and i[t-1]'s, too."""
+    return own + later + operand(k, later) * later
+
+
 def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
     """a[t] = a[t-1] + (s[t] - a[t-1]) / tau_s; a[t-1] is 0 if ``trace`` is ``None``."""
     if tau_s == 1.0:
@@ -123,11 +142,13 @@ def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
 def through_psc(
     own: Tensor | None, later: Tensor | None, tau_s: float
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients with respect to a[t] and s[t], from those of the output and of a[t+1]."""
+    """The gradients with respect to a[t-1] and s[t], from that of the output, and of a[t] by what
+    comes later.
+    """
     if tau_s == 1.0:
-        return own, own
-    total = own if later is None else added(own, later * (1.0 - 1.0 / tau_s))
-    return total, None if total is None else total / tau_s
+        return None, own
+    total = added(own, later)
+    return (None, None) if total is None else (total * (1.0 - 1.0 / tau_s), total / tau_s)
 
 
 def _held(neuron: Neuron, moment: Moment) -> Tensor:

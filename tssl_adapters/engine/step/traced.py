@@ -18,8 +18,11 @@ from tssl_adapters.engine.step.recursion import (
     Moment,
     added,
     charge,
+    current_after,
     fires,
     state_after,
+    state_from,
+    through_current,
     through_psc,
     trace_after,
 )
@@ -68,7 +71,7 @@ def forward(spec: Spec, tau_s: float, traced: bool) -> Traced:
     with line.rounding():
         if spec.form.synapse:
             drive = _input(line, "current") + drive
-            outputs["current"] = drive + _input(line, NUMBERS[-1]) * drive
+            outputs["current"] = current_after(drive, _input(line, NUMBERS[-1]))
         before, charged = charge(neuron, _input(line, "potential"), drive)
         spike = fires(neuron, charged)
         outputs["charged"] = charged
@@ -134,7 +137,7 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
     state, drive = _input(line, "potential"), _input(line, "drive")
     with line.rounding():
         if back.earlier:
-            state = state_after(neuron, state, fires(neuron, state), None)
+            state = state_from(neuron, state)
         if form.given_h:
             before, charged = None if form.timing == "immediate" else fires(neuron, state), drive
         else:
@@ -181,8 +184,8 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
     around = 0.5 * (outside + _input(line, "grad_beside")) if back.around else None
     grad_drive = recorder.step(moment, active, signal, outside, last=last, around=around)
     if back.current:
-        later = _input(line, "grad_current")
-        grad_drive = grad_drive + later + _input(line, NUMBERS[-1]) * later
+        leaked = _input(line, "grad_current")
+        grad_drive = through_current(grad_drive, leaked, _input(line, NUMBERS[-1]))
     outputs["grad_drive"] = grad_drive
     outputs |= zip(LINK if rule.looks_ahead else LINK[:3], recorder.carried, strict=False)
     outputs["entering"] = recorder.entering(moment, linked=False)
@@ -195,23 +198,22 @@ def backward(spec: Spec, rule: Rule, back: Back, tau_s: float) -> Traced:
 
 @cache
 def current_step() -> Traced:
-    """A synaptic current: from i[t-1], the ``state``, and ``drive`` to i'[t] = i[t-1] + x[t], the
-    ``out``, and i[t] = i'[t] + k i'[t]. k is the first of the numbers.
+    """A synaptic current: from i[t-1], the ``state``, and ``drive`` to i'[t], the ``out``, and
+    i[t]. k is the first of the numbers.
     """
     line = Line()
-    k = line.input(NUMBERS[0])
     with line.rounding():
-        charged = line.input("state") + line.input("drive")
-        outputs = {"state": charged + k * charged, "out": charged}
-    return Traced(line, outputs)
+        charged = _input(line, "state") + _input(line, "drive")
+        after = current_after(charged, _input(line, NUMBERS[0]))
+    return Traced(line, {"state": after, "out": charged})
 
 
 @cache
 def current_step_back() -> Traced:
     """The adjoint of :func:`current_step`."""
     line = Line()
-    k, later = line.input(NUMBERS[0]), line.input("state")
-    total = line.input("grad_out") + later + k * later
+    own, later, k = (_input(line, name) for name in ("grad_out", "state", NUMBERS[0]))
+    total = through_current(own, later, k)
     return Traced(line, {"state": total, "grad_drive": total})
 
 

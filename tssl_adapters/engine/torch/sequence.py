@@ -197,8 +197,6 @@ class SequenceFunction(EngineFunction):
                 backward.step(moment, active, grad_spike, grad_state, last=at_end, around=mean)
             )
         backward.hand_back(ahead)
-        if grad_trace is not None:
-            grad_trace = grad_trace * (1.0 - 1.0 / plan.tau_s)
         return (
             None,
             None,
@@ -222,7 +220,7 @@ def spikes_of(out: Tensor, trace: Tensor | None, tau_s: float) -> Tensor:
 def arriving(
     grad_out: Tensor | None, steps: int, like: Tensor, tau_s: float, dtype: torch.dtype
 ) -> Iterable[tuple[Tensor | None, Tensor]]:
-    """The gradients with respect to a[t] (``None`` is zero) and s[t], from the last step back."""
+    """The gradients with respect to a[t-1] (``None`` is zero) and s[t], from the last step back."""
     grad_trace = None
     for t in reversed(range(steps)):
         own = None if grad_out is None else grad_out[t].to(dtype)

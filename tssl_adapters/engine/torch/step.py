@@ -36,12 +36,13 @@ from tssl_adapters.engine.step.recursion import (
     charge,
     fires,
     state_after,
+    state_from,
+    through_psc,
     trace_after,
 )
 from tssl_adapters.engine.step.spec import GAIN, LEARNED
 from tssl_adapters.engine.torch.bits import pack, unpack
 from tssl_adapters.engine.torch.sequence import activity, watches
-from tssl_adapters.neuron import Neuron
 
 
 class StepFunction(EngineFunction):
@@ -116,7 +117,7 @@ class StepFunction(EngineFunction):
     ) -> tuple[Tensor | None, ...]:
         plan, neuron, (drive, state, earlier, charged, known, active) = restore(ctx)
         if state is None:
-            state = _reset(neuron, earlier)
+            state = state_from(neuron, earlier)
         spike = fires(neuron, charged) if known is None else known.to(charged.dtype)
         before = None if neuron.timing == "immediate" else fires(neuron, state)
         moment = in_working_dtype(Moment(state, drive, before, charged, spike), neuron)
@@ -130,7 +131,8 @@ class StepFunction(EngineFunction):
         if grad_out is None:
             grad_out = torch.zeros_like(moment.charged)
         grad_out = cast(grad_out, dtype)
-        grad_spike = grad_out if plan.tau_s == 1.0 else grad_out / plan.tau_s
+        grad_trace, grad_spike = through_psc(grad_out, None, plan.tau_s)
+        assert grad_spike is not None
         if grad_fired is not None:
             grad_spike = grad_spike + grad_fired.to(dtype)
         if grad_state is not None:
@@ -152,7 +154,7 @@ class StepFunction(EngineFunction):
             None,
             cast(grad_drive, ctx.drive_dtype),
             reduced(backward.entering(moment, plan.linked), state),
-            None if ctx.trace is None else reduced(grad_out * (1.0 - 1.0 / plan.tau_s), ctx.trace),
+            None if ctx.trace is None else reduced(grad_trace, ctx.trace),
             None,
             *carried_out(backward, plan, moment.charged),
             *value_gradients(backward),
@@ -175,10 +177,3 @@ def watch(
     looks = plan.rule.looks_around and not position.stretch.settings.seen_around
     if looks and grad_state is not None and spike is not None:
         watch_potential(position, grad_state, spike)
-
-
-def _reset(neuron: Neuron, charged: Tensor) -> Tensor:
-    """The state that a step handed on."""
-    if neuron.timing == "delayed":
-        return charged
-    return state_after(neuron, charged, fires(neuron, charged), None)

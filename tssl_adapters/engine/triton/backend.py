@@ -111,7 +111,7 @@ class TritonBackend:
             adjoints.drive, adjoints.chain, adjoints.through, adjoints.entering,
             adjoints.trace, adjoints.sums,
             float(given.window), given.steps, given.neurons,
-            **_fixed(spec, given), STEP_BACK=step, TAU=given.tau_s, EACH=adjoints.stride > 0,
+            **_fixed(spec, given), STEP_BACK=step, EACH=adjoints.stride > 0,
             LINKS=link_rows(spec.form.timing, back.rule), BESIDE=beside,
         )  # fmt: skip
 

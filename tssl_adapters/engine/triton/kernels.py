@@ -106,7 +106,7 @@ def backward(
     grad_out, pace, grad_after, link_in,
     grad_drive, chain_out, mu_out, entering, grad_trace, sums,
     window, steps, neurons,
-    STEP: tl.constexpr, STEP_BACK: tl.constexpr, FORM: tl.constexpr, TAU: tl.constexpr,
+    STEP: tl.constexpr, STEP_BACK: tl.constexpr, FORM: tl.constexpr,
     EACH: tl.constexpr, LINKS: tl.constexpr, BESIDE: tl.constexpr,
     SPAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -181,7 +181,7 @@ def backward(
     if mu_out is not None:
         tl.store(mu_out + j, carried[2], mask=here)
     if grad_trace is not None:
-        tl.store(grad_trace + j, carried[GRAD_TRACE] * (1.0 - 1.0 / TAU), mask=here)
+        tl.store(grad_trace + j, carried[GRAD_TRACE], mask=here)
     if entering is not None:
         tl.store(entering + j, carried[ENTERING], mask=here)
     if sums is not None:
