@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
+from tssl_adapters.elementwise import operand
 from tssl_adapters.engine.call.plan import Plan, Values, h_determines_state
 from tssl_adapters.engine.call.settings import Settings
 from tssl_adapters.engine.call.state import (
@@ -175,7 +176,7 @@ def attach(
         ran = _by_torch(plan, values, drive, state, trace, earlier, link, sequence, keeps)
     if incoming is not None and ran.leaked is None:
         charging = drive if keep_states or not sequence else drive[-1]
-        ran = ran._replace(leaked=current_after(charging, incoming.k))
+        ran = ran._replace(leaked=current_after(charging, operand(incoming.k, charging)))
     return _handed_on(settings, plan, ran, trace, len(drive) if sequence else None, reset)
 
 

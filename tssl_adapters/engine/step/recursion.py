@@ -119,12 +119,12 @@ def current_after(charged: Tensor, k: Value) -> Tensor:
     """i[t] = i'[t] + k i'[t], where i'[t] = i[t-1] + x[t] is a synaptic current that charges the
     membrane, and k = -dt/tau_syn.
     """
-    return charged + operand(k, charged) * charged
+    return charged + k * charged
 
 
 def through_current(own: Tensor, later: Tensor, k: Value) -> Tensor:
     """The gradient of i'[t], from its own and that of i[t]. It is x[t]'s and i[t-1]'s, too."""
-    return own + later + operand(k, later) * later
+    return own + later + k * later
 
 
 def trace_after(trace: Tensor | None, spike: Tensor, tau_s: float) -> Tensor:
