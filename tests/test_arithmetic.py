@@ -27,13 +27,12 @@ from tssl_adapters.arithmetic import (
     plus,
     where,
 )
-from tssl_adapters.engine.cpu import backward, loops, row
+from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu import compile as compiling
-from tssl_adapters.engine.cpu.emit import SIZES, Lanes
 from tssl_adapters.engine.cpu.function import RANGE, Function
 from tssl_adapters.engine.step.spec import Form, spec_of
 from tssl_adapters.engine.step.traced import Back, Traced
-from tssl_adapters.resets import Subtract, ToValue, _by_subtraction, _to_value
+from tssl_adapters.resets import Subtract, ToValue, _to_value, reset_by_subtraction
 
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b + 1.0,
@@ -78,7 +77,8 @@ def compiled(function: Callable[[Any, Any], Any], a: Tensor, b: Tensor) -> Tenso
     line = Line()
     found = Traced(line, {"out": function(line.input("drive"), line.input("state"))})
     name = f"test{next(_names)}"
-    made = Function(name, loops.CURRENT, str(a.dtype).removeprefix("torch."), False)
+    parameters = (*RANGE, *loops.CurrentPlaces._fields)
+    made = Function(name, parameters, str(a.dtype).removeprefix("torch."), False, 128)
     call = made.row(found, ["out"])
     count = made.code.get("sub i64 %last, %first")
     places = {name: made.at(f"%{name}", "%first") for name in ("drive", "state", "out")}
@@ -204,23 +204,22 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("triple", TARGETS)
-def test_loops_compile_for_other_machines(triple: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_compile_for_other_machines(triple: str) -> None:
     """To object code; whether that is right, each process finds out before it is used."""
-    monkeypatch.setattr(row, "lanes", lambda kind: Lanes(kind, 32 // SIZES[kind]))
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(triple).create_target_machine(opt=3, jit=True)
     form = Form("float32", False, 1, "delayed", True, True)
-    spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(_by_subtraction), form)
+    spec = spec_of(lambda v, x, beta: beta * v + x, Subtract(reset_by_subtraction), form)
     hard = spec_of(
         lambda v, x: v + x, ToValue(0.0, _to_value), form._replace(raw=0, dtype="float64")
     )
     back = a_sequence_back(traced=True, trace="after")
     for source in (
-        loops.forward_sequence("f", spec, 3.0, True),
-        backward.backward_sequence("b", spec, rules.TSSLBP(), back, 3.0, frozenset()),
-        loops.forward_step("s", hard, 1.0, False, True, None),
-        backward.backward_sequence("d", hard, rules.SmoothTSSLBP(), back, 3.0, frozenset()),
+        loops.forward_sequence("f", spec, 3.0, True, 128),
+        backward.backward_sequence("b", spec, rules.TSSLBP(), back, 3.0, frozenset(), 128),
+        loops.forward_step("s", hard, 1.0, False, True, None, 128),
+        backward.backward_sequence("d", hard, rules.SmoothTSSLBP(), back, 3.0, frozenset(), 128),
     ):
         module = compiling.optimised(source.text, machine)
         assert len(machine.emit_object(module)) > 500
@@ -229,10 +228,10 @@ def test_loops_compile_for_other_machines(triple: str, monkeypatch: pytest.Monke
 
 def test_a_loop_with_more_parameters_than_a_call_holds_is_not_compiled() -> None:
     names = (*RANGE, *(f"p{k}" for k in range(compiling.MOST - len(RANGE))))
-    run = compiling.compiled(Function("most", names, "float32", False).source())
+    run = compiling.compiled(Function("most", names, "float32", False, 128).source())
     assert run(*range(len(names))) is None
     with pytest.raises(ValueError, match=f"257 parameters, more than {compiling.MOST}"):
-        compiling.compiled(Function("more", (*names, "last one"), "float32", False).source())
+        compiling.compiled(Function("more", (*names, "last one"), "float32", False, 128).source())
 
 
 def test_nothing_compiled_is_written_to_a_disk(

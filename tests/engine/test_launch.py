@@ -18,6 +18,7 @@ from tssl_adapters.engine.call.plan import Plan
 from tssl_adapters.engine.compiled import fused, kernels, launch
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError
 from tssl_adapters.engine.cpu import backend as cpu
+from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.engine.step.spec import BackForm
 from tssl_adapters.errors import EngineWarning
@@ -66,39 +67,45 @@ def wider(spec: Any, rule: TSSLBP, *rest: Any) -> Any:
     return spec, replace(rule, fallback_width=2.0 * rule.fallback_width), *rest
 
 
-def broken(name: str, change: Any) -> Any:
+def instead(of: Any, made: Any) -> Any:
+    """Have the CPU backend make other loops of one kind: ``made`` is given its way to make them."""
+    right = cpu._made
+
+    def make(which: Any, *variant: Any) -> Any:
+        if which is not of:
+            return right(which, *variant)
+        return made(lambda *variant: right(of, *variant), *variant)
+
+    return make
+
+
+def broken(change: Any) -> Any:
     """A compiled loop of another variant than the one that is asked for."""
-    right = getattr(cpu, name)
-    return lambda *variant: right(*change(*variant))
+    return lambda right, *variant: right(*change(*variant))
 
 
-def unfinished(name: str) -> Any:
+def unfinished(right: Any, *variant: Any) -> Any:
     """A compiled loop that leaves out half of the neurons."""
-    right = getattr(cpu, name)
-
-    def made(*variant: Any) -> Any:
-        loop = right(*variant)
-        return lambda first, last, *rest: loop(first, last // 2, *rest)
-
-    return made
+    loop = right(*variant)
+    return lambda first, last, *rest: loop(first, last // 2, *rest)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "called"),
+    ("kind", "change", "called"),
     [
-        ("_forward_sequence", slower, "forward"),
-        ("_backward_sequence", steeper, "backward"),
-        ("_backward_sequence", wider, "backward"),
-        ("_current", None, "current"),
-        ("_current_back", None, "current_back"),
+        (loops.forward_sequence, slower, "forward"),
+        (backward.backward_sequence, steeper, "backward"),
+        (backward.backward_sequence, wider, "backward"),
+        (loops.current, None, "current"),
+        (loops.current_back, None, "current_back"),
     ],
 )
 def test_torch_takes_the_place_of_a_loop_that_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, name: str, change: Any, called: str
+    monkeypatch: pytest.MonkeyPatch, kind: Any, change: Any, called: str
 ) -> None:
     expected = by_torch(3.0)
-    made = unfinished(name) if change is None else broken(name, change)
-    monkeypatch.setattr(cpu, name, made)
+    made = unfinished if change is None else broken(change)
+    monkeypatch.setattr(cpu, "_made", instead(kind, made))
     layer = a_layer(3.0)
     with pytest.warns(EngineWarning, match=f"layer '0': .* the compiled {called} pass") as told:
         found = gradient(layer)
@@ -126,14 +133,15 @@ def test_values_of_a_loop_that_are_wrong_make_no_other_neuron(
 
 
 @pytest.mark.parametrize(
-    ("name", "called"), [("_forward_sequence", "forward"), ("_backward_sequence", "backward")]
+    ("kind", "called"),
+    [(loops.forward_sequence, "forward"), (backward.backward_sequence, "backward")],
 )
 def test_what_only_large_sequences_run_is_tried_too(
-    monkeypatch: pytest.MonkeyPatch, name: str, called: str
+    monkeypatch: pytest.MonkeyPatch, kind: Any, called: str
 ) -> None:
-    right, expected = getattr(cpu, name), by_torch()
+    expected = by_torch()
 
-    def made(*variant: Any) -> Any:
+    def made(right: Any, *variant: Any) -> Any:
         loop = right(*variant)
 
         def run(first: int, last: int, steps: int, neurons: int, large: int, *rest: int) -> None:
@@ -141,22 +149,22 @@ def test_what_only_large_sequences_run_is_tried_too(
 
         return run
 
-    monkeypatch.setattr(cpu, name, made)
+    monkeypatch.setattr(cpu, "_made", instead(kind, made))
     with pytest.warns(EngineWarning, match=f"layer '0': .* the compiled {called} pass"):
         found = gradient(a_layer())
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["_forward_sequence", "_backward_sequence"])
+@pytest.mark.parametrize("kind", [loops.forward_sequence, backward.backward_sequence])
 def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("no compiler")
 
     expected = by_torch()
-    monkeypatch.setattr(cpu, name, fails)
+    monkeypatch.setattr(cpu, "_made", instead(kind, fails))
     with pytest.warns(EngineWarning, match=r"cannot be run \(RuntimeError: no compiler\)"):
         found = gradient(a_layer())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -173,7 +181,8 @@ def test_steps_go_on_where_a_backward_loop_is_wrong(
     found = []
     for engine in ("torch", "cpu"):
         if engine == "cpu":
-            monkeypatch.setattr(cpu, "_backward_step", broken("_backward_step", steeper))
+            made = instead(backward.backward_step, broken(steeper))
+            monkeypatch.setattr(cpu, "_made", made)
         layer = neuron.ParametricLIFNode(v_reset=None)
         tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule=TSSLBP())
         given = (2.0 * x).requires_grad_()

@@ -54,10 +54,24 @@ def passed(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
     return [out.detach(), *(s.detach() for s in (*state, *kept)), *grads]
 
 
+@pytest.fixture(params=[128, 256, 512])
+def vectors(request: pytest.FixtureRequest, on_two_threads: pytest.MonkeyPatch) -> Iterator[None]:
+    """Loops for machines with vectors of so many bits, which LLVM splits where this one has
+    narrower ones.
+    """
+    on_two_threads.setattr(backend, "vector_bits", lambda: request.param)
+    caches = backend._made, backend._backward_loop
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_is_written_past_the_caches(
-    on_two_threads: pytest.MonkeyPatch, name: str, size: str
+    on_two_threads: pytest.MonkeyPatch, vectors: None, name: str, size: str
 ) -> None:
     which = [*LAYERS].index(name) + [*SIZES].index(size)
     dtype, tau_s = [(torch.float32, 1.0), (torch.float64, 3.0), (torch.float32, 3.0)][which % 3]

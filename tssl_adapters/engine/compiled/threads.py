@@ -12,8 +12,8 @@ import torch
 
 LEAST = 2**16
 """The least number of values per thread: with fewer, waking it costs more than it saves."""
-LINE = 64
-"""Ranges are multiples of it, so that no two threads write to the same cache line."""
+TOGETHER = 64
+"""Ranges are multiples of so many neurons, so that no two threads write to the same cache line."""
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +33,7 @@ def over(loop: Callable[..., None], steps: int, neurons: int, *rest: Any) -> Non
     if threads < 2:
         loop(0, neurons, steps, neurons, *rest)
         return
-    each = -(-neurons // threads // LINE) * LINE
+    each = -(-neurons // threads // TOGETHER) * TOGETHER
     starts = range(each, neurons, each)
     pool = _pool(torch.get_num_threads() - 1)
     others = [

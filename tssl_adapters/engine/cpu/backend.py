@@ -24,12 +24,12 @@ from tssl_adapters.engine.compiled.kernels import (
 )
 from tssl_adapters.engine.compiled.threads import over
 from tssl_adapters.engine.cpu import backward, loops
-from tssl_adapters.engine.cpu.compile import compiled
+from tssl_adapters.engine.cpu.backward import BackwardPlaces
+from tssl_adapters.engine.cpu.compile import compiled, vector_bits
 from tssl_adapters.engine.cpu.function import LARGE, RANGE, Source
+from tssl_adapters.engine.cpu.loops import CurrentBackPlaces, CurrentPlaces, ForwardPlaces
 from tssl_adapters.engine.step.spec import ROWS, Spec, link_rows
-from tssl_adapters.engine.step.traced import Back
 from tssl_adapters.neuron import Value
-from tssl_adapters.rules import Rule
 
 LARGEST_BLOCK = 256
 """The most neurons that the backward pass holds at once: few enough that the next step's reads can
@@ -49,39 +49,9 @@ def _name() -> str:
 
 
 @cache
-def _forward_step(
-    spec: Spec, tau_s: float, traced: bool, keeps_h: bool, gate: float | None
-) -> Callable[..., None]:
-    return compiled(loops.forward_step(_name(), spec, tau_s, traced, keeps_h, gate))
-
-
-@cache
-def _forward_sequence(spec: Spec, tau_s: float, keep: bool) -> Callable[..., None]:
-    return compiled(loops.forward_sequence(_name(), spec, tau_s, keep))
-
-
-@cache
-def _backward_step(
-    spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: frozenset[str]
-) -> Callable[..., None]:
-    return compiled(backward.backward_step(_name(), spec, rule, back, tau_s, unwanted))
-
-
-@cache
-def _backward_sequence(
-    spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: frozenset[str]
-) -> Callable[..., None]:
-    return compiled(backward.backward_sequence(_name(), spec, rule, back, tau_s, unwanted))
-
-
-@cache
-def _current(dtype: str) -> Callable[..., None]:
-    return compiled(loops.current(_name(), dtype))
-
-
-@cache
-def _current_back(dtype: str) -> Callable[..., None]:
-    return compiled(loops.current_back(_name(), dtype))
+def _made(make: Callable[..., Source], *form: Any) -> Callable[..., None]:
+    """A loop, compiled. ``form``: what its source is made for."""
+    return compiled(make(_name(), *form, vector_bits()))
 
 
 _rows: dict[Any, RowLoop] = {}
@@ -162,16 +132,26 @@ class CpuBackend:
         if gate is not None:
             bits = given.drive.new_empty(-(-n // 8), dtype=torch.uint8)
         if given.steps == 1:
-            loop = _forward_step(spec, given.tau_s, given.trace is not None, keeps_h, gate)
+            traced = given.trace is not None
+            loop = _made(loops.forward_step, spec, given.tau_s, traced, keeps_h, gate)
         else:
-            loop = _forward_sequence(spec, given.tau_s, keep)
+            loop = _made(loops.forward_sequence, spec, given.tau_s, keep)
         current, leaked = _synapse_at(given, dtype)
-        over(
-            loop, given.steps, n, self.large,
-            _at(given.drive, dtype, given.steps * n), _at(given.state, dtype, n),
-            _at(given.trace, dtype, n), _numbers_at(spec, given),
-            _own(out), _own(after), _own(charged), _own(bits), _own(due), current, leaked,
-        )  # fmt: skip
+        places = ForwardPlaces(
+            large=self.large,
+            drive=_at(given.drive, dtype, given.steps * n),
+            state=_at(given.state, dtype, n),
+            values=_numbers_at(spec, given),
+            out=_own(out),
+            after=_own(after),
+            trace=_at(given.trace, dtype, n),
+            charged=_own(charged),
+            bits=_own(bits),
+            due=_own(due),
+            current=current,
+            leaked=leaked,
+        )
+        over(loop, given.steps, n, *places)
         return bits
 
     def backward(
@@ -184,29 +164,42 @@ class CpuBackend:
         spec, n, steps = variant.spec, given.neurons, given.steps
         dtype, rows = _DTYPES[spec.form.dtype], link_rows(spec.form.timing, variant.back.rule)
         window = _few([given.window], dtype)
-        over(
-            _backward_loop(variant), steps, n,
-            self.large, _block(steps), adjoints.pace, adjoints.stride,
-            window.buffer_info()[0],
-            _at(given.drive, dtype, steps * n), _at(given.state, dtype, n),
-            _synapse_at(given, dtype)[0],
-            _at(given.trace, dtype, n), _at(kept, torch.uint8, -(-n // 8)),
-            _at(given.fired, dtype, n), _numbers_at(spec, given),
-            _at(adjoints.out, dtype, steps * n if adjoints.pace else n),
-            _at(adjoints.after, dtype, steps * n if adjoints.stride else n),
-            _at(adjoints.link, dtype, rows * n), _at(adjoints.leaked, dtype, n),
-            _own(adjoints.drive), _own(adjoints.chain), _own(adjoints.through),
-            _own(adjoints.entering), _own(adjoints.trace), _own(adjoints.sums),
-        )  # fmt: skip
+        places = BackwardPlaces(
+            large=self.large,
+            block=_block(steps),
+            window=window.buffer_info()[0],
+            drive=_at(given.drive, dtype, steps * n),
+            state=_at(given.state, dtype, n),
+            values=_numbers_at(spec, given),
+            grad_drive=_own(adjoints.drive),
+            current=_synapse_at(given, dtype)[0],
+            trace=_at(given.trace, dtype, n),
+            bits=_at(kept, torch.uint8, -(-n // 8)),
+            fired=_at(given.fired, dtype, n),
+            pace=adjoints.pace,
+            grad_out=_at(adjoints.out, dtype, steps * n if adjoints.pace else n),
+            stride=adjoints.stride,
+            grad_after=_at(adjoints.after, dtype, steps * n if adjoints.stride else n),
+            link=_at(adjoints.link, dtype, rows * n),
+            grad_current=_at(adjoints.leaked, dtype, n),
+            chain=_own(adjoints.chain),
+            through=_own(adjoints.through),
+            entering=_own(adjoints.entering),
+            grad_trace=_own(adjoints.trace),
+            sums=_own(adjoints.sums),
+        )
+        over(_backward_loop(variant), steps, n, *places)
 
     def forward_again(self, spec: Spec, numbers: Numbers) -> Again:
-        loop, at, large = _forward_sequence(spec, 1.0, False), numbers.at, self.large
+        loop, at, large = _made(loops.forward_sequence, spec, 1.0, False), numbers.at, self.large
 
         def run(steps: int, neurons: int, window: float, tensors: Sequence[Tensor | None]) -> None:
             _look(tensors, steps, neurons)
             drive, state, current, out, after, leaked = map(_own, tensors)
-            places = drive, state, 0, at, out, after, 0, 0, 0, current, leaked
-            over(loop, steps, neurons, large, *places)
+            places = ForwardPlaces(
+                large, drive, state, at, out, after, current=current, leaked=leaked
+            )
+            over(loop, steps, neurons, *places)
 
         return run
 
@@ -218,12 +211,27 @@ class CpuBackend:
             _look(tensors, steps, neurons)
             drive, state, current, *rest = map(_own, tensors)
             out, after, link, leaked, *rooms = rest
-            memory = known.of(window)
-            over(
-                loop, steps, neurons, large, _block(steps), neurons if paced else 0, 0,
-                memory.buffer_info()[0], drive, state, current, 0, 0, 0, at,
-                out, after, link, leaked, *rooms, 0, 0,
-            )  # fmt: skip
+            grad_drive, chain, through, entering = rooms
+            memory = known.of(window)  # held until the loop has run
+            places = BackwardPlaces(
+                large,
+                _block(steps),
+                memory.buffer_info()[0],
+                drive,
+                state,
+                at,
+                grad_drive,
+                current=current,
+                pace=neurons if paced else 0,
+                grad_out=out,
+                grad_after=after,
+                link=link,
+                grad_current=leaked,
+                chain=chain,
+                through=through,
+                entering=entering,
+            )
+            over(loop, steps, neurons, *places)
 
         return run
 
@@ -241,26 +249,33 @@ class CpuBackend:
         places = tuple((name, symbol.place) for name, symbol in outputs.items())
         key = (tuple(line.operations), places, tuple(numbers), dtype, gate)
         if key not in _rows:
-            source = loops.row_over_all(_name(), line, outputs, numbers, _NAMES[dtype], gate)
+            source = loops.row_over_all(
+                _name(), line, outputs, numbers, _NAMES[dtype], gate, vector_bits()
+            )
             _rows[key] = _RowLoop(source, dtype)
         return _rows[key]
 
     def current(self, drive: Tensor, start: Tensor, k: float) -> Tensor:
         out, dtype, (steps, n) = torch.empty_like(drive), drive.dtype, _size(drive)
         number = _few([k], dtype)
-        over(
-            _current(_NAMES[dtype]), steps, n, number.buffer_info()[0],
-            _at(drive, dtype, steps * n), _at(start, dtype, n), _own(out),
-        )  # fmt: skip
+        places = CurrentPlaces(
+            values=number.buffer_info()[0],
+            drive=_at(drive, dtype, steps * n),
+            state=_at(start, dtype, n),
+            out=_own(out),
+        )
+        over(_made(loops.current, _NAMES[dtype]), steps, n, *places)
         return out
 
     def current_back(self, grad_out: Tensor, k: float) -> Tensor:
         found, dtype, (steps, n) = torch.empty_like(grad_out), grad_out.dtype, _size(grad_out)
         number = _few([k], dtype)
-        over(
-            _current_back(_NAMES[dtype]), steps, n, number.buffer_info()[0],
-            _at(grad_out, dtype, steps * n), _own(found),
-        )  # fmt: skip
+        places = CurrentBackPlaces(
+            values=number.buffer_info()[0],
+            grad_out=_at(grad_out, dtype, steps * n),
+            grad_drive=_own(found),
+        )
+        over(_made(loops.current_back, _NAMES[dtype]), steps, n, *places)
         return found
 
 
@@ -302,9 +317,9 @@ def _block(steps: int) -> int:
 
 @cache
 def _backward_loop(variant: Variant) -> Callable[..., None]:
-    made = _backward_step if variant.single else _backward_sequence
+    make = backward.backward_step if variant.single else backward.backward_sequence
     spec, rule = variant.spec, variant.back.rule
-    return made(spec, rule, variant.form, variant.tau_s, variant.unwanted)
+    return _made(make, spec, rule, variant.form, variant.tau_s, variant.unwanted)
 
 
 def _at(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:

@@ -7,30 +7,86 @@ from __future__ import annotations
 
 from collections.abc import Set
 from functools import partial
+from typing import NamedTuple
 
 from tssl_adapters.engine.cpu.emit import SIZES, Code
 from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, RANGE, Function, Source
-from tssl_adapters.engine.cpu.row import LINE
+from tssl_adapters.engine.cpu.row import CACHE_LINE
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import CARRIED, LINK, SUMS, Back, backward, forward
 from tssl_adapters.neuron import Timing
 from tssl_adapters.rules import Rule
 
-BACKWARD = (
-    *(*RANGE, "large", "block", "pace", "stride", "window"),
-    *("drive", "state", "current", "trace", "bits", "fired", "values"),
-    *("grad_out", "grad_after", "link", "grad_current"),
-    *("grad_drive", "chain", "through", "entering", "grad_trace", "sums"),
-)
+
+class BackwardPlaces(NamedTuple):
+    """The addresses of what a backward loop reads and writes; 0 for what a variant does not need.
+    They are laid out as :class:`tssl_adapters.engine.compiled.kernels.Adjoints` says.
+
+    Attributes:
+        large: no address: from how many bytes on a sequence is written past the caches.
+        block: no address: how many neurons are gone through at a time.
+        window: the number of time steps of the window, a float.
+        drive: the drive ``[T, N]``, or h of a step that kept it.
+        state: the incoming potential ``[N]``.
+        values: the neuron's numbers.
+        grad_drive: gradient of the drive ``[T, N]``.
+        current: the incoming synaptic current ``[N]``.
+        trace: the incoming trace ``[N]``; zero if there is none.
+        bits: which traces of a step reach a gate, eight to a byte.
+        fired: 1 where a neuron fires in the window ``[N]``.
+        pace: no address: the stride of ``grad_out`` over time, 0 for one row.
+        grad_out: gradient of the output.
+        stride: no address: that of ``grad_after``, 0 for the last step's.
+        grad_after: gradient of the potential.
+        link: what comes back from the next call, a row each.
+        grad_current: gradient of the synaptic current after the last step ``[N]``.
+        chain: what goes back to the previous call, a row each.
+        through: F_v mu ``[N]``.
+        entering: gradient of the incoming potential ``[N]``.
+        grad_trace: gradient of the incoming trace ``[N]``.
+        sums: gradients of the neuron's numbers ``[5, N]``.
+    """
+
+    large: int
+    block: int
+    window: int
+    drive: int
+    state: int
+    values: int
+    grad_drive: int
+    current: int = 0
+    trace: int = 0
+    bits: int = 0
+    fired: int = 0
+    pace: int = 0
+    grad_out: int = 0
+    stride: int = 0
+    grad_after: int = 0
+    link: int = 0
+    grad_current: int = 0
+    chain: int = 0
+    through: int = 0
+    entering: int = 0
+    grad_trace: int = 0
+    sums: int = 0
+
+
+BACKWARD = (*RANGE, *BackwardPlaces._fields)
 _HANDED = (0, 1, 3)
 """Rows that are stored in the link's memory; the other one may be stored elsewhere."""
 
 
 def backward_step(
-    name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
+    name: str,
+    spec: Spec,
+    rule: Rule,
+    back: Back,
+    tau_s: float,
+    unwanted: Set[str],
+    vector_bits: int,
 ) -> Source:
     """One backward step, without the unwanted results."""
-    function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
+    function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense, vector_bits)
     line = backward(spec, rule, back, tau_s)
     step = function.row(line, [target for target in line.outputs if target not in unwanted])
     code, start = function.code, "%first"
@@ -68,23 +124,36 @@ def backward_step(
 
 
 def backward_sequence(
-    name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
+    name: str,
+    spec: Spec,
+    rule: Rule,
+    back: Back,
+    tau_s: float,
+    unwanted: Set[str],
+    vector_bits: int,
 ) -> Source:
     """A whole sequence backward, without the unwanted results. For each block, the forward pass is
-    recomputed first; h is kept if it replaces the drive, as it does behind a synapse.
+    recomputed first; it keeps h in the place of the drive, unless there is a trace or a number
+    learns, where the line takes the drive.
     """
-    return _Sequence(name, spec, rule, back, tau_s, unwanted).source()
+    function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense, vector_bits)
+    return _Sequence(function, spec, rule, back, tau_s, unwanted).source()
 
 
 class _Sequence:
     """The parts of :func:`backward_sequence`, in the order in which they run."""
 
     def __init__(
-        self, name: str, spec: Spec, rule: Rule, back: Back, tau_s: float, unwanted: Set[str]
+        self,
+        function: Function,
+        spec: Spec,
+        rule: Rule,
+        back: Back,
+        tau_s: float,
+        unwanted: Set[str],
     ) -> None:
         self.spec, self.back = spec, back
-        self.function = function = Function(name, BACKWARD, spec.form.dtype, spec.form.dense)
-        self.code = function.code
+        self.function, self.code = function, function.code
         self.psc, self.synapse = spec.form.psc, spec.form.synapse
         self.given_h = not (self.psc or back.learns)
         line = backward(spec.given_h if self.given_h else spec, rule, back, tau_s)
@@ -110,7 +179,7 @@ class _Sequence:
         """The whole module."""
         function, code = self.function, self.code
         room = self._take_memory()
-        self.far = function.far("%grad_drive")
+        self.far = function.goes_far("%grad_drive")
         self.ahead = function.least("%steps", str(AHEAD))
         with code.counting("%first", "%last", "%block") as start:
             count = function.rest(start, "%block")
@@ -134,7 +203,9 @@ class _Sequence:
             rows = code.get(f"add i64 {rows}, {history}")
         values = code.get(f"mul i64 {rows}, %block")
         size = code.get(f"mul i64 {values}, {SIZES[function.kind]}")
-        taken = code.get(f"call ptr @PyMem_RawMalloc(i64 {code.get(f'add i64 {size}, {LINE}')})")
+        taken = code.get(
+            f"call ptr @PyMem_RawMalloc(i64 {code.get(f'add i64 {size}, {CACHE_LINE}')})"
+        )
         self.potentials = room = function.aligned(taken)
         held = code.get(f"mul i64 {history}, %block")
         self.others = self.none = function.at(room, held if self.moves else "%block")
@@ -185,11 +256,11 @@ class _Sequence:
                 places |= {"trace": now, "to.trace": then}
             places |= {"drive": function.step_of("%drive", t, start)}
             after = code.get(f"add i64 {t}, {self.ahead}")
-            past = code.get(f"sub i64 {after}, {end}")
-            last = code.get(f"sub i64 {code.get('sub i64 %steps, 1')}, {past}")
+            beyond = code.get(f"sub i64 {after}, {end}")
+            last = code.get(f"sub i64 {code.get('sub i64 %steps, 1')}, {beyond}")
             there = function.step_of("%grad_out", last, start, "%pace")
             here = function.step_of("%drive", after, start)
-            places["ahead"] = self._ahead(past, here, there)
+            places["ahead"] = self._ahead(beyond, here, there)
             self.again(count, numbers | places)
         if self.synapse:
             function.copy_given(self.outgoing, "%grad_current", start, count)
@@ -219,16 +290,16 @@ class _Sequence:
             for name, place in self.at.items():
                 places |= {name: place, f"to.{name}": place}
             earlier = code.get(f"sub i64 {t}, {self.ahead}")
-            past = code.get(f"sub i64 -1, {earlier}")
-            there = function.step_of("%drive", past, code.get(f"add i64 {start}, %block"))
+            beyond = code.get(f"sub i64 -1, {earlier}")
+            there = function.step_of("%drive", beyond, code.get(f"add i64 {start}, %block"))
             here = function.step_of("%grad_out", earlier, start, "%pace")
-            places = numbers | places | {"ahead": self._ahead(past, here, there)}
+            places = numbers | places | {"ahead": self._ahead(beyond, here, there)}
             step = partial(self.past, count, places), partial(self.near, count, places)
             function.either(self.far, *step)
 
-    def _ahead(self, past: str, here: str, there: str) -> str:
-        """What is read some steps later: ``here``, or ``there`` if that is ``past`` the pass."""
-        inside = self.code.get(f"icmp slt i64 {past}, 0")
+    def _ahead(self, beyond: str, here: str, there: str) -> str:
+        """What is read some steps later: ``here``, or ``there`` if that is ``beyond`` the pass."""
+        inside = self.code.get(f"icmp slt i64 {beyond}, 0")
         return self.code.get(f"select i1 {inside}, ptr {here}, ptr {there}")
 
     def _hand_back(self, start: str, count: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from llvmlite import binding
 
-from tssl_adapters.engine.cpu.emit import features
 from tssl_adapters.engine.cpu.function import Source
 
 SMALL = 2**16
@@ -87,13 +86,28 @@ done:
 
 
 @cache
+def _features() -> Any:
+    """What instructions this machine has, as llvmlite says it; none where LLVM does not know."""
+    try:
+        return binding.get_host_cpu_features()
+    except RuntimeError:
+        return binding.FeatureMap()
+
+
+@cache
+def vector_bits() -> int:
+    """The size of this machine's vectors."""
+    return 512 if _features().get("avx512f") else 256 if _features().get("avx") else 128
+
+
+@cache
 def _machine() -> binding.TargetMachine:
     """This machine as an LLVM target."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     target = binding.Target.from_triple(binding.get_process_triple())
     return target.create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=features().flatten(), opt=3, jit=True
+        cpu=binding.get_host_cpu_name(), features=_features().flatten(), opt=3, jit=True
     )
 
 

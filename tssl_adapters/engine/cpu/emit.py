@@ -6,10 +6,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, NamedTuple
-
-from llvmlite import binding
+from typing import NamedTuple
 
 from tssl_adapters.arithmetic import Operation
 
@@ -59,19 +56,8 @@ class Lanes(NamedTuple):
         return self.width * SIZES[self.kind]
 
 
-@cache
-def features() -> Any:
-    """What instructions this machine has, as llvmlite says it; none where LLVM does not know."""
-    try:
-        return binding.get_host_cpu_features()
-    except RuntimeError:
-        return binding.FeatureMap()
-
-
-@cache
-def lanes(kind: str) -> Lanes:
-    """What a row computes at once on this machine."""
-    bits = 512 if features().get("avx512f") else 256 if features().get("avx") else 128
+def lanes(kind: str, bits: int) -> Lanes:
+    """What a row computes at once on a machine whose vectors have so many bits."""
     return Lanes(kind, INTERLEAVED * bits // (8 * SIZES[kind]))
 
 

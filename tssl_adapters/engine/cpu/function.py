@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from tssl_adapters.engine.cpu.emit import SIZES, TYPES, Code, constant
-from tssl_adapters.engine.cpu.row import LINE, Row, module, row
+from tssl_adapters.engine.cpu.emit import SIZES, TYPES, Code, constant, lanes
+from tssl_adapters.engine.cpu.row import CACHE_LINE, Row, module, row
 from tssl_adapters.engine.step.traced import NUMBERS, Traced
 
 RANGE = ("first", "last", "steps", "neurons")
@@ -48,12 +48,23 @@ Call: TypeAlias = Callable[[str, Mapping[str, str]], None]
 
 
 class Function:
-    """A function that calls rows."""
+    """A function that calls rows.
 
-    def __init__(self, name: str, parameters: Sequence[str], dtype: str, dense: bool) -> None:
+    Args:
+        name: its name.
+        parameters: their names.
+        dtype: ``"float32"`` or ``"float64"``.
+        dense: whether each neuron has its own numbers.
+        bits: the size of the machine's vectors.
+    """
+
+    def __init__(
+        self, name: str, parameters: Sequence[str], dtype: str, dense: bool, bits: int
+    ) -> None:
         self.name = name
         self.parameters = tuple(parameters)
         self.kind = TYPES[dtype]
+        self.lanes = lanes(self.kind, bits)
         self.code = Code()
         self.dense = dense
         self.rows: list[Row] = []
@@ -81,7 +92,7 @@ class Function:
         name = f"{self.name}.row{len(self.rows)}"
         outputs = {target: traced.outputs[target] for target in targets}
         outputs |= {copy: traced.outputs[target] for target, copy in (copies or {}).items()}
-        return self.add(row(name, traced.line, outputs, self.common, self.kind, ahead, far))
+        return self.add(row(name, traced.line, outputs, self.common, self.lanes, ahead, far))
 
     def add(self, made: Row) -> Call:
         """Add a row; returns what :meth:`row` does."""
@@ -124,7 +135,7 @@ class Function:
             places = f"ptr {target}, ptr {source}"
             self.code.do(f"call void @llvm.memcpy.p0.p0.i64({places}, i64 {size}, i1 0)")
 
-    def far(self, base: str) -> str:
+    def goes_far(self, base: str) -> str:
         """Whether the rows of ``[T, N]`` are written past the caches: they are ``large``, and each
         begins with a cache line.
         """
@@ -133,14 +144,14 @@ class Function:
         size = code.get(f"mul i64 %steps, {row}")
         many = code.get(f"icmp sge i64 {size}, %large")
         begins = code.get(f"or i64 {row}, {code.get(f'ptrtoint ptr {base} to i64')}")
-        rest = code.get(f"and i64 {begins}, {LINE - 1}")
+        rest = code.get(f"and i64 {begins}, {CACHE_LINE - 1}")
         return code.get(f"and i1 {many}, {code.get(f'icmp eq i64 {rest}, 0')}")
 
     def aligned(self, pointer: str) -> str:
         """The address of the cache line that begins there or next."""
         code = self.code
-        after = code.get(f"getelementptr i8, ptr {pointer}, i64 {LINE - 1}")
-        line = code.get(f"and i64 {code.get(f'ptrtoint ptr {after} to i64')}, {-LINE}")
+        after = code.get(f"getelementptr i8, ptr {pointer}, i64 {CACHE_LINE - 1}")
+        line = code.get(f"and i64 {code.get(f'ptrtoint ptr {after} to i64')}, {-CACHE_LINE}")
         return code.get(f"inttoptr i64 {line} to ptr")
 
     def written(self) -> None:

@@ -1,38 +1,103 @@
 """Forward loops over neurons and time steps, in LLVM IR, around rows of neighbouring neurons.
 
 A sequence is computed one block of neurons at a time, with time as the inner loop, so that its
-states stay in the fastest caches. A single step is one row over all of its neurons. A function
-takes the range of neurons ``first`` to ``last``, the numbers of time ``steps`` and ``neurons``, and
-then addresses as named in :data:`FORWARD` and its likes; those that a variant does not need may be
-0.
+states stay in a cache. A single step is one row over all of its neurons, or over blocks of them
+where flags are unpacked for it. A function takes the range of neurons ``first`` to ``last``, the
+numbers of time ``steps`` and ``neurons``, and then what :class:`ForwardPlaces` and its likes name.
+All functions are made for vectors of so many ``vector_bits``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.engine.compiled.kernels import Gate, tensor_of
-from tssl_adapters.engine.cpu.emit import TYPES
+from tssl_adapters.engine.cpu.emit import TYPES, lanes
 from tssl_adapters.engine.cpu.function import AHEAD, BLOCK, CHUNK, RANGE, Function, Source
 from tssl_adapters.engine.cpu.row import row
 from tssl_adapters.engine.step.spec import Spec
 from tssl_adapters.engine.step.traced import Traced, current_step, current_step_back, forward
 
-FORWARD = (
-    *(*RANGE, "large", "drive", "state", "trace", "values"),
-    *("out", "after", "charged", "bits", "due", "current", "leaked"),
-)
-CURRENT = (*RANGE, "values", "drive", "state", "out")
-CURRENT_BACK = (*RANGE, "values", "grad_out", "grad_drive")
+
+class ForwardPlaces(NamedTuple):
+    """The addresses of what a forward loop reads and writes; 0 for what a variant does not need.
+
+    Attributes:
+        large: no address: from how many bytes on a sequence is written past the caches.
+        drive: the drive ``[T, N]``.
+        state: the incoming potential ``[N]``.
+        values: the neuron's numbers.
+        out: output ``[T, N]``.
+        after: the potential after the last step ``[N]``, or after every step ``[T, N]``.
+        trace: the incoming trace ``[N]``; zero if there is none.
+        charged: h of a step ``[N]``.
+        bits: which traces of a step reach a gate, eight to a byte.
+        due: r of a step ``[N]``.
+        current: the incoming synaptic current ``[N]``.
+        leaked: that current after the last step ``[N]``.
+    """
+
+    large: int
+    drive: int
+    state: int
+    values: int
+    out: int
+    after: int
+    trace: int = 0
+    charged: int = 0
+    bits: int = 0
+    due: int = 0
+    current: int = 0
+    leaked: int = 0
+
+
+class CurrentPlaces(NamedTuple):
+    """The addresses of what :func:`current` reads and writes.
+
+    Attributes:
+        values: k.
+        drive: x ``[T, N]``.
+        state: i before the first step ``[N]``.
+        out: i' ``[T, N]``.
+    """
+
+    values: int
+    drive: int
+    state: int
+    out: int
+
+
+class CurrentBackPlaces(NamedTuple):
+    """The addresses of what :func:`current_back` reads and writes.
+
+    Attributes:
+        values: k.
+        grad_out: gradient of i' ``[T, N]``.
+        grad_drive: that of x ``[T, N]``.
+    """
+
+    values: int
+    grad_out: int
+    grad_drive: int
+
+
+FORWARD = (*RANGE, *ForwardPlaces._fields)
 
 
 def forward_step(
-    name: str, spec: Spec, tau_s: float, traced: bool, keeps_h: bool, gate: float | None
+    name: str,
+    spec: Spec,
+    tau_s: float,
+    traced: bool,
+    keeps_h: bool,
+    gate: float | None,
+    vector_bits: int,
 ) -> Source:
     """One forward step; writes h if it ``keeps_h``, and bits of which traces reach a ``gate``."""
-    function = Function(name, FORWARD, spec.form.dtype, spec.form.dense)
+    function = Function(name, FORWARD, spec.form.dtype, spec.form.dense, vector_bits)
     late = spec.form.timing != "immediate"
     targets = ["output", "potential", *(["charged"] if keeps_h else []), *(["due"] if late else [])]
     step = function.row(forward(spec, tau_s, traced), targets)
@@ -56,9 +121,9 @@ def forward_step(
     return function.source()
 
 
-def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
+def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool, vector_bits: int) -> Source:
     """A whole sequence forward; writes the potential after every step if it is to ``keep``."""
-    function = Function(name, FORWARD, spec.form.dtype, spec.form.dense)
+    function = Function(name, FORWARD, spec.form.dtype, spec.form.dense, vector_bits)
     psc = spec.form.psc
     synapse = spec.form.synapse
     two = psc or synapse  # states
@@ -67,7 +132,7 @@ def forward_sequence(name: str, spec: Spec, tau_s: float, keep: bool) -> Source:
     near = function.row(line, targets)
     past = function.row(line, targets, ["ahead"] if two else [], far="output")
     code, trace = function.code, function.room(BLOCK) if psc else ""
-    far = function.far("%out")
+    far = function.goes_far("%out")
     block = code.get(f"select i1 {far}, i64 {CHUNK}, i64 {BLOCK}") if two else str(BLOCK)
     with code.counting("%first", "%last", block) as start:
         count = function.rest(start, block)
@@ -105,7 +170,8 @@ def row_over_all(
     outputs: Mapping[str, Symbol],
     numbers: Sequence[str],
     dtype: str,
-    gate: Gate | None = None,
+    gate: Gate | None,
+    vector_bits: int,
 ) -> Source:
     """A line for all neurons. It takes ``values``, its numbers in this order; ``window``, which is
     ``steps``; then the other inputs and the outputs, prefixed with ``"to."``. With a ``gate``
@@ -113,12 +179,13 @@ def row_over_all(
     ``bits``.
     """
     common = frozenset({*numbers, "steps"})
-    made = row(f"{name}.row0", line, outputs, common, TYPES[dtype])
+    made = row(f"{name}.row0", line, outputs, common, lanes(TYPES[dtype], vector_bits))
     own = {p: tensor_of(p) for p in made.parameters if p not in common and p != "active"}
     tensors = dict.fromkeys(tensor for tensor, _ in own.values())
     unpacks = "active" in made.parameters
     bits = ["bits"] if unpacks or gate is not None else []
-    function = Function(name, (*RANGE, "values", "window", *tensors, *bits), dtype, dense=False)
+    parameters = (*RANGE, "values", "window", *tensors, *bits)
+    function = Function(name, parameters, dtype, False, vector_bits)
     code, step = function.code, function.add(made)
     fixed = {key: function.at("%values", str(k)) for k, key in enumerate(numbers)}
     fixed |= {"steps": "%window"}
@@ -141,38 +208,32 @@ def row_over_all(
     return function.source()
 
 
-def current(name: str, dtype: str) -> Source:
-    """i'[t] = i[t-1] + x[t] and i[t] = i'[t] + k i'[t]; k is the first of the numbers."""
-    return _scan(name, CURRENT, dtype, current_step(), ("drive",), "out", down=False)
+def current(name: str, dtype: str, vector_bits: int) -> Source:
+    """A synaptic current over a sequence."""
+    function = Function(name, (*RANGE, *CurrentPlaces._fields), dtype, False, vector_bits)
+    return _scan(function, current_step(), "drive", "out", down=False)
 
 
-def current_back(name: str, dtype: str) -> Source:
+def current_back(name: str, dtype: str, vector_bits: int) -> Source:
     """The adjoint of :func:`current`."""
-    return _scan(
-        name, CURRENT_BACK, dtype, current_step_back(), ("grad_out",), "grad_drive", down=True
-    )
+    function = Function(name, (*RANGE, *CurrentBackPlaces._fields), dtype, False, vector_bits)
+    return _scan(function, current_step_back(), "grad_out", "grad_drive", down=True)
 
 
-def _scan(
-    name: str,
-    parameters: Sequence[str],
-    dtype: str,
-    line: Traced,
-    reads: Sequence[str],
-    writes: str,
-    down: bool,
-) -> Source:
+def _scan(function: Function, line: Traced, reads: str, writes: str, down: bool) -> Source:
     """A recurrence of one ``state`` over time."""
-    function = Function(name, parameters, dtype, dense=False)
     step = function.row(line, ["state", writes])
     code, state = function.code, function.room(BLOCK)
     with code.counting("%first", "%last", str(BLOCK)) as start:
         count = function.rest(start, str(BLOCK))
-        given = function.at("%state", start) if "state" in parameters else None
+        given = function.at("%state", start) if "state" in function.parameters else None
         function.copy(state, given, count)
         with code.counting("0", "%steps", "1", down) as t:
-            places = {key: function.step_of(f"%{key}", t, start) for key in reads}
-            places |= {"state": state, "to.state": state}
-            places[f"to.{writes}"] = function.step_of(f"%{writes}", t, start)
+            places = {
+                "state": state,
+                "to.state": state,
+                reads: function.step_of(f"%{reads}", t, start),
+                f"to.{writes}": function.step_of(f"%{writes}", t, start),
+            }
             step(count, function.numbers(start) | places)
     return function.source()

@@ -13,12 +13,11 @@ from tssl_adapters.engine.cpu.emit import (
     constants,
     emitted,
     exponential,
-    lanes,
 )
 
-LINE = 64
-"""Bytes per cache line. Blocks and the ranges of threads begin at multiples of as many neurons as
-it holds, on which writing past the caches relies."""
+CACHE_LINE = 64
+"""Its bytes. Blocks and the ranges of threads begin at multiples of as many neurons as it holds, on
+which writing past the caches relies."""
 
 
 class Row(NamedTuple):
@@ -44,7 +43,7 @@ def row(
     line: Line,
     outputs: Mapping[str, Symbol],
     common: frozenset[str],
-    kind: str,
+    lanes: Lanes,
     ahead: Sequence[str] = (),
     far: str | None = None,
 ) -> Row:
@@ -55,12 +54,12 @@ def row(
         line: the operations.
         outputs: results by name. They may overwrite an input, neuron by neuron.
         common: inputs that are one number for all neurons.
-        kind: ``"float"`` or ``"double"``.
+        lanes: what is computed at once.
         ahead: more parameters, what is prefetched meanwhile, to be written to if prefixed with
             ``to.``; any address is harmless.
         far: an output that is written past the caches; its row begins with a cache line.
     """
-    body = _Body(line, outputs, common, lanes(kind))
+    body = _Body(line, outputs, common, lanes)
     code, width = body.code, body.lanes.width
     code.label("all")
     code.do("%j = phi i64 [ 0, %entry ], [ %next, %all ]")
@@ -115,7 +114,7 @@ class _Body:
         code, write = self.code, str(int(pointer.startswith("to.")))
         at = code.offset(self.lanes.kind, f"%p.{pointer}", index)
         how = [("i32", number) for number in (write, "2", "1")]
-        for k in range(0, self.lanes.bytes, LINE):
+        for k in range(0, self.lanes.bytes, CACHE_LINE):
             code.call("prefetch.p0", "void", ("ptr", code.offset("i8", at, str(k))), *how)
 
     def compute(self, index: str, only: str | None = None, far: str | None = None) -> None:
@@ -181,7 +180,7 @@ class _Body:
                 (lanes.of("i1"), mask),
             )
             return
-        aligned = min(LINE, lanes.bytes) if past else self.size
+        aligned = min(CACHE_LINE, lanes.bytes) if past else self.size
         how = ", !nontemporal !0" if past else ""
         code.do(f"store {lanes.type} {value}, ptr {at}, align {aligned}{how}")
 
