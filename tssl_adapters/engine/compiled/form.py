@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tssl_adapters.engine.call.pins import Pin
-from tssl_adapters.engine.compiled.step_loops import Backward, Forward
+from tssl_adapters.engine.compiled.step_loops import BackwardLoop, ForwardLoop
 from tssl_adapters.engine.step.cell import Tensors
 
 NOTHING, ZEROS = -1, -2
@@ -37,7 +37,7 @@ class Stepped(NamedTuple):
     before: tuple[Tensor, Sequence[Pin]] | None = None
 
 
-class Form(NamedTuple):
+class StepForm(NamedTuple):
     """What a step's functions are written for.
 
     Attributes:
@@ -76,9 +76,9 @@ class Form(NamedTuple):
     of_each: Sequence[str]
     read: Sequence[str]
     learned: Sequence[Tensor]
-    forward: Forward
-    backward: Backward
-    from_h: Backward | None
+    forward: ForwardLoop
+    backward: BackwardLoop
+    from_h: BackwardLoop | None
     given: Sequence[str]
     reached: Sequence[set[str]]
     kept: Sequence[str]
@@ -89,7 +89,7 @@ class Form(NamedTuple):
         return [k for k, reached in enumerate(self.reached) if not needed & reached]
 
     def places(
-        self, backward: Backward, arrived: Sequence[bool], link: bool, linked: bool
+        self, backward: BackwardLoop, arrived: Sequence[bool], link: bool, linked: bool
     ) -> list[int]:
         """Which room holds the gradient of each of ``given``, or that there is none, or zeros.
 

@@ -28,7 +28,7 @@ class Torch(NamedTuple):
     compute: Callable[[Tensor], object]
 
 
-class Forward:
+class ForwardLoop:
     """The forward line. Its loop's tensors are inputs, states, numbers, and results prefixed with
     ``"to."``.
 
@@ -69,7 +69,7 @@ class Forward:
         self.loop = compile_(found.line, outputs, judged)
 
 
-class Backward:
+class BackwardLoop:
     """The backward line.
 
     Args:

@@ -23,10 +23,10 @@ from tssl_adapters.arithmetic import Line, Symbol
 from tssl_adapters.elementwise import on_host
 from tssl_adapters.engine.call.pins import Pin, Pins, all_hold, channels_last, pin
 from tssl_adapters.engine.call.settings import Settings
-from tssl_adapters.engine.compiled.form import NOTHING, Form, Stepped
+from tssl_adapters.engine.compiled.form import NOTHING, StepForm, Stepped
 from tssl_adapters.engine.compiled.kernels import BITS, Backend, Gate, RowLoop
 from tssl_adapters.engine.compiled.memory import spreads
-from tssl_adapters.engine.compiled.step_loops import Backward, Forward
+from tssl_adapters.engine.compiled.step_loops import BackwardLoop, ForwardLoop
 from tssl_adapters.engine.compiled.straight import straight
 from tssl_adapters.engine.step.cell import Cell, Lines, Tensors
 from tssl_adapters.neuron import Value
@@ -90,7 +90,7 @@ class Steps:
         self._places: dict[Any, list[int]] = {}
         self.fits, self.run, self.code = straight(self, form)
 
-    def _form(self, cell: Cell, found: Lines, loops: Backend) -> Form:
+    def _form(self, cell: Cell, found: Lines, loops: Backend) -> StepForm:
         rule, tau_s = self.settings.rule, self.settings.tau_s
 
         def compiled(line: Line, outputs: Mapping[str, Symbol], gate: Gate | None) -> RowLoop:
@@ -100,8 +100,8 @@ class Steps:
         given = [*(f"x{k}" for k in range(cell.inputs)), *(f"s{k}" for k in range(cell.states))]
         given = [*given, *(["trace"] if self.traced else []), *found.learned]
         gate = rule.active_from(tau_s) if self.traced else None
-        forward = Forward(found, compiled, gate, self.fixed is not None)
-        return Form(
+        forward = ForwardLoop(found, compiled, gate, self.fixed is not None)
+        return StepForm(
             dtype=self.dtype,
             device=self.device,
             formats=bool(self.formats),
@@ -117,8 +117,8 @@ class Steps:
             read=[*found.read],
             learned=[known.tensor for known in self.learned.values()],
             forward=forward,
-            backward=Backward(found.adjoint, given, compiled),
-            from_h=None if found.from_h is None else Backward(found.from_h, given, compiled),
+            backward=BackwardLoop(found.adjoint, given, compiled),
+            from_h=None if found.from_h is None else BackwardLoop(found.from_h, given, compiled),
             given=given,
             reached=[(found.reached[name] & {*given}) for name in forward.results],
             kept=["h", *found.adjoint.kept, *([BITS] if forward.bits else [])],
@@ -167,16 +167,16 @@ class Steps:
         return same and known and self.holds(pinned)
 
     def constant(self, needs: tuple[bool, ...]) -> list[int]:
-        """:meth:`Form.constant`, remembered."""
+        """:meth:`StepForm.constant`, remembered."""
         known = self._constants.get(needs)
         if known is None:
             known = self._constants[needs] = self.form.constant(needs)
         return known
 
     def placed(
-        self, backward: Backward, rooms: Tensors, like: Tensor, *which: Any
+        self, backward: BackwardLoop, rooms: Tensors, like: Tensor, *which: Any
     ) -> list[Tensor | None]:
-        """The gradients by :meth:`Form.places` of ``which``, remembered, from a loop's rooms."""
+        """The gradients by :meth:`StepForm.places` of ``which``, remembered, from a loop's rooms."""
         key = (backward, *which)
         known = self._places.get(key)
         if known is None:

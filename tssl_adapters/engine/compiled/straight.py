@@ -54,9 +54,9 @@ from tssl_adapters.engine.call.plan import EngineFunction, nothing
 from tssl_adapters.engine.call.settings import WRITTEN, Settings
 from tssl_adapters.engine.call.state import Charged, charged_of, let_go, packed, tag
 from tssl_adapters.engine.call.window import going_on, length, standing
-from tssl_adapters.engine.compiled.form import NOTHING, ZEROS, Form, Stepped
+from tssl_adapters.engine.compiled.form import NOTHING, ZEROS, StepForm, Stepped
 from tssl_adapters.engine.compiled.kernels import BITS, RowLoop, as_saved, memory
-from tssl_adapters.engine.compiled.step_loops import Backward
+from tssl_adapters.engine.compiled.step_loops import BackwardLoop
 from tssl_adapters.engine.step.cell import Tensors
 
 
@@ -73,7 +73,7 @@ class Varying(Protocol):
     def numbers_for(self, like: Tensor) -> list[Tensor]: ...
     def constant(self, needs: tuple[bool, ...]) -> list[int]: ...
     def placed(
-        self, backward: Backward, rooms: Tensors, like: Tensor, *which: Any
+        self, backward: BackwardLoop, rooms: Tensors, like: Tensor, *which: Any
     ) -> list[Tensor | None]: ...
 
 
@@ -87,7 +87,7 @@ class Straight(NamedTuple):
     code: str
 
 
-def straight(steps: Varying, form: Form) -> Straight:
+def straight(steps: Varying, form: StepForm) -> Straight:
     """Write out a step.
 
     Args:
@@ -120,7 +120,7 @@ _number = itertools.count()
 class _Text:
     """The text of a step's functions: ``code``; ``used``: what it uses by names of its own."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: StepForm) -> None:
         self.form = form
         self.used: dict[str, Any] = {"dtype": form.dtype, "here": form.device}
         self.inputs = [f"x{k}" for k in range(form.inputs)]
@@ -351,7 +351,7 @@ class _Text:
             yield from _indented(self._back(form.from_h, "from_h"))
         yield from self._back(form.backward, "back")
 
-    def _back(self, backward: Backward, name: str) -> Iterator[str]:
+    def _back(self, backward: BackwardLoop, name: str) -> Iterator[str]:
         """Run a loop back and return the gradients."""
         form = self.form
         rooms = [_variable(f"d.{own}") for own in backward.own]
@@ -370,7 +370,7 @@ class _Text:
             yield from _indented(self._returned(self._placed(backward, rooms, True), "to_link"))
         yield from self._returned(self._placed(backward, rooms, False), "None")
 
-    def _placed(self, backward: Backward, rooms: Sequence[str], linked: bool) -> list[str]:
+    def _placed(self, backward: BackwardLoop, rooms: Sequence[str], linked: bool) -> list[str]:
         """The gradients if those of all results arrived, whether that of the link did or not."""
         arrived = [True] * len(self.results)
         named = {NOTHING: "None", ZEROS: "zeros_like(h)", **dict(enumerate(rooms))}
