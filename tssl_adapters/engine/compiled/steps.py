@@ -176,7 +176,7 @@ class Steps:
     def placed(
         self, backward: BackwardLoop, rooms: Tensors, like: Tensor, *which: Any
     ) -> list[Tensor | None]:
-        """The gradients by :meth:`StepForm.places` of ``which``, remembered, from a loop's rooms."""
+        """The gradients by :meth:`StepForm.places` of ``which``, from a loop's rooms."""
         key = (backward, *which)
         known = self._places.get(key)
         if known is None:
