@@ -34,7 +34,8 @@ def computes(plain: Callable[..., Any]) -> Callable[[F], F]:
     """Give a formula's computation for one neuron in plain arithmetic, in the same order.
 
     Compiled loops are generated from it. It takes the formula's arguments as numbers, writes
-    numbers as floats, and calls nothing.
+    numbers as floats, and calls nothing. A formula that is so itself is marked
+    :func:`tssl_adapters.arithmetic.arithmetic` instead.
     """
 
     def mark(formula: F) -> F:

@@ -62,7 +62,6 @@ from tssl_adapters.adapters.parts import (
     stepped,
     stepped_with_state,
 )
-from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.elementwise import greater, on_graph_of, operand
 from tssl_adapters.engine.attach import Incoming, Result, attach
 from tssl_adapters.engine.call.plan import HALF
@@ -133,7 +132,6 @@ __all__ = [
     "Wrapped",
     "always_fits",
     "apart",
-    "arithmetic",
     "as_it_is",
     "attach",
     "attach_smooth",

@@ -19,25 +19,18 @@ from tssl_adapters.adapters import (
     Value,
     computes,
 )
+from tssl_adapters.arithmetic import arithmetic
 
 SPIKES = (activation.SingleSpike, activation.MultiSpike)
 RESETS = (activation.MembraneReset, activation.MembraneSubtract)
 
 
-def _plain_normed(v: Any, x: Any, alpha: Any) -> Any:
+@arithmetic
+def _normed(v: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     return alpha * v + (1.0 - alpha) * x
 
 
-def _plain_leaky(v: Any, x: Any, alpha: Any) -> Any:
-    return alpha * v + x
-
-
-@computes(_plain_normed)
-def _normed(v: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    return alpha * v + (1 - alpha) * x
-
-
-@computes(_plain_leaky)
+@arithmetic
 def _leaky(v: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     return alpha * v + x
 

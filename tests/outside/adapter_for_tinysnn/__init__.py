@@ -26,7 +26,6 @@ from tssl_adapters.adapters import (
     Wrapped,
     as_it_is,
     attach,
-    computes,
     defined_by,
     eager,
     emitted,
@@ -42,11 +41,7 @@ from tssl_adapters.arithmetic import Number, absolute, arithmetic
 
 
 # --8<-- [start:numbers]
-def _plain_charge(v: Any, x: Any, decay: Any) -> Any:
-    return decay * v + x
-
-
-@computes(_plain_charge)
+@arithmetic
 def _charge(v: Tensor, x: Tensor, decay: float) -> Tensor:
     return decay * v + x
 
@@ -57,11 +52,7 @@ def _slope(x: Number) -> Number:
     return 1.0 / (scale * scale)
 
 
-def _plain_to_zero(charged: Any, due: Any, value: Any) -> Any:
-    return charged - due * charged
-
-
-@computes(_plain_to_zero)
+@arithmetic
 def _to_zero(charged: Tensor, due: Tensor, value: float) -> Tensor:
     return charged - due * charged
 

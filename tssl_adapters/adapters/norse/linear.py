@@ -31,7 +31,6 @@ from tssl_adapters.adapters import (
     ToValue,
     Traits,
     Value,
-    arithmetic,
     attach,
     computes,
     eager,
@@ -45,6 +44,7 @@ from tssl_adapters.adapters import (
 )
 from tssl_adapters.adapters.norse.shared import Shared
 from tssl_adapters.adapters.norse.values import number, pinned, resting
+from tssl_adapters.arithmetic import arithmetic
 
 
 def _plain_charge(v: Any, current: Any, rate: Any, v_leak: Any) -> Any:

@@ -29,7 +29,6 @@ from tssl_adapters.adapters import (
     Value,
     Wrapped,
     apart,
-    arithmetic,
     attach,
     emitted,
     exporting,
@@ -40,6 +39,7 @@ from tssl_adapters.adapters import (
     untouched,
 )
 from tssl_adapters.adapters.snntorch.surrogates import surrogate
+from tssl_adapters.arithmetic import arithmetic
 
 States = dict[str, Tensor]
 

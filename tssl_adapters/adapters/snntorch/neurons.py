@@ -19,7 +19,6 @@ from tssl_adapters.adapters import (
     Tensors,
     Traits,
     Value,
-    arithmetic,
     eager,
 )
 from tssl_adapters.adapters.snntorch.compiled import Compiled
@@ -32,6 +31,7 @@ from tssl_adapters.adapters.snntorch.layer import (
     bound_reset,
     held,
 )
+from tssl_adapters.arithmetic import arithmetic
 
 
 @arithmetic

@@ -17,13 +17,13 @@ from tssl_adapters.adapters import (
     Neuron,
     Traits,
     Value,
-    arithmetic,
     attach,
     computes,
     linear_cell,
     untouched,
 )
 from tssl_adapters.adapters.spikingjelly.node import Node, Ran, rest_of, sequences
+from tssl_adapters.arithmetic import arithmetic
 
 
 class LinearNode(Node):
