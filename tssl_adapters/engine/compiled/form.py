@@ -83,6 +83,10 @@ class StepForm(NamedTuple):
     reached: Sequence[set[str]]
     kept: Sequence[str]
 
+    def reaches_all(self, name: str) -> bool:
+        """Whether all results have a gradient that reaches one of ``given``."""
+        return all(name in reached for reached in self.reached)
+
     def constant(self, needs: Sequence[bool]) -> list[int]:
         """The results that have no gradient, if these of ``given`` need one."""
         needed = {name for name, need in zip(self.given, needs, strict=True) if need}

@@ -52,12 +52,11 @@ class ForwardLoop:
         outputs |= {name: made[name] for name in ("h", "due", "psc") if name in made}
         outputs |= {f"own.{name}": made[name] for name in needed if name not in by_h}
         self.outputs = [*outputs]
-        self.left = self.outputs[len(self.results) :]
-        """The outputs that are no results: they have no gradient."""
-        self.copies = {
-            int(name[1:]): self.left.index("h" if name in by_h else f"own.{name}")
-            for name in needed
-        }
+        own = {int(name[1:]): "h" if name in by_h else f"own.{name}" for name in needed}
+        wanted = {"due", *own.values(), *(["h"] if self.defers else [])}
+        self.left = [name for name in self.outputs[len(self.results) :] if name in wanted]
+        """The outputs that are handed on though they are no results: they have no gradient."""
+        self.copies = {state: self.left.index(name) for state, name in own.items()}
         """The states that the backward step needs, and which of ``left`` is kept for each: the user
         may write to what a step returns.
         """

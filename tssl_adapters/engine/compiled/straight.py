@@ -9,9 +9,9 @@ That of SpikingJelly's ``LIFNode`` under its own surrogate has these lines, amon
     def fits(inputs, states, pinned, trace=None):
         if s0.shape != x0.shape: return False
     def run(inputs, states, trace=None, fresh=False):
-        (to_out, to_s0,) = apply(left, x0, s0)
+        (to_out, to_s0,) = apply(x0, s0)
         return Stepped(to_out, (to_s0,), None, None, None, None)
-    def forward(ctx, left, x0, s0):
+    def forward(ctx, x0, s0):
         to_out = empty_like(x0)
         loop((x0, s0, to_out, to_s0, to_h,), numbers, n, inf)
         ctx.save_for_backward(to_h)
@@ -20,7 +20,7 @@ That of SpikingJelly's ``LIFNode`` under its own surrogate has these lines, amon
         (h,) = ctx.saved_tensors
         d_x0 = empty_like(h)
         loop_back((h, g_out, g_s0, d_x0, d_s0,), numbers, n, inf)
-        return (None, d_x0, d_s0,)
+        return (d_x0, d_s0,)
 
 ``x0``, ``s0`` are the first input and state, ``to_`` is what the forward pass makes, ``g_`` the
 gradient that arrives for it, ``d_`` the gradient that goes back, and ``own_s0`` a copy of a state
@@ -298,13 +298,26 @@ class _Text:
         yield "ctx.set_materialize_grads(False)"
         # A result that all of ``given`` reach has a gradient if one of them needs one.
         if any({*form.given} - reached for reached in form.reached):
-            yield f"constant = steps.constant(ctx.needs_input_grad[{len(self.before)}:])"
-            some = f"*({_tuple(self.results)}[k] for k in constant)"
-            yield f"if constant: ctx.mark_non_differentiable({some})"
+            yield from self._constant()
         if forward.left:
             yield f"left += {_tuple(_variable(f'to.{name}') for name in forward.left)}"
         links = [f"nothing(x0, ({form.links}, *x0.shape))"] if form.links else []
         yield f"return {_tuple([*self.results, *links])}"
+
+    def _constant(self) -> Iterator[str]:
+        """Mark the results that have no gradient."""
+        needs, first = "ctx.needs_input_grad", len(self.before)
+        through = (k for k, name in enumerate(self.form.given) if self.form.reaches_all(name))
+        reaching = next(through, None)
+        some = f"*({_tuple(self.results)}[k] for k in constant)"
+        marking = [
+            f"constant = steps.constant({needs}[{first}:])",
+            f"if constant: ctx.mark_non_differentiable({some})",
+        ]
+        if reaching is not None:
+            yield f"if not {needs}[{first + reaching}]:"
+            marking = [*_indented(marking)]
+        yield from marking
 
     def _saved(self) -> Iterator[str]:
         copied = {f"s{k}" for k in self.copies}
