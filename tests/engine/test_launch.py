@@ -17,12 +17,13 @@ import tssl_adapters
 from tssl_adapters.engine.call.plan import Plan
 from tssl_adapters.engine.compiled import fused, kernels, launch
 from tssl_adapters.engine.compiled.kernels import Adjoints, Given, MismatchError
+from tssl_adapters.engine.compiled.steps import Steps
 from tssl_adapters.engine.cpu import backend as cpu
 from tssl_adapters.engine.cpu import backward, loops
 from tssl_adapters.engine.cpu.backend import CpuBackend
 from tssl_adapters.engine.step.spec import BackForm
 from tssl_adapters.errors import EngineWarning
-from tssl_adapters.rules import TSSLBP
+from tssl_adapters.rules import TSSLBP, SmoothTSSLBP
 
 VARIANT = Variant("immediate", "value", 3.0, "complete", False, False, True)
 
@@ -327,3 +328,42 @@ def test_gradients_that_cancel_in_every_step_are_no_fault() -> None:
     (layer.v**2).sum().backward()
     assert x.grad is not None
     assert all(launch._tried.values())
+
+
+def test_a_trial_around_a_threshold_far_from_zero() -> None:
+    """In noise much narrower than it, every gradient would be rounding."""
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    layer = neuron.IFNode(v_reset=None, v_threshold=1e4, detach_reset=True, store_v_seq=True)
+    tssl_adapters.wrap(layer, rule=SmoothTSSLBP(reset_path="complete"), engine="cpu")
+    layer.v = torch.rand(2, 4, requires_grad=True)
+    x = torch.randn(2, 2, 4, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)
+        found = [(layer(step), layer.v.clone()) for step in x]
+        sum(out.sum() + v.sum() for out, v in found).backward()
+    assert len(launch._tried) == 4
+    assert all(launch._tried.values())
+
+
+def test_a_sum_over_neurons_that_happens_to_cancel_is_tried_again() -> None:
+    norse = pytest.importorskip("norse.torch")
+
+    def learned(value: float) -> Tensor:
+        return torch.tensor(value).requires_grad_()
+
+    torch.manual_seed(0)
+    numbers = {"tau_mem_inv": 300.0, "v_leak": 0.125, "v_th": 0.4, "v_reset": -0.2}
+    p = norse.LIFParameters(
+        **{name: learned(value) for name, value in numbers.items()},
+        tau_syn_inv=learned(400.0),
+        method="heavi_erfc",
+    )
+    weights = [torch.nn.Parameter(torch.randn(4, 4) * 0.7) for _ in range(2)]
+    layer = norse.LIFRecurrentCell(
+        4, 4, dt=0.001, p=p, input_weights=weights[0], recurrent_weights=weights[1]
+    )
+    tssl_adapters.wrap(layer, rule="native", tau_s=7.0, engine="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)
+        layer(torch.randn(3, 4, requires_grad=True))
+    assert isinstance(layer._tssl_settings.decided, Steps)

@@ -41,6 +41,8 @@ LINES = 1040
 """As many, of which every row begins with a cache line, as large sequences are to have it."""
 STRAY = 1
 """How many neurons may differ because of rounding at the threshold."""
+OUT_OF_REACH = 1e6
+"""From this size on, a threshold is there to have no spikes."""
 
 _tried: dict[Hashable, bool] = {}
 
@@ -186,6 +188,14 @@ def warn_of(path: str, what: str, why: str, where: str = "") -> None:
     )
 
 
+def around(threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """What a trial's noise is around, and how wide it is. Much narrower than a threshold is far
+    from 0 it would be rounding, and around one that nothing reaches it says nothing.
+    """
+    level = threshold.where(threshold.abs() < OUT_OF_REACH, 0.0)
+    return level, level.abs().clamp(min=1.0)
+
+
 def _few(
     kernels: Kernels, given: Given, steps: int, neurons: int, noise: _Noise
 ) -> tuple[Plan, Given]:
@@ -196,14 +206,15 @@ def _few(
     # As kernels have them: of numbers in half precision torch would compute others in that.
     exact = [v.to(like.dtype) if isinstance(v, Tensor) else v for v in neuron.values()]
     neuron = neuron.with_values(exact)
-    level = torch.as_tensor(neuron.threshold, dtype=like.dtype, device=like.device)
-    state = torch.where(level.isfinite(), level, 0.0) + noise(neurons)
+    level, width = around(torch.as_tensor(neuron.threshold, dtype=like.dtype, device=like.device))
+    state = level + noise(neurons) * width
     traced = kernels.spec.form.psc and (steps > 1 or given.trace is not None)
     trace = noise(neurons).abs() if traced else None
-    drive = noise(steps, neurons)
+    drive = noise(steps, neurons) * width
     dense, synapse = kernels.spec.form.dense, given.synapse
     if synapse is not None:
-        synapse = synapse._replace(current=noise(neurons), leaked=noise(neurons))
+        current = noise(neurons) * width
+        synapse = synapse._replace(current=current, leaked=noise(neurons))
     values = rows(neuron.values(), None if synapse is None else synapse.k)
     numbers = kernels.backend.numbers(values, dense, drive, drive.shape[1:])
     fired = None
