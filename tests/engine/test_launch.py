@@ -175,7 +175,7 @@ def test_torch_takes_the_place_of_a_loop_that_does_not_compile(
 def test_steps_go_on_where_a_backward_loop_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tau_s: float
 ) -> None:
-    """Those of a layer that learns in a way that its own steps are not compiled for."""
+    """Those of a layer that keeps its states, for which its own steps are not compiled."""
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 3, 5)
@@ -184,7 +184,7 @@ def test_steps_go_on_where_a_backward_loop_is_wrong(
         if engine == "cpu":
             made = instead(backward.backward_step, broken(steeper))
             monkeypatch.setattr(cpu, "_made", made)
-        layer = neuron.ParametricLIFNode(v_reset=None)
+        layer = neuron.ParametricLIFNode(v_reset=None, store_v_seq=True)
         tssl_adapters.wrap(layer, engine=engine, tau_s=tau_s, rule=TSSLBP())
         given = (2.0 * x).requires_grad_()
         with warnings.catch_warnings():

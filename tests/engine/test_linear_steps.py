@@ -33,6 +33,11 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "LIFNode": lambda: neuron.LIFNode(),
     "LIFNode by subtraction": lambda: neuron.LIFNode(v_reset=None, detach_reset=True),
     "IFNode": lambda: neuron.IFNode(v_reset=0.1),
+    "ParametricLIFNode": lambda: neuron.ParametricLIFNode(),
+    "ParametricLIFNode to a level": lambda: neuron.ParametricLIFNode(v_reset=0.25),
+    "ParametricLIFNode, whole input": lambda: neuron.ParametricLIFNode(
+        decay_input=False, v_reset=None
+    ),
     "LIFCell": lambda: norse.LIFCell(),
     "LIFBoxCell": lambda: norse.LIFBoxCell(),
     "Leaky, each its own": lambda: snntorch.Leaky(
@@ -196,6 +201,52 @@ def test_what_changes_in_a_cell_counts(name: str) -> None:
 )  # fmt: skip
 def test_what_changes_in_a_node_counts(setting: str, value: Any) -> None:
     check("LIFNode", rules.SmoothTSSLBP(), drive(), lambda node: setattr(node, setting, value))
+
+
+def added(w: Tensor) -> None:
+    with torch.no_grad():
+        w.add_(0.5)
+
+
+def written_past_torch(w: Tensor) -> None:
+    w.data.add_(0.5)
+
+
+def given_other_memory(w: Tensor) -> None:
+    w.data = torch.tensor(0.5)
+
+
+def frozen(w: Tensor) -> None:
+    w.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [added, written_past_torch, given_other_memory, frozen])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("Parametric")])
+def test_a_function_of_a_number_that_learns_follows_it(
+    name: str, change: Callable[[Tensor], None]
+) -> None:
+    """Changed between two sequences, and between their forward and backward passes, where the
+    number itself is not needed.
+    """
+    found: dict[str, list[Tensor]] = {"native": [], "cpu": [], "torch": []}
+    for engine, seen in found.items():
+        layer, x = LAYERS[name](), drive().requires_grad_()
+        if engine != "native":
+            tssl_adapters.wrap(layer, rule="native", engine=engine)
+        for _ in range(3):
+            values = steps(layer, x)
+            if change is not written_past_torch:  # which natively keeps what it wrote over
+                change(layer.w)
+            wanted = [x, *([layer.w] if layer.w.requires_grad else [])]
+            if change is not given_other_memory and len(wanted) == 2:
+                seen += torch.autograd.grad(sum(v.square().sum() for v in values), wanted)
+            seen += values
+            change(layer.w)
+    for ours, theirs in zip(found["cpu"], found["native"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert all(map(torch.equal, found["cpu"][-2 * STEPS :], found["native"][-2 * STEPS :]))
+    torch.testing.assert_close(found["cpu"], found["torch"], rtol=1e-5, atol=1e-5)
+    assert "CompiledStep" in found["cpu"][-1].grad_fn.name()
 
 
 def test_numbers_of_a_step_are_those_that_it_was_computed_with() -> None:

@@ -220,7 +220,7 @@ def _by_steps(
         return Stepped(ran.out, after, ran.trace)
 
     states: Tensors = (state,) if incoming is None else (state, incoming.current)
-    step = described._replace(by_torch=by_torch)
+    step = described if described.by_torch else described._replace(by_torch=by_torch)
     ran = compiled_step(settings, step, (drive,), states, trace, fresh)
     if ran is None:
         return None

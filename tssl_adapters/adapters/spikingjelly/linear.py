@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from tssl_adapters.adapters import (
     LinearCharge,
     NativeForward,
     Neuron,
+    Settings,
+    Stepped,
+    Tensors,
     Traits,
     Value,
     attach,
@@ -30,8 +33,6 @@ class LinearNode(Node):
     """A node whose charge is linear in the potential, with a known decay."""
 
     _tssl_single = True
-    _tssl_pinnable: ClassVar[bool] = False
-    """Whether all of the neuron's numbers are attributes of the layer."""
 
     def _tssl_charge(self) -> LinearCharge:
         raise NotImplementedError
@@ -68,9 +69,6 @@ class LinearNode(Node):
     ) -> Ran:
         (state,) = states
         neuron = self._tssl_neuron()
-        # A tensor's value may change unnoticed.
-        plain = self._tssl_pinnable and not neuron.tensors
-        stores = getattr(self, "store_v_seq", False)
 
         def run(drive: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
@@ -80,9 +78,6 @@ class LinearNode(Node):
             with untouched(self):
                 return (drive, *run(drive, potential))
 
-        described = None
-        if plain and not stores:
-            described = Described(partial(linear_cell, self._tssl_neuron), self._tssl_pinned())
         result = attach(
             self._tssl_settings,
             neuron,
@@ -92,10 +87,31 @@ class LinearNode(Node):
             NativeForward(x, lambda: run(x, state), probe, steady=self._tssl_steady(x)),
             sequence=sequences(self),
             keep_states=keep,
-            described=described,
+            described=self._tssl_described(),
         )
         kept = None if result.states is None else (result.states,)
         return Ran(result.out, (result.state,), result.trace, kept)
+
+    def _tssl_described(self: Any) -> Described | None:
+        """Its step, unless a number of it is a tensor whose value may change unnoticed, or its
+        states are kept.
+        """
+        pinned = self._tssl_pinned()
+        numbers = (self.v_threshold, self.v_reset, *self._tssl_charge_of())
+        known = {id(tensor) for tensor in pinned}
+        tensors = [id(number) for number in numbers if isinstance(number, Tensor)]
+        if getattr(self, "store_v_seq", False) or not known.issuperset(tensors):
+            return None
+
+        def by_torch(
+            settings: Settings, inputs: Tensors, states: Tensors, trace: Tensor | None
+        ) -> Stepped:
+            neuron = self._tssl_neuron()
+            ran = attach(settings, neuron, inputs[0], states[0], trace, None, sequence=False)
+            return Stepped(ran.out, (ran.state,), ran.trace)
+
+        cell = partial(linear_cell, self._tssl_neuron)
+        return Described(cell, pinned, by_torch if tensors else None)
 
     def _tssl_whole(self: Any, x: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
         """The library's spikes, and its potential, with ``keep`` after every step."""
@@ -155,8 +171,6 @@ def _integrate(v: Tensor, x: Tensor) -> Tensor:
 class LIF(LinearNode):
     """The charge of ``LIFNode``."""
 
-    _tssl_pinnable = True
-
     def _tssl_charge_of(self: Any) -> tuple[Value, ...]:
         return self.tau, self.decay_input
 
@@ -197,8 +211,6 @@ class ParametricLIF(LinearNode):
 
 class IF(LinearNode):
     """The charge of ``IFNode``."""
-
-    _tssl_pinnable = True
 
     def _tssl_charge_of(self) -> tuple[Value, ...]:
         return ()

@@ -38,7 +38,7 @@ class Described(NamedTuple):
         pinned: the tensors from which, with the layer's attributes, its numbers are computed.
         by_torch: ``(settings, inputs, states, trace) -> results``: the step as torch computes it,
             against which the loops are tried. ``attach`` knows that of a layer with a linear
-            charge.
+            charge, unless its numbers have a graph to what learns, which serves one trial.
     """
 
     cell: Callable[[], Cell]

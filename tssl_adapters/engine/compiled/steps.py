@@ -29,6 +29,7 @@ from tssl_adapters.engine.compiled.memory import spreads
 from tssl_adapters.engine.compiled.step_loops import BackwardLoop, ForwardLoop
 from tssl_adapters.engine.compiled.straight import straight
 from tssl_adapters.engine.step.cell import Cell, Lines, Tensors
+from tssl_adapters.engine.step.written import Derived
 from tssl_adapters.neuron import Value
 
 TYPES = {torch.float32: "f", torch.float64: "d"}
@@ -74,6 +75,7 @@ class Steps:
         fixed = [known for known in self.pins if isinstance(known, Pin) and known.fixed]
         self.fixed = fixed if len(fixed) == len(self.pins) else None
         self.numbers = array(TYPES[self.dtype], map(_float, found.numbers))
+        self.derived = [(k, n) for k, n in enumerate(found.numbers) if isinstance(n, Derived)]
         self.learned = {name: pin(tensor) for name, tensor in found.learned.items()}
         self.of_each = {f"p{k}": tensor.detach() for k, tensor in enumerate(found.spread)}
         self.read = [tensor.detach() for tensor in found.read.values()]
@@ -144,8 +146,12 @@ class Steps:
             if not torch.equal(known.values, known.tensor):
                 self.learned[name], self.in_tensors = Pins.of(known.tensor), self.read
         elif known.view is not None and self.numbers[int(name[1:])] != known.view.value:
-            self.numbers = array(self.numbers.typecode, self.numbers)
-            self.numbers[int(name[1:])] = known.view.value
+            numbers = array(self.numbers.typecode, self.numbers)
+            numbers[int(name[1:])] = known.view.value
+            for place, number in self.derived:
+                if number.of is known.tensor:
+                    numbers[place] = number.value()
+            self.numbers = numbers
 
     def numbers_for(self, like: Tensor) -> list[Tensor]:
         """The numbers that are in tensors, those of each neuron in a step's shape."""
@@ -187,7 +193,9 @@ class Steps:
         ]
 
 
-def _float(number: Value) -> float:
+def _float(number: Value | Derived) -> float:
+    if isinstance(number, Derived):
+        return number.value()
     if not isinstance(number, Tensor):
         return number
     return float(number.detach()) if on_host(number) else math.nan

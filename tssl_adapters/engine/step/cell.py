@@ -37,7 +37,7 @@ from tssl_adapters.engine.step.recursion import (
 )
 from tssl_adapters.engine.step.spec import LEARNED, RESET_VALUE, THRESHOLD, link_size
 from tssl_adapters.engine.step.traced import LINK, Recorder
-from tssl_adapters.engine.step.written import CannotWriteError, Function, Writer
+from tssl_adapters.engine.step.written import CannotWriteError, Derived, Function, Writer
 from tssl_adapters.neuron import AtReset, LinearCharge, Neuron, Reset, Timing, Value
 from tssl_adapters.rules import Rule
 
@@ -178,7 +178,7 @@ class Lines(NamedTuple):
         reached: for each output, the inputs, states and numbers that its gradient reaches.
     """
 
-    numbers: list[Value]
+    numbers: list[Value | Derived]
     spread: list[Tensor]
     learned: dict[str, Tensor]
     read: dict[str, Tensor]
@@ -249,7 +249,8 @@ class _Written:
             self.others = [writer.symbol(other) for other in cell.others(given, states, fired)]
             if cell.after is not None:
                 after = writer.symbol(cell.after(given, states, charged, fired))
-        self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in writer.functions}
+        functions = (*writer.functions, *writer.derived)
+        self.functions = {line.input(f.name).place: (f.argument, f.slope) for f in functions}
         self.neuron = neuron if after is None else replace(neuron, reset=self._reset(after))
         self.after: Any = state_after(self.neuron, h, spike, before)
         self.held: Any = None

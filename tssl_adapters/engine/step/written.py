@@ -39,6 +39,22 @@ class Function(NamedTuple):
     slope: Symbol
 
 
+class Derived(NamedTuple):
+    """A number that torch computes from one that learns.
+
+    Attributes:
+        of: the number that learns, in a one-element tensor.
+        compute: computes the function in place.
+    """
+
+    of: Tensor
+    compute: Callable[[Tensor], Tensor]
+
+    def value(self) -> float:
+        """What it is now, as torch rounds it."""
+        return float(self.compute(self.of.detach().clone()))
+
+
 _COMPUTED: dict[str, Callable[..., Symbol]] = {
     "add": lambda left, right: left + right,
     "sub": lambda left, right: left - right,
@@ -77,7 +93,8 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Numbers, Python's own or in one-element tensors, become inputs of the line, named ``"n0"`` and
     so on; ``numbers`` holds their values. Tensors with a number for each neuron become ``"p0"`` and
     so on, in ``spread``. What is computed of numbers alone is a number too, except
-    of those that learn or are on a GPU, whose values are not known before the line runs.
+    of those that learn or are on a GPU, whose values are not known before the line runs; a function
+    of one that learns is a number again, :class:`Derived`.
 
     Args:
         line: where to write.
@@ -91,11 +108,13 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, line: Line, like: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.line, self.dtype, self.like = line, like.dtype, like
-        self.numbers: list[Value] = []
+        self.numbers: list[Value | Derived] = []
         self.spread: list[Tensor] = []
         self.sources: dict[int, Tensor] = {}
         """The numbers' tensors that existed before."""
         self.functions: list[Function] = []
+        self.derived: list[Function] = []
+        """Functions of numbers, of which the results are numbers."""
         self.known_as: dict[int, Symbol] = {}
         """What replaces the symbols at these places from here on."""
         self._symbols: dict[int, Symbol] = {}
@@ -143,7 +162,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def learned(self) -> dict[str, Tensor]:
         """The numbers that take a gradient, by name."""
-        found: list[tuple[str, Value]] = [(f"n{k}", v) for k, v in enumerate(self.numbers)]
+        found: list[tuple[str, Any]] = [(f"n{k}", v) for k, v in enumerate(self.numbers)]
         found += [(f"p{k}", v) for k, v in enumerate(self.spread)]
         return {name: v for name, v in found if isinstance(v, Tensor) and v.requires_grad}
 
@@ -152,7 +171,7 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = enumerate(self.numbers)
         return {f"n{k}": v for k, v in found if isinstance(v, Tensor) and not on_host(v)}
 
-    def _of_all(self, key: Any, value: Value) -> Symbol:
+    def _of_all(self, key: Any, value: Value | Derived) -> Symbol:
         if key not in self._known:
             self._known[key] = f"n{len(self.numbers)}"
             self.numbers.append(value)
@@ -221,6 +240,9 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _function(self, name: str, argument: Symbol) -> Symbol:
         """One of torch's functions: an input, for torch to compute."""
+        number = self._number(argument)
+        if number is not None:
+            return self._derived(name, argument, number)
         for known in self.functions:
             if known.argument.place == argument.place and known.compute.__name__ == f"{name}_":
                 return self.line.input(known.name)
@@ -228,6 +250,23 @@ class Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = self.line.input(called)
         compute = getattr(torch, f"{name}_")
         self.functions.append(Function(called, argument, compute, _SLOPES[name](result)))
+        return result
+
+    def _number(self, symbol: Symbol) -> Tensor | None:
+        """The number that a symbol is, if it is one that learns and can be looked at."""
+        operation = self.line.operations[symbol.place]
+        tensor = None
+        if operation.name == "input":
+            tensor = self.learned().get(operation.operands[0])
+        return tensor if tensor is not None and on_host(tensor) else None
+
+    def _derived(self, name: str, argument: Symbol, number: Tensor) -> Symbol:
+        compute = getattr(torch, f"{name}_")
+        known = len(self.numbers)
+        result = self._of_all((name, id(number)), Derived(number, compute))
+        if len(self.numbers) > known:
+            called: str = self.line.operations[result.place].operands[0]
+            self.derived.append(Function(called, argument, compute, _SLOPES[name](result)))
         return result
 
 
