@@ -131,7 +131,7 @@ class Reset:
         return self
 
     def plain(self) -> Reset | None:
-        """The same reset without its number and in plain arithmetic (:func:`computes`), for
+        """The same reset without its number and in plain arithmetic (:func:`plainly`), for
         compiled loops; ``None`` if that was not given.
         """
         return self

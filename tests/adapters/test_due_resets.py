@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 import tssl_adapters
+from tssl_adapters.adapters.snntorch.due import Due
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "Leaky": lambda: snn.Leaky(0.9, threshold=0.5),
@@ -167,6 +169,57 @@ def test_it_is_read_in_a_compiled_graph() -> None:
     twice = torch.compile(lambda: layer.reset * 2.0, fullgraph=True, backend="eager")
     assert torch.equal(twice(), expected * 2.0)
     assert torch.equal(layer.reset, expected)
+
+
+def test_what_a_compiled_graph_writes_to_it_stays() -> None:
+    layer, _, expected = stepped()
+    added = torch.compile(lambda: layer.reset.add_(5.0).sum(), fullgraph=True, backend="eager")
+    assert torch.equal(added(), (expected + 5.0).sum())
+    assert torch.equal(layer.reset, expected + 5.0)
+
+
+class Reading(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        before: Tensor = self.layer.reset
+        spikes, _ = self.layer(x, torch.full_like(x, 0.7))
+        return spikes + 2.0 * before
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_it_is_read_in_an_exported_graph(strict: bool) -> None:
+    layer, _, expected = stepped()
+    x = torch.rand(3, 4)
+    exported = torch.export.export(Reading(layer), (x,), strict=strict).module()
+    native = LAYERS["Leaky"]()
+    native.reset = expected
+    assert torch.equal(exported(x), Reading(native)(x))
+
+
+def test_pickles_know_nothing_of_ours() -> None:
+    """A file outlives where our classes are."""
+    layer, _, expected = stepped()
+    saved = layer.__reduce_ex__(pickle.DEFAULT_PROTOCOL)[2]
+    assert type(saved["reset"]) is Tensor
+    assert torch.equal(saved["reset"], expected)
+
+
+def test_a_step_of_another_thread_may_come_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, mem, expected = stepped()
+    plain = Due.computed
+
+    def computed(due: Due) -> Tensor:
+        found = plain(due)
+        monkeypatch.setattr(Due, "computed", plain)
+        layer(torch.ones(3, 4, requires_grad=True), mem)
+        return found
+
+    monkeypatch.setattr(Due, "computed", computed)
+    assert torch.equal(layer.reset, expected)
+    assert torch.equal(layer.reset, (mem > 0.5).float())
 
 
 class WithMethod(snn.Leaky):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import norse.torch as norse
@@ -19,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import tssl_adapters
-from tssl_adapters import rules
+from tssl_adapters import adapters, rules
+from tssl_adapters.arithmetic import arithmetic
 from tssl_adapters.engine.compiled import deciding
 
 STEPS, SHAPE = 6, (3, 5)
@@ -406,3 +408,40 @@ def test_a_potential_of_another_batch_begins_anew() -> None:
     expected = layer(x[0], torch.zeros_like(x[0]))
     found = layer(x[0], torch.ones(SHAPE[0] + 1, *SHAPE[1:]))
     assert all(map(torch.equal, found, expected))
+
+
+@arithmetic
+def decaying(v: Tensor, x: Tensor, decay: Tensor) -> Tensor:
+    return decay * v + x
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_delayed_reset_of_an_adapter_from_outside_is_told(learns: bool) -> None:
+    """Whoever describes the step to ``attach`` is given r, compiled or not."""
+    decay, threshold = torch.tensor(0.9, requires_grad=learns), torch.tensor(0.5)
+
+    def record() -> adapters.Neuron:
+        charge = adapters.LinearCharge(decay, 1.0, 0.0, decaying, (decay,))
+        return adapters.Neuron(charge, adapters.Subtract(), threshold, "delayed", True, True)
+
+    def native(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            h = (decay * v + x) - (v > threshold).float() * threshold
+            return (h > threshold).float(), h
+
+    settings = adapters.Settings("", rules.SmoothTSSLBP(), 1.0, "cpu")
+    described = adapters.Described(partial(adapters.linear_cell, record), (decay, threshold))
+    v, told = torch.zeros(3, 4), []
+    for step in torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(0)):
+        x = step.requires_grad_()
+        library = adapters.NativeForward(x, partial(native, x, v), lambda x, v: (x, *native(x, v)))
+        before = (v > threshold).float()
+        ran = adapters.attach(
+            settings, record(), x, v, None, library, sequence=False, described=described
+        )
+        assert ran.before is not None
+        assert torch.equal(ran.before, before)
+        v = ran.state
+        told.append(before.any())
+    assert settings.decided is not None
+    assert any(told)

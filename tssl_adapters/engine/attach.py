@@ -30,7 +30,7 @@ from tssl_adapters.engine.compiled.sequences import Sequences
 from tssl_adapters.engine.filter import synaptic_current
 from tssl_adapters.engine.probe import NativeForward, Record, compiled
 from tssl_adapters.engine.step.cell import Tensors
-from tssl_adapters.engine.step.recursion import current_after
+from tssl_adapters.engine.step.recursion import current_after, fires
 from tssl_adapters.engine.step.spec import link_size
 from tssl_adapters.engine.torch.sequence import SequenceFunction, spikes_of
 from tssl_adapters.engine.torch.step import StepFunction
@@ -230,10 +230,16 @@ def _by_steps(
         state=ran.states[0],
         states=None,
         trace=ran.trace,
-        before=None,  # a layer whose reset is delayed compiles its steps itself
+        before=_due(neuron, ran),
         fired=ran.out if settings.tau_s == 1.0 else None,
         current=current,
     )
+
+
+@torch.no_grad()
+def _due(neuron: Neuron, ran: Stepped) -> Tensor | None:
+    """r of a compiled step, which may leave it to be computed."""
+    return ran.due if ran.before is None else fires(neuron, ran.before[0])
 
 
 def _by_sequences(

@@ -48,6 +48,11 @@ class Compiled(Layer):
             if cls._tssl_late:
                 cls.reset = LateReset()
 
+    def __getstate__(self) -> Any:
+        """Copies and pickles keep the reset itself."""
+        getattr(self, "reset", None)
+        return super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
+
     def _tssl_clears(self) -> bool:
         """Whether its reset to zero clears the input, too."""
         return True

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from tssl_adapters.adapters import compiling, greater
+from tssl_adapters.adapters import compiling, exporting, greater
 
 
 class Due(NamedTuple):
@@ -26,7 +26,7 @@ class Due(NamedTuple):
         program does to those that it makes meanwhile.
         """
         potential, threshold = self
-        if compiling():
+        if compiling() or exporting():
             return (potential > threshold).to(potential.dtype)
         with ExitStack() as outside:
             outside.enter_context(_disable_current_modes())
@@ -51,8 +51,8 @@ class LateReset:
         except KeyError:
             raise AttributeError("reset") from None
         if isinstance(found, Due):
-            found = found.computed()
-            if not compiling():
+            due, found = found, found.computed()
+            if layer.__dict__.get("reset") is due:  # no step of another thread came between
                 layer.__dict__["reset"] = found
         return found
 

@@ -22,7 +22,7 @@ from tssl_adapters.engine.step.cell import Cell, Tensors, lines
 
 _log = logging.getLogger(__name__)
 
-ROWS = 4
+TIMES = 4
 """A step is tested on this many times ``launch.NEURONS`` neurons."""
 SHAPE = (2, 3)
 """The shape in which torch is asked what it computes, if all neurons have the same numbers."""
@@ -246,12 +246,12 @@ def _trial_shape(decided: Steps, like: Tensor) -> tuple[int, ...]:
     layer's.
     """
     if not decided.of_each:
-        shape = (*(1,) * (like.ndim - 2), ROWS, launch.NEURONS)
+        shape = (*(1,) * (like.ndim - 2), TIMES, launch.NEURONS)
         return shape[-like.ndim :] if like.ndim else shape
     each = like.shape[1:]
     if like.ndim < 2 or not all(spreads(t.shape, each) for t in decided.of_each.values()):
         return like.shape
-    return -(-ROWS * launch.NEURONS // each.numel()), *each
+    return -(-TIMES * launch.NEURONS // each.numel()), *each
 
 
 def _warn(settings: Settings, why: str) -> None:

@@ -26,8 +26,8 @@ from tssl_adapters.neuron import Value
 
 BITS = "bits"
 """The memory that says, eight neurons to a byte, which of them count as active by their PSC."""
-LINK = "link"
-LINKS = (LINK, f"to.{LINK}")
+LINK_NAME = "link"
+LINKS = (LINK_NAME, f"to.{LINK_NAME}")
 """The tensors of more than one row: the parts of a link, as it comes in and as it goes out."""
 RESULTS = {
     "chain": ("chain", "decayed_chain", "grad_spike"),

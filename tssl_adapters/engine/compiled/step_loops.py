@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 from tssl_adapters.arithmetic import Line, Symbol
-from tssl_adapters.engine.compiled.kernels import LINK, Gate, RowLoop, tensor_of
+from tssl_adapters.engine.compiled.kernels import LINK_NAME, Gate, RowLoop, tensor_of
 from tssl_adapters.engine.step.cell import Adjoint, Lines
 
 Compile: TypeAlias = "Callable[[Line, Mapping[str, Symbol], Gate | None], RowLoop]"
@@ -81,7 +81,7 @@ class BackwardLoop:
         grads = {
             name: symbol
             for name, symbol in adjoint.grads.items()
-            if tensor_of(name)[0] != LINK and adjoint.line.operations[symbol.place].name != "number"
+            if tensor_of(name)[0] != LINK_NAME and adjoint.line.operations[symbol.place].name != "number"
         }
         first = {symbol.place: name for name, symbol in reversed(grads.items())}
         self.own = [*dict.fromkeys(first[symbol.place] for symbol in grads.values())]
@@ -92,5 +92,5 @@ class BackwardLoop:
         """Which room holds a wanted gradient, if it is not zero, without and with a link: equal
         ones share it.
         """
-        links = {n: symbol for n, symbol in adjoint.grads.items() if tensor_of(n)[0] == LINK}
+        links = {n: symbol for n, symbol in adjoint.grads.items() if tensor_of(n)[0] == LINK_NAME}
         self.loop = compile_(adjoint.line, {name: grads[name] for name in self.own} | links, None)

@@ -109,7 +109,8 @@ def state_after(neuron: Neuron, charged: Tensor, spike: Tensor, before: Tensor |
 
 
 def state_from(neuron: Neuron, charged: Tensor) -> Tensor:
-    """The state that a step handed on, from its h."""
+    """The state that a step handed on, from its h; with both resets it takes more than that."""
+    assert neuron.timing != "both"
     if neuron.timing == "delayed":
         return charged
     return state_after(neuron, charged, fires(neuron, charged), None)

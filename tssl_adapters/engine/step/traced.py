@@ -104,7 +104,7 @@ class Back(NamedTuple):
         detached: whether the library cuts the gradient through the reset.
         ends: whether a step is the last of its window; in a sequence that is the one where
             ``followed`` is 0.
-        earlier: whether ``potential`` is h of the previous step, with an immediate reset.
+        earlier: whether ``potential`` is h of the previous step, from which the state follows.
         trace: whether ``trace`` is a[t] or a[t-1]; ``None`` if the latter was zero.
     """
 
