@@ -309,6 +309,21 @@ def test_clock_driven_beside_activation_based(name: str) -> None:
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["native", "smooth-tsslbp"])
+@every
+def test_every_node_is_compiled_in_training(name: str, mode: str, rule: str) -> None:
+    """Torch would give the same, in up to three times the native time."""
+    native = made(name, mode)
+    net = tssl_adapters.wrap(copy.deepcopy(native), rule=rule, engine="cpu")
+    x = drive()
+    out = run(net, x, mode)
+    assert torch.equal(out, run(native, x, mode))
+    loops = net._tssl_settings.loops
+    assert loops
+    assert all(loops.values())
+    assert gradient(out, x).abs().sum() > 0
+
+
 @pytest.mark.parametrize("decay_input", [True, False])
 @pytest.mark.parametrize("mode", "sm")
 def test_training_is_compiled_and_evaluation_is_the_library_s(mode: str, decay_input: bool) -> None:

@@ -23,6 +23,7 @@ import demo
 import learning
 import nox.project
 import nox.registry
+import older_speed
 import plot_networks
 import plot_results
 import pytest
@@ -213,6 +214,25 @@ def test_rule_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(out.read_text())
     assert set(found["sequence"]) == set(found["steps"]) == set(rule_costs.SEQUENCE)
     assert found["steps"]["TSSLBP()"]["ratio"] == 1.0
+
+
+def test_older_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(older_speed, "STEPS", 3)
+    monkeypatch.setattr(older_speed, "BATCH", 4)
+    out = tmp_path / "older.json"
+    run_tool(older_speed, ["--rounds", "1", "--out", str(out)], monkeypatch)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["network"] for row in rows] == [made.__name__ for made in older_speed.NETWORKS] * 2
+    assert [row["way"] for row in rows] == ["sequence"] * 5 + ["step"] * 5
+    assert all(row["default"] > 0 and row["native-compiled"] > 0 for row in rows)
+    assert "native-compiled" in capsys.readouterr().out
+    for made in older_speed.NETWORKS:  # what is timed computes the same, natively and wrapped
+        native, wrapped = (
+            older_speed.Step(made, True, rule).forward().item() for rule in (None, "native")
+        )
+        assert native == wrapped
 
 
 def test_what_keeps_networks_from_learning(

@@ -80,8 +80,8 @@ _SLOPES: dict[str, Callable[[Symbol], Symbol]] = {
     "sigmoid": lambda result: result * (1.0 - result),
 }
 _SAME = {
-    *("clone", "alias", "unsqueeze", "squeeze", "select", "unbind", "stack", "view", "expand"),
-    *("_unsafe_view", "reshape", "_to_copy"),
+    *("clone", "alias", "unsqueeze", "squeeze", "select", "unbind", "stack", "cat", "view"),
+    *("expand", "_unsafe_view", "reshape", "_to_copy"),
 }
 """Operations that leave the values unchanged as long as their number stays the same."""
 _FILLED = {"zeros": 0.0, "ones": 1.0, "zeros_like": 0.0, "ones_like": 1.0}
