@@ -81,7 +81,8 @@ class BackwardLoop:
         grads = {
             name: symbol
             for name, symbol in adjoint.grads.items()
-            if tensor_of(name)[0] != LINK_NAME and adjoint.line.operations[symbol.place].name != "number"
+            if tensor_of(name)[0] != LINK_NAME
+            and adjoint.line.operations[symbol.place].name != "number"
         }
         first = {symbol.place: name for name, symbol in reversed(grads.items())}
         self.own = [*dict.fromkeys(first[symbol.place] for symbol in grads.values())]

@@ -292,8 +292,9 @@ class _Written:
             return False
         numbers = (neuron.threshold, neuron.reset.number)
         symbols: list[Any] = [number for number in numbers if isinstance(number, Symbol)]
-        of = self.line.inputs(symbols)
-        return not self.writer.learned() and all(name[0] in "np" for name in of)
+        of, writer = {*self.line.inputs(symbols)}, self.writer
+        learn = {*writer.learned(), *(number.name for number in writer.derived)}
+        return not of & learn and all(name[0] in "np" for name in of)
 
     def _reset(self, after: Symbol) -> Reset:
         """A reset given by a formula."""
