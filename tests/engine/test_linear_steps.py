@@ -22,7 +22,9 @@ from torch.utils.checkpoint import checkpoint
 import tssl_adapters
 from tssl_adapters import adapters, rules
 from tssl_adapters.arithmetic import arithmetic
+from tssl_adapters.bench.measures import KeptForBackward
 from tssl_adapters.engine.compiled import deciding
+from tssl_adapters.engine.compiled.steps import Steps
 
 STEPS, SHAPE = 6, (3, 5)
 Change = Callable[[Any], None]
@@ -249,6 +251,36 @@ def test_a_function_of_a_number_that_learns_follows_it(
     assert all(map(torch.equal, found["cpu"][-2 * STEPS :], found["native"][-2 * STEPS :]))
     torch.testing.assert_close(found["cpu"], found["torch"], rtol=1e-5, atol=1e-5)
     assert "CompiledStep" in found["cpu"][-1].grad_fn.name()
+
+
+def test_a_state_does_not_follow_from_h_if_its_reset_learns() -> None:
+    """Which TSSL-BP asks for: the threshold's gradient would count what made the state, too."""
+    found = []
+    for engine in ("cpu", "torch"):
+        v_th, v_reset = (torch.tensor(value, requires_grad=True) for value in (0.4, -0.2))
+        cell = norse.LIFCell(norse.LIFParameters(v_th=v_th, v_reset=v_reset))
+        tssl_adapters.wrap(cell, rule=rules.TSSLBP(), engine=engine)
+        x = drive(3.0).requires_grad_()
+        total = sum(v.square().sum() for v in steps(cell, x))
+        assert isinstance(cell._tssl_settings.decided, Steps) is (engine == "cpu")
+        found.append(torch.autograd.grad(total, [x, v_th, v_reset]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"v_reset": None, "detach_reset": True}])
+def test_a_decay_that_learns_costs_the_drive(settings: dict[str, Any]) -> None:
+    """Beside h: the state before a step is h of the one before it."""
+    node = tssl_adapters.wrap(neuron.ParametricLIFNode(**settings), engine="cpu")
+    x = torch.randn(20, 3, 50, requires_grad=True)
+    for step in x:
+        node(step)
+    node.reset()
+    with KeptForBackward() as kept:
+        for step in x.unbind(0):
+            node(step)
+    drives = kept.num_bytes / (x.numel() * 4)
+    assert 2.0 <= drives < 2.0 + 1.1 / len(x)
 
 
 def test_numbers_of_a_step_are_those_that_it_was_computed_with() -> None:
