@@ -29,7 +29,8 @@ class Due(NamedTuple):
         if compiling() or exporting():
             return (potential > threshold).to(potential.dtype)
         with ExitStack() as outside:
-            outside.enter_context(_disable_current_modes())
+            if torch._C._len_torch_dispatch_stack():  # for which some versions import a lot
+                outside.enter_context(_disable_current_modes())
             outside.enter_context(torch._C._DisableFuncTorch())
             outside.enter_context(torch.inference_mode(False))
             outside.enter_context(torch.no_grad())
