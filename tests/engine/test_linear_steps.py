@@ -268,6 +268,30 @@ def test_a_state_does_not_follow_from_h_if_its_reset_learns() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", [rules.SmoothTSSLBP(), rules.TSSLBP()], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"v_reset": None, "decay_input": False}])
+@pytest.mark.parametrize("name", ["tau", "v_threshold"])
+def test_a_setting_may_be_a_parameter(
+    name: str, settings: dict[str, Any], rule: rules.Rule
+) -> None:
+    found = []
+    for engine in ("cpu", "torch"):
+        node = neuron.LIFNode(**settings)
+        value = torch.tensor(getattr(node, name))
+        delattr(node, name)
+        setattr(node, name, torch.nn.Parameter(value))
+        tssl_adapters.wrap(node, rule=rule, engine=engine)
+        x = drive().requires_grad_()
+        for _ in range(2):
+            total = sum(v.square().sum() for v in steps(node, x))
+            found.append(torch.autograd.grad(total, [x, getattr(node, name)]))
+            with torch.no_grad():
+                getattr(node, name).mul_(1.25)
+        assert isinstance(node._tssl_settings.decided, Steps) is (engine == "cpu")
+    for ours, theirs in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{}, {"v_reset": None, "detach_reset": True}])
 def test_a_decay_that_learns_costs_the_drive(settings: dict[str, Any]) -> None:
     """Beside h: the state before a step is h of the one before it."""
